@@ -1,0 +1,48 @@
+# Every target makes .venv itself. EXTRA=cuda or EXTRA=tpu brings the accelerator's JAX.
+PYTHON ?= python3
+EXTRA ?=
+VENV := .venv
+PY := $(VENV)/bin/python
+comma := ,
+STAMP := $(VENV)/.installed$(EXTRA)
+
+# Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
+export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
+
+.PHONY: demo test lint parity install clean
+.DELETE_ON_ERROR:
+
+install: $(STAMP)
+
+$(STAMP): pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bertgpt needs Python 3.11 or newer; give one: make PYTHON=python3.12")'
+	test -x $(PY) || $(PYTHON) -m venv $(VENV)
+	$(PY) -m pip install --quiet --upgrade pip
+	$(PY) -m pip install --quiet --editable '.[dev,demo$(if $(EXTRA),$(comma)$(EXTRA))]'
+	touch $@
+
+demo: $(STAMP)
+	$(PY) -m train pretrain configs/bert_demo.yaml
+	$(PY) -m train fill-mask runs/bert_demo "the capital of france is [MASK] ."
+	$(PY) -m train fill-mask runs/bert_demo "he was an american [MASK] and film director ."
+	$(PY) -m train predict runs/bert_demo \
+		--text "The violin is a wooden string instrument." \
+		--pair "Most violins have a hollow body, and it is the smallest instrument in the family in regular use."
+	$(PY) -m train predict runs/bert_demo \
+		--text "The violin is a wooden string instrument." \
+		--pair "The party won the election and its leader became prime minister of the country."
+
+test: $(STAMP)
+	$(PY) -m pytest
+
+lint: $(STAMP)
+	$(PY) -m ruff check .
+	$(PY) -m ruff format --check .
+	$(PY) -m mypy
+	$(VENV)/bin/lint-imports
+
+parity: $(STAMP)
+	@echo "parity with Hugging Face: its tests come with checkpoint exchange"
+
+clean:
+	rm -rf $(VENV)

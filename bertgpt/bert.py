@@ -1,0 +1,147 @@
+"""BERT: embeddings, the bidirectional stack, the pooler and the two pretraining heads (Devlin et al. 2019)."""
+
+import dataclasses
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from bertgpt.config import ModelConfig
+from bertgpt.layers import ACTIVATIONS, Stack, dense, layer_norm, tied_logits, weight_init
+from bertgpt.outputs import ModelOutput
+
+
+class BertEmbeddings(nn.Module):
+    """dropout(LayerNorm(token + position + segment)): ids [B T] -> [B T D]."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        config = self.config
+        sizes = {"token": config.vocab_size, "position": config.max_positions, "segment": config.type_vocab_size}
+        self.token, self.position, self.segment = (
+            nn.Embed(size, config.hidden_size, dtype=self.dtype, embedding_init=weight_init(config), name=name)
+            for name, size in sizes.items()
+        )
+        self.norm = layer_norm(config, self.dtype, "norm")
+        self.dropout = nn.Dropout(config.hidden_dropout)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        if token_type_ids is None:
+            token_type_ids = jnp.zeros_like(input_ids)
+        if position_ids is None:
+            position_ids = jnp.arange(input_ids.shape[1])[None]
+        total = self.token(input_ids) + self.segment(token_type_ids) + self.position(position_ids)
+        return self.dropout(self.norm(total), deterministic=deterministic)
+
+
+class BertModel(nn.Module):
+    """The encoder with its pooler."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.embeddings = BertEmbeddings(self.config, self.dtype)
+        self.stack = Stack(self.config, self.dtype)
+        self.pooler = dense(self.config.hidden_size, self.config, self.dtype, "pooler")
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        pack_ids: Array | None = None,
+        deterministic: bool = True,
+        output_hidden_states: bool = False,
+    ) -> ModelOutput:
+        """Encodes ids.
+
+        Args:
+            input_ids: [B T] int, under `vocab_size` (JAX does not check: validate on the host).
+            attention_mask: [B T], nonzero = a real token; None: all are.
+            token_type_ids: [B T] segments 0 and 1; None: all 0.
+            position_ids: [B T] or [1 T], under `max_positions`; None: 0, 1, 2, ...
+            pack_ids: [B T], equal within one example of a row; None: a row is one example.
+            deterministic: False needs `rngs={"dropout": key}`.
+            output_hidden_states: also return every layer's output.
+        """
+        embedded = self.embeddings(input_ids, token_type_ids, position_ids, deterministic)
+        layers = self.stack(embedded, attention_mask, pack_ids, deterministic)
+        return ModelOutput(
+            last_hidden_state=layers[-1],
+            pooler_output=jnp.tanh(self.pooler(layers[-1][:, 0])),
+            hidden_states=(embedded, *layers) if output_hidden_states else None,
+        )
+
+
+class MLMHead(nn.Module):
+    """LayerNorm(activation(dense(x))) times the token embeddings, plus a bias of its own: [B P D] -> [B P V]."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array, token_embedding: Array) -> Array:
+        config = self.config
+        x = ACTIVATIONS[config.activation](dense(config.hidden_size, config, self.dtype, "dense")(x))
+        x = layer_norm(config, self.dtype, "norm")(x)
+        bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
+        return tied_logits(x, token_embedding) + bias
+
+
+class BertForPreTraining(nn.Module):
+    """BERT with both heads of its pretraining: masked tokens and next sentence."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.bert = BertModel(self.config, self.dtype)
+        self.mlm_head = MLMHead(self.config, self.dtype)
+        self.nsp_head = dense(2, self.config, self.dtype, "nsp_head")
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        masked_positions: Array | None = None,
+        pack_ids: Array | None = None,
+        deterministic: bool = True,
+        output_hidden_states: bool = False,
+    ) -> ModelOutput:
+        """As `BertModel`, with `nsp_logits` [B 2] and `mlm_logits`.
+
+        Args:
+            masked_positions: [B P] int: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
+        """
+        output = self.bert(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            pack_ids=pack_ids,
+            deterministic=deterministic,
+            output_hidden_states=output_hidden_states,
+        )
+        x = output.last_hidden_state
+        if masked_positions is not None:
+            x = jnp.take_along_axis(x, masked_positions[:, :, None], axis=1)  # [B P D]
+        return dataclasses.replace(
+            output,
+            mlm_logits=self.mlm_head(x, self.bert.embeddings.token.embedding),
+            nsp_logits=self.nsp_head(output.pooler_output).astype(jnp.float32),
+        )

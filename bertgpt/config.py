@@ -1,0 +1,59 @@
+"""The size and the constants of a model, in one frozen dataclass."""
+
+import dataclasses
+
+from bertgpt.errors import InputError
+
+ARCHITECTURES = ("bert", "gpt")
+ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu")
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelConfig:
+    """Everything that decides the shape and the equations of a model.
+
+    Sizes count tokens (`vocab_size`, `max_positions`), features (`hidden_size`, `mlp_size`) or pieces (`num_layers`,
+    `num_heads`); dropouts are probabilities. `architecture` decides whether attention is causal.
+
+    Raises:
+        InputError: a value is impossible, such as a width that its heads do not divide.
+    """
+
+    architecture: str  # "bert" or "gpt"
+    vocab_size: int
+    hidden_size: int
+    num_layers: int
+    num_heads: int
+    mlp_size: int
+    max_positions: int = 512
+    type_vocab_size: int = 2  # segments; unused by gpt
+    hidden_dropout: float = 0.1
+    attention_dropout: float = 0.1
+    layer_norm_eps: float = 1e-12
+    activation: str = "gelu_erf"
+    initializer_range: float = 0.02
+
+    def __post_init__(self) -> None:
+        _one_of("architecture", self.architecture, ARCHITECTURES)
+        _one_of("activation", self.activation, ACTIVATIONS)
+        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "mlp_size", "max_positions"):
+            if getattr(self, name) < 1:
+                raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        for name in ("hidden_dropout", "attention_dropout"):
+            if not 0 <= getattr(self, name) < 1:
+                raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 0 and under 1")
+        if self.hidden_size % self.num_heads:
+            raise InputError(
+                f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}; "
+                "choose a multiple"
+            )
+
+    @property
+    def causal(self) -> bool:
+        """Whether a position sees only itself and what stands before it."""
+        return self.architecture == "gpt"
+
+
+def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
+    if value not in choices:
+        raise InputError(f"model.{name} is {value!r}; choose one of {', '.join(choices)}")

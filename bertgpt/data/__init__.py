@@ -1,0 +1,1 @@
+"""Text to batches, in NumPy alone: corpus -> store -> plan -> batch."""

@@ -1,0 +1,9 @@
+"""The one exception for a mistake that the user can mend."""
+
+
+class InputError(ValueError):
+    """A file, key or value that the user gave is wrong.
+
+    The message is one line: it names the file, key or value and says what to do. The command line prints it
+    and exits with 2; every other exception is a fault of the program.
+    """

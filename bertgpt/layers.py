@@ -1,0 +1,159 @@
+"""The transformer block that GPT-1 and BERT share, and a stack of them."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from bertgpt.config import ModelConfig
+from bertgpt.masks import dense_mask
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_erf": functools.partial(nn.gelu, approximate=False),  # Google's checkpoints of 2018
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),  # OpenAI's GPT-1; Google's code since 2019-02
+    "relu": nn.relu,
+}
+
+
+def weight_init(config: ModelConfig) -> nn.initializers.Initializer:
+    """N(0, initializer_range), cut at two deviations for BERT (modeling.py) and not cut for GPT-1 (train.py)."""
+    if config.architecture == "bert":
+        return nn.initializers.truncated_normal(config.initializer_range)
+    return nn.initializers.normal(config.initializer_range)
+
+
+def dense(features: int, config: ModelConfig, dtype: DTypeLike, name: str) -> nn.Dense:
+    """x @ kernel + bias; kernel [in, out] initialised as the paper's, bias zero."""
+    return nn.Dense(features, dtype=dtype, kernel_init=weight_init(config), name=name)
+
+
+def layer_norm(config: ModelConfig, dtype: DTypeLike, name: str) -> nn.LayerNorm:
+    """Over the last axis, with float32 statistics and the exact (two-pass) variance."""
+    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def attend(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    causal: bool,
+    attention_mask: Array | None = None,
+    pack_ids: Array | None = None,
+    dropout: nn.Module | None = None,
+) -> Array:
+    """softmax(query key^T / sqrt(W)) value, the softmax in float32.
+
+    query, key, value [B T H W]; attention_mask and pack_ids [B T] as in `masks.py`; `dropout` acts on the
+    probabilities. Returns [B T H W]. Source: Vaswani et al. 2017, section 3.2.1.
+    """
+    scores = jnp.einsum("BTHW,BSHW->BHTS", query, key, preferred_element_type=jnp.float32) / query.shape[-1] ** 0.5
+    mask = dense_mask(query.shape[1], causal=causal, attention_mask=attention_mask, pack_ids=pack_ids)
+    if mask is not None:
+        scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
+    probabilities = jax.nn.softmax(scores).astype(value.dtype)  # [B H T S]
+    if dropout is not None:
+        probabilities = dropout(probabilities)
+    return jnp.einsum("BHTS,BSHW->BTHW", probabilities, value)
+
+
+def tied_logits(x: Array, token_embedding: Array) -> Array:
+    """x [B P D] times the token embeddings [V D] -> float32 logits [B P V]."""
+    return jnp.einsum("BPD,VD->BPV", x, token_embedding.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+class Attention(nn.Module):
+    """Multi-head self-attention: x [B T D] -> [B T D]. Source: Vaswani et al. 2017, section 3.2.2."""
+
+    config: ModelConfig
+    causal: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self, x: Array, attention_mask: Array | None, pack_ids: Array | None, deterministic: bool = True
+    ) -> Array:
+        config = self.config
+        heads = (*x.shape[:2], config.num_heads, config.hidden_size // config.num_heads)  # B T H W
+        query, key, value = (
+            dense(config.hidden_size, config, self.dtype, name)(x).reshape(heads) for name in ("query", "key", "value")
+        )
+        mixed = attend(
+            query,
+            key,
+            value,
+            causal=self.causal,
+            attention_mask=attention_mask,
+            pack_ids=pack_ids,
+            dropout=nn.Dropout(config.attention_dropout, deterministic=deterministic),
+        )
+        return dense(config.hidden_size, config, self.dtype, "out")(mixed.reshape(x.shape))
+
+
+class FeedForward(nn.Module):
+    """x [B T D] -> activation(x up) down [B T D], through width F."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(self, x: Array) -> Array:
+        hidden = ACTIVATIONS[self.config.activation](dense(self.config.mlp_size, self.config, self.dtype, "up")(x))
+        return dense(self.config.hidden_size, self.config, self.dtype, "down")(hidden)
+
+
+class Block(nn.Module):
+    """One layer of either model: post-LN, as both papers have it. x [B T D] -> [B T D]."""
+
+    config: ModelConfig
+    causal: bool
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        attention_mask: Array | None = None,
+        pack_ids: Array | None = None,
+        deterministic: bool = True,
+    ) -> Array:
+        attention = Attention(self.config, self.causal, self.dtype, name="attention")
+        feed_forward = FeedForward(self.config, self.dtype, name="feed_forward")
+        dropout = nn.Dropout(self.config.hidden_dropout, deterministic=deterministic)
+        attention_norm, feed_forward_norm = (
+            layer_norm(self.config, self.dtype, name) for name in ("attention_norm", "feed_forward_norm")
+        )
+        x = attention_norm(x + dropout(attention(x, attention_mask, pack_ids, deterministic)))
+        x = feed_forward_norm(x + dropout(feed_forward(x)))
+        return x
+
+
+class Stack(nn.Module):
+    """`num_layers` blocks, one after the other, each with parameters of its own.
+
+    A plain loop: a scan over stacked parameters compiles in half the time, but costs over 5 % of a step
+    (docs/performance.md).
+    """
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    @nn.compact
+    def __call__(
+        self,
+        x: Array,
+        attention_mask: Array | None = None,
+        pack_ids: Array | None = None,
+        deterministic: bool = True,
+    ) -> list[Array]:
+        """x [B T D] -> every block's output, each [B T D]."""
+        outputs = []
+        for layer in range(self.config.num_layers):
+            block = Block(self.config, self.config.causal, self.dtype, name=f"block_{layer}")
+            x = block(x, attention_mask, pack_ids, deterministic)
+            outputs.append(x)
+        return outputs

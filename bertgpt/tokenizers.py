@@ -1,0 +1,151 @@
+"""WordPiece for BERT and BPE with `</w>` for GPT-1, on the Hugging Face tokenizers library."""
+
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
+
+from bertgpt.errors import InputError
+
+BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+GPT_SPECIAL = ("<unk>",)
+LIMIT_ALPHABET = 1000  # single characters kept, so that rare scripts do not fill the vocabulary
+MAX_FILE = 1 << 28  # bytes of a tokenizer's file
+
+
+def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = True) -> Tokenizer:
+    """A WordPiece tokenizer with BERT's clean-up, learnt from a stream of texts; [PAD] is 0.
+
+    Args:
+        texts: read once, never held together.
+        vocab_size: at most this many pieces, the five special ones included.
+        lowercase: lower-case and strip accents, as the uncased models do.
+    """
+    tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"), lowercase)
+    trainer = trainers.WordPieceTrainer(
+        vocab_size=vocab_size, special_tokens=list(BERT_SPECIAL), limit_alphabet=LIMIT_ALPHABET, show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    _add_bert_template(tokenizer)
+    return tokenizer
+
+
+def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+    """A lower-casing BPE tokenizer whose words end in `</w>`, learnt from a stream of texts; `<unk>` is 0."""
+    tokenizer = _bpe(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=list(GPT_SPECIAL),
+        limit_alphabet=LIMIT_ALPHABET,
+        end_of_word_suffix="</w>",
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer in a file (`tokenizer.json`, `vocab.txt`) or folder (those, or `vocab.json` + `merges.txt`).
+
+    Beside a `vocab.txt`, `do_lower_case` of `tokenizer_config.json` is followed (true where it is absent).
+
+    Raises:
+        InputError: there is no tokenizer, or its file cannot be used.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    names = ("tokenizer.json", "vocab.txt", "vocab.json") if path.is_dir() else (path.name,)
+    for file in (folder / name for name in names):
+        if file.is_file():
+            return _load_file(file)
+    raise InputError(f"{path}: no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
+    """Writes `tokenizer.json` into the folder."""
+    (Path(folder) / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+
+
+def special_id(tokenizer: Tokenizer, token: str) -> int:
+    """The id of a special token.
+
+    Raises:
+        InputError: the vocabulary lacks it.
+    """
+    index = tokenizer.token_to_id(token)
+    if index is None:
+        raise InputError(f"the tokenizer has no {token}; BERT needs {', '.join(BERT_SPECIAL)}")
+    return index
+
+
+def continuation_table(tokenizer: Tokenizer) -> list[bool]:
+    """For every id, whether the piece goes on a word (`##`); for whole-word masking."""
+    return [
+        (tokenizer.id_to_token(index) or "").startswith("##")
+        for index in range(tokenizer.get_vocab_size(with_added_tokens=True))
+    ]
+
+
+def _wordpiece(model: models.WordPiece, lowercase: bool) -> Tokenizer:
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=lowercase)  # strips accents where it lower-cases
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    return tokenizer
+
+
+def _add_bert_template(tokenizer: Tokenizer) -> None:
+    """[CLS] A [SEP], segment 0; then B [SEP], segment 1."""
+    tokenizer.post_processor = processors.BertProcessing(
+        ("[SEP]", special_id(tokenizer, "[SEP]")), ("[CLS]", special_id(tokenizer, "[CLS]"))
+    )
+
+
+def _bpe(model: models.BPE) -> Tokenizer:
+    """The clean-up that Hugging Face uses for GPT-1 without ftfy and spaCy."""
+    tokenizer = Tokenizer(model)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.BPEDecoder(suffix="</w>")
+    return tokenizer
+
+
+def _load_file(file: Path) -> Tokenizer:
+    if file.stat().st_size > MAX_FILE:
+        raise InputError(f"{file}: over {MAX_FILE} bytes; not a tokenizer")
+    try:
+        if file.name == "vocab.txt":
+            return _from_vocab_txt(file)
+        if file.name == "vocab.json":
+            return _from_merges(file)
+        return Tokenizer.from_file(str(file))
+    except InputError:
+        raise
+    except Exception as error:  # the library raises bare Exception for a file that it cannot parse
+        raise InputError(f"{file}: not a tokenizer: {error}") from error
+
+
+def _from_vocab_txt(file: Path) -> Tokenizer:
+    pieces = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    vocabulary = {piece: index for index, piece in enumerate(pieces)}
+    settings = file.with_name("tokenizer_config.json")
+    lowercase = (
+        json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case", True) if settings.exists() else True
+    )
+    tokenizer = _wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), lowercase)
+    for token in BERT_SPECIAL:
+        special_id(tokenizer, token)
+    tokenizer.add_special_tokens(list(BERT_SPECIAL))
+    _add_bert_template(tokenizer)
+    return tokenizer
+
+
+def _from_merges(file: Path) -> Tokenizer:
+    merges = file.with_name("merges.txt")
+    if not merges.is_file():
+        raise InputError(f"{file}: needs merges.txt beside it")
+    model = models.BPE.from_file(str(file), str(merges), unk_token="<unk>", end_of_word_suffix="</w>")
+    tokenizer = _bpe(model)
+    tokenizer.add_special_tokens(list(GPT_SPECIAL))
+    return tokenizer

@@ -1,0 +1,1 @@
+"""What runs: `python -m train VERB`."""

@@ -1,0 +1,64 @@
+"""`python -m train VERB ...`: parses, runs one verb, and turns what goes wrong into one line and an exit code."""
+
+import argparse
+import errno
+import importlib
+import sys
+import traceback
+
+from bertgpt.errors import InputError
+
+VERBS = {
+    "prepare": "tokenize a corpus to a token store",
+    "pretrain": "pretrain BERT or GPT-1 from a configuration",
+    "report": "draw a run's curves and tell where it ended",
+    "fill-mask": "fill [MASK] in a text with a BERT",
+    "predict": "tell with a BERT whether one text follows another",
+    "generate": "continue a text with a GPT-1",
+}
+FULL = (errno.ENOSPC, errno.EDQUOT)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Runs one verb; returns 0, 2 for a user's mistake (one line on stderr), or 1 for a fault."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    parser = argparse.ArgumentParser(prog="python -m train", description="Pretrain and try BERT and GPT-1.")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    for verb, text in VERBS.items():
+        verbs.add_parser(verb, help=text, add_help=False)
+    verb = parser.parse_args(arguments[:1]).verb
+    command = importlib.import_module(f"train.commands.{verb.replace('-', '_')}")
+    options = argparse.ArgumentParser(prog=f"python -m train {verb}", description=command.__doc__)
+    command.add_arguments(options)
+    try:
+        command.run(options.parse_args(arguments[1:]))
+        return 0
+    except Exception as error:
+        return explain(error)
+
+
+def explain(error: Exception) -> int:
+    """One line on stderr for what a user can mend, and 2; a traceback for the rest, and 1."""
+    text = " ".join(str(error).split())
+    number = getattr(error, "errno", None)
+    if isinstance(error, InputError):
+        message = text
+    elif number in FULL or "No space left on device" in text or "ENOSPC" in text:
+        message = f"disk full: {text[:300]}; free some space and give the same command again"
+    elif number in DENIED:
+        message = f"cannot write or read: {text}"
+    elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
+        message = f"out of memory: lower train.batch_size or raise train.accumulate ({text[:200]})"
+    elif type(error).__name__ == "NotFiniteError":
+        print(f"error: {text}", file=sys.stderr)
+        return 1
+    else:
+        traceback.print_exception(error)
+        return 1
+    print(f"error: {message}", file=sys.stderr)
+    return 2
+
+
+if __name__ == "__main__":
+    sys.exit(main())

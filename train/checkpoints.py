@@ -1,0 +1,122 @@
+"""Checkpoints of a run: written in the background, moved into place at the end, the newest few and the best kept."""
+
+import logging
+import shutil
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+from orbax.checkpoint import v1 as ocp
+
+from bertgpt.errors import InputError
+from train.state import TrainState
+
+METRIC = "loss"  # the held-out one; the lowest is the best
+
+
+class Checkpoints:
+    """The numbered checkpoints in a folder. What is not an array (row, config, tokenizer) lies beside the arrays."""
+
+    def __init__(self, folder: Path, keep: int, read_only: bool = False) -> None:
+        """Opens or makes the folder; unless `read_only`, half-written checkpoints of a killed run are removed."""
+        logging.getLogger("absl").setLevel(logging.ERROR)
+        self.folder = folder.absolute()
+        policies = ocp.training.preservation_policies
+        best = policies.BestN(
+            get_metric_fn=lambda metrics: metrics[METRIC], reverse=True, n=1, keep_checkpoints_without_metrics=False
+        )
+        self.manager = ocp.training.Checkpointer(
+            self.folder,
+            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
+            cleanup_tmp_directories=not read_only,
+        )
+
+    def save(self, step: int, state: TrainState, extra: dict[str, Any], loss: float | None) -> None:
+        """Copies the state to the host and writes it in the background; waits for an earlier write first.
+
+        Args:
+            step: its number.
+            state: as `Strategy.saved` gives it.
+            extra: JSON values.
+            loss: the held-out loss at this step; None where it was not measured: never the best.
+        """
+        metrics = None if loss is None else {METRIC: loss}
+        self.manager.save_async(step, _tree(state), force=True, metrics=metrics, custom_metadata=extra)
+
+    def steps(self) -> list[int]:
+        """The steps that have a checkpoint, ascending."""
+        return [checkpoint.step for checkpoint in self.manager.checkpoints]
+
+    def best(self) -> int | None:
+        """The step of lowest held-out loss, or the newest where none has one."""
+        scored = [(c.metrics[METRIC], c.step) for c in self.manager.checkpoints if c.metrics]
+        return min(scored)[1] if scored else max(self.steps(), default=None)
+
+    def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+        """The state (arrays on the host) and the extra values of one checkpoint.
+
+        Args:
+            step: its number.
+            like: a state whose shapes it must have; arrays or `jax.ShapeDtypeStruct`.
+        """
+        tree = self.manager.load(step, _tree(_empty(like)))
+        return TrainState(**tree), self.extra(step)
+
+    def load_params(self, step: int, like: Any) -> Any:
+        """The parameters alone."""
+        partial = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
+        with ocp.Context(pytree_options=partial):
+            return self.manager.load(step, {"params": _empty(like)})["params"]
+
+    def extra(self, step: int) -> dict[str, Any]:
+        """The JSON values saved with a checkpoint."""
+        return self.manager.metadata(step).custom_metadata
+
+    def set_aside(self, step: int) -> Path:
+        """Moves a damaged checkpoint out of the way, so that its step can be saved again; nothing is deleted."""
+        target = self.folder.parent / f"damaged_checkpoint_{step}"
+        shutil.rmtree(target, ignore_errors=True)
+        (self.folder / str(step)).rename(target)
+        self.manager.reload()
+        return target
+
+    def wait(self) -> None:
+        """Until everything is on disk; raises what went wrong in the background."""
+        self.manager.wait()
+
+    def close(self) -> None:
+        """Waits and lets go."""
+        self.manager.close()
+
+
+def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tuple[TrainState, dict[str, Any]] | None:
+    """The newest checkpoint that can be read; damaged ones are set aside, and `warn` is told.
+
+    Raises:
+        InputError: there are checkpoints, and all are damaged.
+    """
+    damaged = 0
+    for step in reversed(checkpoints.steps()):
+        try:
+            return checkpoints.load(step, like)
+        except Exception as error:  # whatever the storage raises for a file that is cut, changed or gone
+            damaged += 1
+            place = checkpoints.set_aside(step)
+            warn(f"checkpoint {step} is damaged ({_first_line(error)}); moved to {place}, going on from the one before")
+    if damaged:
+        raise InputError(f"{checkpoints.folder}: all {damaged} checkpoints are damaged; start again with another out")
+    return None
+
+
+def _empty(like: Any) -> Any:
+    """Host arrays to load into."""
+    return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+
+
+def _tree(state: TrainState) -> dict[str, Any]:
+    return {"step": state.step, "params": state.params, "opt_state": state.opt_state, "key": state.key}
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

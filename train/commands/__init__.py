@@ -1,0 +1,1 @@
+"""One thin module a verb: `add_arguments` and `run`."""

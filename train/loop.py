@@ -1,0 +1,323 @@
+"""Pretraining, in the order in which it happens."""
+
+import dataclasses
+import functools
+import math
+import signal
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from tokenizers import Tokenizer
+
+from bertgpt.config import ModelConfig
+from bertgpt.data import store
+from bertgpt.errors import InputError
+from bertgpt.generate import generate
+from bertgpt.tokenizers import save_tokenizer
+from train import config as configs
+from train import loader, parallel, reports, runs
+from train.checkpoints import Checkpoints, restore_newest
+from train.config import RunConfig
+from train.optimizers import make_optimizer, make_schedule
+from train.parallel import Strategy
+from train.reports import say
+from train.state import TrainState, create_state
+from train.step import eval_step, train_step
+
+EVAL_SEED = 1  # of the held-out plan: the same pairs and masks in every run
+
+
+class NotFiniteError(RuntimeError):
+    """A loss or gradient was infinite or not a number."""
+
+
+class Trainer(NamedTuple):
+    """What the loop needs, made once."""
+
+    config: RunConfig
+    model_config: ModelConfig
+    model: nn.Module
+    tokenizer: Tokenizer
+    strategy: Strategy
+    train: Callable[..., Any]
+    evaluate: Callable[..., Any]
+    schedule: Callable[[int], Any]
+    train_source: loader.Source
+    eval_source: loader.Source
+    train_split: store.Split
+    eval_split: store.Split
+
+
+def pretrain(config: RunConfig) -> None:
+    """Runs a configuration to its end, from its newest checkpoint where there is one.
+
+    Leaves in `config.out`: config.yaml, tokenizer.json, metrics.jsonl, checkpoints/, curves.png.
+
+    Raises:
+        InputError: the user's mistake, found before anything is written where possible.
+        NotFiniteError: the training diverged; the last good checkpoint is kept.
+    """
+    out = Path(config.out)
+    check_out(out, config)
+    start = runs.start_from(config)
+    configs.model_config(config, 1, start.model.config if start else None)  # mistakes that need no tokenizer
+    strategy = parallel.make_strategy(config.parallel)
+    parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
+
+    tokenizer = runs.prepare_store(config, start)
+    trainer, state = build(config, tokenizer, strategy, start)
+    for line in reports.opening(config, trainer.model_config, strategy, count(state.params)):
+        say(line)
+    out.mkdir(parents=True, exist_ok=True)
+    configs.save(config, out / "config.yaml")
+    save_tokenizer(tokenizer, out)
+
+    checkpoints = Checkpoints(out / "checkpoints", config.checkpoint.keep)
+    try:
+        state = resume(trainer, state, checkpoints)
+        state = run_steps(trainer, state, checkpoints)
+        finish(trainer, state)
+    finally:
+        checkpoints.close()
+
+
+def check_out(out: Path, config: RunConfig) -> None:
+    """
+    Raises:
+        InputError: the folder holds a run of another configuration, or something else.
+    """
+    saved = out / "config.yaml"
+    if saved.exists():
+        differing = configs.differences(configs.load(str(saved)), config)
+        if differing:
+            raise InputError(f"{out} holds a run of another configuration: {', '.join(differing)}; choose another out")
+    elif out.exists() and not out.is_dir():
+        raise InputError(f"{out} is a file; choose a folder as out")
+
+
+def build(
+    config: RunConfig, tokenizer: Tokenizer, strategy: Strategy, start: runs.Run | None
+) -> tuple[Trainer, TrainState]:
+    """Model, data, optimizer and compiled steps; the state at step 0."""
+    vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+    model_config = configs.model_config(config, vocab_size, start.model.config if start else None)
+    model = runs.make_model(model_config, config.train.dtype)
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    task = runs.make_task(model, model_config)
+    train, evaluate = parallel.compile_steps(
+        strategy,
+        functools.partial(train_step, task=task, optimizer=optimizer, accumulate=config.train.accumulate),
+        functools.partial(eval_step, task=task),
+    )
+    train_split, eval_split = (store.open_split(runs.store_folder(config), name) for name in store.SPLITS)
+    trainer = Trainer(
+        config=config,
+        model_config=model_config,
+        model=model,
+        tokenizer=tokenizer,
+        strategy=strategy,
+        train=train,
+        evaluate=evaluate,
+        schedule=make_schedule(config.optimizer, config.train.steps),
+        train_source=runs.make_source(train_split, tokenizer, config, model_config.architecture, config.seed),
+        eval_source=runs.make_source(eval_split, tokenizer, config, model_config.architecture, EVAL_SEED),
+        train_split=train_split,
+        eval_split=eval_split,
+    )
+    return trainer, create_state(model, optimizer, config.seed, start.params if start else None)
+
+
+def resume(trainer: Trainer, state: TrainState, checkpoints: Checkpoints) -> TrainState:
+    """The newest good checkpoint's state, or the fresh one.
+
+    Raises:
+        InputError: the text changed since the checkpoint.
+    """
+    found = restore_newest(checkpoints, state, reports.warn)
+    if found is None:
+        return state
+    state, extra = found
+    if extra["data"] != store.digest(runs.store_folder(trainer.config)):
+        raise InputError(f"the text changed since checkpoint {state.step}; start a new run with another out")
+    say(f"going on from step {int(state.step)}")
+    return state
+
+
+def run_steps(trainer: Trainer, state: TrainState, checkpoints: Checkpoints) -> TrainState:
+    """Trains to `train.steps`: logs, evaluates and saves when due; saves and leaves on SIGTERM."""
+    config, strategy = trainer.config, trainer.strategy
+    first, last, size = int(state.step), config.train.steps, config.train.batch_size
+    if first >= last:
+        say(f"finished: {config.out} has made its {last} steps; raise train.steps to go on")
+        return state
+    rows = loader.batches(trainer.train_source, size, config.seed, first * size)
+    metrics, window, state = reports.Metrics(Path(config.out), first), Window(trainer), strategy.put_state(state)
+    with Stop() as stop, reports.Bar(last, first) as bar:
+        for step, batch in zip(range(first + 1, last + 1), rows, strict=False):
+            state, figures = trainer.train(state, strategy.put_batch(validated(batch, trainer.model_config)))
+            window.add(step, figures, loader.real_tokens(batch))
+            bar.advance(step)
+            ends = step == last or stop.received is not None
+            if step % config.train.log_every == 0 or step == last:
+                row = window.figures()
+                metrics.write(step, "train", row)
+                bar.show(step, row)
+            loss = None
+            if step % config.train.eval_every == 0 or step == last:
+                window.check()
+                row = evaluate(trainer, state.params)
+                metrics.write(step, "eval", row)
+                say(reports.eval_line(step, row))
+                loss = row["loss"]
+                window.restart_clock()
+            if step % config.checkpoint.every == 0 or ends:
+                window.check()
+                metrics.sync()
+                checkpoints.save(step, strategy.saved(state), extra(trainer, step), loss)
+            if ends:
+                break
+    checkpoints.wait()
+    metrics.close()
+    if stop.received is not None and step < last:
+        say(f"stopped by {stop.received.name}; saved at step {step}: the same command goes on from there")
+        raise SystemExit(128 + stop.received)
+    return strategy.saved(state)
+
+
+def evaluate(trainer: Trainer, params: Any) -> dict[str, float]:
+    """Mean losses and accuracies over the held-out examples, every example once, and the unigram's loss on the same."""
+    config = trainer.config
+    sums: dict[str, list[float]] = {}
+    examples = config.train.eval_examples
+    if trainer.model_config.architecture == "gpt":
+        examples = min(examples, len(trainer.eval_source))  # windows cover the text; pairs can be drawn anew
+    log_frequency = unigram(trainer.train_split.counts)
+    add(sums, "unigram_cross_entropy", 0.0, 0.0)
+    began = time.monotonic()
+    for batch in loader.eval_batches(trainer.eval_source, config.train.batch_size, EVAL_SEED, examples):
+        outcome = trainer.evaluate(params, trainer.strategy.put_batch(validated(batch, trainer.model_config)))
+        for name, value in outcome.items():
+            add(sums, name, trainer.strategy.scalar(value.sum), trainer.strategy.scalar(value.weight))
+        mask = batch["loss_mask"]
+        add(sums, "unigram_cross_entropy", -float((log_frequency[batch["labels"]] * mask).sum()), float(mask.sum()))
+    means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
+    tokens_per_byte = len(trainer.eval_split.tokens) / trainer.eval_split.text_bytes
+    return reports.derived(means, tokens_per_byte) | {"examples": examples, "seconds": time.monotonic() - began}
+
+
+def add(sums: dict[str, list[float]], name: str, total: float, weight: float) -> None:
+    """Adds to a named (sum, weight) in float64."""
+    pair = sums.setdefault(name, [0.0, 0.0])
+    pair[0] += total
+    pair[1] += weight
+
+
+def unigram(counts: np.ndarray) -> np.ndarray:
+    """Log relative frequencies [V] of the training text, one added to every count."""
+    smoothed = counts + 1.0
+    return np.log(smoothed / smoothed.sum())
+
+
+def finish(trainer: Trainer, state: TrainState) -> None:
+    """Draws the curves and says where the run ended beside the unigram baseline; GPT-1 writes a line."""
+    out = Path(trainer.config.out)
+    summary = reports.report(out)
+    for line in summary:
+        say(line)
+    if trainer.model_config.architecture == "gpt":
+        prompt = np.asarray(trainer.eval_split.tokens[:8], np.int32)[None]
+        room = trainer.model_config.max_positions - prompt.shape[1]
+        ids = generate(trainer.model, state.params, prompt, min(32, room))
+        say(f"generated: {trainer.tokenizer.decode(np.asarray(ids[0]).tolist())}")
+
+
+def extra(trainer: Trainer, step: int) -> dict[str, Any]:
+    """What a checkpoint holds beside the arrays: the data position is one global row number."""
+    return {
+        "row": step * trainer.config.train.batch_size,
+        "data": store.digest(runs.store_folder(trainer.config)),
+        "config": configs.to_dict(trainer.config),
+        "model": dataclasses.asdict(trainer.model_config),
+        "tokenizer": trainer.tokenizer.to_str(),
+    }
+
+
+def count(params: Any) -> int:
+    """Parameters in a tree."""
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
+
+
+def validated(batch: dict[str, np.ndarray], model: ModelConfig) -> dict[str, np.ndarray]:
+    """The batch, its ids checked on the host: JAX would clamp one beyond the vocabulary in silence.
+
+    Raises:
+        InputError: an id is beyond the vocabulary: the store is damaged, or not this tokenizer's.
+    """
+    top = int(batch["input_ids"].max())
+    if top >= model.vocab_size:
+        raise InputError(f"token id {top} is beyond the vocabulary of {model.vocab_size}; prepare the store again")
+    return batch
+
+
+class Window:
+    """The steps since the last look: their metrics stay on the device until then, so that no step waits."""
+
+    def __init__(self, trainer: Trainer) -> None:
+        self.trainer = trainer
+        self.pending: list[tuple[int, dict[str, Any]]] = []
+        self.last: dict[str, float] = {}
+        self.tokens, self.began = 0, time.monotonic()
+
+    def add(self, step: int, figures: dict[str, Any], tokens: int) -> None:
+        """Notes a step that is under way."""
+        self.pending.append((step, figures))
+        self.tokens += tokens
+
+    def check(self) -> None:
+        """Fetches what is pending.
+
+        Raises:
+            NotFiniteError: names the first step whose loss or gradient is not finite.
+        """
+        for step, figures in self.pending:
+            self.last = {name: self.trainer.strategy.scalar(value) for name, value in figures.items()}
+            if not (math.isfinite(self.last["loss"]) and math.isfinite(self.last["grad_norm"])):
+                raise NotFiniteError(
+                    f"step {step}: loss {self.last['loss']}, gradient norm {self.last['grad_norm']}; stopped, the last "
+                    "checkpoint is kept; lower optimizer.learning_rate or raise optimizer.warmup_steps"
+                )
+            self.last["learning_rate"] = float(self.trainer.schedule(step - 1))
+        self.pending = []
+
+    def figures(self) -> dict[str, float]:
+        """The newest step's metrics, and real tokens a second since the last call."""
+        self.check()
+        speed = self.tokens / (time.monotonic() - self.began)
+        self.restart_clock()
+        return self.last | {"tokens_per_second": speed}
+
+    def restart_clock(self) -> None:
+        """Counts tokens a second from now on."""
+        self.tokens, self.began = 0, time.monotonic()
+
+
+class Stop:
+    """Notes SIGTERM and Ctrl-C, so that the loop can save at the step's end."""
+
+    received: signal.Signals | None = None
+
+    def __enter__(self) -> "Stop":
+        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.received = signal.Signals(number)

@@ -1,0 +1,65 @@
+"""Adam and LAMB as BERT and GPT-1 use them, their schedules, and what is decayed."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from train.config import OptimizerSection
+
+DECAYED = ("kernel", "embedding")  # matrices; biases and LayerNorm gains are not (both papers' code)
+
+
+def make_schedule(section: OptimizerSection, steps: int) -> optax.Schedule:
+    """The learning rate at update 0, 1, 2, ...: a linear warm-up from 0, then linear or cosine to 0 at `steps`.
+
+    Both decays count from update 0, not from the warm-up's end, as the released codes have it (optimization.py of
+    google-research/bert, opt.py of openai/finetune-transformer-lm).
+    """
+
+    def schedule(count: Any) -> Array:
+        count = jnp.asarray(count, jnp.float32)
+        done = jnp.clip(count / steps, 0, 1)
+        decay = {"linear": 1 - done, "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "constant": jnp.ones_like(done)}
+        warm = jnp.minimum(1, count / max(1, section.warmup_steps))
+        return section.learning_rate * jnp.where(count < section.warmup_steps, warm, decay[section.schedule])
+
+    return schedule
+
+
+def decay_mask(params: Any) -> Any:
+    """A tree like `params`, True where weight decay acts: kernels and embeddings."""
+    return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
+
+
+def make_optimizer(section: OptimizerSection, steps: int) -> optax.GradientTransformation:
+    """Clip the global norm, Adam, decoupled weight decay, for LAMB the trust ratio, then the learning rate.
+
+    Sources: Devlin et al. 2019, A.2; Radford et al. 2018, 4.1; You et al. 2020 (LAMB).
+    """
+    adam = optax.scale_by_adam if section.bias_correction else scale_by_uncorrected_adam
+    return optax.chain(
+        optax.clip_by_global_norm(section.clip_norm) if section.clip_norm else optax.identity(),
+        adam(b1=section.b1, b2=section.b2, eps=section.eps),
+        optax.add_decayed_weights(section.weight_decay, mask=decay_mask),
+        optax.scale_by_trust_ratio() if section.name == "lamb" else optax.identity(),
+        optax.scale_by_learning_rate(make_schedule(section, steps)),
+    )
+
+
+def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
+    """Adam without bias correction, as google-research/bert trains (AdamWeightDecayOptimizer).
+
+    m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  update = m / (sqrt(v) + eps)
+    """
+
+    def update(grads: Any, state: optax.ScaleByAdamState, params: Any = None) -> tuple[Any, optax.ScaleByAdamState]:
+        del params
+        mu = jax.tree.map(lambda m, g: b1 * m + (1 - b1) * g, state.mu, grads)
+        nu = jax.tree.map(lambda v, g: b2 * v + (1 - b2) * g**2, state.nu, grads)
+        updates = jax.tree.map(lambda m, v: m / (jnp.sqrt(v) + eps), mu, nu)
+        return updates, optax.ScaleByAdamState(state.count + 1, mu, nu)
+
+    return optax.GradientTransformation(optax.scale_by_adam(b1=b1, b2=b2, eps=eps).init, update)

@@ -1,0 +1,210 @@
+"""What a run shows: metrics.jsonl, the console, TensorBoard, curves.png."""
+
+import importlib.util
+import json
+import math
+import os
+import time
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import jax
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+
+from bertgpt.errors import InputError
+
+DRAWN = ("mlm_loss", "nsp_loss", "lm_loss", "mlm_accuracy", "nsp_balanced_accuracy", "bits_per_byte")
+TIMINGS = ("tokens_per_second", "seconds")  # what two equal runs differ in
+console = Console(highlight=False, soft_wrap=True)
+errors = Console(stderr=True, highlight=False, soft_wrap=True)
+
+
+def say(text: str) -> None:
+    """One line to the user."""
+    console.print(text, markup=False)
+
+
+def warn(text: str) -> None:
+    """One line on stderr."""
+    errors.print(f"warning: {text}", markup=False)
+
+
+class Metrics:
+    """metrics.jsonl, one object a line: `step`, `split`, then figures; TensorBoard beside it where it is installed."""
+
+    def __init__(self, folder: Path, step: int) -> None:
+        """Rows after `step`, which a killed run may have left, are dropped."""
+        self.path = folder / "metrics.jsonl"
+        rows = [row for row in read_metrics(folder) if row["step"] <= step]
+        temporary = self.path.with_suffix(".tmp")
+        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+        temporary.replace(self.path)
+        self.file = self.path.open("a", encoding="utf-8")
+        self.board: Any = None
+        if importlib.util.find_spec("tensorboardX"):
+            from tensorboardX import SummaryWriter
+
+            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
+
+    def write(self, step: int, split: str, figures: dict[str, float]) -> None:
+        """Appends a row and flushes it."""
+        self.file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
+        self.file.flush()
+        for name, value in figures.items() if self.board else ():
+            self.board.add_scalar(f"{split}/{name}", value, step)
+
+    def sync(self) -> None:
+        """What was written is on disk: called before a checkpoint, which promises these rows."""
+        os.fsync(self.file.fileno())
+
+    def close(self) -> None:
+        """Closes the file."""
+        self.file.close()
+        if self.board:
+            self.board.close()
+
+
+def read_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl; a last line that a kill cut short is left out."""
+    path = folder / "metrics.jsonl"
+    rows = []
+    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
+        try:
+            rows.append(json.loads(line))
+        except ValueError:
+            break
+    return rows
+
+
+class Bar:
+    """A progress bar on a terminal; elsewhere a line at every `show`."""
+
+    def __init__(self, total: int, start: int) -> None:
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        self.task: TaskID = self.progress.add_task("", total=total, completed=start)
+        self.total, self.start, self.began = total, start, time.monotonic()
+
+    def __enter__(self) -> "Bar":
+        self.progress.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def advance(self, step: int) -> None:
+        """The bar alone."""
+        self.progress.update(self.task, completed=step)
+
+    def show(self, step: int, figures: dict[str, float]) -> None:
+        """Loss, real tokens a second, time left."""
+        text = f"loss {figures['loss']:.3f}  {figures['tokens_per_second']:,.0f} tokens/s"
+        self.progress.update(self.task, description=text, completed=step)
+        if not console.is_terminal:
+            seconds = (time.monotonic() - self.began) / max(1, step - self.start) * (self.total - step)
+            say(f"step {step}/{self.total}  {text}  {seconds:,.0f} s left")
+
+
+def eval_line(step: int, figures: dict[str, float]) -> str:
+    """An evaluation in one line."""
+    parts = [f"{name} {value:.4g}" for name, value in figures.items() if name not in TIMINGS]
+    return f"step {step} held-out: " + "  ".join(parts)
+
+
+def opening(config: Any, model: Any, strategy: Any, parameters: int) -> list[str]:
+    """Device, dtype, strategy, parameter count; a warning where a GPU lies idle."""
+    device = jax.devices()[0]
+    lines = [
+        f"{model.architecture} with {parameters:,} parameters, {config.train.dtype}, on {jax.device_count()} x "
+        f"{device.device_kind} ({device.platform}), strategy {strategy.name} over {strategy.devices}",
+        f"{config.train.steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens, "
+        f"into {config.out}",
+    ]
+    if device.platform == "cpu" and has_nvidia():
+        lines.append(
+            "warning: an NVIDIA GPU is here, but JAX sees only the CPU; install bertgpt[cuda] (make EXTRA=cuda)"
+        )
+    return lines
+
+
+def has_nvidia(root: str = "/") -> bool:
+    """Whether the machine has an NVIDIA GPU with its driver."""
+    return any(Path(root).glob("dev/nvidia[0-9]*"))
+
+
+def derived(figures: dict[str, float], tokens_per_byte: float) -> dict[str, float]:
+    """Figures that follow from mean losses: the total, balanced accuracy, perplexity, bits a byte of text."""
+    out = {"loss": math.fsum(value for name, value in figures.items() if name.endswith("_loss"))} | figures
+    if "nsp_recall_is_next" in out:
+        recalls = out.pop("nsp_recall_is_next"), out.pop("nsp_recall_not_next")
+        out["nsp_balanced_accuracy"] = sum(recalls) / 2
+    if "lm_loss" in out:
+        out["perplexity"] = math.exp(min(out["lm_loss"], 700))
+        out["bits_per_byte"] = out["lm_loss"] / math.log(2) * tokens_per_byte
+    return out
+
+
+def report(folder: Path) -> list[str]:
+    """Draws curves.png from metrics.jsonl and tells the end of the run in lines, each held-out figure beside what
+    guessing by word frequency gives on the same tokens.
+
+    Raises:
+        InputError: there are no metrics.
+    """
+    rows = read_metrics(folder)
+    scored = [row for row in rows if row["split"] == "eval"]
+    if not rows:
+        raise InputError(f"{folder}: no metrics.jsonl with rows; give the folder of a run")
+    baselines = dict.fromkeys(("mlm_loss", "lm_loss"), scored[-1]["unigram_cross_entropy"]) if scored else {}
+    draw_curves(rows, folder / "curves.png", baselines)
+    lines = [f"curves: {folder / 'curves.png'}"]
+    if not scored:
+        return lines
+    last = scored[-1]
+    place = f"step {last['step']}, {last['examples']:,} held-out examples:"
+    for name, title in (("mlm_loss", "MLM loss"), ("lm_loss", "LM loss")):
+        if name in last:
+            unigram = last["unigram_cross_entropy"]
+            gain = unigram - last[name]
+            lines.append(f"{place} {title} {last[name]:.3f} nats, {gain:.3f} under the unigram's {unigram:.3f}")
+    if "nsp_balanced_accuracy" in last:
+        lines.append(
+            f"{place} MLM accuracy {last['mlm_accuracy']:.3f}, "
+            f"NSP balanced accuracy {last['nsp_balanced_accuracy']:.3f}"
+        )
+    if "bits_per_byte" in last:
+        unigram = last["bits_per_byte"] / last["lm_loss"] * last["unigram_cross_entropy"]
+        share = 1 - last["bits_per_byte"] / unigram
+        lines.append(
+            f"{place} {last['bits_per_byte']:.3f} bits per byte, {share:.1%} under the unigram's {unigram:.3f}; "
+            f"perplexity {last['perplexity']:.1f}"
+        )
+    return lines
+
+
+def draw_curves(rows: Iterable[dict[str, Any]], path: Path, baselines: dict[str, float]) -> None:
+    """Every loss and accuracy over steps, training and held-out, with the unigram baseline where there is one."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    rows = list(rows)
+    names = [name for name in DRAWN if any(name in row for row in rows)]
+    figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3.2), squeeze=False, layout="constrained")
+    for axis, name in zip(axes[0], names, strict=True):
+        for split, style in (("train", "-"), ("eval", "o-")):
+            points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
+            if points:
+                axis.plot(
+                    *zip(*points, strict=True), style, markersize=3, label="held out" if split == "eval" else split
+                )
+        if name in baselines:
+            axis.axhline(baselines[name], color="grey", linestyle=":", label="unigram")
+        axis.set(title=name.replace("_", " "), xlabel="step")
+        axis.grid(alpha=0.3)
+        axis.legend(fontsize=8)
+    figure.savefig(path, dpi=120)
+    plt.close(figure)

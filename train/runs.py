@@ -1,0 +1,154 @@
+"""A run's parts made from its configuration, and a finished run's folder read back."""
+
+import dataclasses
+import hashlib
+import os
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+from tokenizers import Tokenizer
+
+import bertgpt
+from bertgpt.config import ModelConfig
+from bertgpt.data import store
+from bertgpt.data.bert import BertPairs
+from bertgpt.data.gpt import GptWindows
+from bertgpt.data.store import Split, TextSource
+from bertgpt.errors import InputError
+from bertgpt.tokenizers import load_tokenizer, train_bpe, train_wordpiece
+from train import config as configs
+from train.checkpoints import Checkpoints
+from train.config import RunConfig
+from train.loader import Source
+from train.reports import say
+from train.step import Task, bert_task, gpt_task
+
+
+class Run(NamedTuple):
+    """A run folder's model, ready to use."""
+
+    model: nn.Module
+    params: Any
+    tokenizer: Tokenizer
+    step: int
+
+
+def load_run(folder: str | Path) -> Run:
+    """The best checkpoint of a run folder (the newest where none was evaluated).
+
+    Raises:
+        InputError: the folder is no run, or has no checkpoint yet.
+    """
+    folder = Path(folder)
+    if not (folder / "config.yaml").is_file():
+        raise InputError(f"{folder}: not a run folder (no config.yaml)")
+    checkpoints = Checkpoints(folder / "checkpoints", keep=1, read_only=True)
+    step = checkpoints.best()
+    if step is None:
+        raise InputError(f"{folder}: no checkpoint yet; let the run reach its first, or lower checkpoint.every")
+    try:
+        extra = checkpoints.extra(step)
+        model = make_model(ModelConfig(**extra["model"]))
+        params = checkpoints.load_params(step, abstract_params(model))
+        return Run(model, jax.tree.map(jnp.asarray, params), Tokenizer.from_str(extra["tokenizer"]), step)
+    except Exception as error:  # whatever the storage raises for a file that is cut, changed or gone
+        raise InputError(f"{folder}: checkpoint {step} is damaged; resume the run, which falls back") from error
+
+
+def need(run: Run, architecture: str, verb: str, other: str) -> Run:
+    """The run, if its model suits the verb.
+
+    Raises:
+        InputError: it does not; names the verb that does.
+    """
+    found = run.model.config.architecture
+    if found != architecture:
+        names = {"bert": "BERT", "gpt": "GPT-1"}
+        raise InputError(f"{verb} needs a {names[architecture]}, and this run is a {names[found]}; use {other}")
+    return run
+
+
+def make_model(config: ModelConfig, dtype: str = "float32") -> nn.Module:
+    """The model of an architecture with its pretraining heads."""
+    kind = bertgpt.BertForPreTraining if config.architecture == "bert" else bertgpt.OpenAIGPTLMHeadModel
+    return kind(config, jnp.dtype(dtype))
+
+
+def make_task(model: nn.Module, config: ModelConfig) -> Task:
+    """What the architecture is pretrained on."""
+    return bert_task(model) if config.architecture == "bert" else gpt_task(model)
+
+
+def abstract_params(model: nn.Module) -> Any:
+    """The parameters' shapes and dtypes; nothing is allocated."""
+    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+    return jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
+
+
+def make_source(split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int) -> Source:
+    """The examples of a split."""
+    if architecture == "gpt":
+        return GptWindows(split, config.data.sequence_length, seed)
+    data = config.data
+    return BertPairs(split, tokenizer, data.sequence_length, seed, data.whole_word, data.balance_nsp)
+
+
+def start_from(config: RunConfig) -> Run | None:
+    """The run that model.init_from names; None where it is absent."""
+    return None if config.model.init_from is None else load_run(config.model.init_from)
+
+
+def store_folder(config: RunConfig) -> Path:
+    """Where the run's token store lies."""
+    return Path(config.data.store) if config.data.store else Path(config.out) / "store"
+
+
+def prepare_store(config: RunConfig, start: Run | None = None) -> Tokenizer:
+    """Makes the token store where it is missing or its inputs changed; returns its tokenizer.
+
+    The tokenizer is that of the run started from, that of tokenizer.path, or one trained on the training text.
+    """
+    source, folder = configs.text_source(config), store_folder(config)
+    given = start.tokenizer if start else load_tokenizer(config.tokenizer.path) if config.tokenizer.path else None
+    wanted = _wanted_tokenizer(config, given)
+    reason = store.changes(folder, source, wanted)
+    if reason is None:
+        return load_tokenizer(folder)
+    say(f"preparing {folder}: {reason}")
+    tokenizer = given or _train_tokenizer(source, wanted)
+    done = 0
+
+    def progress(size: int) -> None:
+        nonlocal done
+        if (done + size) >> 26 > done >> 26:  # every 64 MiB
+            say(f"tokenized {(done + size) / 2**20:,.0f} MiB")
+        done += size
+
+    store.prepare(folder, source, tokenizer, wanted, config.data.workers or os.cpu_count() or 1, progress)
+    for name in store.SPLITS:
+        split = store.open_split(folder, name)
+        say(f"{name}: {len(split.documents) - 1:,} documents, {len(split.tokens):,} tokens")
+    return tokenizer
+
+
+def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, Any]:
+    """Plain values that say which tokenizer the configuration asks for."""
+    if given is not None:
+        return {"sha256": hashlib.sha256(given.to_str().encode()).hexdigest()}
+    section = dataclasses.asdict(config.tokenizer)
+    preset = bertgpt.presets.get(config.model.preset) if config.model.preset else None
+    architecture = config.model.architecture or (preset.architecture if preset else "bert")
+    section["kind"] = section["kind"] or ("wordpiece" if architecture == "bert" else "bpe")
+    section["vocab_size"] = section["vocab_size"] or config.model.vocab_size or (preset.vocab_size if preset else 30522)
+    return section
+
+
+def _train_tokenizer(source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
+    say(f"training a {wanted['kind']} tokenizer of {wanted['vocab_size']:,} pieces")
+    texts = ("\n".join(document) for document in source.documents("train"))
+    if wanted["kind"] == "bpe":
+        return train_bpe(texts, wanted["vocab_size"])
+    return train_wordpiece(texts, wanted["vocab_size"], wanted["lowercase"])

@@ -1,0 +1,133 @@
+"""One update and one evaluation, as pure functions: `jit`, `pmap` and a mesh are put around them in parallel.py."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import optax
+from jax import Array
+
+from bertgpt import losses
+from bertgpt.losses import Batch, SumWeight
+from train.state import TrainState, step_key
+
+Sums = dict[str, SumWeight]
+
+
+class Task(NamedTuple):
+    """A model with what it is trained and judged by.
+
+    Attributes:
+        model: its `apply` takes the batch's `inputs` by name.
+        inputs: keys of the batch.
+        losses: (output, batch) -> sums whose means are added and differentiated.
+        accuracies: (output, batch) -> further sums of an evaluation.
+    """
+
+    model: nn.Module
+    inputs: tuple[str, ...]
+    losses: Callable[[Any, Batch], Sums]
+    accuracies: Callable[[Any, Batch], Sums]
+
+
+def bert_task(model: nn.Module) -> Task:
+    """Masked tokens and next sentence."""
+    inputs = ("input_ids", "attention_mask", "token_type_ids", "masked_positions")
+    return Task(model, inputs, losses.bert_losses, losses.bert_accuracies)
+
+
+def gpt_task(model: nn.Module) -> Task:
+    """Next token."""
+    return Task(model, ("input_ids",), losses.gpt_losses, losses.gpt_accuracies)
+
+
+def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> Any:
+    """The model's output for a batch; with dropout where there is a key."""
+    inputs = {name: batch[name] for name in task.inputs}
+    rngs = None if key is None else {"dropout": key}
+    return task.model.apply({"params": params}, **inputs, deterministic=key is None, rngs=rngs)
+
+
+def train_step(
+    state: TrainState,
+    batch: Batch,
+    *,
+    task: Task,
+    optimizer: optax.GradientTransformation,
+    accumulate: int = 1,
+    axis: str | None = None,
+) -> tuple[TrainState, dict[str, Array]]:
+    """The update for one global batch; the same however the batch is split.
+
+    Args:
+        state: before the update.
+        batch: arrays [B ...]; under pmap this device's part.
+        task: what to learn.
+        optimizer: what to do with the gradient.
+        accumulate: micro-batches that the batch is worked off in, one after the other.
+        axis: the name of pmap's axis; None where arrays are global.
+
+    Returns:
+        The state after it, and the batch's mean losses with `loss` (their sum) and `grad_norm` (before clipping).
+    """
+    grads, sums = gradients(state, batch, task=task, accumulate=accumulate, axis=axis)
+    updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
+    params = optax.apply_updates(state.params, updates)
+    metrics = {name: value.mean() for name, value in sums.items()}
+    metrics |= {"loss": jnp.stack(list(metrics.values())).sum(), "grad_norm": optax.global_norm(grads)}
+    return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
+
+
+def gradients(
+    state: TrainState, batch: Batch, *, task: Task, accumulate: int = 1, axis: str | None = None
+) -> tuple[Any, Sums]:
+    """The gradient of the global batch's summed mean losses, and the losses; arguments as `train_step`."""
+    batch = share_masks(batch, axis)
+    key = step_key(state)
+    if axis is not None:
+        key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+
+    def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
+        sums = task.losses(apply(task, params, batch, key), batch)
+        return jnp.stack([value.sum for value in sums.values()]).sum(), sums
+
+    def micro_batch(total: Any, index_and_batch: tuple[Array, Batch]) -> tuple[Any, None]:
+        index, batch = index_and_batch
+        added = jax.grad(loss, has_aux=True)(state.params, batch, jax.random.fold_in(key, index))
+        return jax.tree.map(jnp.add, total, added), None
+
+    if accumulate == 1:
+        total = jax.grad(loss, has_aux=True)(state.params, batch, key)
+    else:
+        batches = jax.tree.map(lambda x: split_batch(x, accumulate), batch)
+        shapes = jax.eval_shape(jax.grad(loss, has_aux=True), state.params, jax.tree.map(lambda x: x[0], batches), key)
+        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+        total, _ = jax.lax.scan(micro_batch, zeros, (jnp.arange(accumulate), batches))
+    return jax.lax.psum(total, axis) if axis is not None else total
+
+
+def share_masks(batch: Batch, axis: str | None = None) -> Batch:
+    """Every loss mask over its sum in the global batch, so that a sum of losses, added over micro-batches and devices,
+    is the global mean, divided once. A mask that is all zero stays so."""
+
+    def share(mask: Array) -> Array:
+        total = mask.astype(jnp.float32).sum()
+        total = jax.lax.psum(total, axis) if axis is not None else total
+        return mask / jnp.where(total > 0, total, 1)
+
+    return {name: share(value) if name.endswith("loss_mask") else value for name, value in batch.items()}
+
+
+def split_batch(x: Array, parts: int) -> Array:
+    """[B ...] -> [parts, B / parts, ...], row r into part r % parts: on a mesh every row stays on its device."""
+    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
+
+
+def eval_step(params: Any, batch: Batch, *, task: Task, axis: str | None = None) -> Sums:
+    """The sums and weights of every loss and accuracy of a batch, without dropout; under pmap of all devices."""
+    output = apply(task, params, batch)
+    sums = task.losses(output, batch) | task.accuracies(output, batch)
+    return jax.lax.psum(sums, axis) if axis is not None else sums
