@@ -97,7 +97,7 @@ class MLMHead(nn.Module):
         x = ACTIVATIONS[config.activation](dense(config.hidden_size, config, self.dtype, "dense")(x))
         x = layer_norm(config, self.dtype, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
-        return tied_logits(x, token_embedding) + bias
+        return tied_logits(x, token_embedding) + bias[None, None]
 
 
 class BertForPreTraining(nn.Module):

@@ -5,6 +5,7 @@ import errno
 import importlib
 import sys
 import traceback
+from typing import NoReturn
 
 from bertgpt.errors import InputError
 
@@ -20,20 +21,29 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
 
 
+class Parser(argparse.ArgumentParser):
+    """Reports a wrong argument like every other mistake of the user."""
+
+    def error(self, message: str) -> NoReturn:
+        raise InputError(f"{message}; see {self.prog} --help")
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns 0, 2 for a user's mistake (one line on stderr), or 1 for a fault."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = argparse.ArgumentParser(prog="python -m train", description="Pretrain and try BERT and GPT-1.")
+    parser = Parser(prog="python -m train", description="Pretrain and try BERT and GPT-1.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in VERBS.items():
         verbs.add_parser(verb, help=text, add_help=False)
-    verb = parser.parse_args(arguments[:1]).verb
-    command = importlib.import_module(f"train.commands.{verb.replace('-', '_')}")
-    options = argparse.ArgumentParser(prog=f"python -m train {verb}", description=command.__doc__)
-    command.add_arguments(options)
     try:
+        verb = parser.parse_args(arguments[:1]).verb
+        command = importlib.import_module(f"train.commands.{verb.replace('-', '_')}")
+        options = Parser(prog=f"python -m train {verb}", description=command.__doc__)
+        command.add_arguments(options)
         command.run(options.parse_args(arguments[1:]))
         return 0
+    except KeyboardInterrupt:
+        return 130
     except Exception as error:
         return explain(error)
 

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from bertgpt.config import ModelConfig
 from bertgpt.data import store
 from bertgpt.errors import InputError
-from bertgpt.generate import generate
+from bertgpt.inference import generate
 from bertgpt.tokenizers import save_tokenizer
 from train import config as configs
 from train import loader, parallel, reports, runs
@@ -65,7 +65,8 @@ def pretrain(config: RunConfig) -> None:
     out = Path(config.out)
     check_out(out, config)
     start = runs.start_from(config)
-    configs.model_config(config, 1, start.model.config if start else None)  # mistakes that need no tokenizer
+    base = start.model.config if start else None
+    configs.model_config(config, runs.expected_vocab_size(config, start), base)  # a mistake is told before the work
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
 
@@ -156,8 +157,8 @@ def run_steps(trainer: Trainer, state: TrainState, checkpoints: Checkpoints) -> 
         say(f"finished: {config.out} has made its {last} steps; raise train.steps to go on")
         return state
     rows = loader.batches(trainer.train_source, size, config.seed, first * size)
-    metrics, window, state = reports.Metrics(Path(config.out), first), Window(trainer), strategy.put_state(state)
-    with Stop() as stop, reports.Bar(last, first) as bar:
+    window, state = Window(trainer), strategy.put_state(state)
+    with Stop() as stop, reports.Metrics(Path(config.out), first) as metrics, reports.Bar(last, first) as bar:
         for step, batch in zip(range(first + 1, last + 1), rows, strict=False):
             state, figures = trainer.train(state, strategy.put_batch(validated(batch, trainer.model_config)))
             window.add(step, figures, loader.real_tokens(batch))
@@ -182,7 +183,6 @@ def run_steps(trainer: Trainer, state: TrainState, checkpoints: Checkpoints) -> 
             if ends:
                 break
     checkpoints.wait()
-    metrics.close()
     if stop.received is not None and step < last:
         say(f"stopped by {stop.received.name}; saved at step {step}: the same command goes on from there")
         raise SystemExit(128 + stop.received)

@@ -59,8 +59,10 @@ class Metrics:
         """What was written is on disk: called before a checkpoint, which promises these rows."""
         os.fsync(self.file.fileno())
 
-    def close(self) -> None:
-        """Closes the file."""
+    def __enter__(self) -> "Metrics":
+        return self
+
+    def __exit__(self, *_: object) -> None:
         self.file.close()
         if self.board:
             self.board.close()

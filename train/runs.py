@@ -1,7 +1,6 @@
 """A run's parts made from its configuration, and a finished run's folder read back."""
 
 import dataclasses
-import hashlib
 import os
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -112,7 +111,7 @@ def prepare_store(config: RunConfig, start: Run | None = None) -> Tokenizer:
     The tokenizer is that of the run started from, that of tokenizer.path, or one trained on the training text.
     """
     source, folder = configs.text_source(config), store_folder(config)
-    given = start.tokenizer if start else load_tokenizer(config.tokenizer.path) if config.tokenizer.path else None
+    given = _given_tokenizer(config, start)
     wanted = _wanted_tokenizer(config, given)
     reason = store.changes(folder, source, wanted)
     if reason is None:
@@ -134,10 +133,22 @@ def prepare_store(config: RunConfig, start: Run | None = None) -> Tokenizer:
     return tokenizer
 
 
+def expected_vocab_size(config: RunConfig, start: Run | None = None) -> int:
+    """The vocabulary that the run's tokenizer has, or may have at most where it is still to be trained."""
+    given = _given_tokenizer(config, start)
+    return given.get_vocab_size(with_added_tokens=True) if given else _wanted_tokenizer(config, None)["vocab_size"]
+
+
+def _given_tokenizer(config: RunConfig, start: Run | None) -> Tokenizer | None:
+    if start is not None:
+        return start.tokenizer
+    return load_tokenizer(config.tokenizer.path) if config.tokenizer.path else None
+
+
 def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, Any]:
     """Plain values that say which tokenizer the configuration asks for."""
     if given is not None:
-        return {"sha256": hashlib.sha256(given.to_str().encode()).hexdigest()}
+        return {"sha256": store.tokenizer_hash(given)}
     section = dataclasses.asdict(config.tokenizer)
     preset = bertgpt.presets.get(config.model.preset) if config.model.preset else None
     architecture = config.model.architecture or (preset.architecture if preset else "bert")

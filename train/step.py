@@ -77,7 +77,7 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {name: value.mean() for name, value in sums.items()}
-    metrics |= {"loss": jnp.stack(list(metrics.values())).sum(), "grad_norm": optax.global_norm(grads)}
+    metrics |= {"loss": jnp.stack(list(metrics.values())).sum(), "grad_norm": optax.tree.norm(grads)}
     return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 

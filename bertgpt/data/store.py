@@ -79,14 +79,16 @@ def changes(folder: Path, source: TextSource, tokenizer: dict[str, Any]) -> str 
     Args:
         folder: the store.
         source: the text.
-        tokenizer: plain values that say which tokenizer is wanted, as given to `prepare`.
+        tokenizer: plain values that say which tokenizer is wanted, as given to `prepare`; or {"sha256": its hash}.
     """
     if not (folder / "meta.json").exists():
         return "there is none yet"
     meta = _read_meta(folder)
-    for key, value in _identity(source, tokenizer).items():
+    for key, value in _identity(source).items():
         if meta["identity"].get(key) != value:
             return f"{key} changed"
+    if tokenizer not in (meta["wanted"], {"sha256": meta["tokenizer"]}):
+        return "tokenizer changed"
     return _changed_file(meta["files"], _input_files(source))
 
 
@@ -94,7 +96,13 @@ def digest(folder: Path) -> str:
     """A hash of what a store was made from, file contents included: equal stores give equal batches."""
     meta = _read_meta(folder)
     contents = [entry["hash"] for entry in meta["files"]]
-    return hashlib.sha256(json.dumps([meta["identity"], contents, meta["splits"]]).encode()).hexdigest()
+    parts = [meta["identity"], meta["tokenizer"], contents, meta["splits"]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """SHA-256 of a tokenizer's JSON form."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
 
 
 def prepare(
@@ -121,7 +129,7 @@ def prepare(
         InputError: a file cannot be read, or a split has no text.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = folder.with_name(f".{folder.name}.{os.getpid()}.tmp")
+    temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
         files = [_describe(path) for path in _input_files(source)]
@@ -132,7 +140,9 @@ def prepare(
                 if not counts[split]["tokens"]:
                     raise InputError(_empty(split, source))
         meta = {
-            "identity": _identity(source, wanted),
+            "identity": _identity(source),
+            "tokenizer": tokenizer_hash(tokenizer),
+            "wanted": wanted,
             "files": files,
             "dtype": pool.dtype.name,
             "vocab_size": pool.vocab_size,
@@ -295,9 +305,9 @@ def _replace(folder: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _identity(source: TextSource, tokenizer: dict[str, Any]) -> dict[str, Any]:
-    """What decides a store's content besides the files' own; plain JSON values."""
-    return json.loads(json.dumps({"format": FORMAT, "tokenizer": tokenizer, **dataclasses.asdict(source)}))
+def _identity(source: TextSource) -> dict[str, Any]:
+    """What decides a store's content besides tokenizer and files; plain JSON values."""
+    return json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(source)}))
 
 
 def _held_out(document: list[str], fraction: float) -> bool:

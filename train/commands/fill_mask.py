@@ -11,7 +11,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the pieces for each mask."""
-    from bertgpt.generate import fill_mask
+    from bertgpt.inference import fill_mask
     from train.reports import say
     from train.runs import load_run, need
 

@@ -18,7 +18,7 @@ def run(options: argparse.Namespace) -> None:
     import numpy as np
 
     from bertgpt.errors import InputError
-    from bertgpt.generate import generate
+    from bertgpt.inference import generate
     from train.reports import say
     from train.runs import load_run, need
 

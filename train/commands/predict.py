@@ -12,7 +12,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Prints the probability."""
-    from bertgpt.generate import next_sentence_probability
+    from bertgpt.inference import next_sentence_probability
     from train.reports import say
     from train.runs import load_run, need
 

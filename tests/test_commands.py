@@ -1,0 +1,221 @@
+"""The command line: exit codes, one line for every mistake, and a whole small run of each model."""
+
+import errno
+import json
+import subprocess
+import sys
+
+import jax
+import jax.numpy as jnp
+import pytest
+import yaml
+
+from train.__main__ import explain, main
+
+RUN = {
+    "model": {
+        "preset": "bert_tiny",
+        "hidden_size": 16,
+        "num_heads": 2,
+        "mlp_size": 32,
+        "max_positions": 32,
+        "hidden_dropout": 0.0,
+        "attention_dropout": 0.0,
+    },
+    "tokenizer": {"vocab_size": 200},
+    "data": {"eval_fraction": 0.1, "sequence_length": 32, "workers": 1},
+    "optimizer": {"learning_rate": 0.003, "warmup_steps": 2},
+    "train": {"steps": 4, "batch_size": 8, "log_every": 2, "eval_every": 2, "eval_examples": 20},
+    "checkpoint": {"every": 2, "keep": 1},
+    "parallel": {"strategy": "jit"},
+}
+
+
+@pytest.fixture(scope="module")
+def config_file(corpus_file, tmp_path_factory):
+    """A small BERT run's file; `out` and everything else by overrides."""
+    folder = tmp_path_factory.mktemp("run")
+    values = {**RUN, "out": str(folder / "bert")}
+    values["data"] = {**RUN["data"], "train": str(corpus_file), "store": str(folder / "bert_store")}
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def bert_run(config_file):
+    """A finished BERT run's folder."""
+    assert main(["pretrain", str(config_file)]) == 0
+    return config_file.parent / "bert"
+
+
+@pytest.fixture(scope="module")
+def gpt_run(config_file):
+    """A finished GPT-1 run's folder."""
+    folder = config_file.parent / "gpt"
+    overrides = ["model.preset=gpt1", "model.num_layers=2", f"out={folder}", f"data.store={folder}_store"]
+    assert main(["pretrain", str(config_file), *overrides]) == 0
+    return folder
+
+
+def fails(capsys, *arguments: str) -> str:
+    """The one line on stderr of a command that must exit with 2."""
+    capsys.readouterr()
+    assert main([str(argument) for argument in arguments]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+def test_a_bert_run_leaves_what_is_promised(bert_run):
+    assert {"config.yaml", "tokenizer.json", "metrics.jsonl", "checkpoints", "curves.png"} <= {
+        path.name for path in bert_run.iterdir()
+    }
+    rows = [json.loads(line) for line in (bert_run / "metrics.jsonl").read_text().splitlines()]
+    assert [(row["step"], row["split"]) for row in rows] == [(2, "train"), (2, "eval"), (4, "train"), (4, "eval")]
+    assert {"loss", "mlm_loss", "nsp_loss", "learning_rate", "grad_norm", "tokens_per_second"} <= set(rows[0])
+    assert {"loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy", "nsp_balanced_accuracy"} <= set(rows[1])
+    for row in rows:
+        assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"])
+
+
+def test_a_gpt_run_tells_perplexity_and_bits_per_byte_and_writes_a_line(gpt_run, capsys):
+    row = [json.loads(line) for line in (gpt_run / "metrics.jsonl").read_text().splitlines()][-1]
+    assert row["perplexity"] == pytest.approx(2.718281828 ** row["lm_loss"])
+    assert row["bits_per_byte"] > 0
+    assert main(["report", str(gpt_run)]) == 0
+    assert "bits per byte" in capsys.readouterr().out
+
+
+def test_a_finished_run_says_so(bert_run, config_file, capsys):
+    before = (bert_run / "metrics.jsonl").read_text()
+    assert main(["pretrain", str(config_file)]) == 0
+    assert "finished" in capsys.readouterr().out
+    assert (bert_run / "metrics.jsonl").read_text() == before
+
+
+def test_trying_a_bert(bert_run, capsys):
+    assert main(["fill-mask", str(bert_run), "a b [MASK] c"]) == 0
+    assert capsys.readouterr().out.count("[MASK]:") == 1
+    assert main(["predict", str(bert_run), "--text", "a b", "--pair", "c d"]) == 0
+    assert "follows the first: 0." in capsys.readouterr().out
+
+
+def test_trying_a_gpt(gpt_run, capsys):
+    arguments = ["generate", str(gpt_run), "--prompt", "abc", "--max-new-tokens", "4"]
+    assert main(arguments) == 0
+    first = capsys.readouterr().out
+    assert first.startswith("a")
+    assert main(arguments) == 0
+    assert capsys.readouterr().out == first
+
+
+def test_the_wrong_verb_is_told_the_right_one(bert_run, gpt_run, capsys):
+    assert "use fill-mask" in fails(capsys, "generate", bert_run, "--prompt", "a")
+    assert "use generate" in fails(capsys, "fill-mask", gpt_run, "a [MASK]")
+    assert "use generate" in fails(capsys, "predict", gpt_run, "--text", "a", "--pair", "b")
+
+
+def test_continued_pretraining_takes_weights_and_tokenizer(bert_run, config_file, tmp_path, capsys):
+    import numpy as np
+
+    from train.runs import load_run
+
+    overrides = [f"model.init_from={bert_run}", f"out={tmp_path}", f"data.store={tmp_path}/store"]
+    overrides += ["optimizer.learning_rate=0", "model.preset=null", "train.steps=1"]
+    assert main(["pretrain", str(config_file), *overrides]) == 0
+    old, new = load_run(bert_run), load_run(tmp_path)
+    assert new.tokenizer.to_str() == old.tokenizer.to_str()
+    assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), old.params, new.params)))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train.stepz=3"], "unknown key train.stepz; did you mean train.steps"),
+        (["train.steps=many"], "train.steps"),
+        (["model.preset=bert_huge"], "'bert_huge' is unknown"),
+        (["model.num_heads=3"], "not divisible by model.num_heads 3"),
+        (["data.sequence_length=64"], "over model.max_positions 32"),
+        (["model.vocab_size=50"], "beyond the vocabulary"),
+        (["train.batch_size=7", "train.accumulate=2"], "train.batch_size 7 is not divisible"),
+        (["data.train=nowhere.txt"], "nowhere.txt: no such file"),
+        (["optimizer.name=sgd"], "choose one of adamw, lamb"),
+        (["model.init_from=nowhere"], "nowhere: not a run folder"),
+        (["tokenizer.path=nowhere"], "nowhere: no tokenizer.json"),
+        (["data.train=[1,2]"], "must be a path or a list of paths"),
+        (["parallel.strategy=mesh", "parallel.data=9"], "there are 8 devices"),
+        (["steps"], "overrides look like dotted.key=value"),
+        (["train.dtype=float16"], "choose one of float32, bfloat16"),
+    ],
+)
+def test_a_mistake_is_one_line_and_writes_nothing(overrides, expected, config_file, tmp_path, capsys):
+    line = fails(capsys, "pretrain", config_file, f"out={tmp_path}/out", f"data.store={tmp_path}/store", *overrides)
+    assert expected in line
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_missing_files_and_arguments_are_one_line(capsys, tmp_path):
+    assert "none.yaml: no such file" in fails(capsys, "pretrain", tmp_path / "none.yaml")
+    assert "not a run folder" in fails(capsys, "fill-mask", tmp_path, "[MASK]")
+    assert "no metrics.jsonl" in fails(capsys, "report", tmp_path)
+    assert "invalid choice: 'pretrian'" in fails(capsys, "pretrian")
+    assert "--prompt" in fails(capsys, "generate", tmp_path)
+    (tmp_path / "bad.yaml").write_text("train: [", encoding="utf-8")
+    assert "bad.yaml: not YAML" in fails(capsys, "pretrain", tmp_path / "bad.yaml")
+
+
+def test_an_empty_corpus_leaves_no_store(config_file, tmp_path, capsys):
+    (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
+    overrides = [f"data.train={tmp_path}/empty.txt", f"out={tmp_path}/out", "data.store=null"]
+    assert "holds no text" in fails(capsys, "pretrain", config_file, *overrides)
+    assert not list((tmp_path / "out").glob("*"))
+    assert not list((tmp_path / "out").glob(".*"))
+
+
+def test_the_folder_of_another_configuration_is_refused(bert_run, config_file, capsys):
+    line = fails(capsys, "pretrain", config_file, "optimizer.learning_rate=0.1", "seed=3", "train.log_every=1")
+    assert "optimizer.learning_rate (0.003 -> 0.1), seed (0 -> 3)" in line
+    assert "log_every" not in line
+
+
+def test_a_text_without_mask_is_refused(bert_run, capsys):
+    assert "has no [MASK]" in fails(capsys, "fill-mask", bert_run, "no mask here")
+
+
+def test_a_diverging_run_exits_with_1_and_keeps_its_checkpoint(bert_run, config_file, tmp_path, capsys):
+    store = config_file.parent / "bert_store"
+    overrides = [f"out={tmp_path}", f"data.store={store}", "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"]
+    overrides += ["optimizer.schedule=constant", "checkpoint.every=1", "train.steps=20", "train.log_every=20"]
+    assert main(["pretrain", str(config_file), *overrides]) == 1
+    error = capsys.readouterr().err
+    assert error.startswith("error: step ")
+
+    step = int(error.split()[2].rstrip(":"))
+    kept = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
+    assert kept
+    assert max(kept) < step
+
+
+def test_memory_and_disk_faults_are_told_with_what_to_do(capsys):
+    with pytest.raises(Exception, match=r"(?i)memory|exhausted") as caught:
+        jnp.zeros(1 << 50).block_until_ready()
+    assert explain(caught.value) == 2
+    assert "lower train.batch_size or raise train.accumulate" in capsys.readouterr().err
+    assert explain(OSError(errno.ENOSPC, "No space left on device", "tokens.bin")) == 2
+    assert "disk full" in capsys.readouterr().err
+    assert explain(PermissionError(errno.EACCES, "Permission denied", "runs")) == 2
+    assert "Permission denied" in capsys.readouterr().err
+
+
+def test_a_fault_of_the_program_shows_its_traceback(capsys):
+    assert explain(KeyError("oops")) == 1
+    assert "KeyError" in capsys.readouterr().err
+
+
+def test_help_and_a_wrong_key_answer_without_loading_jax(config_file):
+    code = "import sys, train.__main__ as m; code = m.main(sys.argv[1:]); print(code, 'jax' in sys.modules)"
+    command = [sys.executable, "-c", code, "pretrain", str(config_file), "train.stepz=1"]
+    result = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert result.stdout.strip() == "2 False"
+    assert subprocess.run([sys.executable, "-m", "train", "--help"], capture_output=True, check=True).stdout

@@ -1,0 +1,100 @@
+"""ModelConfig and the presets: sizes, constants and refusals."""
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import bertgpt
+from bertgpt import presets
+
+IDS = jax.ShapeDtypeStruct((1, 8), jnp.int32)
+SIZES = {"hidden_size": 8, "num_layers": 1, "num_heads": 2, "mlp_size": 8, "vocab_size": 8}
+
+
+def count(model) -> int:
+    """Parameters of a model, none of them allocated."""
+    shapes = jax.eval_shape(model.init, jax.random.key(0), IDS)
+    return sum(leaf.size for leaf in jax.tree.leaves(shapes))
+
+
+@pytest.mark.parametrize(
+    ("preset", "parameters"),
+    [
+        ("bert_tiny", 4_385_920),
+        ("bert_mini", 11_170_560),
+        ("bert_small", 28_763_648),
+        ("bert_medium", 41_373_184),
+        ("bert_base", 109_482_240),
+        ("bert_large", 335_141_888),
+    ],
+)
+def test_encoder_with_pooler_has_the_published_size(preset, parameters):
+    assert count(bertgpt.BertModel(presets.get(preset))) == parameters
+
+
+@pytest.mark.parametrize(("preset", "parameters"), [("bert_base", 110_106_428), ("bert_large", 336_226_108)])
+def test_bert_with_both_heads_has_the_published_size(preset, parameters):
+    assert count(bertgpt.BertForPreTraining(presets.get(preset))) == parameters
+
+
+@pytest.mark.parametrize(("preset", "parameters"), [("gpt1", 116_534_784), ("gpt1_762", 96_665_988)])
+def test_gpt1_has_the_published_size(preset, parameters):
+    assert count(bertgpt.OpenAIGPTLMHeadModel(presets.get(preset))) == parameters
+
+
+def test_every_preset_is_counted_above():
+    sizes = ("tiny", "mini", "small", "medium", "base", "large")
+    assert set(presets.ALL) == {*(f"bert_{size}" for size in sizes), "gpt1", "gpt1_762"}
+
+
+@pytest.mark.parametrize(("preset", "heads"), [("bert_tiny", 2), ("bert_base", 12), ("bert_large", 16), ("gpt1", 12)])
+def test_heads_of_released_models_are_64_wide(preset, heads):
+    config = presets.get(preset)
+    assert (config.num_heads, config.hidden_size // config.num_heads) == (heads, 64)
+
+
+def test_gpt1_762_has_six_heads_since_twelve_do_not_divide_it():
+    assert presets.gpt1_762().num_heads == 6
+
+
+def test_constants_of_bert():
+    config = presets.bert_base()
+    assert (config.activation, config.layer_norm_eps, config.initializer_range) == ("gelu_erf", 1e-12, 0.02)
+    assert (config.hidden_dropout, config.attention_dropout, config.causal) == (0.1, 0.1, False)
+
+
+def test_constants_of_gpt1():
+    config = presets.gpt1()
+    assert (config.activation, config.layer_norm_eps, config.initializer_range) == ("gelu_tanh", 1e-5, 0.02)
+    assert (config.hidden_dropout, config.attention_dropout, config.causal) == (0.1, 0.1, True)
+
+
+def test_a_preset_takes_any_field():
+    config = presets.get("gpt1_762", num_layers=3, num_heads=2)
+    assert (config.hidden_size, config.num_layers, config.num_heads) == (762, 3, 2)
+
+
+@pytest.mark.parametrize(
+    ("change", "key"),
+    [
+        ({"num_heads": 3}, "model.num_heads"),
+        ({"activation": "gelu"}, "model.activation"),
+        ({"architecture": "t5"}, "model.architecture"),
+        ({"hidden_dropout": 1.0}, "model.hidden_dropout"),
+        ({"attention_dropout": -0.1}, "model.attention_dropout"),
+        ({"num_layers": 0}, "model.num_layers"),
+        ({"vocab_size": 0}, "model.vocab_size"),
+    ],
+)
+def test_an_impossible_value_is_refused_by_its_key(change, key):
+    with pytest.raises(bertgpt.InputError, match=key):
+        bertgpt.ModelConfig(**({"architecture": "bert"} | SIZES | change))
+
+
+def test_dropout_zero_is_allowed():
+    assert bertgpt.ModelConfig("gpt", **SIZES, hidden_dropout=0.0, attention_dropout=0.0).hidden_dropout == 0
+
+
+def test_an_unknown_preset_is_refused_by_name():
+    with pytest.raises(bertgpt.InputError, match="model.preset 'bert_huge'"):
+        presets.get("bert_huge")

@@ -1,0 +1,252 @@
+"""One step gives one update, however the batch is split: by jit, pmap, a mesh or accumulation."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+from conftest import TINY
+
+import bertgpt
+from bertgpt.losses import SumWeight
+from train import parallel, step
+from train.config import ParallelSection
+from train.state import create_state
+
+MASKED = np.array(
+    [0, 1, 4, 2, 0, 3, 4, 1]
+)  # counted positions of each of 8 rows: of a device, or of a micro-batch, none
+CLOSE = {"rtol": 1e-5, "atol": 1e-6}
+STRATEGIES = {
+    "jit": (parallel.Jit, 1),
+    "jit, accumulated": (parallel.Jit, 4),
+    "pmap over 2, accumulated": (lambda: parallel.Pmap(jax.devices()[:2]), 2),
+    "pmap over 8": (lambda: parallel.Pmap(jax.devices()), 1),
+    "mesh over 8": (lambda: parallel.make_strategy(ParallelSection("mesh")), 1),
+}
+
+
+def keep_gradient() -> optax.GradientTransformation:
+    """Passes the gradient on and keeps it as its state, so that one compiled step shows both gradient and update."""
+    return optax.GradientTransformation(
+        lambda params: jax.tree.map(jnp.zeros_like, params), lambda grads, state, params=None: (grads, grads)
+    )
+
+
+OPTIMIZER = optax.chain(keep_gradient(), optax.adamw(1e-2))
+
+
+def make_task(architecture, dropout=0.0, dtype=jnp.float32):
+    sizes = TINY | {"num_layers": 1, "hidden_dropout": dropout, "attention_dropout": dropout}
+    if architecture == "bert":
+        return step.bert_task(bertgpt.BertForPreTraining(bertgpt.presets.bert_tiny(**sizes), dtype=dtype))
+    return step.gpt_task(bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**sizes), dtype=dtype))
+
+
+def make_batch(architecture):
+    """8 rows, of unequally many counted positions and, for BERT, of unequal lengths."""
+    rng = np.random.default_rng(0)
+    ids = rng.integers(0, 64, (8, 13)).astype(np.int32)
+    if architecture == "gpt":
+        mask = (np.arange(12) < 3 * MASKED[:, None]).astype(np.int32)
+        return {"input_ids": ids[:, :-1], "labels": ids[:, 1:], "loss_mask": mask}
+    return {
+        "input_ids": ids[:, :-1],
+        "attention_mask": (np.arange(12) < np.array([12, 9, 12, 6, 12, 8, 12, 5])[:, None]).astype(np.int32),
+        "token_type_ids": np.repeat([[0] * 3 + [1] * 9], 8, axis=0).astype(np.int32),
+        "masked_positions": np.repeat([[1, 2, 3, 4]], 8, axis=0).astype(np.int32),
+        "labels": rng.integers(0, 64, (8, 4)).astype(np.int32),
+        "loss_mask": (np.arange(4) < MASKED[:, None]).astype(np.int32),
+        "next_sentence_label": np.array([0, 1, 1, 0, 1, 0, 0, 1], np.int32),
+        "nsp_loss_mask": np.array([0, 1, 1, 1, 0, 1, 0, 1], np.int32),
+    }
+
+
+def follow(strategy, accumulate, task, batch, steps):
+    """The metrics of each step from seed 0 on, and the first gradient."""
+    bound = functools.partial(step.train_step, task=task, optimizer=OPTIMIZER, accumulate=accumulate)
+    train, _ = parallel.compile_steps(strategy, bound, lambda axis: None)
+    state, path = strategy.put_state(create_state(task.model, OPTIMIZER, seed=0)), []
+    for n in range(steps):
+        state, metrics = train(state, strategy.put_batch(batch))
+        path.append({name: strategy.scalar(value) for name, value in metrics.items()})
+        if n == 0:
+            gradient = jax.device_get(strategy.saved(state).opt_state[0])
+    assert strategy.saved(state).step == steps
+    return path, gradient
+
+
+@pytest.fixture(scope="module", autouse=True)
+def quick_compilation():
+    """Half the time: most of this module is compilation."""
+    jax.config.update("jax_disable_most_optimizations", True)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
+@pytest.fixture(scope="module", params=["bert", "gpt"])
+def case(request):
+    """A task without dropout, its batch, and the global mean losses and their gradient by their definition."""
+    task, batch = make_task(request.param), make_batch(request.param)
+
+    def loss(params):
+        output = task.model.apply({"params": params}, **{name: batch[name] for name in task.inputs})
+        means = {name: value.mean() for name, value in task.losses(output, batch).items()}
+        return sum(means.values()), means
+
+    params = create_state(task.model, OPTIMIZER, seed=0).params
+    gradient, means = jax.jit(jax.grad(loss, has_aux=True))(params)
+    return task, batch, gradient, means
+
+
+@pytest.fixture(scope="module")
+def plain(case):
+    """10 steps of plain jit."""
+    task, batch, *_ = case
+    return follow(parallel.Jit(), 1, task, batch, 10)
+
+
+@pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "jit"])
+def test_the_gradient_and_ten_losses_are_those_of_one_device(case, plain, name):
+    task, batch, expected, _ = case
+    make, accumulate = STRATEGIES[name]
+    path, gradient = follow(make(), accumulate, task, batch, 10)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), gradient, expected)
+    for metrics, reference in zip(path, plain[0], strict=True):
+        assert metrics.keys() == reference.keys()
+        for key, value in metrics.items():
+            np.testing.assert_allclose(value, reference[key], **CLOSE, err_msg=key)
+
+
+def test_the_gradient_of_one_device_is_the_mean_losses_gradient(case, plain):
+    _, _, expected, means = case
+    path, gradient = plain
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), gradient, expected)
+    for name, mean in means.items():
+        np.testing.assert_allclose(path[0][name], mean, **CLOSE)
+    np.testing.assert_allclose(path[0]["loss"], sum(means.values()), **CLOSE)
+    np.testing.assert_allclose(path[0]["grad_norm"], optax.tree.norm(expected), **CLOSE)
+    assert path[9]["loss"] < path[0]["loss"] - 0.1
+
+
+def test_a_mean_of_device_means_would_be_another_gradient(case):
+    task, batch, expected, _ = case
+    state = create_state(task.model, OPTIMIZER, seed=0)
+    gradients = jax.jit(lambda batch: step.gradients(state, batch, task=task)[0])
+    rows = [gradients({name: value[row : row + 1] for name, value in batch.items()}) for row in range(8)]
+    of_means = jax.tree.map(lambda *parts: np.mean(parts, axis=0), *rows)
+    differences = jax.tree.map(lambda a, b: abs(a - b).max(), of_means, expected)
+    assert max(jax.tree.leaves(differences)) > 1e-2
+
+
+@pytest.mark.parametrize("name", ["jit", "pmap over 8", "mesh over 8"])
+def test_evaluation_sums_are_those_of_the_whole_batch(case, name):
+    task, batch, _, means = case
+    strategy = STRATEGIES[name][0]()
+    _, evaluate = parallel.compile_steps(
+        strategy, lambda state, axis: None, functools.partial(step.eval_step, task=task)
+    )
+    params = strategy.put_state(create_state(task.model, OPTIMIZER, seed=0)).params
+    sums = evaluate(params, strategy.put_batch(batch))
+    sums = {key: SumWeight(*map(strategy.scalar, value)) for key, value in sums.items()}
+    counted = {"mlm_loss": 15, "mlm_accuracy": 15, "nsp_loss": 5, "nsp_accuracy": 5}
+    counted |= {"nsp_recall_is_next": 2, "nsp_recall_not_next": 3, "lm_loss": 45, "lm_accuracy": 45}
+    for key, value in sums.items():
+        assert value.weight == counted[key]
+    for key, mean in means.items():
+        np.testing.assert_allclose(sums[key].mean(), mean, **CLOSE)
+
+
+def test_jit_and_mesh_agree_under_dropout():
+    task, batch = make_task("gpt", dropout=0.1), make_batch("gpt")
+    paths = [follow(STRATEGIES[name][0](), 1, task, batch, 3)[0] for name in ("jit", "mesh over 8")]
+    np.testing.assert_allclose(*([metrics["loss"] for metrics in path] for path in paths), rtol=1e-5)
+
+
+@pytest.mark.parametrize("split", ["devices", "micro-batches"])
+def test_every_device_and_micro_batch_drops_by_a_key_of_its_own(split):
+    # Two equal rows, one a part: part n must see dropout by the step's key with n folded in.
+    task = make_task("gpt", dropout=0.1)
+    row = {name: value[2:3] for name, value in make_batch("gpt").items()}
+    both = {name: np.repeat(value, 2, axis=0) for name, value in row.items()}
+    strategy = parallel.Pmap(jax.devices()[:2]) if split == "devices" else parallel.Jit()
+    accumulate = 1 if split == "devices" else 2
+    state = create_state(task.model, OPTIMIZER, seed=0)
+
+    @jax.jit
+    def part(n):
+        output = step.apply(task, state.params, row, jax.random.fold_in(step.step_key(state), n))
+        return task.losses(output, row)["lm_loss"].mean()
+
+    bound = functools.partial(step.gradients, task=task, accumulate=accumulate, axis=strategy.axis)
+    _, sums = strategy.compile_eval(bound)(strategy.put_state(state), strategy.put_batch(both))
+    assert abs(part(0) - part(1)) > 1e-3
+    np.testing.assert_allclose(strategy.scalar(sums["lm_loss"].sum), (part(0) + part(1)) / 2, rtol=1e-5)
+
+
+def test_every_step_has_a_key_of_its_own():
+    state = create_state(make_task("gpt").model, OPTIMIZER, seed=0)
+    first, second = (jax.random.key_data(step.step_key(state.replace(step=jnp.int32(n)))) for n in (0, 1))
+    assert (first != second).any()
+
+
+def test_bfloat16_trains_float32_parameters():
+    task, batch = make_task("gpt", dtype=jnp.bfloat16), make_batch("gpt")
+    state = create_state(task.model, OPTIMIZER, seed=0)
+    state, metrics = jax.jit(lambda state: step.train_step(state, batch, task=task, optimizer=OPTIMIZER))(state)
+    leaves = jax.tree.leaves((state.params, state.opt_state[0]))  # parameters and gradient
+    assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
+    np.testing.assert_allclose(metrics["loss"], 4.16, atol=0.1)  # log 64
+
+
+def test_share_masks_makes_every_mask_add_up_to_one_or_stay_zero():
+    batch = {"loss_mask": jnp.array([[1, 0], [1, 2]]), "nsp_loss_mask": jnp.zeros(2), "labels": jnp.array([3, 4])}
+    shared = step.share_masks(batch)
+    np.testing.assert_allclose(shared["loss_mask"], [[0.25, 0], [0.25, 0.5]])
+    np.testing.assert_array_equal(shared["nsp_loss_mask"], [0, 0])
+    np.testing.assert_array_equal(shared["labels"], [3, 4])
+
+
+def test_micro_batches_take_rows_in_turn_so_that_a_mesh_moves_none():
+    parts = step.split_batch(jnp.arange(6).reshape(6, 1), 2)
+    np.testing.assert_array_equal(parts[:, :, 0], [[0, 2, 4], [1, 3, 5]])
+
+
+@pytest.mark.parametrize(
+    ("section", "name", "devices"),
+    [
+        (ParallelSection(), "pmap", 8),
+        (ParallelSection(data=2), "pmap", 2),
+        (ParallelSection(data=1), "jit", 1),
+        (ParallelSection("mesh", 4), "mesh", 4),
+        (ParallelSection("jit"), "jit", 1),
+    ],
+)
+def test_strategy_is_chosen_by_name_and_devices(section, name, devices):
+    strategy = parallel.make_strategy(section)
+    assert (strategy.name, strategy.devices) == (name, devices)
+
+
+@pytest.mark.parametrize("count", [9, 0])
+def test_a_number_of_devices_that_are_not_there_is_refused(count):
+    with pytest.raises(bertgpt.InputError, match=f"parallel.data is {count}, but there are 8 devices"):
+        parallel.make_strategy(ParallelSection(data=count))
+
+
+def test_several_processes_take_a_mesh_and_refuse_pmap(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    assert parallel.make_strategy(ParallelSection()).name == "mesh"
+    with pytest.raises(bertgpt.InputError, match="parallel.strategy pmap runs in one process"):
+        parallel.make_strategy(ParallelSection("pmap"))
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(12, 1), (8, 2)])
+def test_a_batch_that_devices_and_micro_batches_do_not_divide_is_refused(batch_size, accumulate):
+    with pytest.raises(bertgpt.InputError, match=f"train.batch_size {batch_size}"):
+        parallel.check_batch(batch_size, accumulate, parallel.Pmap(jax.devices()))
+
+
+def test_a_batch_that_devices_and_micro_batches_divide_is_accepted():
+    parallel.check_batch(16, 2, parallel.Pmap(jax.devices()))

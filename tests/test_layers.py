@@ -1,0 +1,234 @@
+"""The shared block against plain NumPy, and what attention must not see."""
+
+import dataclasses
+import math
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bertgpt import ModelConfig, layers
+
+CONFIG = ModelConfig("bert", vocab_size=64, hidden_size=16, num_layers=1, num_heads=2, mlp_size=32)
+SURE = 0.9999999  # a dropout that drops everything
+QUERY, KEY, VALUE = np.random.default_rng(0).normal(size=(3, 2, 6, 2, 8)).astype(np.float32)  # [B T H W]
+ATTENTION_MASK = np.array([[1, 1, 1, 1, 1, 0], [1, 1, 1, 1, 1, 1]])
+PACK_IDS = np.array([[0, 0, 1, 1, 1, 1], [3, 3, 3, 3, 5, 5]])
+
+
+def attend_by_loops(query, key, value, mask):
+    """Attention of every row, head and query by itself; mask [B T S]."""
+    mixed = np.zeros_like(query)
+    for b, t, h in np.ndindex(*query.shape[:3]):
+        scores = key[b, :, h] @ query[b, t, h] / math.sqrt(query.shape[-1])
+        weights = np.where(mask[b, t], np.exp(scores), 0)
+        mixed[b, t, h] = weights @ value[b, :, h] / weights.sum()
+    return mixed
+
+
+@pytest.fixture(scope="module")
+def x():
+    return np.random.default_rng(1).normal(size=(2, 6, 16)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def params(x):
+    """A block's parameters, biases and gains moved from their zeros and ones."""
+    params = layers.Block(CONFIG, causal=False).init(jax.random.key(0), x)["params"]
+    rng = np.random.default_rng(2)
+    return jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.3, leaf.shape).astype(np.float32), params)
+
+
+@pytest.fixture(scope="module")
+def block(params):
+    """(x, attention_mask, pack_ids) -> the block's output, by whether it is causal."""
+    modules = {causal: layers.Block(CONFIG, causal=causal) for causal in (False, True)}
+    compiled = {
+        causal: jax.jit(lambda *inputs, module=module: module.apply({"params": params}, *inputs))
+        for causal, module in modules.items()
+    }
+    return lambda causal, *inputs: np.asarray(compiled[causal](*inputs))
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("attention_mask", [None, ATTENTION_MASK])
+@pytest.mark.parametrize("pack_ids", [None, PACK_IDS])
+def test_attend_is_attention_by_plain_loops(causal, attention_mask, pack_ids):
+    allowed = np.ones((2, 6, 6), bool)
+    allowed &= np.tril(allowed) if causal else True
+    allowed &= attention_mask[:, None, :] == 1 if attention_mask is not None else True
+    allowed &= pack_ids[:, :, None] == pack_ids[:, None, :] if pack_ids is not None else True
+    seen = allowed.any(-1)  # padding in a packed, causal row may see nobody
+    got = layers.attend(QUERY, KEY, VALUE, causal=causal, attention_mask=attention_mask, pack_ids=pack_ids)
+    expected = attend_by_loops(QUERY, KEY, VALUE, allowed | ~seen[..., None])
+    np.testing.assert_allclose(np.asarray(got)[seen], expected[seen], rtol=1e-5, atol=1e-6)
+
+
+def test_scores_are_divided_by_the_root_of_the_head_width():
+    # W = 4: query . key = 2 log 3, over sqrt 4 is log 3: probabilities 1/4 and 3/4.
+    key = np.stack([np.zeros(4), np.full(4, math.log(3) / 2)])[None, :, None].astype(np.float32)
+    value = np.array([[0, 0, 0, 0], [4, 8, 0, 1]], np.float32)[None, :, None]
+    mixed = layers.attend(np.ones((1, 2, 1, 4), np.float32), key, value, causal=False)
+    np.testing.assert_allclose(mixed[0, 0, 0], [3, 6, 0, 0.75], rtol=1e-6)
+
+
+def test_softmax_is_float32_under_bfloat16():
+    # The scores differ by 1 / sqrt 2 at 180, where bfloat16 counts in ones: it would give 0 or 0.73, not 0.67.
+    query = jnp.ones((1, 2, 1, 2), jnp.bfloat16)
+    key = jnp.array([[256, 0], [256, 1]], jnp.bfloat16)[None, :, None]
+    value = jnp.array([[0, 0], [1, 1]], jnp.bfloat16)[None, :, None]
+    mixed = layers.attend(query, key, value, causal=False)
+    assert mixed.dtype == jnp.bfloat16
+    np.testing.assert_allclose(mixed.astype(jnp.float32), np.full((1, 2, 1, 2), 0.6697615), rtol=4e-3)
+
+
+@given(st.integers(1, 5), st.integers(0, 2**31))
+def test_causal_output_does_not_change_with_later_tokens(block, x, cut, seed):
+    changed = x.copy()
+    changed[:, cut:] = np.random.default_rng(seed).normal(size=changed[:, cut:].shape)
+    before, after = block(True, x), block(True, changed)
+    np.testing.assert_array_equal(before[:, :cut], after[:, :cut])
+    assert abs(before[:, cut:] - after[:, cut:]).max() > 1e-3
+
+
+def test_without_causal_earlier_outputs_see_later_tokens(block, x):
+    changed = x.copy()
+    changed[:, -1] += 1
+    assert (abs(block(False, x) - block(False, changed))[:, 0] > 1e-5).any()
+
+
+def test_a_padded_row_is_the_shorter_row_at_real_positions(block, x):
+    padded = block(False, x, np.array([[1, 1, 1, 1, 0, 0]] * 2))
+    np.testing.assert_allclose(padded[:, :4], block(False, x[:, :4]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_a_packed_row_is_its_examples_apart(block, x, causal):
+    packed = block(causal, x, None, np.array([[0, 0, 1, 1, 1, 1]] * 2))
+    np.testing.assert_allclose(packed[:, :2], block(causal, x[:, :2]), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(packed[:, 2:], block(causal, x[:, 2:]), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+def test_block_is_post_layer_norm(block, params, x, causal):
+    def linear(p, x):
+        return x @ p["kernel"] + p["bias"]
+
+    def norm(p, x):
+        centred = x - x.mean(-1, keepdims=True)
+        return centred / np.sqrt((centred**2).mean(-1, keepdims=True) + 1e-12) * p["scale"] + p["bias"]
+
+    params = jax.tree.map(lambda leaf: np.asarray(leaf, np.float64), params)
+    attention, feed_forward = params["attention"], params["feed_forward"]
+    heads = [linear(attention[name], x).reshape(2, 6, 2, 8) for name in ("query", "key", "value")]
+    mixed = attend_by_loops(*heads, np.tril(np.ones((2, 6, 6))) if causal else np.ones((2, 6, 6)))
+    y = norm(params["attention_norm"], x + linear(attention["out"], mixed.reshape(2, 6, 16)))
+    up = linear(feed_forward["up"], y)
+    hidden = up * (1 + np.vectorize(math.erf)(up / math.sqrt(2))) / 2
+    y = norm(params["feed_forward_norm"], y + linear(feed_forward["down"], hidden))
+    np.testing.assert_allclose(block(causal, x), y, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("eps", "expected"), [(1e-12, 1.0), (1e-5, 0.3015113)])
+def test_layer_norm_adds_the_configured_eps_to_the_variance(eps, expected):
+    norm = layers.layer_norm(dataclasses.replace(CONFIG, layer_norm_eps=eps), jnp.float32, "norm")
+    x = jnp.array([[1e-3, -1e-3]])  # variance 1e-6
+    np.testing.assert_allclose(norm.init_with_output(jax.random.key(0), x)[0], [[expected, -expected]], rtol=1e-5)
+
+
+def test_layer_norm_keeps_its_precision_far_from_zero():
+    # E[x^2] - E[x]^2 at 10,000 is off by several units; the variance is 1.25.
+    norm = layers.layer_norm(CONFIG, jnp.float32, "norm")
+    got, _ = norm.init_with_output(jax.random.key(0), jnp.array([[10000.0, 10001.0, 10002.0, 10003.0]]))
+    np.testing.assert_allclose(got, [[-1.3416408, -0.4472136, 0.4472136, 1.3416408]], rtol=1e-5)
+
+
+def test_layer_norm_statistics_are_float32_under_bfloat16():
+    # The mean 257 is no bfloat16 number.
+    norm = layers.layer_norm(CONFIG, jnp.bfloat16, "norm")
+    got, _ = norm.init_with_output(jax.random.key(0), jnp.array([[256, 258]], jnp.bfloat16))
+    np.testing.assert_array_equal(got.astype(jnp.float32), [[-1, 1]])
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"),
+    [
+        ("gelu_erf", [-0.04550026, -0.15865525, 0, 0.84134475, 1.95449974]),
+        ("gelu_tanh", [-0.04540231, -0.15880801, 0, 0.84119199, 1.95459769]),
+        ("relu", [0, 0, 0, 1, 2]),
+    ],
+)
+def test_activations_have_their_own_values(name, expected):
+    np.testing.assert_allclose(
+        layers.ACTIVATIONS[name](jnp.array([-2.0, -1.0, 0.0, 1.0, 2.0])), expected, rtol=1e-6, atol=2e-7
+    )
+
+
+def test_feed_forward_follows_the_configured_activation(params, x):
+    by_name = [
+        layers.FeedForward(dataclasses.replace(CONFIG, activation=name)).apply({"params": params["feed_forward"]}, x)
+        for name in ("gelu_erf", "gelu_tanh")
+    ]
+    assert 1e-6 < abs(by_name[0] - by_name[1]).max() < 1e-2
+
+
+def test_dropout_is_off_by_default(params, x):
+    config = dataclasses.replace(CONFIG, hidden_dropout=0.5, attention_dropout=0.5)
+    got = layers.Block(config, causal=False).apply({"params": params}, x)
+    np.testing.assert_array_equal(got, layers.Block(CONFIG, causal=False).apply({"params": params}, x))
+
+
+@pytest.mark.parametrize("field", ["hidden_dropout", "attention_dropout"])
+def test_dropout_follows_the_key_when_asked_for(params, x, field):
+    config = dataclasses.replace(CONFIG, hidden_dropout=0.0, attention_dropout=0.0)
+    module = layers.Block(dataclasses.replace(config, **{field: 0.5}), causal=False)
+    first, again, other = (
+        module.apply({"params": params}, x, deterministic=False, rngs={"dropout": jax.random.key(seed)})
+        for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    assert abs(first - other).max() > 1e-2
+
+
+def test_hidden_dropout_falls_on_both_residual_branches_alone(params, x):
+    config = dataclasses.replace(CONFIG, hidden_dropout=SURE, attention_dropout=0.0)
+    got = layers.Block(config, causal=False).apply(
+        {"params": params}, x, deterministic=False, rngs={"dropout": jax.random.key(0)}
+    )
+    norm = layers.layer_norm(CONFIG, jnp.float32, "norm")
+    expected = norm.apply({"params": params["attention_norm"]}, x)
+    expected = norm.apply({"params": params["feed_forward_norm"]}, expected)
+    np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-6)
+
+
+def test_attention_dropout_falls_on_the_probabilities():
+    # Of each query's 64 probabilities of 1/64, a random half is kept as 2/64.
+    ones = jnp.ones((1, 64, 1, 1))
+    dropout = nn.Dropout(0.5, deterministic=False)
+    mixed = nn.apply(lambda m: layers.attend(ones, ones, ones, causal=False, dropout=m), dropout)(
+        {}, rngs={"dropout": jax.random.key(0)}
+    )
+    kept = np.asarray(mixed).ravel() * 32
+    np.testing.assert_allclose(kept, kept.round(), atol=1e-4)
+    assert kept.std() > 1
+    np.testing.assert_allclose(kept.mean(), 32, atol=2)
+
+
+def test_stack_gives_every_blocks_output_in_turn(params, x):
+    config = dataclasses.replace(CONFIG, num_layers=2)
+    outputs = layers.Stack(config).apply({"params": {"block_0": params, "block_1": params}}, x)
+    block = layers.Block(config, causal=False)
+    assert len(outputs) == 2
+    np.testing.assert_allclose(outputs[0], block.apply({"params": params}, x), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs[1], block.apply({"params": params}, outputs[0]), rtol=1e-5, atol=1e-6)
+
+
+def test_tied_logits_are_float32_products_with_the_embeddings():
+    x, embedding = jnp.array([[[1.0, 2.0]]], jnp.bfloat16), jnp.array([[1.0, 0.0], [0.0, 1.0], [128.0, 0.5]])
+    logits = layers.tied_logits(x, embedding)
+    assert logits.dtype == jnp.float32
+    np.testing.assert_array_equal(logits, [[[1, 2, 129]]])

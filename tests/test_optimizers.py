@@ -1,0 +1,108 @@
+"""Schedules and optimizers against literal values, optax and Google's formula."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+from train import optimizers
+from train.config import OptimizerSection
+
+PARAMS = {"dense": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.5, -1.0])}}
+GRADS = [jax.tree.map(lambda x, n=n: jnp.sin(3.0 * x + n), PARAMS) for n in range(4)]
+OFF = {"clip_norm": 0.0, "learning_rate": 0.1, "schedule": "constant"}
+
+
+def follow(optimizer, grads=GRADS):
+    """The parameters after each gradient."""
+    params, state, path = PARAMS, optimizer.init(PARAMS), []
+    for grad in grads:
+        updates, state = optimizer.update(grad, state, params)
+        params = optax.apply_updates(params, updates)
+        path.append(params)
+    return path
+
+
+def assert_close(got, expected):
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), got, expected)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "rates"),
+    [
+        ("linear", [0, 1.8, 1.8, 1.1, 0.9, 0, 0]),  # decay counts from update 0: 2 x (1 - 10 / 100) after warm-up
+        ("cosine", [0, 1.8, 1.9510565, 1.1564345, 0.8435655, 0, 0]),
+        ("constant", [0, 1.8, 2, 2, 2, 2, 2]),
+    ],
+)
+def test_corner_points_of_the_schedule(schedule, rates):
+    section = OptimizerSection(learning_rate=2.0, warmup_steps=10, schedule=schedule)
+    rate = optimizers.make_schedule(section, 100)
+    np.testing.assert_allclose([rate(n) for n in (0, 9, 10, 45, 55, 100, 150)], rates, rtol=1e-5, atol=1e-6)
+
+
+def test_without_warmup_the_first_update_has_the_full_rate():
+    assert optimizers.make_schedule(OptimizerSection(learning_rate=2.0), 100)(0) == 2
+
+
+def test_the_schedule_is_followed_from_update_zero():
+    section = OptimizerSection(learning_rate=0.1, warmup_steps=2, clip_norm=0.0, schedule="constant")
+    first, second, *_ = follow(optimizers.make_optimizer(section, 10))
+    assert_close(first, PARAMS)
+    assert abs(second["dense"]["bias"] - PARAMS["dense"]["bias"]).max() > 0.01
+
+
+@pytest.mark.parametrize("model", ["tiny_bert", "tiny_gpt"])
+def test_only_kernels_and_embeddings_are_decayed(model, request):
+    model = request.getfixturevalue(model)
+    params = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"]
+    by_name: dict[str, set[bool]] = {}
+    for path, decayed in jax.tree_util.tree_leaves_with_path(optimizers.decay_mask(params)):
+        by_name.setdefault(path[-1].key, set()).add(decayed)
+    assert by_name == {"kernel": {True}, "embedding": {True}, "bias": {False}, "scale": {False}}
+
+
+def test_adamw_is_optax_adamw_with_a_decay_mask():
+    section = OptimizerSection(**OFF, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3)
+    mask = {"dense": {"kernel": True, "bias": False}}
+    reference = optax.adamw(0.1, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3, mask=mask)
+    assert_close(follow(optimizers.make_optimizer(section, 10)), follow(reference))
+
+
+def test_lamb_is_optax_lamb_with_a_decay_mask():
+    section = OptimizerSection(**OFF, name="lamb", b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3)
+    mask = {"dense": {"kernel": True, "bias": False}}
+    reference = optax.lamb(0.1, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3, mask=mask)
+    assert_close(follow(optimizers.make_optimizer(section, 10)), follow(reference))
+
+
+def test_uncorrected_adam_is_googles_formula():
+    section = OptimizerSection(**OFF, bias_correction=False, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3)
+    path = follow(optimizers.make_optimizer(section, 10), GRADS[:3])
+    for name, decay in {"kernel": 0.3, "bias": 0.0}.items():
+        param, m, v = np.asarray(PARAMS["dense"][name]), 0.0, 0.0
+        for grads, params in zip(GRADS, path, strict=False):
+            grad = np.asarray(grads["dense"][name])
+            m = 0.8 * m + 0.2 * grad
+            v = 0.95 * v + 0.05 * grad**2
+            param = param - 0.1 * (m / (np.sqrt(v) + 1e-3) + decay * param)
+            np.testing.assert_allclose(params["dense"][name], param, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("clip_norm", "scale", "expected"),
+    [
+        (1.0, 1.0, [-0.6 / 1.6, -0.8 / 1.8]),  # norm 5 over both leaves, clipped to 1
+        (1.0, 0.1, [-0.3 / 1.3, -0.4 / 1.4]),  # norm 0.5 stays
+        (0.0, 1.0, [-3 / 4, -4 / 5]),  # off
+    ],
+)
+def test_clipping_is_of_the_global_norm(clip_norm, scale, expected):
+    # With eps 1 the first update is -g / (|g| + 1), which shows the size of g.
+    section = OptimizerSection(learning_rate=1.0, schedule="constant", eps=1.0, weight_decay=0.0, clip_norm=clip_norm)
+    optimizer = optimizers.make_optimizer(section, 10)
+    params = {"kernel": jnp.zeros(1), "bias": jnp.zeros(1)}
+    grads = {"kernel": jnp.array([3.0 * scale]), "bias": jnp.array([4.0 * scale])}
+    updates, _ = optimizer.update(grads, optimizer.init(params), params)
+    np.testing.assert_allclose([updates["kernel"][0], updates["bias"][0]], expected, rtol=1e-5)

@@ -1,0 +1,76 @@
+"""Recipes load, the README's code runs, imports keep their order."""
+
+import contextlib
+import io
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from train import config as configs
+from train.__main__ import main
+
+ROOT = Path(__file__).parent.parent
+RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+TINY = ["hidden_size=16", "num_layers=1", "num_heads=2", "mlp_size=32"]
+
+
+@pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)
+def test_every_recipe_loads_and_says_how_to_run_it(recipe):
+    configs.load(str(recipe))
+    header = recipe.read_text(encoding="utf-8").split("model:")[0]
+    assert f"python -m train pretrain {recipe.relative_to(ROOT)}" in header
+    for word in ("Hardware:", "Time:", "Expected:"):
+        assert word in header
+
+
+def test_published_recipes_have_the_papers_hyperparameters():
+    def load(name):
+        return configs.load(str(ROOT / "configs" / f"{name}.yaml"))
+
+    for name, length in (("bert_base", 128), ("bert_base_512", 512), ("bert_large", 128)):
+        run = load(name)
+        optimizer = run.optimizer
+        assert (optimizer.learning_rate, optimizer.b1, optimizer.b2, optimizer.eps) == (1e-4, 0.9, 0.999, 1e-6)
+        assert (optimizer.weight_decay, optimizer.warmup_steps, optimizer.schedule) == (0.01, 10_000, "linear")
+        assert (run.train.batch_size, run.data.sequence_length, optimizer.bias_correction) == (256, length, False)
+    assert load("bert_base").train.steps == 900_000
+    assert load("bert_base_512").train.steps == 100_000
+    gpt = load("gpt1")
+    assert (gpt.optimizer.learning_rate, gpt.optimizer.warmup_steps, gpt.optimizer.schedule) == (2.5e-4, 2000, "cosine")
+    assert (gpt.train.batch_size, gpt.data.sequence_length) == (64, 512)
+
+
+@pytest.mark.parametrize("code", re.findall(r"```python\n(.*?)```", README, re.DOTALL))
+def test_the_readmes_python_runs(code):
+    with contextlib.redirect_stdout(io.StringIO()):
+        exec(compile(code, "README.md", "exec"), {})
+
+
+def test_the_readmes_commands_run(documents, tmp_path, monkeypatch):
+    """In order and as printed, but with models of a few numbers and a step or two."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "configs").symlink_to(ROOT / "configs")
+    (tmp_path / "text").mkdir()
+    (tmp_path / "text" / "text.txt").write_text("\n\n".join(documents), encoding="utf-8")
+    small = ["tokenizer.vocab_size=200", "train.steps=2", "train.batch_size=8", "train.eval_examples=8"]
+    small += ["train.accumulate=1", "data.eval_fraction=0.1", "data.workers=1", "parallel.strategy=jit"]
+    lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+    for line in lines:
+        program, *arguments = shlex.split(line)
+        if program == "make":
+            subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
+            continue
+        assert (program, *arguments[:2]) == (".venv/bin/python", "-m", "train")
+        if arguments[2] == "pretrain":
+            arguments += small + ([f"model.{size}" for size in TINY] if "model.init_from" not in line else [])
+        assert main(arguments[2:]) == 0, line
+
+
+def test_the_order_of_imports_holds():
+    result = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout

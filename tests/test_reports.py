@@ -1,0 +1,57 @@
+"""metrics.jsonl, the report and the picture."""
+
+import json
+
+import pytest
+
+from train.reports import Metrics, derived, has_nvidia, read_metrics, report
+
+
+def test_rows_after_the_restored_step_are_dropped(tmp_path):
+    with Metrics(tmp_path, 0) as metrics:
+        for step in (1, 2, 3):
+            metrics.write(step, "train", {"loss": float(step)})
+    with Metrics(tmp_path, 2) as metrics:
+        metrics.write(3, "train", {"loss": 7.0})
+    assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 7.0)]
+
+
+def test_a_line_cut_by_a_kill_is_left_out(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "split": "train"}) + '\n{"step": 2, "sp')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1]
+
+
+def test_derived_figures():
+    figures = derived({"lm_loss": 2.0}, tokens_per_byte=0.25)
+    assert figures["loss"] == 2.0
+    assert figures["perplexity"] == pytest.approx(7.389, abs=1e-3)
+    assert figures["bits_per_byte"] == pytest.approx(2.0 / 0.693147 * 0.25, abs=1e-5)
+    recalls = {"mlm_loss": 3.0, "nsp_loss": 0.5, "nsp_recall_is_next": 0.9, "nsp_recall_not_next": 0.5}
+    figures = derived({**recalls, "unigram_cross_entropy": 9.0}, 1.0)
+    assert (figures["loss"], figures["nsp_balanced_accuracy"]) == (3.5, pytest.approx(0.7))
+
+
+def test_the_report_draws_and_compares_with_the_unigram(tmp_path):
+    evaluation = {"loss": 6.9, "mlm_loss": 6.3, "nsp_loss": 0.6, "mlm_accuracy": 0.1, "nsp_balanced_accuracy": 0.62}
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write(1, "train", {"loss": 9.0, "mlm_loss": 8.3, "nsp_loss": 0.7})
+        metrics.write(2, "eval", {**evaluation, "unigram_cross_entropy": 6.9, "examples": 5000})
+    text = "\n".join(report(tmp_path))
+    assert "MLM loss 6.300 nats, 0.600 under the unigram's 6.900" in text
+    assert "5,000 held-out examples" in text
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_an_idle_gpu_is_seen(tmp_path):
+    assert not has_nvidia(str(tmp_path))
+    (tmp_path / "dev").mkdir()
+    (tmp_path / "dev" / "nvidia0").touch()
+    assert has_nvidia(str(tmp_path))
+
+
+def test_tensorboard_gets_the_same_figures_where_it_is_installed(tmp_path):
+    pytest.importorskip("tensorboardX")
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write(1, "train", {"loss": 9.0})
+    (events,) = (tmp_path / "tensorboard").iterdir()
+    assert b"train/loss" in events.read_bytes()

@@ -1,0 +1,155 @@
+"""A run that is killed, stopped or moved to other devices goes on as if nothing had happened."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+from train import config as configs
+from train import loop
+from train.checkpoints import Checkpoints
+from train.reports import TIMINGS
+from train.runs import load_run
+
+STEPS = 24
+
+
+@pytest.fixture(scope="module", params=["bert", "gpt"])
+def config_file(request, corpus_file, tmp_path_factory) -> Path:
+    """A run with dropout, whose checkpoints fall between its logged steps."""
+    folder = tmp_path_factory.mktemp(request.param)
+    sizes = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 32, "max_positions": 32}
+    values = {
+        "model": {"preset": "bert_tiny" if request.param == "bert" else "gpt1", **sizes},
+        "tokenizer": {"vocab_size": 200},
+        "data": {
+            "train": str(corpus_file),
+            "eval_fraction": 0.1,
+            "sequence_length": 32,
+            "store": str(folder / "store"),
+        },
+        "optimizer": {"learning_rate": 0.003, "warmup_steps": 2},
+        "train": {"steps": STEPS, "batch_size": 8, "log_every": 2, "eval_every": 6, "eval_examples": 16},
+        "checkpoint": {"every": 3, "keep": 2},
+        "parallel": {"strategy": "jit"},
+        "out": str(folder / "whole"),
+    }
+    values["data"]["workers"] = 1
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def whole(config_file) -> Path:
+    """The folder of the uninterrupted run."""
+    assert command(config_file).wait() == 0
+    return config_file.parent / "whole"
+
+
+def command(config_file: Path, *overrides: str) -> subprocess.Popen:
+    """The run as a process of its own, on one device."""
+    environment = {**os.environ, "XLA_FLAGS": ""}
+    arguments = [sys.executable, "-m", "train", "pretrain", str(config_file), *overrides]
+    return subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)
+
+
+def wait_for(folder: Path, step: int) -> None:
+    """Until metrics.jsonl has the step."""
+    for _ in range(6000):
+        if (folder / "metrics.jsonl").exists() and f'"step": {step},' in (folder / "metrics.jsonl").read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} never came")
+
+
+def rows(folder: Path) -> list[dict]:
+    """The metrics, timings aside."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+
+
+def same_params(first: Path, second: Path) -> bool:
+    """Whether the last checkpoints' parameters are equal bit by bit."""
+    leaves = []
+    for folder in (first, second):
+        checkpoints = Checkpoints(folder / "checkpoints", 2, read_only=True)
+        params = checkpoints.load_params(STEPS, load_run(folder).params)
+        leaves.append(jax.tree.leaves(params))
+    return all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_killed_at_a_random_step_and_restarted_a_run_is_bit_identical(config_file, whole):
+    out = config_file.parent / "killed"
+    process = command(config_file, f"out={out}")
+    wait_for(out, random.Random(os.getpid()).randrange(4, STEPS - 3, 2))
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL
+    assert command(config_file, f"out={out}").wait() == 0
+    assert rows(out) == rows(whole)
+    assert same_params(out, whole)
+
+
+def test_sigterm_saves_and_exits_with_143(config_file, whole):
+    if "gpt" in str(config_file.parent.name):
+        pytest.skip("one model is enough: the loop is the same")
+    out = config_file.parent / "stopped"
+    process = command(config_file, f"out={out}")
+    wait_for(out, 4)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait() == 143
+    saved = Checkpoints(out / "checkpoints", 2, read_only=True).steps()[-1]
+    assert 4 <= saved < STEPS
+    assert command(config_file, f"out={out}").wait() == 0
+    assert rows(out) == rows(whole)
+
+
+def test_saved_under_pmap_a_run_goes_on_under_a_mesh(config_file, whole):
+    """Dropout off: under pmap each device has a key of its own."""
+    off = ["model.hidden_dropout=0", "model.attention_dropout=0"]
+
+    def losses(out: str, *strategies: tuple[str, int]) -> list[float]:
+        for strategy, steps in strategies:
+            overrides = [f"out={config_file.parent / out}", f"parallel.strategy={strategy}", f"train.steps={steps}"]
+            loop.pretrain(configs.load(str(config_file), [*off, "optimizer.schedule=constant", *overrides]))
+        return [row["loss"] for row in rows(config_file.parent / out) if row["split"] == "train"]
+
+    moved = losses("moved", ("pmap", 4), ("mesh", 8))
+    stayed = losses("stayed", ("jit", 8))
+    np.testing.assert_allclose(moved, stayed, rtol=1e-5)
+
+
+def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(config_file, whole, capsys):
+    out = config_file.parent / "damaged"
+    settings = configs.load(str(config_file), [f"out={out}", "train.steps=6"])
+    loop.pretrain(settings)
+    for file in (out / "checkpoints" / "6" / "state").rglob("*"):
+        if file.is_file() and file.parent.name == "d":
+            file.write_bytes(file.read_bytes()[:-40])
+    loop.pretrain(settings)
+    output = capsys.readouterr()
+    assert "checkpoint 6 is damaged" in output.err
+    assert "going on from step 3" in output.out
+    assert (out / "damaged_checkpoint_6").is_dir()
+    assert rows(out)[-1]["step"] == 6
+
+
+def test_changed_text_is_told_and_a_started_run_refuses_it(config_file, corpus_file, tmp_path, capsys):
+    text = tmp_path / "text.jsonl"
+    text.write_text(corpus_file.read_text())
+    overrides = [f"data.train={text}", f"out={tmp_path / 'out'}", "data.store=null", "train.steps=2"]
+    settings = configs.load(str(config_file), overrides)
+    loop.pretrain(settings)
+    text.write_text(corpus_file.read_text().replace(".", "!"))
+    with pytest.raises(configs.InputError, match="the text changed since checkpoint 2"):
+        loop.pretrain(settings)
+    assert f"preparing {tmp_path / 'out' / 'store'}: {text} changed" in capsys.readouterr().out

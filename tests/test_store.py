@@ -1,0 +1,274 @@
+"""The token store: a corpus as memory-mapped token ids."""
+
+import dataclasses
+import itertools
+import json
+import os
+
+import numpy as np
+import pytest
+
+from bertgpt.data import corpus, store
+from bertgpt.errors import InputError
+from bertgpt.tokenizers import load_tokenizer, train_bpe, train_wordpiece
+
+WANTED = {"kind": "wordpiece", "vocab_size": 200}
+SIZES = ("tokens.bin", "sentences.bin", "documents.bin", "counts.bin")
+
+
+def contents(folder) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in sorted(folder.rglob("*")) if path.is_file()}
+
+
+def held_out(path, **options) -> set[str]:
+    return {" ".join(text) for text in store.TextSource(str(path), **options).documents("eval")}
+
+
+def write_lines(path, texts) -> None:
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts), encoding="utf-8")
+
+
+@pytest.fixture
+def source(tmp_path):
+    """A training and an evaluation file of few documents."""
+    (tmp_path / "train.txt").write_text("Ab cd. Ef gh ij.\n\nKl mn op.\n")
+    (tmp_path / "eval.txt").write_text("Mn op ab.\n")
+    return store.TextSource(str(tmp_path / "train.txt"), str(tmp_path / "eval.txt"))
+
+
+@pytest.fixture
+def folder(source, wordpiece, tmp_path):
+    """The store of `source`."""
+    store.prepare(tmp_path / "store", source, wordpiece, WANTED)
+    return tmp_path / "store"
+
+
+def test_neither_workers_nor_pieces_change_a_byte(corpus_file, wordpiece, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "TASK_BYTES", 1000)  # many pieces, more than may be under way at once
+    text = store.TextSource(str(corpus_file), eval_fraction=0.1)
+    sizes = {1: [], 2: []}
+    for workers in (1, 2):
+        store.prepare(tmp_path / str(workers), text, wordpiece, WANTED, workers, sizes[workers].append)
+    monkeypatch.undo()
+    store.prepare(tmp_path / "whole", text, wordpiece, WANTED)
+    assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "whole")
+    assert sizes[1] == sizes[2]
+    assert len(sizes[1]) > 8
+
+
+def test_each_document_holds_the_tokens_of_its_sentences(bert_split, wordpiece, corpus_file):
+    documents = list(store.TextSource(str(corpus_file), eval_fraction=0.1).documents("train"))
+    assert len(bert_split.documents) == len(documents) + 1
+    for index, document in enumerate(documents):
+        first, last = bert_split.documents[index : index + 2]
+        ends = bert_split.sentences[first : last + 1]
+        found = [bert_split.tokens[start:end].tolist() for start, end in itertools.pairwise(ends)]
+        sentences = corpus.split_sentences(document)
+        assert found == [wordpiece.encode(text, add_special_tokens=False).ids for text in sentences]
+
+
+def test_bounds_run_from_0_to_the_end_without_an_empty_piece(bert_split):
+    last = {"sentences": len(bert_split.tokens), "documents": len(bert_split.sentences) - 1}
+    for name in last:
+        bounds = getattr(bert_split, name)
+        assert (bounds[0], bounds[-1]) == (0, last[name])
+        assert (np.diff(bounds) > 0).all()
+        assert bounds.dtype == np.dtype("<i8")
+
+
+def test_the_bounds_of_a_small_corpus(folder, wordpiece):
+    split = store.open_split(folder, "train")
+    lengths = [len(wordpiece.encode(text, add_special_tokens=False)) for text in ("Ab cd.", "Ef gh ij.", "Kl mn op.")]
+    assert split.sentences.tolist() == [0, *np.cumsum(lengths)]
+    assert split.documents.tolist() == [0, 2, 3]
+
+
+def test_text_bytes_counts_utf8_without_the_space_between_sentences(wordpiece, tmp_path):
+    (tmp_path / "a.txt").write_text("Ab é.   Cd.\n\n中。\n", encoding="utf-8")
+    store.prepare(tmp_path / "store", store.TextSource(*[str(tmp_path / "a.txt")] * 2), wordpiece, WANTED)
+    assert store.open_split(tmp_path / "store", "train").text_bytes == len("Ab é.".encode()) + 3 + len("中。".encode())
+
+
+def test_counts_say_how_often_each_id_occurs(bert_split, wordpiece):
+    expected = np.bincount(bert_split.tokens, minlength=wordpiece.get_vocab_size())
+    np.testing.assert_array_equal(bert_split.counts, expected)
+
+
+@pytest.mark.parametrize(("size", "dtype"), [(1 << 16, "uint16"), ((1 << 16) + 1, "uint32")])
+def test_an_id_is_as_wide_as_the_vocabulary_needs(source, wordpiece, tmp_path, size, dtype):
+    wide = wordpiece.from_str(wordpiece.to_str())
+    wide.add_tokens([f"extra{index}" for index in range(size - 1 - wide.get_vocab_size())] + ["Kl mn op"])
+    store.prepare(tmp_path / "store", source, wide, WANTED)
+    split = store.open_split(tmp_path / "store", "train")
+    assert split.tokens.dtype == dtype
+    assert split.tokens.max() == size - 1
+
+
+@pytest.mark.parametrize(("train", "special"), [(train_wordpiece, 5), (train_bpe, 1)])
+def test_a_special_token_spelt_in_the_text_is_text(source, tmp_path, train, special):
+    spelt = "Ab [SEP] cd [MASK] [CLS][PAD] [UNK] <unk> ef."
+    (tmp_path / "train.txt").write_text(spelt)
+    tokenizer = train([spelt.lower()], 100)
+    store.prepare(tmp_path / "store", source, tokenizer, WANTED)
+    tokens = store.open_split(tmp_path / "store", "train").tokens.tolist()
+    assert min(tokens) >= special
+    assert tokenizer.decode(tokens).replace(" ", "") == spelt.lower().replace(" ", "")
+
+
+def test_padding_and_truncation_of_a_tokenizer_do_not_reach_the_store(source, wordpiece, folder, tmp_path):
+    altered = wordpiece.from_str(wordpiece.to_str())
+    altered.enable_padding(length=50)
+    altered.enable_truncation(3)
+    store.prepare(tmp_path / "altered", source, altered, WANTED)
+    assert contents(tmp_path / "altered/train") == contents(folder / "train")
+
+
+def test_a_sentence_that_cleans_up_to_nothing_leaves_no_trace(source, wordpiece, folder, tmp_path):
+    (tmp_path / "train.txt").write_text("Ab cd. Ef gh ij.\n\n\x01\n\nKl mn op.\n")
+    store.prepare(tmp_path / "other", source, wordpiece, WANTED)
+    for name in SIZES:
+        assert (tmp_path / "other/train" / name).read_bytes() == (folder / "train" / name).read_bytes()
+
+
+def test_the_held_out_documents_and_the_others_make_the_corpus(tmp_path):
+    texts = [f"document {number}" for number in range(4000)]
+    write_lines(tmp_path / "a.jsonl", texts)
+    train = {
+        " ".join(text) for text in store.TextSource(str(tmp_path / "a.jsonl"), eval_fraction=0.1).documents("train")
+    }
+    evaluation = held_out(tmp_path / "a.jsonl", eval_fraction=0.1)
+    assert not train & evaluation
+    assert train | evaluation == set(texts)
+    assert abs(len(evaluation) - 400) < 80  # four standard deviations
+
+
+def test_one_document_in_a_hundred_is_held_out_by_default(tmp_path):
+    write_lines(tmp_path / "a.jsonl", [f"document {number}" for number in range(10_000)])
+    assert abs(len(held_out(tmp_path / "a.jsonl")) - 100) < 40
+
+
+def test_order_and_files_do_not_change_what_is_held_out(tmp_path):
+    texts = [f"document {number}" for number in range(300)]
+    write_lines(tmp_path / "a.jsonl", texts)
+    write_lines(tmp_path / "b.jsonl", texts[200:] + texts[100:200])
+    (tmp_path / "c.txt").write_text("\n\n".join(texts[:100]))
+    expected = held_out(tmp_path / "a.jsonl", eval_fraction=0.2)
+    assert held_out(tmp_path / "[bc].*", eval_fraction=0.2) == expected
+
+
+def test_a_given_evaluation_text_takes_nothing_from_training(source):
+    assert list(source.documents("train")) == [["Ab cd. Ef gh ij."], ["Kl mn op."]]
+    assert list(source.documents("eval")) == [["Mn op ab."]]
+
+
+def test_a_missing_store_is_named(source, tmp_path):
+    assert store.changes(tmp_path / "none", source, WANTED) == "there is none yet"
+    with pytest.raises(InputError, match=r"meta\.json: not a token store"):
+        store.open_split(tmp_path / "none", "train")
+
+
+def test_the_same_text_settings_and_tokenizer_are_no_change(source, folder):
+    assert store.changes(folder, source, dict(WANTED)) is None
+    listed = store.TextSource((source.train,), (source.eval,))
+    store.prepare(folder, listed, load_tokenizer(folder), WANTED)
+    assert store.changes(folder, listed, WANTED) is None  # a tuple is read back as a list
+
+
+def test_a_touched_file_is_no_change(source, folder):
+    os.utime(source.train, ns=(1, 1))
+    assert store.changes(folder, source, WANTED) is None
+
+
+@pytest.mark.parametrize("name", ["train", "eval"])
+@pytest.mark.parametrize("text", ["Another and longer text than before.\n", None])
+def test_changed_content_is_named(source, folder, tmp_path, name, text):
+    path = tmp_path / f"{name}.txt"
+    path.write_text(text or path.read_text().replace("op", "po"))  # None: as many bytes as before
+    os.utime(path, ns=(1, 1))
+    assert store.changes(folder, source, WANTED) == f"{path} changed"
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [("text_key", "body"), ("language", "zh"), ("sentence_per_line", True), ("eval_fraction", 0.5), ("eval", None)],
+)
+def test_a_changed_setting_is_named(source, folder, key, value):
+    assert store.changes(folder, dataclasses.replace(source, **{key: value}), WANTED) == f"{key} changed"
+
+
+def test_another_tokenizer_is_named(source, folder):
+    assert store.changes(folder, source, {**WANTED, "vocab_size": 201}) == "tokenizer changed"
+
+
+def test_another_format_is_named(source, folder, monkeypatch):
+    monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
+    assert store.changes(folder, source, WANTED) == "format changed"
+
+
+def test_a_new_file_under_the_same_glob_is_named(source, wordpiece, tmp_path):
+    globbed = dataclasses.replace(source, train=str(tmp_path / "t*.txt"))
+    store.prepare(tmp_path / "store", globbed, wordpiece, WANTED)
+    (tmp_path / "two.txt").write_text("more")
+    assert store.changes(tmp_path / "store", globbed, WANTED) == "the list of input files changed"
+
+
+@pytest.mark.parametrize("name", SIZES)
+@pytest.mark.parametrize("change", ["cut", "long", "missing"])
+def test_a_damaged_file_is_named(folder, name, change):
+    path = folder / "train" / name
+    raw = path.read_bytes()
+    path.unlink() if change == "missing" else path.write_bytes(raw[:-2] if change == "cut" else raw + b"\0\0")
+    with pytest.raises(InputError, match=rf"train/{name}: damaged"):
+        store.open_split(folder, "train")
+
+
+def test_a_damaged_meta_file_is_named(source, folder):
+    (folder / "meta.json").write_text("{")
+    with pytest.raises(InputError, match=r"meta\.json: not a token store"):
+        store.changes(folder, source, WANTED)
+
+
+@pytest.mark.parametrize(("name", "key"), [("train", r"data\.train"), ("eval", r"data\.eval")])
+def test_a_corpus_without_text_is_refused_and_leaves_nothing(source, wordpiece, tmp_path, name, key):
+    (tmp_path / f"{name}.txt").write_text("\n \x01\n")
+    with pytest.raises(InputError, match=rf"{key}: .*{name}\.txt holds no text"):
+        store.prepare(tmp_path / "out/store", source, wordpiece, WANTED)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_too_few_documents_to_hold_out_are_refused(source, wordpiece, tmp_path):
+    with pytest.raises(InputError, match=r"too few documents to hold 1\.00% out"):
+        store.prepare(tmp_path / "out/store", dataclasses.replace(source, eval=None), wordpiece, WANTED)
+    assert list((tmp_path / "out").iterdir()) == []
+
+
+def test_a_failure_keeps_the_old_store(source, wordpiece, folder, tmp_path):
+    before = contents(folder)
+    (tmp_path / "eval.txt").write_text("")
+    with pytest.raises(InputError):
+        store.prepare(folder, source, wordpiece, WANTED)
+    assert contents(folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval.txt", "store", "train.txt"]
+
+
+def test_a_new_store_replaces_the_old_one(source, wordpiece, folder, tmp_path):
+    (folder / "stale").write_text("")
+    (tmp_path / "train.txt").write_text("Kl mn.")
+    store.prepare(folder, source, wordpiece, WANTED)
+    assert store.open_split(folder, "train").documents.tolist() == [0, 1]
+    assert sorted(path.name for path in folder.iterdir()) == ["eval", "meta.json", "tokenizer.json", "train"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["eval.txt", "store", "train.txt"]
+
+
+def test_the_digest_follows_the_content_alone(source, wordpiece, folder, tmp_path):
+    before = store.digest(folder)
+    os.utime(source.train, ns=(1, 1))
+    store.prepare(folder, source, wordpiece, WANTED)
+    assert store.digest(folder) == before
+    (tmp_path / "train.txt").write_text("Kl mn op.\n\nAb cd. Ef gh ij.\n")
+    store.prepare(folder, source, wordpiece, WANTED)
+    assert store.digest(folder) != before
+
+
+def test_the_tokenizer_is_kept_with_the_store(folder, wordpiece):
+    assert (folder / "tokenizer.json").read_text(encoding="utf-8") == wordpiece.to_str(pretty=True)

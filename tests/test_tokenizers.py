@@ -1,0 +1,179 @@
+"""WordPiece and BPE: training, loading, saving."""
+
+import json
+
+import pytest
+
+from bertgpt import tokenizers
+from bertgpt.errors import InputError
+
+WORDS = "the cat the café played 中文 playing plays I"
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "cafe", "Café", "中", "文"]
+VOCAB = {"<unk>": 0, "l": 1, "o": 2, "w</w>": 3, "lo": 4, "low</w>": 5}
+MERGES = "#version: 0.2\nl o\nlo w</w>\n"
+
+
+def pieces(tokenizer, text: str) -> list[str]:
+    return tokenizer.encode(text, add_special_tokens=False).tokens
+
+
+@pytest.fixture
+def vocab_txt(tmp_path):
+    (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n", encoding="utf-8")
+    return tmp_path / "vocab.txt"
+
+
+@pytest.fixture
+def vocab_json(tmp_path):
+    (tmp_path / "vocab.json").write_text(json.dumps(VOCAB))
+    (tmp_path / "merges.txt").write_text(MERGES)
+    return tmp_path / "vocab.json"
+
+
+def test_wordpiece_keeps_berts_special_tokens_first():
+    tokenizer = tokenizers.train_wordpiece([WORDS], 60)
+    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    assert [tokenizer.id_to_token(index) for index in range(5)] == special
+    assert [tokenizers.special_id(tokenizer, token) for token in special] == [0, 1, 2, 3, 4]
+
+
+def test_wordpiece_lower_cases_strips_accents_and_parts_chinese():
+    tokenizer = tokenizers.train_wordpiece([WORDS] * 3, 100)
+    assert pieces(tokenizer, "CAFÉ, 中文") == ["cafe", "[UNK]", "中", "文"]
+
+
+def test_wordpiece_marks_what_goes_on_a_word():
+    tokenizer = tokenizers.train_wordpiece(["ab ba"], 9)  # no room for more than a, b, ##a, ##b
+    assert pieces(tokenizer, "abb a") == ["a", "##b", "##b", "a"]
+    assert tokenizer.decode(tokenizer.encode("abb a").ids) == "abb a"
+
+
+def test_a_cased_wordpiece_keeps_case_and_accents():
+    tokenizer = tokenizers.train_wordpiece(["Café Café cafe"] * 3, 100, lowercase=False)
+    assert pieces(tokenizer, "Café cafe") == ["Café", "cafe"]
+
+
+def test_wordpiece_frames_one_and_two_texts():
+    encoding = tokenizers.train_wordpiece([WORDS] * 3, 100).encode("the cat", "the")
+    assert encoding.tokens == ["[CLS]", "the", "cat", "[SEP]", "the", "[SEP]"]
+    assert encoding.type_ids == [0, 0, 0, 0, 1, 1]
+
+
+def test_bpe_ends_a_word_and_lower_cases():
+    tokenizer = tokenizers.train_bpe(["Low lower low"] * 3, 100)
+    assert pieces(tokenizer, "LOW Lower") == ["low</w>", "lower</w>"]
+    assert tokenizer.decode(tokenizer.encode("LOW Lower").ids) == "low lower"
+
+
+def test_bpe_reads_an_unknown_character_as_id_0():
+    tokenizer = tokenizers.train_bpe(["low"], 100)
+    assert tokenizer.encode("z").ids == [0]
+    assert tokenizer.id_to_token(0) == "<unk>"
+
+
+@pytest.mark.parametrize("train", [tokenizers.train_wordpiece, tokenizers.train_bpe])
+def test_training_reads_a_stream_and_keeps_to_the_size(train, documents):
+    assert train((text for text in documents), 100).get_vocab_size() == 100
+
+
+@pytest.mark.parametrize("train", [tokenizers.train_wordpiece, tokenizers.train_bpe])
+def test_training_keeps_a_limited_alphabet(train, monkeypatch):
+    monkeypatch.setattr(tokenizers, "LIMIT_ALPHABET", 3)
+    tokenizer = train(["a b c " * 3 + "d"], 100)
+    known = {token[0] for token in tokenizer.get_vocab() if token[0] not in "[<#"}
+    assert known == {"a", "b", "c"}
+
+
+def test_a_trained_wordpiece_survives_saving(tmp_path, wordpiece, documents):
+    tokenizers.save_tokenizer(wordpiece, tmp_path)
+    loaded = tokenizers.load_tokenizer(tmp_path)
+    assert [loaded.encode(text).ids for text in documents] == [wordpiece.encode(text).ids for text in documents]
+
+
+def test_a_trained_bpe_survives_saving(tmp_path, bpe, documents):
+    tokenizers.save_tokenizer(bpe, tmp_path)
+    loaded = tokenizers.load_tokenizer(tmp_path / "tokenizer.json")
+    assert [loaded.encode(text).ids for text in documents] == [bpe.encode(text).ids for text in documents]
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_vocab_txt_is_loaded_uncased_unless_told(vocab_txt, place):
+    tokenizer = tokenizers.load_tokenizer(vocab_txt if place == "file" else str(vocab_txt.parent))
+    expected = ["[CLS]", "cafe", "play", "##ing", "中", "文", "[MASK]", "[SEP]"]
+    assert tokenizer.encode("Café PLAYING中文 [MASK]").tokens == expected
+    assert tokenizer.encode("Café").ids == [2, 7, 3]
+    assert tokenizer.get_vocab_size() == 11
+
+
+@pytest.mark.parametrize(
+    ("settings", "expected"),
+    [({"do_lower_case": False}, "Café"), ({"do_lower_case": True}, "cafe"), ({}, "cafe")],
+)
+def test_the_case_in_tokenizer_config_is_followed(vocab_txt, settings, expected):
+    vocab_txt.with_name("tokenizer_config.json").write_text(json.dumps(settings))
+    assert pieces(tokenizers.load_tokenizer(vocab_txt), "Café") == [expected]
+
+
+@pytest.mark.parametrize("place", ["file", "folder"])
+def test_vocab_json_and_merges_are_loaded(vocab_json, place):
+    tokenizer = tokenizers.load_tokenizer(vocab_json if place == "file" else vocab_json.parent)
+    assert tokenizer.encode("LOW lo").ids == [5, 1, 0]  # "o</w>" is unknown
+    assert tokenizer.decode([5, 5]) == "low low"
+    assert tokenizer.get_vocab_size() == 6
+
+
+def test_tokenizer_json_goes_before_vocab_txt(vocab_txt, bpe):
+    tokenizers.save_tokenizer(bpe, vocab_txt.parent)
+    assert tokenizers.load_tokenizer(vocab_txt.parent).to_str() == bpe.to_str()
+
+
+def test_a_loaded_tokenizer_neither_pads_nor_cuts(tmp_path, wordpiece, documents):
+    expected = wordpiece.encode(documents[0]).ids
+    altered = wordpiece.from_str(wordpiece.to_str())
+    altered.enable_padding(length=500)
+    altered.enable_truncation(4)
+    tokenizers.save_tokenizer(altered, tmp_path)
+    assert tokenizers.load_tokenizer(tmp_path).encode(documents[0]).ids == expected
+
+
+def test_vocab_json_needs_its_merges(vocab_json):
+    vocab_json.with_name("merges.txt").unlink()
+    with pytest.raises(InputError, match=r"vocab\.json: needs merges\.txt beside it"):
+        tokenizers.load_tokenizer(vocab_json.parent)
+
+
+@pytest.mark.parametrize("missing", ["[MASK]", "[PAD]", "[UNK]", "[CLS]", "[SEP]"])
+def test_vocab_txt_needs_every_special_token(vocab_txt, missing):
+    vocab_txt.write_text("\n".join(piece for piece in PIECES if piece != missing), encoding="utf-8")
+    with pytest.raises(InputError) as caught:
+        tokenizers.load_tokenizer(vocab_txt)
+    assert f"no {missing}" in str(caught.value)
+
+
+@pytest.mark.parametrize("path", ["", "tokenizer.json", "missing/vocab.txt"])
+def test_a_place_without_a_tokenizer_is_named(tmp_path, path):
+    with pytest.raises(InputError, match=rf"{tmp_path / path}: no tokenizer\.json, vocab\.txt"):
+        tokenizers.load_tokenizer(tmp_path / path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json", "tokenizer_config.json"])
+def test_a_corrupt_file_is_named(vocab_txt, vocab_json, name):
+    vocab_txt.with_name(name).write_text("{")
+    file = "vocab.txt" if name == "tokenizer_config.json" else name
+    with pytest.raises(InputError, match=rf"{file}: not a tokenizer"):
+        tokenizers.load_tokenizer(vocab_txt.with_name(file))
+
+
+def test_a_file_too_large_for_a_tokenizer_is_refused(vocab_txt, monkeypatch):
+    monkeypatch.setattr(tokenizers, "MAX_FILE", 10)
+    with pytest.raises(InputError, match=r"vocab\.txt: over 10 bytes"):
+        tokenizers.load_tokenizer(vocab_txt)
+
+
+def test_a_special_token_that_is_missing_is_named(bpe):
+    with pytest.raises(InputError, match=r"no \[MASK\]; BERT needs"):
+        tokenizers.special_id(bpe, "[MASK]")
+
+
+def test_the_continuation_table_marks_pieces_that_go_on_a_word(vocab_txt):
+    assert tokenizers.continuation_table(tokenizers.load_tokenizer(vocab_txt)) == [False] * 6 + [True] + [False] * 4
