@@ -58,7 +58,10 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     names = ("tokenizer.json", "vocab.txt", "vocab.json") if path.is_dir() else (path.name,)
     for file in (folder / name for name in names):
         if file.is_file():
-            return _load_file(file)
+            tokenizer = _load_file(file)
+            tokenizer.no_padding()  # lengths are this library's to decide
+            tokenizer.no_truncation()
+            return tokenizer
     raise InputError(f"{path}: no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
 
 

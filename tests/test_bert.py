@@ -11,7 +11,7 @@ import pytest
 import bertgpt
 from bertgpt.bert import BertEmbeddings
 
-IDS = np.random.default_rng(0).integers(5, 30, (2, 9)).astype(np.int32)
+IDS = np.random.default_rng(0).integers(5, 30, (2, 12)).astype(np.int32)
 ABSENT = 40  # a token that no row holds
 
 
@@ -30,13 +30,22 @@ def params(fresh):
 
 @pytest.fixture(scope="module")
 def run(tiny_bert):
-    """(params, **inputs) -> output with hidden states."""
-    return jax.jit(lambda params, **inputs: tiny_bert.apply({"params": params}, output_hidden_states=True, **inputs))
+    """(params, input_ids, **inputs) -> output with hidden states; what is left out is given as the default is told."""
+    compiled = jax.jit(lambda p, **inputs: tiny_bert.apply({"params": p}, output_hidden_states=True, **inputs))
+
+    def run(params, input_ids, **inputs):
+        zeros = np.zeros_like(input_ids)
+        inputs = {"attention_mask": zeros + 1, "token_type_ids": zeros, "pack_ids": zeros} | inputs
+        inputs = {"position_ids": zeros + np.arange(input_ids.shape[1], dtype=np.int32)} | inputs
+        return compiled(params, input_ids=input_ids, **inputs)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def output(run, params):
-    return run(params, input_ids=IDS)
+def output(tiny_bert, params):
+    """Of ids alone."""
+    return jax.jit(lambda p: tiny_bert.apply({"params": p}, IDS, output_hidden_states=True))(params)
 
 
 def norm(p, x):
@@ -49,43 +58,44 @@ def norm(p, x):
 def test_embeddings_are_the_norm_of_token_position_and_segment(run, params):
     tables = {name: np.asarray(params["bert"]["embeddings"][name]["embedding"]) for name in ("token", "segment")}
     positions = np.asarray(params["bert"]["embeddings"]["position"]["embedding"])
-    segments = np.array([[0] * 4 + [1] * 5] * 2)
-    total = tables["token"][IDS] + tables["segment"][segments] + positions[:9]
-    got = run(params, input_ids=IDS, token_type_ids=segments).hidden_states[0]
+    segments = np.array([[0] * 4 + [1] * 8] * 2, np.int32)
+    total = tables["token"][IDS] + tables["segment"][segments] + positions[:12]
+    got = run(params, IDS, token_type_ids=segments).hidden_states[0]
     np.testing.assert_allclose(got, norm(params["bert"]["embeddings"]["norm"], total), rtol=1e-4, atol=1e-5)
 
 
-def test_segments_default_to_zero_and_matter(run, params, output):
-    same = run(params, input_ids=IDS, token_type_ids=np.zeros_like(IDS))
-    other = run(params, input_ids=IDS, token_type_ids=np.ones_like(IDS))
-    np.testing.assert_array_equal(same.mlm_logits, output.mlm_logits)
+def test_left_out_inputs_mean_real_tokens_of_one_segment_and_example_in_order(run, params, output):
+    np.testing.assert_allclose(run(params, IDS).mlm_logits, output.mlm_logits, rtol=1e-4, atol=1e-5)
+
+
+def test_segments_matter(run, params, output):
+    other = run(params, IDS, token_type_ids=np.ones_like(IDS))
     assert abs(other.mlm_logits - output.mlm_logits).max() > 1e-2
 
 
-def test_positions_default_to_their_order_and_matter(run, params, output):
-    order = np.arange(9)[None]
-    np.testing.assert_allclose(run(params, input_ids=IDS, position_ids=order).mlm_logits, output.mlm_logits, rtol=1e-5)
-    assert abs(run(params, input_ids=IDS, position_ids=order[:, ::-1]).mlm_logits - output.mlm_logits).max() > 1e-2
+def test_positions_matter(run, params, output):
+    backwards = np.repeat(np.arange(12, dtype=np.int32)[None, ::-1], 2, axis=0)
+    assert abs(run(params, IDS, position_ids=backwards).mlm_logits - output.mlm_logits).max() > 1e-2
 
 
 def test_padding_changes_nothing_at_real_positions(run, params):
-    padded = run(params, input_ids=IDS, attention_mask=np.array([[1] * 6 + [0] * 3] * 2))
-    short = run(params, input_ids=IDS[:, :6])
+    padded = run(params, IDS, attention_mask=np.array([[1] * 6 + [0] * 6] * 2, np.int32))
+    short = run(params, IDS[:, :6])
     np.testing.assert_allclose(padded.mlm_logits[:, :6], short.mlm_logits, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(padded.nsp_logits, short.nsp_logits, rtol=1e-4, atol=1e-5)
 
 
 def test_a_packed_row_is_its_examples_apart(run, params):
-    positions = np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
-    packed = run(params, input_ids=IDS, position_ids=positions, pack_ids=np.array([[0] * 4 + [1] * 5] * 2))
-    apart = [run(params, input_ids=part).mlm_logits for part in (IDS[:, :4], IDS[:, 4:])]
+    positions, examples = (np.array([row] * 2, np.int32) for row in ([*range(6)] * 2, [0] * 6 + [1] * 6))
+    packed = run(params, IDS, position_ids=positions, pack_ids=examples)
+    apart = [run(params, part).mlm_logits for part in (IDS[:, :6], IDS[:, 6:])]
     np.testing.assert_allclose(packed.mlm_logits, np.concatenate(apart, axis=1), rtol=1e-4, atol=1e-5)
 
 
 def test_attention_looks_both_ways(run, params, output):
     changed = IDS.copy()
     changed[:, -1] = ABSENT
-    assert abs(run(params, input_ids=changed).mlm_logits - output.mlm_logits)[:, 0].max() > 1e-3
+    assert abs(run(params, changed).mlm_logits - output.mlm_logits)[:, 0].max() > 1e-3
 
 
 def test_there_are_layers_plus_one_hidden_states_and_the_last_is_last(output):
@@ -97,7 +107,7 @@ def test_there_are_layers_plus_one_hidden_states_and_the_last_is_last(output):
 def test_hidden_states_come_only_when_asked_for(tiny_bert, params):
     shapes = jax.eval_shape(tiny_bert.apply, {"params": params}, IDS)
     assert shapes.hidden_states is None
-    assert shapes.last_hidden_state.shape == (2, 9, 16)
+    assert shapes.last_hidden_state.shape == (2, 12, 16)
 
 
 def test_pooler_is_tanh_of_a_dense_layer_on_cls(params, output):
@@ -120,15 +130,16 @@ def test_masked_token_head_is_dense_gelu_norm_and_the_token_embeddings(params, o
     np.testing.assert_allclose(output.mlm_logits, expected, rtol=1e-4, atol=1e-4)
 
 
-def test_logits_at_masked_positions_are_the_full_logits_there(run, params, output):
-    positions = np.array([[1, 8, 0], [7, 2, 2]])
-    got = run(params, input_ids=IDS, masked_positions=positions).mlm_logits
+def test_logits_at_masked_positions_are_the_full_logits_there(tiny_bert, params, output):
+    positions = np.array([[1, 11, 0], [7, 2, 2]])
+    got = jax.jit(tiny_bert.apply)({"params": params}, IDS, masked_positions=positions).mlm_logits
     expected = np.take_along_axis(np.asarray(output.mlm_logits), positions[:, :, None], axis=1)
     np.testing.assert_allclose(got, expected, rtol=1e-5, atol=1e-5)
 
 
-def test_gradient_reaches_the_token_embedding_through_the_head(run, params):
-    grads = jax.grad(lambda p: run(p, input_ids=IDS).mlm_logits[..., ABSENT].sum())(params)
+def test_gradient_reaches_the_token_embedding_through_the_head(tiny_bert, params):
+    model = bertgpt.BertForPreTraining(dataclasses.replace(tiny_bert.config, num_layers=1))
+    grads = jax.jit(jax.grad(lambda p: model.apply({"params": p}, IDS).mlm_logits[..., ABSENT].sum()))(params)
     embedding = grads["bert"]["embeddings"]["token"]["embedding"]
     assert abs(embedding[ABSENT]).max() > 1e-2  # no row holds the token: only the head uses its embedding
     np.testing.assert_array_equal(embedding[ABSENT + 1], np.zeros(16))
@@ -138,7 +149,7 @@ def test_a_changed_token_embedding_changes_its_logit_alone(run, params, output):
     changed = jax.tree.map(lambda leaf: leaf, params)
     table = changed["bert"]["embeddings"]["token"]
     table["embedding"] = table["embedding"].at[ABSENT].add(1.0)
-    difference = abs(run(changed, input_ids=IDS).mlm_logits - output.mlm_logits).max((0, 1))
+    difference = abs(run(changed, IDS).mlm_logits - output.mlm_logits).max((0, 1))
     assert np.flatnonzero(difference > 1e-4).tolist() == [ABSENT]
 
 

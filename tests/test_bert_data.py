@@ -227,6 +227,15 @@ def test_chunks_reach_the_target_length():
     assert (total == 40).mean() > 0.6
 
 
+def test_a_chunk_that_fits_exactly_is_not_cut():
+    split = make_split([[2] * 300] * 40)
+    plan = plan_pairs(split, 40)
+    full = (plan.label == bert.IS_NEXT) & (plan.a_length + plan.b_length == 40)
+    assert full.sum() > 100
+    assert np.isin(plan.a_start[full], split.sentences).all()
+    np.testing.assert_array_equal(plan.b_start[full], (plan.a_start + plan.a_length)[full])
+
+
 def cut_by_loop(a: int, b: int, max_tokens: int) -> tuple[int, int]:
     """Google's truncate_seq_pair, lengths alone."""
     while a + b > max_tokens:
@@ -291,7 +300,7 @@ def test_the_layout_is_cls_a_sep_b_sep_padding(bert_split, wordpiece, epoch):
         assert batch["attention_mask"][index].tolist() == [1] * (a + b + 3) + [0] * padding
         assert batch["next_sentence_label"][index] == label
         assert batch["loss_mask"][index].sum() == max(1, round(0.15 * (a + b + 3)))
-    assert batch["attention_mask"].min() == 0  # some row has padding
+    assert set(batch["attention_mask"][:, -1].tolist()) == {0, 1}  # some row has padding, some is full
 
 
 def test_the_shapes_and_dtypes_of_a_batch(bert_split, wordpiece):
@@ -342,10 +351,12 @@ def test_a_row_is_the_same_whatever_stands_beside_it(bert_split, wordpiece, whol
     assert_equal_rows(pairs.batch(rows[::-1]), alone[::-1])
 
 
-def test_masking_is_made_anew_in_another_epoch(bert_split, wordpiece):
-    pairs = bert.BertPairs(bert_split, wordpiece, 32, 0)
-    first, second = (pairs.batch(np.arange(20) + epoch * len(pairs)) for epoch in (0, 1))
-    assert not np.array_equal(first["masked_positions"], second["masked_positions"])
+def test_masking_is_made_anew_in_another_epoch(wordpiece):
+    pairs = bert.BertPairs(make_split([[10, 10]] * 15), wordpiece, 64, 0)
+    first, second = (pairs.batch(np.arange(len(pairs)) + epoch * len(pairs)) for epoch in (0, 1))
+    alike = (first["token_type_ids"] == second["token_type_ids"]).all(axis=1)
+    assert alike.any()
+    assert (first["masked_positions"] != second["masked_positions"]).any(axis=1)[alike].all()
 
 
 def test_a_tokenizer_without_mask_is_refused(bert_split, bpe):

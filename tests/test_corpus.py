@@ -38,9 +38,9 @@ def test_a_blank_line_ends_a_document(write, blank):
 
 
 def test_sentence_per_line_keeps_the_lines_apart(write):
-    documents = read(write("a.txt", "One a. Two b.\nThree.\n\nFour.\n"), sentence_per_line=True)
-    assert documents == [["One a. Two b.", "Three."], ["Four."]]
-    assert corpus.split_sentences(documents[0], sentence_per_line=True) == ["One a. Two b.", "Three."]
+    documents = read(write("a.txt", "One went. Two came.\nThree.\n\nFour.\n"), sentence_per_line=True)
+    assert documents == [["One went. Two came.", "Three."], ["Four."]]
+    assert corpus.split_sentences(documents[0], sentence_per_line=True) == ["One went. Two came.", "Three."]
 
 
 def test_an_empty_file_has_no_document(write):
@@ -232,6 +232,12 @@ def test_english_sentences_do_not_end_at_a_title():
 
 def test_chinese_sentences_end_without_a_space():
     assert corpus.split_sentences(["今天天气很好。我们去公园。"], "zh") == ["今天天气很好。", "我们去公园。"]
+
+
+def test_the_language_decides_where_a_sentence_ends():
+    text = "Am 3. Mai kam er. Sie lief."
+    assert corpus.split_sentences([text], "de") == ["Am 3. Mai kam er.", "Sie lief."]
+    assert corpus.split_sentences([text], "en") == ["Am 3.", "Mai kam er.", "Sie lief."]
 
 
 def test_a_paragraph_ends_a_sentence():

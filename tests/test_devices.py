@@ -35,7 +35,7 @@ def keep_gradient() -> optax.GradientTransformation:
     )
 
 
-OPTIMIZER = optax.chain(keep_gradient(), optax.adamw(1e-2))
+OPTIMIZER = optax.chain(keep_gradient(), optax.flatten(optax.adamw(1e-2)))  # flat: a third of the operations to compile
 
 
 def make_task(architecture, dropout=0.0, dtype=jnp.float32):
@@ -64,11 +64,21 @@ def make_batch(architecture):
     }
 
 
+@functools.cache
+def initial_params(task):
+    """Held by NumPy, so that a donated state takes none of them away."""
+    return jax.device_get(jax.jit(task.model.init)(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"])
+
+
+def make_state(task):
+    return create_state(task.model, OPTIMIZER, 0, initial_params(task))
+
+
 def follow(strategy, accumulate, task, batch, steps):
     """The metrics of each step from seed 0 on, and the first gradient."""
     bound = functools.partial(step.train_step, task=task, optimizer=OPTIMIZER, accumulate=accumulate)
     train, _ = parallel.compile_steps(strategy, bound, lambda axis: None)
-    state, path = strategy.put_state(create_state(task.model, OPTIMIZER, seed=0)), []
+    state, path = strategy.put_state(make_state(task)), []
     for n in range(steps):
         state, metrics = train(state, strategy.put_batch(batch))
         path.append({name: strategy.scalar(value) for name, value in metrics.items()})
@@ -96,7 +106,7 @@ def case(request):
         means = {name: value.mean() for name, value in task.losses(output, batch).items()}
         return sum(means.values()), means
 
-    params = create_state(task.model, OPTIMIZER, seed=0).params
+    params = initial_params(task)
     gradient, means = jax.jit(jax.grad(loss, has_aux=True))(params)
     return task, batch, gradient, means
 
@@ -131,9 +141,10 @@ def test_the_gradient_of_one_device_is_the_mean_losses_gradient(case, plain):
     assert path[9]["loss"] < path[0]["loss"] - 0.1
 
 
+@pytest.mark.parametrize("case", ["gpt"], indirect=True)
 def test_a_mean_of_device_means_would_be_another_gradient(case):
     task, batch, expected, _ = case
-    state = create_state(task.model, OPTIMIZER, seed=0)
+    state = make_state(task)
     gradients = jax.jit(lambda batch: step.gradients(state, batch, task=task)[0])
     rows = [gradients({name: value[row : row + 1] for name, value in batch.items()}) for row in range(8)]
     of_means = jax.tree.map(lambda *parts: np.mean(parts, axis=0), *rows)
@@ -141,20 +152,25 @@ def test_a_mean_of_device_means_would_be_another_gradient(case):
     assert max(jax.tree.leaves(differences)) > 1e-2
 
 
-@pytest.mark.parametrize("name", ["jit", "pmap over 8", "mesh over 8"])
+@pytest.mark.parametrize("case", ["bert"], indirect=True)
+@pytest.mark.parametrize("name", ["pmap over 8", "mesh over 8"])
 def test_evaluation_sums_are_those_of_the_whole_batch(case, name):
     task, batch, _, means = case
     strategy = STRATEGIES[name][0]()
     _, evaluate = parallel.compile_steps(
         strategy, lambda state, axis: None, functools.partial(step.eval_step, task=task)
     )
-    params = strategy.put_state(create_state(task.model, OPTIMIZER, seed=0)).params
+    params = strategy.put_state(make_state(task)).params
     sums = evaluate(params, strategy.put_batch(batch))
     sums = {key: SumWeight(*map(strategy.scalar, value)) for key, value in sums.items()}
-    counted = {"mlm_loss": 15, "mlm_accuracy": 15, "nsp_loss": 5, "nsp_accuracy": 5}
-    counted |= {"nsp_recall_is_next": 2, "nsp_recall_not_next": 3, "lm_loss": 45, "lm_accuracy": 45}
-    for key, value in sums.items():
-        assert value.weight == counted[key]
+    assert {key: value.weight for key, value in sums.items()} == {
+        "mlm_loss": 15,
+        "mlm_accuracy": 15,
+        "nsp_loss": 5,
+        "nsp_accuracy": 5,
+        "nsp_recall_is_next": 2,
+        "nsp_recall_not_next": 3,
+    }
     for key, mean in means.items():
         np.testing.assert_allclose(sums[key].mean(), mean, **CLOSE)
 
@@ -173,7 +189,7 @@ def test_every_device_and_micro_batch_drops_by_a_key_of_its_own(split):
     both = {name: np.repeat(value, 2, axis=0) for name, value in row.items()}
     strategy = parallel.Pmap(jax.devices()[:2]) if split == "devices" else parallel.Jit()
     accumulate = 1 if split == "devices" else 2
-    state = create_state(task.model, OPTIMIZER, seed=0)
+    state = make_state(task)
 
     @jax.jit
     def part(n):
@@ -187,14 +203,14 @@ def test_every_device_and_micro_batch_drops_by_a_key_of_its_own(split):
 
 
 def test_every_step_has_a_key_of_its_own():
-    state = create_state(make_task("gpt").model, OPTIMIZER, seed=0)
+    state = make_state(make_task("gpt"))
     first, second = (jax.random.key_data(step.step_key(state.replace(step=jnp.int32(n)))) for n in (0, 1))
     assert (first != second).any()
 
 
 def test_bfloat16_trains_float32_parameters():
     task, batch = make_task("gpt", dtype=jnp.bfloat16), make_batch("gpt")
-    state = create_state(task.model, OPTIMIZER, seed=0)
+    state = make_state(task)
     state, metrics = jax.jit(lambda state: step.train_step(state, batch, task=task, optimizer=OPTIMIZER))(state)
     leaves = jax.tree.leaves((state.params, state.opt_state[0]))  # parameters and gradient
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}

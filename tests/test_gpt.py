@@ -9,7 +9,7 @@ import pytest
 
 import bertgpt
 
-IDS = np.random.default_rng(0).integers(0, 64, (2, 9)).astype(np.int32)
+IDS = np.random.default_rng(0).integers(0, 64, (2, 12)).astype(np.int32)
 
 
 @pytest.fixture(scope="module")
@@ -27,27 +27,36 @@ def params(fresh):
 
 @pytest.fixture(scope="module")
 def run(tiny_gpt):
-    """(params, **inputs) -> output with hidden states."""
-    return jax.jit(lambda params, **inputs: tiny_gpt.apply({"params": params}, output_hidden_states=True, **inputs))
+    """(params, input_ids, **inputs) -> logits; what is left out is given as the default is told."""
+    compiled = jax.jit(lambda p, **inputs: tiny_gpt.apply({"params": p}, **inputs).logits)
+
+    def run(params, input_ids, **inputs):
+        zeros = np.zeros_like(input_ids)
+        inputs = {"attention_mask": zeros + 1, "pack_ids": zeros} | inputs
+        inputs = {"position_ids": zeros + np.arange(input_ids.shape[1], dtype=np.int32)} | inputs
+        return compiled(params, input_ids=input_ids, **inputs)
+
+    return run
 
 
 @pytest.fixture(scope="module")
-def output(run, params):
-    return run(params, input_ids=IDS)
+def output(tiny_gpt, params):
+    """Of ids alone."""
+    return jax.jit(lambda p: tiny_gpt.apply({"params": p}, IDS, output_hidden_states=True))(params)
 
 
 def test_no_prefix_is_ever_cut(tiny_gpt, params):
-    # One causal pass over 4 tokens against 4 passes over 1, 2, 3 and 4 tokens, each scored at its last.
+    # One causal pass over 3 tokens against 3 passes over 1, 2 and 3 tokens, each scored at its last.
     model = bertgpt.OpenAIGPTLMHeadModel(dataclasses.replace(tiny_gpt.config, num_layers=1))
-    ids, labels = IDS[:1, :4], IDS[0, 1:5]
+    ids, labels = IDS[:1, :3], IDS[0, 1:4]
 
     def by_one_pass(params):
         log = jax.nn.log_softmax(model.apply({"params": params}, ids).logits)
-        losses = -log[0, np.arange(4), labels]
+        losses = -log[0, np.arange(3), labels]
         return losses.sum(), losses
 
     def by_prefixes(params):
-        lasts = [model.apply({"params": params}, ids[:, : t + 1]).logits[0, -1] for t in range(4)]
+        lasts = [model.apply({"params": params}, ids[:, : t + 1]).logits[0, -1] for t in range(3)]
         losses = jnp.stack([-jax.nn.log_softmax(last)[label] for last, label in zip(lasts, labels, strict=True)])
         return losses.sum(), losses
 
@@ -58,10 +67,12 @@ def test_no_prefix_is_ever_cut(tiny_gpt, params):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), grads, summed)
 
 
-def test_logits_do_not_change_with_later_tokens(run, params, output):
+def test_logits_do_not_change_with_later_tokens(run, params):
     changed = IDS.copy()
     changed[:, 5:] = (changed[:, 5:] + 1) % 64
-    np.testing.assert_array_equal(run(params, input_ids=changed).logits[:, :5], output.logits[:, :5])
+    before, after = (run(params, ids) for ids in (IDS, changed))
+    np.testing.assert_array_equal(before[:, :5], after[:, :5])
+    assert abs(before - after)[:, 5:].max() > 1e-2
 
 
 def test_logits_are_the_hidden_state_times_the_token_embeddings(params, output):
@@ -81,7 +92,7 @@ def test_nothing_is_normalised_outside_the_blocks(params):
 
 def test_embeddings_are_token_and_position_added(params, output):
     transformer = jax.tree.map(np.asarray, params["transformer"])
-    expected = transformer["token"]["embedding"][IDS] + transformer["position"]["embedding"][:9]
+    expected = transformer["token"]["embedding"][IDS] + transformer["position"]["embedding"][:12]
     np.testing.assert_allclose(output.hidden_states[0], expected, rtol=1e-6)
 
 
@@ -94,24 +105,26 @@ def test_hidden_states_come_only_when_asked_for(tiny_gpt, params):
     assert jax.eval_shape(tiny_gpt.apply, {"params": params}, IDS).hidden_states is None
 
 
-def test_positions_default_to_their_order_and_matter(run, params, output):
-    order = np.arange(9)[None]
-    np.testing.assert_allclose(run(params, input_ids=IDS, position_ids=order).logits, output.logits, rtol=1e-5)
-    assert abs(run(params, input_ids=IDS, position_ids=order[:, ::-1]).logits - output.logits).max() > 1e-2
+def test_left_out_inputs_mean_real_tokens_of_one_example_in_order(run, params, output):
+    np.testing.assert_allclose(run(params, IDS), output.logits, rtol=1e-4, atol=1e-5)
+
+
+def test_positions_matter(run, params, output):
+    backwards = np.repeat(np.arange(12, dtype=np.int32)[None, ::-1], 2, axis=0)
+    assert abs(run(params, IDS, position_ids=backwards) - output.logits).max() > 1e-2
 
 
 def test_a_packed_row_is_its_examples_apart(run, params):
-    positions = np.array([[0, 1, 2, 3, 0, 1, 2, 3, 4]])
-    packed = run(params, input_ids=IDS, position_ids=positions, pack_ids=np.array([[0] * 4 + [1] * 5] * 2))
-    apart = [run(params, input_ids=part).logits for part in (IDS[:, :4], IDS[:, 4:])]
-    np.testing.assert_allclose(packed.logits, np.concatenate(apart, axis=1), rtol=1e-4, atol=1e-5)
+    positions, examples = (np.array([row] * 2, np.int32) for row in ([*range(6)] * 2, [0] * 6 + [1] * 6))
+    packed = run(params, IDS, position_ids=positions, pack_ids=examples)
+    apart = [run(params, part) for part in (IDS[:, :6], IDS[:, 6:])]
+    np.testing.assert_allclose(packed, np.concatenate(apart, axis=1), rtol=1e-4, atol=1e-5)
 
 
 def test_left_padding_is_hidden_by_the_attention_mask(run, params):
-    mask, positions = np.array([[0] * 3 + [1] * 6] * 2), np.array([[0, 0, 0, 0, 1, 2, 3, 4, 5]])
-    padded = run(params, input_ids=IDS, attention_mask=mask, position_ids=positions)
-    short = run(params, input_ids=IDS[:, 3:])
-    np.testing.assert_allclose(padded.logits[:, 3:], short.logits, rtol=1e-4, atol=1e-5)
+    mask, positions = (np.array([row] * 2, np.int32) for row in ([0] * 6 + [1] * 6, [0] * 6 + [*range(6)]))
+    padded = run(params, IDS, attention_mask=mask, position_ids=positions)
+    np.testing.assert_allclose(padded[:, 6:], run(params, IDS[:, 6:]), rtol=1e-4, atol=1e-5)
 
 
 def test_every_matrix_starts_normal_and_not_truncated(fresh):
@@ -129,8 +142,8 @@ def test_biases_start_at_zero_and_norms_at_one(fresh):
 
 
 def test_embeddings_are_dropped_when_asked_for(tiny_gpt, params, output):
-    config = dataclasses.replace(tiny_gpt.config, hidden_dropout=0.5)
-    model, rngs = bertgpt.OpenAIGPTLMHeadModel(config), {"dropout": jax.random.key(0)}
+    config = dataclasses.replace(tiny_gpt.config, hidden_dropout=0.5, num_layers=1)
+    model, rngs = bertgpt.OpenAIGPTLMHeadModel(config), {"dropout": jax.random.key(0, impl="rbg")}
     apply = jax.jit(
         lambda p: model.apply({"params": p}, IDS, deterministic=False, output_hidden_states=True, rngs=rngs)
     )
@@ -149,10 +162,8 @@ def test_forward_and_second_derivatives_exist(tiny_gpt, params):
         tree = {"transformer": params["transformer"] | {"position": {"embedding": moved}}}
         return (model.apply({"params": tree}, IDS[:1, :4]).logits[0, 2] ** 2).mean()
 
-    zero, along = jnp.zeros(2), jnp.array([1.0, -0.5])
-    _, slope = jax.jit(lambda x: jax.jvp(loss, (x,), (along,)))(zero)
-    gradient = jax.jit(jax.grad(loss))
-    np.testing.assert_allclose(slope, gradient(zero) @ along, rtol=1e-4)
-    hessian = jax.jit(jax.hessian(loss))(zero)
-    finite = (gradient(1e-2 * along) - gradient(-1e-2 * along)) / 2e-2
-    np.testing.assert_allclose(hessian @ along, finite, rtol=2e-2, atol=2e-3)
+    along = jnp.array([1.0, -0.5])
+    derive = jax.jit(lambda x: (jax.jvp(loss, (x,), (along,))[1], jax.grad(loss)(x), jax.hessian(loss)(x)))
+    (slope, gradient, hessian), (_, ahead, _), (_, behind, _) = (derive(x * along) for x in (0, 1e-2, -1e-2))
+    np.testing.assert_allclose(slope, gradient @ along, rtol=1e-4)
+    np.testing.assert_allclose(hessian @ along, (ahead - behind) / 2e-2, rtol=2e-2, atol=2e-3)

@@ -109,7 +109,8 @@ def _labels(single: np.ndarray, counts: np.ndarray | None, rng: np.random.Genera
     of the earlier rounds), or each by a coin where `counts` is None."""
     if counts is None:
         return np.where(single, NOT_NEXT, rng.integers(0, 2, len(single)))
-    wanted = (counts.sum() + len(single)) // 2 - counts[NOT_NEXT] - single.sum()
+    # Half of all so far, rounded up: an excess of NotNext pairs can be dropped at the end, one of IsNext cannot.
+    wanted = (counts.sum() + len(single) + 1) // 2 - counts[NOT_NEXT] - single.sum()
     several = rng.permutation(np.flatnonzero(~single))
     label = single.astype(np.int64)  # 1 = NOT_NEXT
     label[several[: max(0, wanted)]] = NOT_NEXT

