@@ -36,9 +36,19 @@ class ModelConfig:
     def __post_init__(self) -> None:
         _one_of("architecture", self.architecture, ARCHITECTURES)
         _one_of("activation", self.activation, ACTIVATIONS)
-        for name in ("vocab_size", "hidden_size", "num_layers", "num_heads", "mlp_size", "max_positions"):
+        for name in (
+            "vocab_size",
+            "hidden_size",
+            "num_layers",
+            "num_heads",
+            "mlp_size",
+            "max_positions",
+            "type_vocab_size",
+        ):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+        if self.layer_norm_eps <= 0 or self.initializer_range <= 0:
+            raise InputError("model.layer_norm_eps and model.initializer_range must be above 0")
         for name in ("hidden_dropout", "attention_dropout"):
             if not 0 <= getattr(self, name) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 0 and under 1")

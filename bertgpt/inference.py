@@ -39,8 +39,11 @@ def generate(
     Raises:
         InputError: the prompt is empty, or the result would be longer than the model's positions.
     """
-    prompt_ids = jnp.asarray(prompt_ids, jnp.int32)
+    prompt_ids = np.asarray(prompt_ids, np.int32)
     length, positions = prompt_ids.shape[1], model.config.max_positions  # type: ignore[attr-defined]
+    _check_ids(prompt_ids, model.config.vocab_size)  # type: ignore[attr-defined]
+    if max_new_tokens < 0:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
     if not length:
         raise InputError("the prompt has no tokens; give at least one word")
     if length + max_new_tokens > positions:
@@ -50,7 +53,13 @@ def generate(
         )
     if temperature and key is None:
         raise InputError("sampling needs a key: key=jax.random.key(0)")
-    return _continue(model, params, prompt_ids, max_new_tokens, temperature, key)
+    return _continue(model, params, jnp.asarray(prompt_ids), max_new_tokens, temperature, key)
+
+
+def _check_ids(ids: np.ndarray, vocab_size: int) -> None:
+    """JAX would clamp an id beyond the vocabulary in silence."""
+    if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
+        raise InputError(f"token ids from {ids.min()} to {ids.max()} do not fit the vocabulary of {vocab_size}")
 
 
 @functools.partial(jax.jit, static_argnames=("model", "count", "temperature"))
@@ -110,6 +119,7 @@ def _forward(model: nn.Module, params: Any, batch: dict[str, np.ndarray]) -> Any
     length, positions = batch["input_ids"].shape[1], model.config.max_positions  # type: ignore[attr-defined]
     if length > positions:
         raise InputError(f"the text has {length} tokens, over the model's {positions} positions; shorten it")
+    _check_ids(batch["input_ids"], model.config.vocab_size)  # type: ignore[attr-defined]
     return _apply(model, params, batch)
 
 

@@ -17,6 +17,7 @@ from bertgpt.tokenizers import train_bpe, train_wordpiece
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
+jax.config.update("jax_disable_most_optimizations", True)  # most of the tests' time is compilation
 hypothesis.settings.register_profile("repo", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("repo")
 

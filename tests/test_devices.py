@@ -88,14 +88,6 @@ def follow(strategy, accumulate, task, batch, steps):
     return path, gradient
 
 
-@pytest.fixture(scope="module", autouse=True)
-def quick_compilation():
-    """Half the time: most of this module is compilation."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(scope="module", params=["bert", "gpt"])
 def case(request):
     """A task without dropout, its batch, and the global mean losses and their gradient by their definition."""

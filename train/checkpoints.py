@@ -1,5 +1,7 @@
 """Checkpoints of a run: written in the background, moved into place at the end, the newest few and the best kept."""
 
+import hashlib
+import json
 import logging
 import shutil
 from pathlib import Path
@@ -33,7 +35,7 @@ class Checkpoints:
         )
 
     def save(self, step: int, state: TrainState, extra: dict[str, Any], loss: float | None) -> None:
-        """Copies the state to the host and writes it in the background; waits for an earlier write first.
+        """Copies the state to the host and writes it in the background; first an earlier write is finished and hashed.
 
         Args:
             step: its number.
@@ -42,6 +44,7 @@ class Checkpoints:
             loss: the held-out loss at this step; None where it was not measured: never the best.
         """
         metrics = None if loss is None else {METRIC: loss}
+        self.wait()
         self.manager.save_async(step, _tree(state), force=True, metrics=metrics, custom_metadata=extra)
 
     def steps(self) -> list[int]:
@@ -52,6 +55,18 @@ class Checkpoints:
         """The step of lowest held-out loss, or the newest where none has one."""
         scored = [(c.metrics[METRIC], c.step) for c in self.manager.checkpoints if c.metrics]
         return min(scored)[1] if scored else max(self.steps(), default=None)
+
+    def verify(self, step: int) -> None:
+        """
+        Raises:
+            ValueError: a file of the checkpoint is not what was written; names it.
+        """
+        digests = self._digests(step)
+        if digests.exists():  # a run that is killed in the moment between leaves a checkpoint without
+            for name, expected in json.loads(digests.read_text(encoding="utf-8")).items():
+                file = self.folder / str(step) / name
+                if not file.is_file() or _hash(file) != expected:
+                    raise ValueError(f"{name} is missing or changed")
 
     def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state (arrays on the host) and the extra values of one checkpoint.
@@ -82,12 +97,23 @@ class Checkpoints:
         return target
 
     def wait(self) -> None:
-        """Until everything is on disk; raises what went wrong in the background."""
+        """Until everything is on disk and its files' hashes are noted; raises what went wrong in the background."""
         self.manager.wait()
+        for step in self.steps():
+            if not self._digests(step).exists():
+                files = [file for file in (self.folder / str(step)).rglob("*") if file.is_file()]
+                digests = {str(file.relative_to(self.folder / str(step))): _hash(file) for file in files}
+                temporary = self._digests(step).with_suffix(".tmp")
+                temporary.write_text(json.dumps(digests), encoding="utf-8")
+                temporary.replace(self._digests(step))
 
     def close(self) -> None:
         """Waits and lets go."""
         self.manager.close()
+
+    def _digests(self, step: int) -> Path:
+        """Where the hashes of a checkpoint's files lie: beside its arrays, since damage spares no format."""
+        return self.folder / str(step) / "digests.json"
 
 
 def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tuple[TrainState, dict[str, Any]] | None:
@@ -99,6 +125,7 @@ def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tup
     damaged = 0
     for step in reversed(checkpoints.steps()):
         try:
+            checkpoints.verify(step)
             return checkpoints.load(step, like)
         except Exception as error:  # whatever the storage raises for a file that is cut, changed or gone
             damaged += 1
@@ -107,6 +134,11 @@ def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tup
     if damaged:
         raise InputError(f"{checkpoints.folder}: all {damaged} checkpoints are damaged; start again with another out")
     return None
+
+
+def _hash(file: Path) -> str:
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "blake2b").hexdigest()
 
 
 def _empty(like: Any) -> Any:

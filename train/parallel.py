@@ -100,7 +100,7 @@ class Pmap:
 
     def put_state(self, state: TrainState) -> TrainState:
         copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.devices, *x.shape)), state)
-        return jax.pmap(lambda x: x, devices=self.list)(copies)
+        return jax.pmap(lambda x: x, axis_name=DATA, devices=self.list)(copies)  # as the step returns it
 
     def saved(self, state: TrainState) -> TrainState:
         return jax.tree.map(lambda x: x.addressable_data(0)[0], state)

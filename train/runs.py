@@ -22,7 +22,7 @@ from train import config as configs
 from train.checkpoints import Checkpoints
 from train.config import RunConfig
 from train.loader import Source
-from train.reports import say
+from train.reports import say, warn
 from train.step import Task, bert_task, gpt_task
 
 
@@ -36,25 +36,32 @@ class Run(NamedTuple):
 
 
 def load_run(folder: str | Path) -> Run:
-    """The best checkpoint of a run folder (the newest where none was evaluated).
+    """The best checkpoint of a run folder (the newest where none was evaluated), or the next where it is damaged.
 
     Raises:
-        InputError: the folder is no run, or has no checkpoint yet.
+        InputError: the folder is no run, has no checkpoint yet, or none that can be read.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         raise InputError(f"{folder}: not a run folder (no config.yaml)")
     checkpoints = Checkpoints(folder / "checkpoints", keep=1, read_only=True)
-    step = checkpoints.best()
-    if step is None:
+    best = checkpoints.best()
+    if best is None:
         raise InputError(f"{folder}: no checkpoint yet; let the run reach its first, or lower checkpoint.every")
-    try:
-        extra = checkpoints.extra(step)
-        model = make_model(ModelConfig(**extra["model"]))
-        params = checkpoints.load_params(step, abstract_params(model))
-        return Run(model, jax.tree.map(jnp.asarray, params), Tokenizer.from_str(extra["tokenizer"]), step)
-    except Exception as error:  # whatever the storage raises for a file that is cut, changed or gone
-        raise InputError(f"{folder}: checkpoint {step} is damaged; resume the run, which falls back") from error
+    for step in sorted(checkpoints.steps(), key=lambda step: (step != best, -step)):
+        try:
+            return _load_step(checkpoints, step)
+        except Exception as error:  # whatever the storage raises for a file that is cut, changed or gone
+            warn(f"checkpoint {step} of {folder} is damaged: {error}")
+    raise InputError(f"{folder}: no checkpoint can be read; train again with another out")
+
+
+def _load_step(checkpoints: Checkpoints, step: int) -> Run:
+    checkpoints.verify(step)
+    extra = checkpoints.extra(step)
+    model = make_model(ModelConfig(**extra["model"]))
+    params = checkpoints.load_params(step, abstract_params(model))
+    return Run(model, jax.tree.map(jnp.asarray, params), Tokenizer.from_str(extra["tokenizer"]), step)
 
 
 def need(run: Run, architecture: str, verb: str, other: str) -> Run:

@@ -30,6 +30,7 @@ FORMAT = 1  # raised whenever the files or the splitting rule change
 SPLITS = ("train", "eval")
 TASK_BYTES = 1 << 18  # text that a worker gets at a time
 HASH_BLOCK = 1 << 20
+META_KEYS = {"identity", "tokenizer", "wanted", "files", "dtype", "vocab_size", "splits"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -360,9 +361,13 @@ def _changed_file(known: list[dict[str, Any]], files: list[Path]) -> str | None:
 def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+        missing = META_KEYS - set(meta)
+    except (OSError, ValueError, TypeError) as error:
         raise InputError(f"{path}: not a token store ({error}); delete the folder to prepare it again") from error
+    if missing:
+        raise InputError(f"{path}: damaged (no {min(missing)}); delete the folder to prepare it again")
+    return meta
 
 
 def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:

@@ -122,3 +122,8 @@ def test_next_sentence_probability_is_the_softmax_at_zero(bert, wordpiece, words
     probability = bertgpt.next_sentence_probability(model, params, wordpiece, *words)
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(logits[1] - logits[0])), rtol=1e-5)
     assert abs(probability - 0.5) > 1e-2
+
+
+def test_ids_beyond_the_vocabulary_are_refused(gpt):
+    with pytest.raises(bertgpt.InputError, match="do not fit the vocabulary of 200"):
+        bertgpt.generate(*gpt, np.array([[200]]))
