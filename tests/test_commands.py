@@ -204,6 +204,8 @@ def test_memory_and_disk_faults_are_told_with_what_to_do(capsys):
     assert "lower train.batch_size or raise train.accumulate" in capsys.readouterr().err
     assert explain(OSError(errno.ENOSPC, "No space left on device", "tokens.bin")) == 2
     assert "disk full" in capsys.readouterr().err
+    assert explain(ValueError("RESOURCE_EXHAUSTED: Failed to write to file: No space left on device")) == 2
+    assert "disk full" in capsys.readouterr().err
     assert explain(PermissionError(errno.EACCES, "Permission denied", "runs")) == 2
     assert "Permission denied" in capsys.readouterr().err
 

@@ -22,7 +22,7 @@ class Checkpoints:
 
     def __init__(self, folder: Path, keep: int, read_only: bool = False) -> None:
         """Opens or makes the folder; unless `read_only`, half-written checkpoints of a killed run are removed."""
-        logging.getLogger("absl").setLevel(logging.ERROR)
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what goes wrong is raised; the log would repeat it
         self.folder = folder.absolute()
         policies = ocp.training.preservation_policies
         best = policies.BestN(
