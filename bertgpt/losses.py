@@ -5,6 +5,7 @@ Means of means are wrong as soon as devices, micro-batches or rows hold differen
 
 from typing import Any, NamedTuple
 
+import chex
 import jax
 import jax.numpy as jnp
 from jax import Array
@@ -25,6 +26,7 @@ class SumWeight(NamedTuple):
 
 def masked_sum(values: Array, mask: Array) -> SumWeight:
     """values and mask of one shape; a mask is 0, 1 or any weight between and beyond."""
+    chex.assert_equal_shape([values, mask])  # a mask that broadcasts would count its weight wrongly
     mask = mask.astype(jnp.float32)
     return SumWeight((values * mask).sum(), mask.sum())
 

@@ -10,7 +10,6 @@ from bertgpt.errors import InputError
 
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GPT_SPECIAL = ("<unk>",)
-LIMIT_ALPHABET = 1000  # single characters kept, so that rare scripts do not fill the vocabulary
 MAX_FILE = 1 << 28  # bytes of a tokenizer's file
 
 
@@ -24,7 +23,10 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
     """
     tokenizer = _wordpiece(models.WordPiece(unk_token="[UNK]"), lowercase)
     trainer = trainers.WordPieceTrainer(
-        vocab_size=vocab_size, special_tokens=list(BERT_SPECIAL), limit_alphabet=LIMIT_ALPHABET, show_progress=False
+        vocab_size=vocab_size,
+        special_tokens=list(BERT_SPECIAL),
+        limit_alphabet=_alphabet(vocab_size),
+        show_progress=False,
     )
     tokenizer.train_from_iterator(texts, trainer)
     _add_bert_template(tokenizer)
@@ -37,7 +39,7 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
         special_tokens=list(GPT_SPECIAL),
-        limit_alphabet=LIMIT_ALPHABET,
+        limit_alphabet=_alphabet(vocab_size),
         end_of_word_suffix="</w>",
         show_progress=False,
     )
@@ -88,6 +90,11 @@ def continuation_table(tokenizer: Tokenizer) -> list[bool]:
         (tokenizer.id_to_token(index) or "").startswith("##")
         for index in range(tokenizer.get_vocab_size(with_added_tokens=True))
     ]
+
+
+def _alphabet(vocab_size: int) -> int:
+    """Single characters kept: enough for Chinese in a large vocabulary, without rare scripts filling a small one."""
+    return max(1000, vocab_size // 4)
 
 
 def _wordpiece(model: models.WordPiece, lowercase: bool) -> Tokenizer:

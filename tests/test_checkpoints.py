@@ -55,7 +55,24 @@ def test_when_all_are_damaged_the_user_is_told(state, tmp_path):
     for file in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(ValueError, match="all 1 checkpoints are damaged"):
+    with pytest.raises(ValueError, match="only damaged_checkpoint_1"):
         restore_newest(checkpoints, state, lambda text: None)
+    with pytest.raises(ValueError, match="only damaged_checkpoint_1"):
+        restore_newest(checkpoints, state, lambda text: None)  # and does not begin anew in silence
     checkpoints.close()
     assert (tmp_path / "damaged_checkpoint_1").is_dir()
+
+
+def test_no_memory_is_no_damage(state, tmp_path, monkeypatch):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints.save(1, state, {}, None)
+    checkpoints.wait()
+
+    def fail(*_):
+        raise MemoryError
+
+    monkeypatch.setattr(checkpoints, "load", fail)
+    with pytest.raises(MemoryError):
+        restore_newest(checkpoints, state, print)
+    checkpoints.close()
+    assert (tmp_path / "checkpoints" / "1").is_dir()

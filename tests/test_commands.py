@@ -141,7 +141,13 @@ def test_continued_pretraining_takes_weights_and_tokenizer(bert_run, config_file
         (["train.batch_size=7", "train.accumulate=2"], "train.batch_size 7 is not divisible"),
         (["data.train=nowhere.txt"], "nowhere.txt: no such file"),
         (["optimizer.name=sgd"], "choose one of adamw, lamb"),
-        (["model.init_from=nowhere"], "nowhere: not a run folder"),
+        (["model.init_from=nowhere", "model.preset=null"], "nowhere: not a run folder"),
+        (["model.init_from=nowhere"], "model.preset is given beside model.init_from"),
+        (["tokenizer.kind=bpe"], "BERT needs wordpiece"),
+        (["model.preset=gpt1", "tokenizer.lowercase=false"], "is for wordpiece"),
+        (["seed=99999999999"], "seed is 99999999999; it must be under"),
+        (["optimizer.b2=1.5"], "optimizer.b2 is 1.5; it must be under 1"),
+        (["parallel.data=2"], "jit runs on one"),
         (["tokenizer.path=nowhere"], "nowhere: no tokenizer.json"),
         (["data.train=[1,2]"], "must be a path or a list of paths"),
         (["parallel.strategy=mesh", "parallel.data=9"], "there are 8 devices"),
@@ -177,6 +183,27 @@ def test_the_folder_of_another_configuration_is_refused(bert_run, config_file, c
     line = fails(capsys, "pretrain", config_file, "optimizer.learning_rate=0.1", "seed=3", "train.log_every=1")
     assert "optimizer.learning_rate (0.003 -> 0.1), seed (0 -> 3)" in line
     assert "log_every" not in line
+
+
+def test_another_folder_is_never_replaced_by_a_store(config_file, tmp_path, capsys):
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "mine.txt").write_text("precious")
+    line = fails(capsys, "prepare", config_file, f"out={tmp_path}/out", f"data.store={tmp_path}/texts")
+    assert "not a token store" in line
+    assert (tmp_path / "texts" / "mine.txt").read_text() == "precious"
+
+
+def test_too_little_held_out_text_for_pairs_is_told_before_training(config_file, documents, tmp_path, capsys):
+    (tmp_path / "eval.txt").write_text(documents[0])
+    overrides = [f"out={tmp_path}/out", f"data.store={tmp_path}/store", f"data.eval={tmp_path}/eval.txt"]
+    assert "at least two documents" in fails(capsys, "pretrain", config_file, *overrides)
+    assert not (tmp_path / "out").exists()
+
+
+def test_weights_to_start_from_fix_the_sizes(bert_run, config_file, tmp_path, capsys):
+    overrides = [f"model.init_from={bert_run}", "model.preset=null", f"out={tmp_path}/out"]
+    line = fails(capsys, "pretrain", config_file, *overrides, "model.max_positions=64")
+    assert "model.max_positions is 64, but the weights to start from have 32" in line
 
 
 def test_a_text_without_mask_is_refused(bert_run, capsys):

@@ -3,6 +3,7 @@
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -151,6 +152,20 @@ def test_changed_text_is_told_and_a_started_run_refuses_it(config_file, corpus_f
     settings = configs.load(str(config_file), overrides)
     loop.pretrain(settings)
     text.write_text(corpus_file.read_text().replace(".", "!"))
+    loop.pretrain(settings)
+    assert "finished" in capsys.readouterr().out
+    settings.train.steps = 4
+    with pytest.raises(configs.InputError, match="text.jsonl changed since this run began"):
+        loop.pretrain(settings)
+    other = configs.load(
+        str(config_file), [*overrides, f"out={tmp_path / 'other'}", f"data.store={tmp_path}/out/store"]
+    )
+    loop.pretrain(other)
+    assert f"preparing {tmp_path / 'out' / 'store'}: {text} changed" in capsys.readouterr().out
+    shutil.rmtree(tmp_path / "out" / "store")
     with pytest.raises(configs.InputError, match="the text changed since checkpoint 2"):
         loop.pretrain(settings)
-    assert f"preparing {tmp_path / 'out' / 'store'}: {text} changed" in capsys.readouterr().out
+    text.write_text(corpus_file.read_text())
+    shutil.rmtree(tmp_path / "out" / "store")
+    loop.pretrain(settings)
+    assert "going on from step 2" in capsys.readouterr().out

@@ -78,7 +78,7 @@ def test_training_reads_a_stream_and_keeps_to_the_size(train, documents):
 
 @pytest.mark.parametrize("train", [tokenizers.train_wordpiece, tokenizers.train_bpe])
 def test_training_keeps_a_limited_alphabet(train, monkeypatch):
-    monkeypatch.setattr(tokenizers, "LIMIT_ALPHABET", 3)
+    monkeypatch.setattr(tokenizers, "_alphabet", lambda vocab_size: 3)
     tokenizer = train(["a b c " * 3 + "d"], 100)
     known = {token[0] for token in tokenizer.get_vocab() if token[0] not in "[<#"}
     assert known == {"a", "b", "c"}

@@ -18,7 +18,7 @@ VERBS = {
     "generate": "continue a text with a GPT-1",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
-DENIED = (errno.EACCES, errno.EPERM, errno.EROFS)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
 
 
 class Parser(argparse.ArgumentParser):

@@ -3,7 +3,6 @@
 import hashlib
 import json
 import logging
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -68,6 +67,14 @@ class Checkpoints:
                 if not file.is_file() or _hash(file) != expected:
                     raise ValueError(f"{name} is missing or changed")
 
+    def is_sound(self, step: int) -> bool:
+        """Whether `verify` finds nothing."""
+        try:
+            self.verify(step)
+        except ValueError:
+            return False
+        return True
+
     def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """The state (arrays on the host) and the extra values of one checkpoint.
 
@@ -91,7 +98,8 @@ class Checkpoints:
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way, so that its step can be saved again; nothing is deleted."""
         target = self.folder.parent / f"damaged_checkpoint_{step}"
-        shutil.rmtree(target, ignore_errors=True)
+        while target.exists():
+            target = target.with_name(target.name + "_again")
         (self.folder / str(step)).rename(target)
         self.manager.reload()
         return target
@@ -101,7 +109,8 @@ class Checkpoints:
         self.manager.wait()
         for step in self.steps():
             if not self._digests(step).exists():
-                files = [file for file in (self.folder / str(step)).rglob("*") if file.is_file()]
+                found = (self.folder / str(step)).rglob("*")
+                files = [file for file in found if file.is_file() and file.stem != "digests"]
                 digests = {str(file.relative_to(self.folder / str(step))): _hash(file) for file in files}
                 temporary = self._digests(step).with_suffix(".tmp")
                 temporary.write_text(json.dumps(digests), encoding="utf-8")
@@ -122,18 +131,24 @@ def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tup
     Raises:
         InputError: there are checkpoints, and all are damaged.
     """
-    damaged = 0
     for step in reversed(checkpoints.steps()):
         try:
             checkpoints.verify(step)
             return checkpoints.load(step, like)
-        except Exception as error:  # whatever the storage raises for a file that is cut, changed or gone
-            damaged += 1
+        except Exception as error:
+            if not is_damage(error):
+                raise
             place = checkpoints.set_aside(step)
             warn(f"checkpoint {step} is damaged ({_first_line(error)}); moved to {place}, going on from the one before")
+    damaged = sorted(path.name for path in checkpoints.folder.parent.glob("damaged_checkpoint_*"))
     if damaged:
-        raise InputError(f"{checkpoints.folder}: all {damaged} checkpoints are damaged; start again with another out")
+        raise InputError(f"{checkpoints.folder.parent}: only {', '.join(damaged)}; start again with another out")
     return None
+
+
+def is_damage(error: Exception) -> bool:
+    """Whether a failed load tells of its files: the storage raises many kinds, but memory and rights are no damage."""
+    return not isinstance(error, MemoryError | PermissionError) and "RESOURCE_EXHAUSTED" not in str(error)
 
 
 def _hash(file: Path) -> str:

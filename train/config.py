@@ -143,8 +143,25 @@ AT_LEAST = {
     "optimizer.warmup_steps": 0,
     "optimizer.clip_norm": 0,
     "optimizer.weight_decay": 0,
+    "optimizer.learning_rate": 0,
+    "optimizer.b1": 0,
+    "optimizer.b2": 0,
+    "optimizer.eps": 0,
+    "tokenizer.vocab_size": 30,
+    "data.workers": 1,
     "seed": 0,
 }
+UNDER = {"optimizer.b1": 1, "optimizer.b2": 1, "seed": 2**31}
+SIZES = (
+    "architecture",
+    "vocab_size",
+    "hidden_size",
+    "num_layers",
+    "num_heads",
+    "mlp_size",
+    "max_positions",
+    "type_vocab_size",
+)
 MAY_CHANGE = ("train.steps", "train.log_every", "train.eval_every", "checkpoint", "parallel", "data.workers", "out")
 
 
@@ -227,9 +244,11 @@ def model_config(config: RunConfig, vocab_size: int, base: ModelConfig | None = 
     section = dataclasses.asdict(config.model)
     preset, _ = section.pop("preset"), section.pop("init_from")
     fields = {name: value for name, value in section.items() if value is not None}
-    fields.setdefault("vocab_size", vocab_size)
+    if base is None:
+        fields.setdefault("vocab_size", vocab_size)
     if base is not None:
         model = ModelConfig(**(dataclasses.asdict(base) | fields))
+        _check_same_sizes(base, model)
     elif preset is not None:
         model = presets.get(preset, **fields)
     else:
@@ -247,12 +266,23 @@ def model_config(config: RunConfig, vocab_size: int, base: ModelConfig | None = 
     return model
 
 
+def _check_same_sizes(base: ModelConfig, model: ModelConfig) -> None:
+    """The weights that a run starts from fix every size."""
+    for field in SIZES:
+        old, new = getattr(base, field), getattr(model, field)
+        if old != new:
+            raise InputError(f"model.{field} is {new}, but the weights to start from have {old}; leave it out")
+
+
 def _without_preset(fields: dict[str, Any]) -> ModelConfig:
     needed = ("architecture", "hidden_size", "num_layers", "num_heads", "mlp_size")
     missing = [f"model.{name}" for name in needed if name not in fields]
     if missing:
         raise InputError(f"model.preset is missing; give it (one of {', '.join(presets.ALL)}) or {', '.join(missing)}")
-    return ModelConfig(**fields)
+    constants: dict[str, Any] = (
+        {"layer_norm_eps": 1e-5, "activation": "gelu_tanh"} if fields["architecture"] == "gpt" else {}
+    )
+    return ModelConfig(**(constants | fields))
 
 
 def _parse_override(item: str) -> DictConfig:
@@ -297,8 +327,11 @@ def _check_values(config: RunConfig) -> None:
         if flat[key] not in choices:
             raise InputError(f"{key} is {flat[key]!r}; choose one of {', '.join(c for c in choices if c)}")
     for key, least in AT_LEAST.items():
-        if flat[key] < least:
+        if flat[key] is not None and flat[key] < least:
             raise InputError(f"{key} is {flat[key]}; it must be at least {least}")
+    for key, limit in UNDER.items():
+        if flat[key] >= limit:
+            raise InputError(f"{key} is {flat[key]}; it must be under {limit}")
     for key in ("data.train", "data.eval"):
         if flat[key] is not None and not _is_inputs(flat[key]):
             raise InputError(f"{key} is {flat[key]!r}; it must be a path or a list of paths")

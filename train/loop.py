@@ -64,8 +64,10 @@ def pretrain(config: RunConfig) -> None:
     """
     out = Path(config.out)
     check_out(out, config)
-    start = runs.start_from(config)
-    base = start.model.config if start else None
+    start = runs.find_start(config)
+    if start is not None and start.params is None and is_finished(out, start.step, config.train.steps):
+        return
+    base = start.model_config if start else None
     configs.model_config(config, runs.expected_vocab_size(config, start), base)  # a mistake is told before the work
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
@@ -75,22 +77,33 @@ def pretrain(config: RunConfig) -> None:
     for line in reports.opening(config, trainer.model_config, strategy, count(state.params)):
         say(line)
     out.mkdir(parents=True, exist_ok=True)
-    configs.save(config, out / "config.yaml")
-    save_tokenizer(tokenizer, out)
 
     checkpoints = Checkpoints(out / "checkpoints", config.checkpoint.keep)
     try:
-        state = resume(trainer, state, checkpoints)
-        state = run_steps(trainer, state, checkpoints)
+        state, row = resume(trainer, state, checkpoints)
+        configs.save(config, out / "config.yaml")
+        save_tokenizer(tokenizer, out)
+        state = run_steps(trainer, state, row, checkpoints)
         finish(trainer, state)
     finally:
         checkpoints.close()
 
 
+def is_finished(out: Path, step: int, steps: int) -> bool:
+    """Whether the run in `out` has made all its steps and its last checkpoint is sound; says so."""
+    checkpoints = Checkpoints(out / "checkpoints", keep=1, read_only=True)
+    if step < steps or not checkpoints.is_sound(step):
+        return False
+    say(f"finished: {out} has made its {steps} steps; raise train.steps to go on")
+    for line in reports.report(out):
+        say(line)
+    return True
+
+
 def check_out(out: Path, config: RunConfig) -> None:
     """
     Raises:
-        InputError: the folder holds a run of another configuration, or something else.
+        InputError: it holds a run of another configuration, or is a file.
     """
     saved = out / "config.yaml"
     if saved.exists():
@@ -102,11 +115,11 @@ def check_out(out: Path, config: RunConfig) -> None:
 
 
 def build(
-    config: RunConfig, tokenizer: Tokenizer, strategy: Strategy, start: runs.Run | None
+    config: RunConfig, tokenizer: Tokenizer, strategy: Strategy, start: runs.Start | None
 ) -> tuple[Trainer, TrainState]:
     """Model, data, optimizer and compiled steps; the state at step 0."""
     vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
-    model_config = configs.model_config(config, vocab_size, start.model.config if start else None)
+    model_config = configs.model_config(config, vocab_size, start.model_config if start else None)
     model = runs.make_model(model_config, config.train.dtype)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     task = runs.make_task(model, model_config)
@@ -133,48 +146,45 @@ def build(
     return trainer, create_state(model, optimizer, config.seed, start.params if start else None)
 
 
-def resume(trainer: Trainer, state: TrainState, checkpoints: Checkpoints) -> TrainState:
-    """The newest good checkpoint's state, or the fresh one.
+def resume(trainer: Trainer, state: TrainState, checkpoints: Checkpoints) -> tuple[TrainState, int]:
+    """The newest good checkpoint's state and the row of the data that comes next, or the fresh state and 0.
 
     Raises:
         InputError: the text changed since the checkpoint.
     """
     found = restore_newest(checkpoints, state, reports.warn)
     if found is None:
-        return state
+        return state, 0
     state, extra = found
     if extra["data"] != store.digest(runs.store_folder(trainer.config)):
         raise InputError(f"the text changed since checkpoint {state.step}; start a new run with another out")
     say(f"going on from step {int(state.step)}")
-    return state
+    return state, extra["row"]
 
 
-def run_steps(trainer: Trainer, state: TrainState, checkpoints: Checkpoints) -> TrainState:
+def run_steps(trainer: Trainer, state: TrainState, row: int, checkpoints: Checkpoints) -> TrainState:
     """Trains to `train.steps`: logs, evaluates and saves when due; saves and leaves on SIGTERM."""
     config, strategy = trainer.config, trainer.strategy
-    first, last, size = int(state.step), config.train.steps, config.train.batch_size
-    if first >= last:
-        say(f"finished: {config.out} has made its {last} steps; raise train.steps to go on")
-        return state
-    rows = loader.batches(trainer.train_source, size, config.seed, first * size)
+    first, last = int(state.step), config.train.steps
+    batches = loader.batches(trainer.train_source, config.train.batch_size, config.seed, row)
     window, state = Window(trainer), strategy.put_state(state)
     with Stop() as stop, reports.Metrics(Path(config.out), first) as metrics, reports.Bar(last, first) as bar:
-        for step, batch in zip(range(first + 1, last + 1), rows, strict=False):
+        for step, batch in zip(range(first + 1, last + 1), batches, strict=False):
             state, figures = trainer.train(state, strategy.put_batch(validated(batch, trainer.model_config)))
             window.add(step, figures, loader.real_tokens(batch))
             bar.advance(step)
             ends = step == last or stop.received is not None
             if step % config.train.log_every == 0 or step == last:
-                row = window.figures()
-                metrics.write(step, "train", row)
-                bar.show(step, row)
+                seen = window.figures()
+                metrics.write(step, "train", seen)
+                bar.show(step, seen)
             loss = None
             if step % config.train.eval_every == 0 or step == last:
                 window.check()
-                row = evaluate(trainer, state.params)
-                metrics.write(step, "eval", row)
-                say(reports.eval_line(step, row))
-                loss = row["loss"]
+                held_out = evaluate(trainer, state.params)
+                metrics.write(step, "eval", held_out)
+                say(reports.eval_line(step, held_out))
+                loss = held_out["loss"]
                 window.restart_clock()
             if step % config.checkpoint.every == 0 or ends:
                 window.check()
@@ -199,7 +209,8 @@ def evaluate(trainer: Trainer, params: Any) -> dict[str, float]:
     log_frequency = unigram(trainer.train_split.counts)
     add(sums, "unigram_cross_entropy", 0.0, 0.0)
     began = time.monotonic()
-    for batch in loader.eval_batches(trainer.eval_source, config.train.batch_size, EVAL_SEED, examples):
+    size = config.train.batch_size // config.train.accumulate  # no more memory than a micro-batch
+    for batch in loader.eval_batches(trainer.eval_source, size, EVAL_SEED, examples):
         outcome = trainer.evaluate(params, trainer.strategy.put_batch(validated(batch, trainer.model_config)))
         for name, value in outcome.items():
             add(sums, name, trainer.strategy.scalar(value.sum), trainer.strategy.scalar(value.weight))
@@ -258,7 +269,7 @@ def validated(batch: dict[str, np.ndarray], model: ModelConfig) -> dict[str, np.
     Raises:
         InputError: an id is beyond the vocabulary: the store is damaged, or not this tokenizer's.
     """
-    top = int(batch["input_ids"].max())
+    top = max(int(batch[name].max()) for name in ("input_ids", "labels"))
     if top >= model.vocab_size:
         raise InputError(f"token id {top} is beyond the vocabulary of {model.vocab_size}; prepare the store again")
     return batch

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
@@ -99,8 +98,11 @@ class Pmap:
         return jax.pmap(step, axis_name=DATA, devices=self.list)
 
     def put_state(self, state: TrainState) -> TrainState:
-        copies = jax.tree.map(lambda x: jnp.broadcast_to(x, (self.devices, *x.shape)), state)
-        return jax.pmap(lambda x: x, axis_name=DATA, devices=self.list)(copies)  # as the step returns it
+        rows = NamedSharding(Mesh(np.array(self.list), (DATA,)), PartitionSpec(DATA))  # as the step returns it
+        copies = jax.tree.map(
+            lambda x: np.broadcast_to(np.asarray(x), (self.devices, *x.shape)), state
+        )  # takes no memory
+        return jax.device_put(copies, rows)
 
     def saved(self, state: TrainState) -> TrainState:
         return jax.tree.map(lambda x: x.addressable_data(0)[0], state)
@@ -126,6 +128,8 @@ def make_strategy(section: ParallelSection) -> Strategy:
         name = "mesh" if jax.process_count() > 1 else "pmap" if count > 1 else "jit"
     if jax.process_count() > 1 and name != "mesh":
         raise InputError(f"parallel.strategy {name} runs in one process, but there are {jax.process_count()}; use mesh")
+    if name == "jit" and section.data > 1:
+        raise InputError(f"parallel.data is {section.data}, but parallel.strategy jit runs on one; use pmap or mesh")
     if name == "mesh":
         # Auto axes: under Explicit ones, which make_mesh gives by default, Linen's Embed raises ShardingTypeError.
         return Jit(jax.make_mesh((count,), (DATA,), (AxisType.Auto,), devices=jax.devices()[:count]))

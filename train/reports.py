@@ -177,8 +177,9 @@ def report(folder: Path) -> list[str]:
             f"NSP balanced accuracy {last['nsp_balanced_accuracy']:.3f}"
         )
     if "bits_per_byte" in last:
-        unigram = last["bits_per_byte"] / last["lm_loss"] * last["unigram_cross_entropy"]
-        share = 1 - last["bits_per_byte"] / unigram
+        per_nat = last["bits_per_byte"] / last["lm_loss"] if last["lm_loss"] else 0.0
+        unigram = per_nat * last["unigram_cross_entropy"]
+        share = 1 - last["bits_per_byte"] / unigram if unigram else 0.0
         lines.append(
             f"{place} {last['bits_per_byte']:.3f} bits per byte, {share:.1%} under the unigram's {unigram:.3f}; "
             f"perplexity {last['perplexity']:.1f}"

@@ -17,9 +17,9 @@ from bertgpt.data.bert import BertPairs
 from bertgpt.data.gpt import GptWindows
 from bertgpt.data.store import Split, TextSource
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import load_tokenizer, train_bpe, train_wordpiece
+from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece
 from train import config as configs
-from train.checkpoints import Checkpoints
+from train.checkpoints import Checkpoints, is_damage
 from train.config import RunConfig
 from train.loader import Source
 from train.reports import say, warn
@@ -33,6 +33,18 @@ class Run(NamedTuple):
     params: Any
     tokenizer: Tokenizer
     step: int
+
+
+class Start(NamedTuple):
+    """What a run begins or goes on with instead of its preset and a tokenizer trained anew.
+
+    `params` None: the run in `config.out` goes on, whose checkpoint has them.
+    """
+
+    model_config: ModelConfig
+    tokenizer: Tokenizer
+    params: Any = None
+    step: int = 0
 
 
 def load_run(folder: str | Path) -> Run:
@@ -51,7 +63,9 @@ def load_run(folder: str | Path) -> Run:
     for step in sorted(checkpoints.steps(), key=lambda step: (step != best, -step)):
         try:
             return _load_step(checkpoints, step)
-        except Exception as error:  # whatever the storage raises for a file that is cut, changed or gone
+        except Exception as error:
+            if not is_damage(error):
+                raise
             warn(f"checkpoint {step} of {folder} is damaged: {error}")
     raise InputError(f"{folder}: no checkpoint can be read; train again with another out")
 
@@ -96,15 +110,34 @@ def abstract_params(model: nn.Module) -> Any:
 
 def make_source(split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int) -> Source:
     """The examples of a split."""
-    if architecture == "gpt":
-        return GptWindows(split, config.data.sequence_length, seed)
     data = config.data
+    if architecture == "gpt":
+        return GptWindows(split, data.sequence_length, seed)
     return BertPairs(split, tokenizer, data.sequence_length, seed, data.whole_word, data.balance_nsp)
 
 
-def start_from(config: RunConfig) -> Run | None:
-    """The run that model.init_from names; None where it is absent."""
-    return None if config.model.init_from is None else load_run(config.model.init_from)
+def find_start(config: RunConfig) -> Start | None:
+    """The run already in config.out, or else the one that model.init_from names; None where there is neither.
+
+    Raises:
+        InputError: model.init_from is no run, or stands beside what it brings itself.
+    """
+    folder = Path(config.out) / "checkpoints"
+    checkpoints = Checkpoints(folder, keep=1, read_only=True) if folder.is_dir() else None
+    for step in reversed(checkpoints.steps() if checkpoints else []):
+        try:
+            extra = checkpoints.extra(step) if checkpoints else {}
+            return Start(ModelConfig(**extra["model"]), Tokenizer.from_str(extra["tokenizer"]), None, step)
+        except Exception as error:  # the restore that follows tells of it and sets it aside
+            if not is_damage(error):
+                raise
+    if config.model.init_from is None:
+        return None
+    for key, value in (("model.preset", config.model.preset), ("tokenizer.path", config.tokenizer.path)):
+        if value is not None:
+            raise InputError(f"{key} is given beside model.init_from, which brings its own; leave one of them out")
+    run = load_run(config.model.init_from)
+    return Start(run.model.config, run.tokenizer, run.params)
 
 
 def store_folder(config: RunConfig) -> Path:
@@ -112,10 +145,13 @@ def store_folder(config: RunConfig) -> Path:
     return Path(config.data.store) if config.data.store else Path(config.out) / "store"
 
 
-def prepare_store(config: RunConfig, start: Run | None = None) -> Tokenizer:
+def prepare_store(config: RunConfig, start: Start | None = None) -> Tokenizer:
     """Makes the token store where it is missing or its inputs changed; returns its tokenizer.
 
     The tokenizer is that of the run started from, that of tokenizer.path, or one trained on the training text.
+
+    Raises:
+        InputError: the text or the tokenizer cannot be used, or changed under a run that has begun.
     """
     source, folder = configs.text_source(config), store_folder(config)
     given = _given_tokenizer(config, start)
@@ -123,6 +159,8 @@ def prepare_store(config: RunConfig, start: Run | None = None) -> Tokenizer:
     reason = store.changes(folder, source, wanted)
     if reason is None:
         return load_tokenizer(folder)
+    if start is not None and start.params is None and (folder / "meta.json").exists():
+        raise InputError(f"{reason} since this run began at {config.out}; start a new run with another out")
     say(f"preparing {folder}: {reason}")
     tokenizer = given or _train_tokenizer(source, wanted)
     done = 0
@@ -140,16 +178,26 @@ def prepare_store(config: RunConfig, start: Run | None = None) -> Tokenizer:
     return tokenizer
 
 
-def expected_vocab_size(config: RunConfig, start: Run | None = None) -> int:
+def expected_vocab_size(config: RunConfig, start: Start | None = None) -> int:
     """The vocabulary that the run's tokenizer has, or may have at most where it is still to be trained."""
     given = _given_tokenizer(config, start)
     return given.get_vocab_size(with_added_tokens=True) if given else _wanted_tokenizer(config, None)["vocab_size"]
 
 
-def _given_tokenizer(config: RunConfig, start: Run | None) -> Tokenizer | None:
+def _given_tokenizer(config: RunConfig, start: Start | None) -> Tokenizer | None:
     if start is not None:
         return start.tokenizer
-    return load_tokenizer(config.tokenizer.path) if config.tokenizer.path else None
+    if config.tokenizer.path is None:
+        return None
+    tokenizer = load_tokenizer(config.tokenizer.path)
+    for token in BERT_SPECIAL if _architecture(config) == "bert" else ():
+        special_id(tokenizer, token)
+    return tokenizer
+
+
+def _architecture(config: RunConfig) -> str:
+    preset = bertgpt.presets.get(config.model.preset) if config.model.preset else None
+    return config.model.architecture or (preset.architecture if preset else "bert")
 
 
 def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, Any]:
@@ -158,8 +206,12 @@ def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, A
         return {"sha256": store.tokenizer_hash(given)}
     section = dataclasses.asdict(config.tokenizer)
     preset = bertgpt.presets.get(config.model.preset) if config.model.preset else None
-    architecture = config.model.architecture or (preset.architecture if preset else "bert")
-    section["kind"] = section["kind"] or ("wordpiece" if architecture == "bert" else "bpe")
+    bert = _architecture(config) == "bert"
+    section["kind"] = section["kind"] or ("wordpiece" if bert else "bpe")
+    if bert and section["kind"] == "bpe":
+        raise InputError("tokenizer.kind bpe has no [MASK]; BERT needs wordpiece")
+    if section["kind"] == "bpe" and not section["lowercase"]:
+        raise InputError("tokenizer.lowercase=false is for wordpiece; GPT-1's bpe lower-cases")
     section["vocab_size"] = section["vocab_size"] or config.model.vocab_size or (preset.vocab_size if preset else 30522)
     return section
 

@@ -40,7 +40,10 @@ def plan_pairs(split: Split, max_tokens: int, rng: np.random.Generator, balanced
         balanced: as many IsNext as NotNext pairs; False: Google's rule, a coin a chunk.
     """
     if len(split.documents) < 3:
-        raise InputError("next-sentence pairs need at least two documents; part the text by blank lines")
+        raise InputError(
+            "next-sentence pairs need at least two documents, in training and in held-out text; part the text "
+            "by blank lines, or raise data.eval_fraction"
+        )
     short = rng.random(len(split.documents) - 1) < SHORT
     target = np.where(short, rng.integers(2, max_tokens + 1, len(short)), max_tokens)
     start, rounds = split.documents[:-1].copy(), []
@@ -166,6 +169,7 @@ class BertPairs:
         self.ids = {token: special_id(tokenizer, token) for token in BERT_SPECIAL}
         self.continues = np.array(continuation_table(tokenizer)) if whole_word else None
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs
+        self.length = len(self.plan(0)[0].label)
 
     def _make_plan(self, epoch: int) -> tuple[PairPlan, int]:
         rng = np.random.default_rng([self.seed, epoch])
@@ -173,7 +177,7 @@ class BertPairs:
         return plan, int(rng.integers(len(plan.label)))
 
     def __len__(self) -> int:
-        return len(self.plan(0)[0].label)
+        return self.length
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
         return {name: value[0] for name, value in self.batch(np.array([row])).items()}

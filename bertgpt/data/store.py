@@ -127,8 +127,10 @@ def prepare(
         progress: called with the bytes of text of each finished piece.
 
     Raises:
-        InputError: a file cannot be read, or a split has no text.
+        InputError: a file cannot be read, a split has no text, or the folder holds something else.
     """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "meta.json").is_file()):
+        raise InputError(f"{folder}: not a token store, so it is not replaced; choose another folder as data.store")
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
@@ -300,6 +302,7 @@ def _write_ends(file: IO[bytes], start: int, lengths: np.ndarray) -> int:
 def _replace(folder: Path, new: Path) -> None:
     """Moves a complete store into place; the old one goes only then."""
     old = new.with_suffix(".old")
+    shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
         folder.rename(old)
     new.rename(folder)

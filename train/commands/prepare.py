@@ -13,5 +13,5 @@ def run(options: argparse.Namespace) -> None:
     from train.reports import say
 
     settings = config.load(options.config, options.overrides)
-    runs.prepare_store(settings, runs.start_from(settings))
+    runs.prepare_store(settings, runs.find_start(settings))
     say(f"ready: {runs.store_folder(settings)}")
