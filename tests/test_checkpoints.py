@@ -76,3 +76,15 @@ def test_no_memory_is_no_damage(state, tmp_path, monkeypatch):
         restore_newest(checkpoints, state, print)
     checkpoints.close()
     assert (tmp_path / "checkpoints" / "1").is_dir()
+
+
+def test_hashes_cut_short_by_a_kill_are_made_again(state, tmp_path):
+    checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
+    checkpoints.save(1, state, {}, None)
+    checkpoints.wait()
+    digests = tmp_path / "checkpoints" / "1" / "digests.json"
+    digests.rename(digests.with_suffix(".tmp"))
+    checkpoints.wait()
+    assert digests.exists()
+    assert checkpoints.is_sound(1)
+    checkpoints.close()

@@ -241,6 +241,7 @@ class _Workers:
             self.pool.shutdown(cancel_futures=True)
 
     def map(self, pieces: Iterable[list[list[str]]]) -> Iterator[_Tokenized]:
+        """Tokenizes the pieces; results come in the pieces' order."""
         if self.pool is None:
             yield from map(_Worker(*self.arguments), pieces)
             return
