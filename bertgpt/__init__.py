@@ -9,46 +9,81 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertgpt import losses, masks, presets
-    from bertgpt.bert import BertForPreTraining, BertModel
+    from bertgpt.bert import (
+        BertForMaskedLM,
+        BertForMultipleChoice,
+        BertForNextSentencePrediction,
+        BertForPreTraining,
+        BertForQuestionAnswering,
+        BertForSequenceClassification,
+        BertForTokenClassification,
+        BertModel,
+    )
     from bertgpt.config import ModelConfig
     from bertgpt.errors import InputError
-    from bertgpt.gpt import OpenAIGPTLMHeadModel, OpenAIGPTModel
+    from bertgpt.gpt import (
+        OpenAIGPTDoubleHeadsModel,
+        OpenAIGPTForSequenceClassification,
+        OpenAIGPTLMHeadModel,
+        OpenAIGPTModel,
+    )
     from bertgpt.inference import fill_mask, generate, next_sentence_probability
     from bertgpt.outputs import ModelOutput
+    from bertgpt.pretrained import load_pretrained, save_pretrained
     from bertgpt.tokenizers import load_tokenizer
 
 _HOME = {
+    "BertForMaskedLM": "bert",
+    "BertForMultipleChoice": "bert",
+    "BertForNextSentencePrediction": "bert",
     "BertForPreTraining": "bert",
+    "BertForQuestionAnswering": "bert",
+    "BertForSequenceClassification": "bert",
+    "BertForTokenClassification": "bert",
     "BertModel": "bert",
     "InputError": "errors",
     "ModelConfig": "config",
     "ModelOutput": "outputs",
+    "OpenAIGPTDoubleHeadsModel": "gpt",
+    "OpenAIGPTForSequenceClassification": "gpt",
     "OpenAIGPTLMHeadModel": "gpt",
     "OpenAIGPTModel": "gpt",
     "fill_mask": "inference",
     "generate": "inference",
+    "load_pretrained": "pretrained",
     "load_tokenizer": "tokenizers",
     "losses": None,
     "masks": None,
     "next_sentence_probability": "inference",
     "presets": None,
+    "save_pretrained": "pretrained",
 }  # None: a module itself
 
 __all__ = [
+    "BertForMaskedLM",
+    "BertForMultipleChoice",
+    "BertForNextSentencePrediction",
     "BertForPreTraining",
+    "BertForQuestionAnswering",
+    "BertForSequenceClassification",
+    "BertForTokenClassification",
     "BertModel",
     "InputError",
     "ModelConfig",
     "ModelOutput",
+    "OpenAIGPTDoubleHeadsModel",
+    "OpenAIGPTForSequenceClassification",
     "OpenAIGPTLMHeadModel",
     "OpenAIGPTModel",
     "fill_mask",
     "generate",
+    "load_pretrained",
     "load_tokenizer",
     "losses",
     "masks",
     "next_sentence_probability",
     "presets",
+    "save_pretrained",
 ]
 
 

@@ -1,6 +1,7 @@
-"""BERT: embeddings, the bidirectional stack, the pooler and the two pretraining heads (Devlin et al. 2019)."""
+"""BERT: embeddings, the bidirectional stack, the pooler, and a model a head (Devlin et al. 2019)."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
-from bertgpt.layers import ACTIVATIONS, Stack, dense, layer_norm, tied_logits, weight_init
+from bertgpt.layers import ACTIVATIONS, Stack, dense, flatten_choices, layer_norm, tied_logits, weight_init
 from bertgpt.outputs import ModelOutput
 
 
@@ -44,15 +45,17 @@ class BertEmbeddings(nn.Module):
 
 
 class BertModel(nn.Module):
-    """The encoder with its pooler."""
+    """The encoder with its pooler; without it where no head reads it."""
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
+    add_pooling_layer: bool = True
 
     def setup(self) -> None:
         self.embeddings = BertEmbeddings(self.config, self.dtype)
         self.stack = Stack(self.config, self.dtype)
-        self.pooler = dense(self.config.hidden_size, self.config, self.dtype, "pooler")
+        if self.add_pooling_layer:
+            self.pooler = dense(self.config.hidden_size, self.config, self.dtype, "pooler")
 
     def __call__(
         self,
@@ -80,7 +83,7 @@ class BertModel(nn.Module):
         layers = self.stack(embedded, attention_mask, pack_ids, deterministic)
         return ModelOutput(
             last_hidden_state=layers[-1],
-            pooler_output=jnp.tanh(self.pooler(layers[-1][:, 0])),
+            pooler_output=jnp.tanh(self.pooler(layers[-1][:, 0])) if self.add_pooling_layer else None,
             hidden_states=(embedded, *layers) if output_hidden_states else None,
         )
 
@@ -101,7 +104,7 @@ class MLMHead(nn.Module):
 
 
 class BertForPreTraining(nn.Module):
-    """BERT with both heads of its pretraining: masked tokens and next sentence."""
+    """BERT with both heads of its pretraining: masked tokens and next sentence (section 3.1)."""
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
@@ -119,29 +122,189 @@ class BertForPreTraining(nn.Module):
         position_ids: Array | None = None,
         *,
         masked_positions: Array | None = None,
-        pack_ids: Array | None = None,
-        deterministic: bool = True,
-        output_hidden_states: bool = False,
+        **options: Any,
     ) -> ModelOutput:
         """As `BertModel`, with `nsp_logits` [B 2] and `mlm_logits`.
 
         Args:
             masked_positions: [B P] int: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
         """
-        output = self.bert(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            pack_ids=pack_ids,
-            deterministic=deterministic,
-            output_hidden_states=output_hidden_states,
-        )
-        x = output.last_hidden_state
-        if masked_positions is not None:
-            x = jnp.take_along_axis(x, masked_positions[:, :, None], axis=1)  # [B P D]
+        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, **options)
+        x = gather_positions(output.last_hidden_state, masked_positions)
         return dataclasses.replace(
             output,
             mlm_logits=self.mlm_head(x, self.bert.embeddings.token.embedding),
             nsp_logits=self.nsp_head(output.pooler_output).astype(jnp.float32),
         )
+
+
+def gather_positions(x: Array, positions: Array | None) -> Array:
+    """x [B T D] at positions [B P] -> [B P D]; all of x where there are none."""
+    return x if positions is None else jnp.take_along_axis(x, positions[:, :, None], axis=1)
+
+
+class BertForMaskedLM(nn.Module):
+    """BERT with the masked-token head alone, and so without a pooler."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.bert = BertModel(self.config, self.dtype, add_pooling_layer=False)
+        self.mlm_head = MLMHead(self.config, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        masked_positions: Array | None = None,
+        **options: Any,
+    ) -> ModelOutput:
+        """As `BertForPreTraining`, without `nsp_logits`."""
+        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, **options)
+        x = gather_positions(output.last_hidden_state, masked_positions)
+        return dataclasses.replace(output, mlm_logits=self.mlm_head(x, self.bert.embeddings.token.embedding))
+
+
+class BertForNextSentencePrediction(nn.Module):
+    """BERT with the next-sentence head alone."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.bert = BertModel(self.config, self.dtype)
+        self.nsp_head = dense(2, self.config, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        deterministic: bool = True,
+        **options: Any,
+    ) -> ModelOutput:
+        """As `BertModel`, with `nsp_logits` [B 2]."""
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
+        output = self.bert(*inputs, deterministic=deterministic, **options)
+        return dataclasses.replace(output, nsp_logits=self.nsp_head(output.pooler_output).astype(jnp.float32))
+
+
+class BertForSequenceClassification(nn.Module):
+    """Classes of a text or a pair: a dense layer on the pooler's output (section 4.1).
+
+    The labels' kind decides the loss: one class, several (`multi_label_classification`) or a number (`regression`).
+    """
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.bert = BertModel(self.config, self.dtype)
+        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.classifier = dense(self.config.num_labels, self.config, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        deterministic: bool = True,
+        **options: Any,
+    ) -> ModelOutput:
+        """As `BertModel`, with `logits` [B num_labels]."""
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
+        output = self.bert(*inputs, deterministic=deterministic, **options)
+        x = self.dropout(output.pooler_output, deterministic=deterministic)
+        return dataclasses.replace(output, logits=self.classifier(x).astype(jnp.float32))
+
+
+class BertForMultipleChoice(nn.Module):
+    """One number for every choice, from the pooler's output (section 4.4)."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.bert = BertModel(self.config, self.dtype)
+        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.classifier = dense(1, self.config, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        deterministic: bool = True,
+        **options: Any,
+    ) -> ModelOutput:
+        """Every input is [B C T]; adds `mc_logits` [B C]. The other fields have B x C rows."""
+        choices = input_ids.shape[:2]
+        inputs = flatten_choices(input_ids, attention_mask, token_type_ids, position_ids)
+        output = self.bert(*inputs, deterministic=deterministic, **options)
+        x = self.dropout(output.pooler_output, deterministic=deterministic)
+        return dataclasses.replace(output, mc_logits=self.classifier(x).astype(jnp.float32).reshape(choices))
+
+
+class BertForTokenClassification(nn.Module):
+    """A class for every token (section 5.3)."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.bert = BertModel(self.config, self.dtype, add_pooling_layer=False)
+        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.classifier = dense(self.config.num_labels, self.config, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        deterministic: bool = True,
+        **options: Any,
+    ) -> ModelOutput:
+        """As `BertModel`, with `logits` [B T num_labels]."""
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
+        output = self.bert(*inputs, deterministic=deterministic, **options)
+        x = self.dropout(output.last_hidden_state, deterministic=deterministic)
+        return dataclasses.replace(output, logits=self.classifier(x).astype(jnp.float32))
+
+
+class BertForQuestionAnswering(nn.Module):
+    """Where an answer begins and ends: two vectors times every token's state (section 4.2)."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.bert = BertModel(self.config, self.dtype, add_pooling_layer=False)
+        self.qa_outputs = dense(2, self.config, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        token_type_ids: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        deterministic: bool = True,
+        **options: Any,
+    ) -> ModelOutput:
+        """As `BertModel`, with `start_logits` and `end_logits`, each [B T]."""
+        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
+        output = self.bert(*inputs, deterministic=deterministic, **options)
+        logits = self.qa_outputs(output.last_hidden_state).astype(jnp.float32)  # [B T 2]
+        return dataclasses.replace(output, start_logits=logits[..., 0], end_logits=logits[..., 1])

@@ -6,6 +6,7 @@ from bertgpt.errors import InputError
 
 ARCHITECTURES = ("bert", "gpt")
 ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu")
+PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")  # Hugging Face's names
 
 
 @dataclasses.dataclass(frozen=True)
@@ -13,7 +14,8 @@ class ModelConfig:
     """Everything that decides the shape and the equations of a model.
 
     Sizes count tokens (`vocab_size`, `max_positions`), features (`hidden_size`, `mlp_size`) or pieces (`num_layers`,
-    `num_heads`); dropouts are probabilities. `architecture` decides whether attention is causal.
+    `num_heads`); dropouts are probabilities. `architecture` decides whether attention is causal. The last four
+    fields are read by task heads alone.
 
     Raises:
         InputError: a value is impossible, such as a width that its heads do not divide.
@@ -32,6 +34,10 @@ class ModelConfig:
     layer_norm_eps: float = 1e-12
     activation: str = "gelu_erf"
     initializer_range: float = 0.02
+    num_labels: int = 2
+    labels: tuple[str, ...] = ()  # the classes' names in order; () where they have none
+    problem_type: str | None = None  # one of PROBLEMS; None where only the labels' dtype tells
+    classifier_dropout: float | None = None  # before a task head; hidden_dropout where None
 
     def __post_init__(self) -> None:
         _one_of("architecture", self.architecture, ARCHITECTURES)
@@ -44,19 +50,33 @@ class ModelConfig:
             "mlp_size",
             "max_positions",
             "type_vocab_size",
+            "num_labels",
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
         if self.layer_norm_eps <= 0 or self.initializer_range <= 0:
             raise InputError("model.layer_norm_eps and model.initializer_range must be above 0")
-        for name in ("hidden_dropout", "attention_dropout"):
-            if not 0 <= getattr(self, name) < 1:
+        for name in ("hidden_dropout", "attention_dropout", "classifier_dropout"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 0 and under 1")
         if self.hidden_size % self.num_heads:
             raise InputError(
                 f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}; "
                 "choose a multiple"
             )
+        self._check_labels()
+
+    def _check_labels(self) -> None:
+        object.__setattr__(self, "labels", tuple(self.labels))  # a list where it was read from JSON
+        if self.problem_type is not None:
+            _one_of("problem_type", self.problem_type, PROBLEMS)
+        if self.labels and len(self.labels) != self.num_labels:
+            raise InputError(f"model.labels has {len(self.labels)} names and model.num_labels is {self.num_labels}")
+
+    @property
+    def head_dropout(self) -> float:
+        """The dropout before a task head."""
+        return self.hidden_dropout if self.classifier_dropout is None else self.classifier_dropout
 
     @property
     def causal(self) -> bool:

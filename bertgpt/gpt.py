@@ -1,6 +1,7 @@
-"""GPT-1: token and position embeddings, the causal stack, the tied language-model head (Radford et al. 2018)."""
+"""GPT-1: embeddings, the causal stack, the tied head, and a model a task head (Radford et al. 2018)."""
 
 import dataclasses
+from typing import Any
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -8,7 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
-from bertgpt.layers import Stack, tied_logits, weight_init
+from bertgpt.layers import Stack, dense, flatten_choices, tied_logits, weight_init
 from bertgpt.outputs import ModelOutput
 
 
@@ -71,20 +72,85 @@ class OpenAIGPTLMHeadModel(nn.Module):
         input_ids: Array,
         attention_mask: Array | None = None,
         position_ids: Array | None = None,
-        *,
-        pack_ids: Array | None = None,
-        deterministic: bool = True,
-        output_hidden_states: bool = False,
+        **options: Any,
     ) -> ModelOutput:
         """As `OpenAIGPTModel`, with `logits` [B T V]: position t predicts token t + 1."""
-        output = self.transformer(
-            input_ids,
-            attention_mask,
-            position_ids,
-            pack_ids=pack_ids,
-            deterministic=deterministic,
-            output_hidden_states=output_hidden_states,
-        )
+        output = self.transformer(input_ids, attention_mask, position_ids, **options)
+        logits = tied_logits(output.last_hidden_state, self.transformer.token.embedding)
+        return dataclasses.replace(output, logits=logits)
+
+
+class OpenAIGPTDoubleHeadsModel(nn.Module):
+    """GPT-1 with next-token logits and one number for every choice (section 3.3, multiple choice)."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.transformer = OpenAIGPTModel(self.config, self.dtype)
+        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.multiple_choice_head = dense(1, self.config, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        mc_token_ids: Array | None = None,
+        deterministic: bool = True,
+        **options: Any,
+    ) -> ModelOutput:
+        """Every input is [B C T]; adds `logits` [B C T V] and `mc_logits` [B C]. The other fields have B x C rows.
+
+        Args:
+            mc_token_ids: [B C] int, the position that speaks for a choice; None: the last of `attention_mask`.
+        """
+        inputs = flatten_choices(input_ids, attention_mask, position_ids)
+        output = self.transformer(*inputs, deterministic=deterministic, **options)
+        x = output.last_hidden_state  # [B*C T D]
+        at = last_position(x, inputs[1]) if mc_token_ids is None else mc_token_ids.reshape(-1)
+        chosen = self.dropout(x[jnp.arange(len(x)), at], deterministic=deterministic)
+        logits = tied_logits(x, self.transformer.token.embedding)
         return dataclasses.replace(
-            output, logits=tied_logits(output.last_hidden_state, self.transformer.token.embedding)
+            output,
+            logits=logits.reshape(*input_ids.shape, -1),
+            mc_logits=self.multiple_choice_head(chosen).astype(jnp.float32).reshape(input_ids.shape[:2]),
         )
+
+
+class OpenAIGPTForSequenceClassification(nn.Module):
+    """Classes of a text: a dense layer without bias on its last token."""
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+
+    def setup(self) -> None:
+        self.transformer = OpenAIGPTModel(self.config, self.dtype)
+        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.score = dense(self.config.num_labels, self.config, self.dtype, bias=False)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        deterministic: bool = True,
+        **options: Any,
+    ) -> ModelOutput:
+        """As `OpenAIGPTModel`, with `logits` [B num_labels], read at the last position of `attention_mask`."""
+        output = self.transformer(input_ids, attention_mask, position_ids, deterministic=deterministic, **options)
+        x = output.last_hidden_state
+        last = x[jnp.arange(len(x)), last_position(x, attention_mask)]  # [B D]
+        return dataclasses.replace(
+            output, logits=self.score(self.dropout(last, deterministic=deterministic)).astype(jnp.float32)
+        )
+
+
+def last_position(x: Array, attention_mask: Array | None) -> Array:
+    """The last real position of every row of x [B T D], padded on either side -> [B] int."""
+    length = x.shape[1]
+    if attention_mask is None:
+        return jnp.full(len(x), length - 1)
+    return length - 1 - (attention_mask != 0)[:, ::-1].argmax(axis=1)

@@ -26,9 +26,9 @@ def weight_init(config: ModelConfig) -> nn.initializers.Initializer:
     return nn.initializers.normal(config.initializer_range)
 
 
-def dense(features: int, config: ModelConfig, dtype: DTypeLike, name: str) -> nn.Dense:
+def dense(features: int, config: ModelConfig, dtype: DTypeLike, name: str | None = None, bias: bool = True) -> nn.Dense:
     """x @ kernel + bias; kernel [in, out] initialised as the paper's, bias zero."""
-    return nn.Dense(features, dtype=dtype, kernel_init=weight_init(config), name=name)
+    return nn.Dense(features, dtype=dtype, kernel_init=weight_init(config), use_bias=bias, name=name)
 
 
 def layer_norm(config: ModelConfig, dtype: DTypeLike, name: str) -> nn.LayerNorm:
@@ -64,6 +64,11 @@ def attend(
 def tied_logits(x: Array, token_embedding: Array) -> Array:
     """x [B P D] times the token embeddings [V D] -> float32 logits [B P V]."""
     return jnp.einsum("BPD,VD->BPV", x, token_embedding.astype(x.dtype), preferred_element_type=jnp.float32)
+
+
+def flatten_choices(*inputs: Array | None) -> list[Array | None]:
+    """Each [B C T] -> [B*C T]: every choice is a row of its own; what is absent stays so."""
+    return [None if x is None else x.reshape(-1, x.shape[-1]) for x in inputs]
 
 
 class Attention(nn.Module):

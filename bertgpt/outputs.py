@@ -12,9 +12,13 @@ class ModelOutput:
         last_hidden_state: [B T D].
         pooler_output: [B D], tanh of a dense layer on [CLS] (BERT).
         hidden_states: L + 1 arrays [B T D], the embeddings and every block's output, when asked for.
-        logits: [B T V], next-token logits (GPT-1).
+        logits: next-token logits [B T V] or [B C T V] (GPT-1); else a task head's: classes [B num_labels], or of every
+            token [B T num_labels].
         mlm_logits: [B T V], or [B P V] at `masked_positions` (BERT).
         nsp_logits: [B 2], 0 = IsNext (BERT).
+        mc_logits: [B C], one for every choice.
+        start_logits: [B T], of being an answer's first token (BERT).
+        end_logits: [B T], of being its last.
     """
 
     last_hidden_state: Array
@@ -23,3 +27,6 @@ class ModelOutput:
     logits: Array | None = None
     mlm_logits: Array | None = None
     nsp_logits: Array | None = None
+    mc_logits: Array | None = None
+    start_logits: Array | None = None
+    end_logits: Array | None = None

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
@@ -10,6 +11,7 @@ from bertgpt.errors import InputError
 
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GPT_SPECIAL = ("<unk>",)
+MERGES = {"vocab.json": "merges.txt", "encoder_bpe_40000.json": "vocab_40000.bpe"}  # Hugging Face's names, OpenAI's
 MAX_FILE = 1 << 28  # bytes of a tokenizer's file
 
 
@@ -48,16 +50,18 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a file (`tokenizer.json`, `vocab.txt`) or folder (those, or `vocab.json` + `merges.txt`).
+    """The tokenizer in a file (`tokenizer.json`, `vocab.txt`) or folder (those, or `vocab.json` + `merges.txt`, or
+    OpenAI's `encoder_bpe_40000.json` + `vocab_40000.bpe`).
 
-    Beside a `vocab.txt`, `do_lower_case` of `tokenizer_config.json` is followed (true where it is absent).
+    Beside a `vocab.txt`, `do_lower_case` (true where it is absent), `tokenize_chinese_chars` and `strip_accents` of
+    `tokenizer_config.json` are followed.
 
     Raises:
         InputError: there is no tokenizer, or its file cannot be used.
     """
     path = Path(path)
     folder = path if path.is_dir() else path.parent
-    names = ("tokenizer.json", "vocab.txt", "vocab.json") if path.is_dir() else (path.name,)
+    names = ("tokenizer.json", "vocab.txt", *MERGES) if path.is_dir() else (path.name,)
     for file in (folder / name for name in names):
         if file.is_file():
             tokenizer = _load_file(file)
@@ -70,6 +74,37 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
     """Writes `tokenizer.json` into the folder."""
     (Path(folder) / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+
+
+def export_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+    """Writes Hugging Face's files: tokenizer.json, tokenizer_config.json, and vocab.txt or vocab.json + merges.txt.
+
+    Args:
+        tokenizer: WordPiece or BPE; of another kind only the first two are written.
+        folder: exists.
+        max_length: the model's positions.
+    """
+    save_tokenizer(tokenizer, folder)
+    description = json.loads(tokenizer.to_str())
+    model, normalizer = description["model"], description["normalizer"] or {}
+    settings: dict[str, Any] = {"tokenizer_class": "PreTrainedTokenizerFast", "model_max_length": max_length}
+    if model["type"] == "WordPiece":
+        settings |= {"tokenizer_class": "BertTokenizer", "do_lower_case": normalizer.get("lowercase", True)}
+        settings |= {"tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True)}
+        settings |= {"strip_accents": normalizer.get("strip_accents")}
+        settings |= {f"{token[1:-1].lower()}_token": token for token in BERT_SPECIAL}
+        pieces = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
+        (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
+    elif model["type"] == "BPE":
+        settings |= {"tokenizer_class": "OpenAIGPTTokenizer", "unk_token": model["unk_token"]}
+        merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
+        _write_json(folder / "vocab.json", model["vocab"])
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    _write_json(folder / "tokenizer_config.json", settings)
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
 
 
 def special_id(tokenizer: Tokenizer, token: str) -> int:
@@ -127,7 +162,7 @@ def _load_file(file: Path) -> Tokenizer:
     try:
         if file.name == "vocab.txt":
             return _from_vocab_txt(file)
-        if file.name == "vocab.json":
+        if file.name in MERGES:
             return _from_merges(file)
         return Tokenizer.from_file(str(file))
     except InputError:
@@ -139,11 +174,14 @@ def _load_file(file: Path) -> Tokenizer:
 def _from_vocab_txt(file: Path) -> Tokenizer:
     pieces = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
     vocabulary = {piece: index for index, piece in enumerate(pieces)}
-    settings = file.with_name("tokenizer_config.json")
-    lowercase = (
-        json.loads(settings.read_text(encoding="utf-8")).get("do_lower_case", True) if settings.exists() else True
+    file = file.with_name("tokenizer_config.json")
+    settings = json.loads(file.read_text(encoding="utf-8")) if file.exists() else {}
+    tokenizer = _wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), settings.get("do_lower_case", True))
+    tokenizer.normalizer = normalizers.BertNormalizer(
+        lowercase=settings.get("do_lower_case", True),
+        handle_chinese_chars=settings.get("tokenize_chinese_chars", True),
+        strip_accents=settings.get("strip_accents"),
     )
-    tokenizer = _wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), lowercase)
     for token in BERT_SPECIAL:
         special_id(tokenizer, token)
     tokenizer.add_special_tokens(list(BERT_SPECIAL))
@@ -152,9 +190,9 @@ def _from_vocab_txt(file: Path) -> Tokenizer:
 
 
 def _from_merges(file: Path) -> Tokenizer:
-    merges = file.with_name("merges.txt")
+    merges = file.with_name(MERGES[file.name])
     if not merges.is_file():
-        raise InputError(f"{file}: needs merges.txt beside it")
+        raise InputError(f"{file}: needs {merges.name} beside it")
     model = models.BPE.from_file(str(file), str(merges), unk_token="<unk>", end_of_word_suffix="</w>")
     tokenizer = _bpe(model)
     tokenizer.add_special_tokens(list(GPT_SPECIAL))

@@ -1,0 +1,150 @@
+"""Hugging Face's config.json to a ModelConfig and back; what cannot be computed as they do is refused."""
+
+import dataclasses
+import warnings
+from pathlib import Path
+from typing import Any
+
+from bertgpt import presets
+from bertgpt.config import ModelConfig
+from bertgpt.errors import InputError
+
+# Ours to theirs. Keys that a file leaves out have the published model's value, as with Hugging Face.
+BERT_KEYS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "hidden_size",
+    "num_layers": "num_hidden_layers",
+    "num_heads": "num_attention_heads",
+    "mlp_size": "intermediate_size",
+    "max_positions": "max_position_embeddings",
+    "type_vocab_size": "type_vocab_size",
+    "hidden_dropout": "hidden_dropout_prob",
+    "attention_dropout": "attention_probs_dropout_prob",
+    "classifier_dropout": "classifier_dropout",
+    "layer_norm_eps": "layer_norm_eps",
+    "initializer_range": "initializer_range",
+}
+GPT_KEYS = {
+    "vocab_size": "vocab_size",
+    "hidden_size": "n_embd",
+    "num_layers": "n_layer",
+    "num_heads": "n_head",
+    "max_positions": "n_positions",
+    "hidden_dropout": "resid_pdrop",
+    "attention_dropout": "attn_pdrop",
+    "classifier_dropout": "summary_first_dropout",
+    "layer_norm_eps": "layer_norm_epsilon",
+    "initializer_range": "initializer_range",
+}
+BERT_ACTIVATIONS = {  # theirs to ours; the first name of each of ours is the one written
+    "gelu": "gelu_erf",
+    "gelu_new": "gelu_tanh",
+    "gelu_pytorch_tanh": "gelu_tanh",
+    "gelu_fast": "gelu_tanh",
+    "relu": "relu",
+}
+GPT_ACTIVATIONS = {"gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu"}  # their "gelu" is the tanh form here
+SUPPORTED: dict[str, tuple[Any, ...]] = {  # what changes the equations, with the values that leave them as they are
+    "position_embedding_type": (None, "absolute"),
+    "is_decoder": (None, False),
+    "add_cross_attention": (None, False),
+    "tie_word_embeddings": (None, True),
+    "pruned_heads": (None, {}),
+}
+SUPPORTED_CHOICE: dict[str, tuple[Any, ...]] = {  # the same for OpenAIGPTDoubleHeadsModel alone
+    "summary_type": (None, "cls_index"),
+    "summary_use_proj": (None, True),
+    "summary_proj_to_labels": (None, True),
+    "summary_activation": (None,),
+}
+
+
+def from_hf(config: dict[str, Any], architecture: str, file: Path) -> ModelConfig:
+    """The ModelConfig that a config.json describes; `file` is named in errors.
+
+    Raises:
+        InputError: a value is of the wrong kind, unknown, or asks for what this library does not compute.
+    """
+    bert = config["model_type"] == "bert"
+    choice = SUPPORTED_CHOICE if architecture == "OpenAIGPTDoubleHeadsModel" else {}
+    for key, values in (SUPPORTED | choice).items():
+        if config.get(key) not in values:
+            raise InputError(f"{file}: {key} {config[key]!r} is not supported; it must be {values[-1]!r}")
+    base = presets.bert_base() if bert else presets.gpt1(classifier_dropout=0.1)
+    fields = dataclasses.asdict(base)
+    for ours, theirs in (BERT_KEYS if bert else GPT_KEYS).items():
+        if theirs in config:
+            fields[ours] = _number(config[theirs], fields[ours], f"{file}: {theirs}")
+    if not bert:
+        fields["mlp_size"] = 4 * fields["hidden_size"]
+        if config.get("embd_pdrop", fields["hidden_dropout"]) != fields["hidden_dropout"]:
+            warnings.warn(f"{file}: embd_pdrop is not kept; dropout is resid_pdrop everywhere", stacklevel=3)
+    activation = config.get("hidden_act" if bert else "afn", "gelu")
+    names = BERT_ACTIVATIONS if bert else GPT_ACTIVATIONS
+    if not isinstance(activation, str) or activation not in names:
+        raise InputError(f"{file}: activation {activation!r} is unknown; choose one of {', '.join(names)}")
+    fields |= {"activation": names[activation], "problem_type": config.get("problem_type")} | _labels(config, file)
+    try:
+        return ModelConfig(**fields)
+    except InputError as error:
+        raise InputError(f"{file}: {error}") from error
+
+
+def _number(value: Any, example: Any, where: str) -> Any:
+    """`value`, if it is a number of the kind of `example`, or as absent as it may be."""
+    if example is None and value is None:
+        return None
+    kinds = (int,) if isinstance(example, int) else (int, float)
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise InputError(f"{where} is {value!r}; it must be {'a whole number' if kinds == (int,) else 'a number'}")
+    return value
+
+
+def _labels(config: dict[str, Any], file: Path) -> dict[str, Any]:
+    """num_labels and the labels' names; () where they are only LABEL_0, LABEL_1, ..."""
+    names = config.get("id2label")
+    if names is None:
+        return {"num_labels": _number(config.get("num_labels", 2), 2, f"{file}: num_labels"), "labels": ()}
+    numbered = {str(index) for index in range(len(names))} if isinstance(names, dict) else None
+    if not names or numbered != set(names) or not all(isinstance(name, str) for name in names.values()):
+        raise InputError(f"{file}: id2label must map 0, 1, 2, ... to names")
+    labels = tuple(names[str(index)] for index in range(len(names)))
+    default = labels == tuple(_default_labels(len(labels)))
+    return {"num_labels": len(labels), "labels": () if default else labels}
+
+
+def _default_labels(count: int) -> list[str]:
+    return [f"LABEL_{index}" for index in range(count)]
+
+
+def to_hf(model: ModelConfig, architecture: str, pad_token_id: int | None = None) -> dict[str, Any]:
+    """The config.json of a model.
+
+    Raises:
+        InputError: their code cannot express it.
+    """
+    bert = model.architecture == "bert"
+    keys, names = (BERT_KEYS, BERT_ACTIVATIONS) if bert else (GPT_KEYS, GPT_ACTIVATIONS)
+    activation = next((theirs for theirs, ours in names.items() if ours == model.activation), None)
+    if activation is None:
+        raise InputError(f"activation {model.activation} cannot be exported: Hugging Face's GPT-1 has no such one")
+    if not bert and model.mlp_size != 4 * model.hidden_size:
+        raise InputError(
+            f"mlp_size {model.mlp_size} cannot be exported: Hugging Face's GPT-1 always has 4 x hidden_size, "
+            f"{4 * model.hidden_size}"
+        )
+    config: dict[str, Any] = {"architectures": [architecture], "model_type": "bert" if bert else "openai-gpt"}
+    config |= {theirs: getattr(model, ours) for ours, theirs in keys.items()}
+    config |= {"hidden_act" if bert else "afn": activation, "tie_word_embeddings": True, "dtype": "float32"}
+    if not bert:
+        config |= {"summary_first_dropout": model.head_dropout, "embd_pdrop": model.hidden_dropout}
+    if model.problem_type:
+        config["problem_type"] = model.problem_type
+    answers = architecture == "BertForQuestionAnswering"  # its two logits are theirs by num_labels
+    labels = _default_labels(2) if answers else model.labels or _default_labels(model.num_labels)
+    config["id2label"] = {str(index): name for index, name in enumerate(labels)}
+    config["label2id"] = {name: index for index, name in enumerate(labels)}
+    # Their GPT-1 classifier reads the last token that is not padding, and takes no batch unless it knows which that is.
+    needs_padding = bert or architecture == "OpenAIGPTForSequenceClassification"
+    config["pad_token_id"] = 0 if needs_padding and pad_token_id is None else pad_token_id
+    return config

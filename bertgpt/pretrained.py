@@ -1,0 +1,347 @@
+"""Model folders in Hugging Face's layout, read and written."""
+
+import contextlib
+import dataclasses
+import importlib
+import json
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jax import Array
+from tokenizers import Tokenizer
+
+from bertgpt import hf_config, names, openai_release
+from bertgpt.config import ModelConfig
+from bertgpt.errors import InputError
+from bertgpt.names import Entry, Family
+from bertgpt.tensor_files import (
+    INDEX,
+    SHARD_BYTES,
+    SHARDS,
+    TORCH,
+    TORCH_INDEX,
+    WHOLE,
+    Tensor,
+    open_tensors,
+    read_float,
+    read_json_object,
+    write_tensors,
+)
+from bertgpt.tokenizers import export_tokenizer
+
+Params = Any
+
+
+def load_pretrained(
+    folder: str | Path, architecture: str | None = None, num_labels: int | None = None, *, key: Array | None = None
+) -> tuple[nn.Module, Params]:
+    """A model and its parameters from a Hugging Face folder, or from OpenAI's release of GPT-1.
+
+    Nothing is downloaded. A bfloat16 or float16 file is read to float32; `model.clone(dtype=jnp.bfloat16)` computes
+    in bfloat16.
+
+    Args:
+        folder: with config.json and model.safetensors (or its shards, or pytorch_model.bin where torch is installed);
+            or with params_shapes.json and params_*.npy.
+        architecture: a class of this library, such as "BertForSequenceClassification"; the folder's where None. A head
+            that the folder lacks is made anew when asked for here.
+        num_labels: of the classifier; the folder's where None. Another number than the folder's makes a new head.
+        key: for the initial values of a head that is made anew; `jax.random.key(0)` where None.
+
+    Returns:
+        (model, params): `model.apply({"params": params}, input_ids, ...)`.
+
+    Raises:
+        InputError: the folder is no such model, is damaged, or asks for what this library does not compute; the
+            message names the file with the key or tensor.
+    """
+    source = _open(Path(folder))
+    name = architecture or _named_architecture(source.config) or next(iter(source.family.architectures))
+    if name not in source.family.architectures:
+        choices = ", ".join(source.family.architectures)
+        raise InputError(f"{folder}: architecture {name!r} is unknown; choose one of {choices}")
+    model_config = _model_config(source, name, num_labels)
+    model, layers = make_model(name, model_config), model_config.num_layers
+    wanted = _wanted(source.family, name, model)
+    _check_unused(source, name, wanted, layers)
+    remade = _missing_heads(source, wanted, layers, architecture is not None, num_labels is not None)
+    flat: dict[str, Any] = {}
+    for theirs, (entry, shapes) in wanted.items():
+        if theirs not in remade:
+            flat |= _to_ours(entry, read_float(f"{folder}: {theirs}", source.tensors[theirs]), shapes)
+    if remade:
+        warnings.warn(f"{folder} lacks {', '.join(remade)}: made anew, to be trained", stacklevel=2)
+        fresh = _flatten(model.init(jax.random.key(0) if key is None else key, _example(name))["params"])
+        flat |= {path: fresh[path] for theirs in remade for path in wanted[theirs][1]}
+    return model, jax.tree.map(jnp.asarray, unflatten_dict(flat, sep="/"))
+
+
+def save_pretrained(
+    folder: str | Path,
+    model: nn.Module,
+    params: Params,
+    tokenizer: Tokenizer | None = None,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a folder that Hugging Face's `AutoModel...from_pretrained` reads, and `load_pretrained`.
+
+    The folder appears whole or not at all; where there is one, each file of it is replaced whole, and weights of
+    another layout are removed.
+
+    Args:
+        folder: made where it is missing.
+        model: one of this library's architectures.
+        params: its parameters; written as float32.
+        tokenizer: written too, as Hugging Face's tokenizer files.
+        shard_bytes: the largest weights file.
+
+    Raises:
+        InputError: Hugging Face's code cannot express the model, or `params` are not its parameters.
+    """
+    folder, name = Path(folder), type(model).__name__
+    family_name = names.family_of(name)
+    if family_name is None:
+        raise InputError(f"{name} cannot be exported; only the architectures of this library can")
+    family = names.FAMILIES[family_name]
+    tensors = to_theirs(family, name, model, params)
+    pad = tokenizer.token_to_id("[PAD]") if tokenizer else None
+    config = hf_config.to_hf(model.config, name, pad)  # type: ignore[attr-defined]
+    with replacing(folder) as new:
+        write_tensors(new, tensors, shard_bytes)
+        (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (new / "README.md").write_text(_card(name, model.config, tensors), encoding="utf-8")  # type: ignore[attr-defined]
+        if tokenizer is not None:
+            export_tokenizer(tokenizer, new, model.config.max_positions)  # type: ignore[attr-defined]
+
+
+def make_model(architecture: str, config: ModelConfig) -> nn.Module:
+    """A class of this library by its name."""
+    family = names.family_of(architecture)
+    if family is None:
+        choices = ", ".join(name for family in names.FAMILIES.values() for name in family.architectures)
+        raise InputError(f"architecture {architecture!r} is unknown; choose one of {choices}")
+    home = importlib.import_module(f"bertgpt.{names.FAMILIES[family].architecture}")
+    return getattr(home, architecture)(config)
+
+
+class _Source(NamedTuple):
+    """A folder opened: its configuration, and its tensors under the table's names."""
+
+    folder: Path
+    family: Family
+    config: dict[str, Any]
+    tensors: dict[str, Tensor]
+
+
+# Their name of every tensor of a model -> its entry, and the shapes of the parameters that it holds.
+_Wanted = dict[str, tuple[Entry, dict[str, tuple[int, ...]]]]
+
+
+def _open(folder: Path) -> _Source:
+    if not folder.is_dir():
+        raise InputError(f"{folder}: no such folder; nothing is downloaded, so give one that lies here")
+    if not (folder / "config.json").exists() and (folder / openai_release.SHAPES).exists():
+        config, tensors = openai_release.open_release(folder)
+    else:
+        config, tensors = read_json_object(folder / "config.json"), open_tensors(folder)
+    kind = config.get("model_type") or names.family_of(_named_architecture(config) or "")
+    if kind not in names.FAMILIES:
+        choices = " or ".join(names.FAMILIES)
+        raise InputError(f"{folder / 'config.json'}: model_type {kind!r} is not supported; it must be {choices}")
+    family = names.FAMILIES[kind]
+    return _Source(folder, family, config | {"model_type": kind}, _canonical(family, tensors, folder))
+
+
+def _canonical(family: Family, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+    """The tensors under the table's names, without buffers; a tied one once."""
+    found: dict[str, Tensor] = {}
+    for name, tensor in tensors.items():
+        canonical = names.canonical(family, name)
+        if canonical in found:
+            raise InputError(f"{folder}: {name} is there under two spellings; remove one")
+        if canonical is not None:
+            found[canonical] = tensor
+    for second, first in family.tied.items():
+        if second in found:
+            tensor = found.pop(second)
+            if first in found and not _equal(tensor, found[first]):
+                raise InputError(f"{folder}: {second} and {first} differ; untied weights are not supported")
+            found.setdefault(first, tensor)
+    return found
+
+
+def _equal(a: Tensor, b: Tensor) -> bool:
+    return a.shape == b.shape and np.array_equal(a.read(), b.read())
+
+
+def _named_architecture(config: dict[str, Any]) -> str | None:
+    listed = config.get("architectures")
+    return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
+
+
+def _model_config(source: _Source, architecture: str, num_labels: int | None) -> ModelConfig:
+    file = source.folder / "config.json"
+    model = hf_config.from_hf(source.config, architecture, file)
+    if model.num_layers > len(source.tensors):
+        raise InputError(f"{file}: asks for {model.num_layers} layers, more than the folder has tensors")
+    if num_labels is None or num_labels == model.num_labels:
+        return model
+    return dataclasses.replace(model, num_labels=num_labels, labels=())
+
+
+def _wanted(family: Family, name: str, model: Any) -> _Wanted:
+    shapes = jax.eval_shape(model.init, jax.random.key(0), _example(name))["params"]
+    flat = {path: leaf.shape for path, leaf in _flatten(shapes).items()}
+    return {
+        entry.theirs: (entry, {path: flat[path] for path in _paths(entry, family, name)})
+        for entry in names.entries(family, name, model.config.num_layers)
+    }
+
+
+def _example(architecture: str) -> Array:
+    """Ids that a model can be initialised with."""
+    choices = architecture in ("BertForMultipleChoice", "OpenAIGPTDoubleHeadsModel")
+    return jnp.zeros((1, 1, 1) if choices else (1, 1), jnp.int32)
+
+
+def _paths(entry: Entry, family: Family, name: str) -> list[str]:
+    """An entry's parameters in this model's tree; a bare encoder has no prefix."""
+    prefix = f"{family.prefix}/" if names.bare(family, name) else ""
+    return [path.removeprefix(prefix) for path in entry.ours]
+
+
+def _check_unused(source: _Source, name: str, wanted: _Wanted, layers: int) -> None:
+    """Heads of the family that the model does not have are told of in one warning; anything else is refused."""
+    unused = sorted(source.tensors.keys() - wanted.keys())
+    unknown = [theirs for theirs in unused if theirs not in names.known(source.family, layers)]
+    if unknown:
+        raise InputError(f"{source.folder}: a model of {layers} layers has no {', '.join(unknown[:5])}")
+    if unused:
+        warnings.warn(f"{source.folder}: {name} does not use {', '.join(unused)}", stacklevel=3)
+
+
+def _missing_heads(source: _Source, wanted: _Wanted, layers: int, asked: bool, relabelled: bool) -> list[str]:
+    """The tensors of heads that are to be made anew.
+
+    Args:
+        asked: the architecture was named by the caller.
+        relabelled: the number of labels was.
+
+    Raises:
+        InputError: another tensor is missing, or a shape does not fit.
+    """
+    missing = []
+    for theirs, (entry, shapes) in wanted.items():
+        shape, classifier = _their_shape(entry, shapes), theirs.startswith(("classifier.", "score."))
+        if theirs not in source.tensors:
+            head = theirs not in names.backbone(source.family, layers)
+            if not head or not (asked or (classifier and relabelled)):
+                hint = "; name an architecture to have a head made anew" if head else ""
+                raise InputError(f"{source.folder}: {theirs} is missing{hint}")
+            missing.append(theirs)
+        elif source.tensors[theirs].shape != shape:
+            if not (classifier and relabelled):
+                found = source.tensors[theirs].shape
+                raise InputError(f"{source.folder}: {theirs} has shape {found}, and its config.json asks for {shape}")
+            missing.append(theirs)
+    return missing
+
+
+def _their_shape(entry: Entry, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    first = next(iter(shapes.values()))
+    joined = (*first[:-1], sum(shape[-1] for shape in shapes.values()))
+    return joined[::-1] if entry.transpose else joined
+
+
+def _to_ours(entry: Entry, array: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+    """One tensor of theirs as the parameters that it holds."""
+    array = array.T if entry.transpose else array
+    ends = np.cumsum([shape[-1] for shape in shapes.values()])
+    return dict(zip(shapes, np.split(array, ends[:-1], axis=-1), strict=True))
+
+
+def to_theirs(family: Family, name: str, model: Any, params: Params) -> dict[str, np.ndarray]:
+    """A model's parameters as their tensors."""
+    wanted = _wanted(family, name, model)
+    flat = {path: np.asarray(leaf, np.float32) for path, leaf in _flatten(params).items()}
+    shapes = {path: shape for _, paths in wanted.values() for path, shape in paths.items()}
+    for path in sorted(shapes.keys() ^ flat.keys()):
+        raise InputError(f"params {'lack' if path in shapes else 'have'} {path}, unlike a {name}")
+    for path, shape in shapes.items():
+        if flat[path].shape != shape:
+            raise InputError(f"params: {path} has shape {flat[path].shape}, and the model's config asks for {shape}")
+    prefix = f"{family.prefix}." if names.bare(family, name) else ""
+    tensors = {}
+    for theirs, (entry, paths) in wanted.items():
+        array = np.concatenate([flat[path] for path in paths], axis=-1)
+        tensors[theirs.removeprefix(prefix)] = array.T if entry.transpose else array
+    return tensors
+
+
+def _flatten(tree: Any) -> dict[str, Any]:
+    return flatten_dict(tree, sep="/")
+
+
+@contextlib.contextmanager
+def replacing(folder: Path) -> Iterator[Path]:
+    """An empty folder beside `folder`, whose files take their places in it when all are written.
+
+    Raises:
+        InputError: `folder` is a file.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        yield new
+        new.chmod(0o755)  # mkdtemp's is for the owner alone
+        if not folder.exists():
+            new.replace(folder)
+            return
+        written = {file.name for file in new.iterdir()}
+        for name in sorted(written):
+            os.replace(new / name, folder / name)
+        for file in {folder / WHOLE, folder / INDEX, folder / TORCH, folder / TORCH_INDEX, *folder.glob(SHARDS)}:
+            if file.name not in written:
+                file.unlink(missing_ok=True)
+    finally:
+        shutil.rmtree(new, ignore_errors=True)
+
+
+def _card(name: str, config: ModelConfig, tensors: dict[str, np.ndarray]) -> str:
+    """A short model card."""
+    count = sum(array.size for array in tensors.values())
+    auto = "AutoModel" if name in ("BertModel", "OpenAIGPTModel") else name
+    return f"""---
+library_name: transformers
+tags: [bertgpt, {"bert" if config.architecture == "bert" else "openai-gpt"}]
+---
+
+# {name}
+
+{count:,} parameters in float32: {config.num_layers} layers of width {config.hidden_size} with {config.num_heads} heads,
+{config.max_positions} positions, a vocabulary of {config.vocab_size:,}.
+Trained and written by bertgpt.
+
+```python
+from transformers import {auto}
+
+model = {auto}.from_pretrained("this folder")
+```
+
+In JAX: `model, params = bertgpt.load_pretrained("this folder")`.
+
+What text it learnt from, what it is for and how well it does are for whoever shares it to add here.
+"""
