@@ -5,6 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 comma := ,
 STAMP := $(VENV)/.installed$(EXTRA)
+PARITY_STAMP := $(VENV)/.installed-parity
 
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
@@ -41,8 +42,12 @@ lint: $(STAMP)
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
 
-parity: $(STAMP)
-	@echo "parity with Hugging Face: its tests come with checkpoint exchange"
+parity: $(PARITY_STAMP)
+	$(PY) -m pytest tests/parity
+
+$(PARITY_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[parity]'
+	touch $@
 
 clean:
 	rm -rf $(VENV)

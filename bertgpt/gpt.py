@@ -110,7 +110,7 @@ class OpenAIGPTDoubleHeadsModel(nn.Module):
         output = self.transformer(*inputs, deterministic=deterministic, **options)
         x = output.last_hidden_state  # [B*C T D]
         at = last_position(x, inputs[1]) if mc_token_ids is None else mc_token_ids.reshape(-1)
-        chosen = self.dropout(x[jnp.arange(len(x)), at], deterministic=deterministic)
+        chosen = self.dropout(x[jnp.arange(x.shape[0]), at], deterministic=deterministic)
         logits = tied_logits(x, self.transformer.token.embedding)
         return dataclasses.replace(
             output,
@@ -142,7 +142,7 @@ class OpenAIGPTForSequenceClassification(nn.Module):
         """As `OpenAIGPTModel`, with `logits` [B num_labels], read at the last position of `attention_mask`."""
         output = self.transformer(input_ids, attention_mask, position_ids, deterministic=deterministic, **options)
         x = output.last_hidden_state
-        last = x[jnp.arange(len(x)), last_position(x, attention_mask)]  # [B D]
+        last = x[jnp.arange(x.shape[0]), last_position(x, attention_mask)]  # [B D]
         return dataclasses.replace(
             output, logits=self.score(self.dropout(last, deterministic=deterministic)).astype(jnp.float32)
         )
@@ -152,5 +152,5 @@ def last_position(x: Array, attention_mask: Array | None) -> Array:
     """The last real position of every row of x [B T D], padded on either side -> [B] int."""
     length = x.shape[1]
     if attention_mask is None:
-        return jnp.full(len(x), length - 1)
+        return jnp.full(x.shape[0], length - 1)
     return length - 1 - (attention_mask != 0)[:, ::-1].argmax(axis=1)

@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -66,7 +67,7 @@ def tied_logits(x: Array, token_embedding: Array) -> Array:
     return jnp.einsum("BPD,VD->BPV", x, token_embedding.astype(x.dtype), preferred_element_type=jnp.float32)
 
 
-def flatten_choices(*inputs: Array | None) -> list[Array | None]:
+def flatten_choices(*inputs: Array | None) -> list[Any]:
     """Each [B C T] -> [B*C T]: every choice is a row of its own; what is absent stays so."""
     return [None if x is None else x.reshape(-1, x.shape[-1]) for x in inputs]
 

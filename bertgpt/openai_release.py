@@ -28,36 +28,48 @@ BLOCK = (
 )
 
 
-def open_release(folder: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
-    """A configuration and the tensors under Hugging Face's names.
+def read_config(folder: Path) -> dict[str, Any]:
+    """The config.json that Hugging Face would have.
 
     Raises:
-        InputError: the shapes are not GPT-1's, or the files do not hold as many numbers.
+        InputError: the shapes are not GPT-1's.
     """
-    file = folder / SHAPES
-    shapes = [_squeezed(shape, file) for shape in _shape_list(file)]
-    layers, rest = divmod(len(shapes) - 2, len(BLOCK))
-    if layers < 1 or rest or len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][1] != shapes[1][1]:
-        raise InputError(f"{file}: not the shapes of a GPT-1: positions, tokens, and {len(BLOCK)} a block")
+    shapes = _read_shapes(folder)
     (positions, width), (vocabulary, _) = shapes[:2]
-    names = ["transformer.positions_embed.weight", "transformer.tokens_embed.weight"]
-    names += [f"transformer.h.{layer}.{name}" for layer in range(layers) for name in BLOCK]
-    config = {
+    return {
         "model_type": "openai-gpt",
         "architectures": ["OpenAIGPTLMHeadModel"],
         "vocab_size": vocabulary,
         "n_positions": positions,
         "n_embd": width,
-        "n_layer": layers,
+        "n_layer": _layers(shapes),
         "n_head": max(1, width // HEAD_WIDTH),
     }
-    return config, dict(zip(names, open_npy_parts(_parts(folder), shapes), strict=True))
 
 
-def _shape_list(file: Path) -> list[Any]:
-    shapes = read_json(file)
-    if not isinstance(shapes, list):
-        raise InputError(f"{file}: not a list of shapes")
+def open_release(folder: Path) -> dict[str, Tensor]:
+    """The tensors under Hugging Face's names.
+
+    Raises:
+        InputError: the shapes are not GPT-1's, or the files do not hold as many numbers.
+    """
+    shapes = _read_shapes(folder)
+    names = ["transformer.positions_embed.weight", "transformer.tokens_embed.weight"]
+    names += [f"transformer.h.{layer}.{name}" for layer in range(_layers(shapes)) for name in BLOCK]
+    return dict(zip(names, open_npy_parts(_parts(folder), shapes), strict=True))
+
+
+def _layers(shapes: list[tuple[int, ...]]) -> int:
+    return (len(shapes) - 2) // len(BLOCK)
+
+
+def _read_shapes(folder: Path) -> list[tuple[int, ...]]:
+    file = folder / SHAPES
+    listed = read_json(file)
+    shapes = [_squeezed(shape, file) for shape in listed] if isinstance(listed, list) else []
+    whole = len(shapes) == 2 + len(BLOCK) * _layers(shapes) and _layers(shapes) > 0
+    if not whole or len(shapes[0]) != 2 or len(shapes[1]) != 2 or shapes[0][1] != shapes[1][1]:
+        raise InputError(f"{file}: not the shapes of a GPT-1: positions, tokens, and {len(BLOCK)} a block")
     return shapes
 
 
@@ -70,7 +82,7 @@ def _squeezed(shape: Any, file: Path) -> tuple[int, ...]:
 
 def _parts(folder: Path) -> list[Path]:
     """params_0.npy, params_1.npy, ... as far as they go."""
-    parts = []
+    parts: list[Path] = []
     while (file := folder / f"params_{len(parts)}.npy").exists():
         parts.append(file)
     if not parts:

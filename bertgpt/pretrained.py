@@ -148,19 +148,38 @@ class _Source(NamedTuple):
 _Wanted = dict[str, tuple[Entry, dict[str, tuple[int, ...]]]]
 
 
+def family_of_folder(folder: str | Path) -> str:
+    """ "bert" or "gpt": what kind of model a folder holds.
+
+    Raises:
+        InputError: it holds neither.
+    """
+    return names.FAMILIES[_read_config(Path(folder))["model_type"]].architecture
+
+
 def _open(folder: Path) -> _Source:
+    config = _read_config(folder)
+    tensors = openai_release.open_release(folder) if _is_release(folder) else open_tensors(folder)
+    family = names.FAMILIES[config["model_type"]]
+    return _Source(folder, family, config, _canonical(family, tensors, folder))
+
+
+def _is_release(folder: Path) -> bool:
+    return (folder / openai_release.SHAPES).exists() and not (folder / "config.json").exists()
+
+
+def _read_config(folder: Path) -> dict[str, Any]:
+    """config.json, or what OpenAI's shapes say, with a known model_type."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; nothing is downloaded, so give one that lies here")
-    if not (folder / "config.json").exists() and (folder / openai_release.SHAPES).exists():
-        config, tensors = openai_release.open_release(folder)
-    else:
-        config, tensors = read_json_object(folder / "config.json"), open_tensors(folder)
+    if _is_release(folder):
+        return openai_release.read_config(folder)
+    config = read_json_object(folder / "config.json")
     kind = config.get("model_type") or names.family_of(_named_architecture(config) or "")
     if kind not in names.FAMILIES:
         choices = " or ".join(names.FAMILIES)
         raise InputError(f"{folder / 'config.json'}: model_type {kind!r} is not supported; it must be {choices}")
-    family = names.FAMILIES[kind]
-    return _Source(folder, family, config | {"model_type": kind}, _canonical(family, tensors, folder))
+    return config | {"model_type": kind}
 
 
 def _canonical(family: Family, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
@@ -209,10 +228,14 @@ def _wanted(family: Family, name: str, model: Any) -> _Wanted:
     }
 
 
+def takes_choices(architecture: str) -> bool:
+    """Whether its inputs are [B C T]."""
+    return architecture in ("BertForMultipleChoice", "OpenAIGPTDoubleHeadsModel")
+
+
 def _example(architecture: str) -> Array:
     """Ids that a model can be initialised with."""
-    choices = architecture in ("BertForMultipleChoice", "OpenAIGPTDoubleHeadsModel")
-    return jnp.zeros((1, 1, 1) if choices else (1, 1), jnp.int32)
+    return jnp.zeros((1, 1, 1) if takes_choices(architecture) else (1, 1), jnp.int32)
 
 
 def _paths(entry: Entry, family: Family, name: str) -> list[str]:
@@ -306,7 +329,9 @@ def replacing(folder: Path) -> Iterator[Path]:
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
         yield new
-        new.chmod(0o755)  # mkdtemp's is for the owner alone
+        new.chmod(0o755)  # mkdtemp and safetensors make theirs for the owner alone
+        for file in new.iterdir():
+            file.chmod(0o644)
         if not folder.exists():
             new.replace(folder)
             return

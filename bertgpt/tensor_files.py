@@ -4,6 +4,7 @@ A file is untrusted: its names and shapes are known before anything is read, not
 reaches no other folder.
 """
 
+import functools
 import json
 import math
 from collections.abc import Callable, Iterable
@@ -79,7 +80,7 @@ def _open_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         handle = safe_open(file, framework="numpy")
         return {
-            name: Tensor(tuple(handle.get_slice(name).get_shape()), lambda name=name: handle.get_tensor(name))
+            name: Tensor(tuple(handle.get_slice(name).get_shape()), functools.partial(handle.get_tensor, name))
             for name in handle.keys()  # noqa: SIM118, the handle is no mapping
         }
     except (SafetensorError, OSError) as error:
@@ -123,10 +124,12 @@ def _open_torch(file: Path) -> dict[str, Tensor]:
             raise InputError(f"{file}: not a weights file that can be read safely: {reason}") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise InputError(f"{file}: holds something else than named tensors")
-    return {
-        name: Tensor(tuple(value.shape), lambda value=value: value.detach().float().numpy())
-        for name, value in loaded.items()
-    }
+    return {name: Tensor(tuple(value.shape), functools.partial(_numpy, value)) for name, value in loaded.items()}
+
+
+def _numpy(value: Any) -> np.ndarray:
+    """A torch tensor; bfloat16, which NumPy does not know, as float32."""
+    return (value.float() if value.is_floating_point() else value).numpy()
 
 
 def read_float(name: str, tensor: Tensor) -> np.ndarray:
@@ -158,12 +161,8 @@ def open_npy_parts(files: Iterable[Path], shapes: list[tuple[int, ...]]) -> list
     found = sum(part.size for part in parts)
     if found != sum(sizes):
         raise InputError(f"{', '.join(names)}: hold {found} numbers, and their shapes ask for {sum(sizes)}")
-    flat = np.concatenate(parts)
-    ends = np.cumsum(sizes)
-    return [
-        Tensor(shape, lambda end=end, size=size, shape=shape: flat[end - size : end].reshape(shape))
-        for shape, end, size in zip(shapes, ends, sizes, strict=True)
-    ]
+    pieces = np.split(np.concatenate(parts), np.cumsum(sizes)[:-1])
+    return [Tensor(shape, functools.partial(piece.reshape, shape)) for shape, piece in zip(shapes, pieces, strict=True)]
 
 
 def write_tensors(folder: Path, tensors: dict[str, np.ndarray], shard_bytes: int = SHARD_BYTES) -> None:
@@ -179,7 +178,7 @@ def write_tensors(folder: Path, tensors: dict[str, np.ndarray], shard_bytes: int
     if len(shards) == 1:
         save_file(shards[0], folder / WHOLE, {"format": "pt"})
         return
-    weight_map = {}
+    weight_map: dict[str, str] = {}
     for number, shard in enumerate(shards, 1):
         file = f"model-{number:05}-of-{len(shards):05}.safetensors"
         save_file(shard, folder / file, {"format": "pt"})

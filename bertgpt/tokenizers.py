@@ -93,7 +93,8 @@ def export_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Non
         settings |= {"tokenize_chinese_chars": normalizer.get("handle_chinese_chars", True)}
         settings |= {"strip_accents": normalizer.get("strip_accents")}
         settings |= {f"{token[1:-1].lower()}_token": token for token in BERT_SPECIAL}
-        pieces = sorted(tokenizer.get_vocab(), key=tokenizer.token_to_id)
+        vocabulary = tokenizer.get_vocab()
+        pieces = sorted(vocabulary, key=vocabulary.__getitem__)
         (folder / "vocab.txt").write_text("".join(f"{piece}\n" for piece in pieces), encoding="utf-8")
     elif model["type"] == "BPE":
         settings |= {"tokenizer_class": "OpenAIGPTTokenizer", "unk_token": model["unk_token"]}

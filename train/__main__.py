@@ -5,7 +5,8 @@ import errno
 import importlib
 import sys
 import traceback
-from typing import NoReturn
+import warnings
+from typing import Any, NoReturn
 
 from bertgpt.errors import InputError
 
@@ -16,6 +17,7 @@ VERBS = {
     "fill-mask": "fill [MASK] in a text with a BERT",
     "predict": "tell with a BERT whether one text follows another",
     "generate": "continue a text with a GPT-1",
+    "export": "write a model as a Hugging Face folder or as StableHLO",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
@@ -40,12 +42,20 @@ def main(arguments: list[str] | None = None) -> int:
         command = importlib.import_module(f"train.commands.{verb.replace('-', '_')}")
         options = Parser(prog=f"python -m train {verb}", description=command.__doc__)
         command.add_arguments(options)
-        command.run(options.parse_args(arguments[1:]))
+        parsed = options.parse_args(arguments[1:])
+        with warnings.catch_warnings():
+            warnings.showwarning = show_warning  # type: ignore[assignment]
+            command.run(parsed)
         return 0
     except KeyboardInterrupt:
         return 130
     except Exception as error:
         return explain(error)
+
+
+def show_warning(message: Any, *_: Any) -> None:
+    """One line on stderr, without the place in the code."""
+    print(f"warning: {message}", file=sys.stderr)
 
 
 def explain(error: Exception) -> int:

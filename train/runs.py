@@ -17,6 +17,7 @@ from bertgpt.data.bert import BertPairs
 from bertgpt.data.gpt import GptWindows
 from bertgpt.data.store import Split, TextSource
 from bertgpt.errors import InputError
+from bertgpt.pretrained import family_of_folder
 from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece
 from train import config as configs
 from train.checkpoints import Checkpoints, is_damage
@@ -47,27 +48,53 @@ class Start(NamedTuple):
     step: int = 0
 
 
-def load_run(folder: str | Path) -> Run:
-    """The best checkpoint of a run folder (the newest where none was evaluated), or the next where it is damaged.
+def load_run(folder: str | Path, step: int | None = None) -> Run:
+    """A run folder's best checkpoint (the newest where none was evaluated), or the next where it is damaged.
+
+    A model folder (Hugging Face's, or one exported) is read as well; its step is 0.
+
+    Args:
+        folder: of a run or a model.
+        step: that checkpoint of a run and no other.
 
     Raises:
-        InputError: the folder is no run, has no checkpoint yet, or none that can be read.
+        InputError: the folder is neither, or has no such checkpoint that can be read.
     """
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
-        raise InputError(f"{folder}: not a run folder (no config.yaml)")
+        return _load_model_folder(folder, step)
     checkpoints = Checkpoints(folder / "checkpoints", keep=1, read_only=True)
-    best = checkpoints.best()
+    steps, best = checkpoints.steps(), checkpoints.best()
     if best is None:
         raise InputError(f"{folder}: no checkpoint yet; let the run reach its first, or lower checkpoint.every")
-    for step in sorted(checkpoints.steps(), key=lambda step: (step != best, -step)):
+    if step is not None and step not in steps:
+        raise InputError(f"{folder}: no checkpoint {step}; there are {', '.join(map(str, sorted(steps)))}")
+    wanted = [step] if step is not None else sorted(steps, key=lambda step: (step != best, -step))
+    for number in wanted:
         try:
-            return _load_step(checkpoints, step)
+            return _load_step(checkpoints, number)
         except Exception as error:
             if not is_damage(error):
                 raise
-            warn(f"checkpoint {step} of {folder} is damaged: {error}")
+            warn(f"checkpoint {number} of {folder} is damaged: {error}")
     raise InputError(f"{folder}: no checkpoint can be read; train again with another out")
+
+
+def _load_model_folder(folder: Path, step: int | None = None, architecture: str | None = None) -> Run:
+    if not any((folder / name).is_file() for name in ("config.json", "params_shapes.json")):
+        raise InputError(f"{folder}: not a run folder (no config.yaml), and no model folder (no config.json)")
+    if step is not None:
+        raise InputError(f"{folder}: a model folder has no checkpoint {step}; leave --step out")
+    model, params = bertgpt.load_pretrained(folder, architecture)
+    return Run(model, params, load_tokenizer(folder), 0)
+
+
+def _load_start(folder: Path) -> Run:
+    """A run, or a model folder with the heads of its pretraining; those that it lacks are made anew."""
+    if (folder / "config.yaml").is_file() or not folder.is_dir():
+        return load_run(folder)
+    gpt = (folder / "config.json").is_file() and family_of_folder(folder) == "gpt"
+    return _load_model_folder(folder, None, None if gpt else "BertForPreTraining")
 
 
 def _load_step(checkpoints: Checkpoints, step: int) -> Run:
@@ -136,7 +163,7 @@ def find_start(config: RunConfig) -> Start | None:
     for key, value in (("model.preset", config.model.preset), ("tokenizer.path", config.tokenizer.path)):
         if value is not None:
             raise InputError(f"{key} is given beside model.init_from, which brings its own; leave one of them out")
-    run = load_run(config.model.init_from)
+    run = _load_start(Path(config.model.init_from))
     return Start(run.model.config, run.tokenizer, run.params)
 
 

@@ -1,0 +1,26 @@
+"""Write a run's model as a Hugging Face folder, or as StableHLO."""
+
+import argparse
+
+FORMATS = ("huggingface", "stablehlo")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A run folder, where to write, and what."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a model folder to convert")
+    parser.add_argument("folder", metavar="FOLDER", help="made or replaced")
+    parser.add_argument("--step", type=int, metavar="N", help="that checkpoint (default: the best)")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=f"default: {FORMATS[0]}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Writes the folder."""
+    from bertgpt.pretrained import save_pretrained
+    from bertgpt.stablehlo import export_stablehlo
+    from train.reports import say
+    from train.runs import load_run
+
+    model, params, tokenizer, step = load_run(options.run, options.step)
+    write = save_pretrained if options.format == "huggingface" else export_stablehlo
+    write(options.folder, model, params, tokenizer)
+    say(f"{type(model).__name__}{f' of step {step}' if step else ''} written to {options.folder}")
