@@ -44,6 +44,7 @@ BERT_ACTIVATIONS = {  # theirs to ours; the first name of each of ours is the on
     "relu": "relu",
 }
 GPT_ACTIVATIONS = {"gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu"}  # their "gelu" is the tanh form here
+MAX_SIZE = 2**31 - 1  # of any size: what JAX's int32 indices reach
 SUPPORTED: dict[str, tuple[Any, ...]] = {  # what changes the equations, with the values that leave them as they are
     "position_embedding_type": (None, "absolute"),
     "is_decoder": (None, False),
@@ -97,6 +98,8 @@ def _number(value: Any, example: Any, where: str) -> Any:
     kinds = (int,) if isinstance(example, int) else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise InputError(f"{where} is {value!r}; it must be {'a whole number' if kinds == (int,) else 'a number'}")
+    if kinds == (int,) and value > MAX_SIZE:
+        raise InputError(f"{where} is {value}; it must be at most {MAX_SIZE}")
     return value
 
 

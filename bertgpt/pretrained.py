@@ -73,8 +73,10 @@ def load_pretrained(
     model_config = _model_config(source, name, num_labels)
     model, layers = make_model(name, model_config), model_config.num_layers
     wanted = _wanted(source.family, name, model)
-    _check_unused(source, name, wanted, layers)
+    unused = _unused(source, wanted, layers)
     remade = _missing_heads(source, wanted, layers, architecture is not None, num_labels is not None)
+    if unused:
+        warnings.warn(f"{folder}: {name} does not use {', '.join(unused)}", stacklevel=2)
     flat: dict[str, Any] = {}
     for theirs, (entry, shapes) in wanted.items():
         if theirs not in remade:
@@ -244,14 +246,13 @@ def _paths(entry: Entry, family: Family, name: str) -> list[str]:
     return [path.removeprefix(prefix) for path in entry.ours]
 
 
-def _check_unused(source: _Source, name: str, wanted: _Wanted, layers: int) -> None:
-    """Heads of the family that the model does not have are told of in one warning; anything else is refused."""
+def _unused(source: _Source, wanted: _Wanted, layers: int) -> list[str]:
+    """The tensors of heads of the family that the model does not have; anything else is refused."""
     unused = sorted(source.tensors.keys() - wanted.keys())
     unknown = [theirs for theirs in unused if theirs not in names.known(source.family, layers)]
     if unknown:
         raise InputError(f"{source.folder}: a model of {layers} layers has no {', '.join(unknown[:5])}")
-    if unused:
-        warnings.warn(f"{source.folder}: {name} does not use {', '.join(unused)}", stacklevel=3)
+    return unused
 
 
 def _missing_heads(source: _Source, wanted: _Wanted, layers: int, asked: bool, relabelled: bool) -> list[str]:

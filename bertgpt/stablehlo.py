@@ -33,7 +33,7 @@ def export_stablehlo(folder: str | Path, model: nn.Module, params: Any, tokenize
         tokenizer: written too where given.
     """
     exported = export_program(model, params)
-    weights = {path: np.asarray(leaf, np.float32) for path, leaf in flatten_dict(params, sep="/").items()}
+    weights = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flatten_dict(params, sep="/").items()}
     with replacing(Path(folder)) as new:
         (new / PROGRAM).write_bytes(exported.serialize())
         save_file(weights, new / WEIGHTS)
@@ -71,12 +71,13 @@ Needs jax and safetensors. Any batch size, up to {model.config.max_positions} to
 tokens.
 
 ```python
-import jax
+from pathlib import Path
+
 import jax.export
 import numpy as np
 from safetensors.numpy import load_file
 
-program = jax.export.deserialize(open("{PROGRAM}", "rb").read())
+program = jax.export.deserialize(Path("{PROGRAM}").read_bytes())
 weights = load_file("{WEIGHTS}")
 output = program.call(weights, {{{inputs}}})
 print({{name: value.shape for name, value in output.items()}})

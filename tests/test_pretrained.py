@@ -1,0 +1,509 @@
+"""Model folders: written and read back, in every spelling that is about, and refused by name."""
+
+import json
+import sys
+import warnings
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+import bertgpt
+from bertgpt import names, pretrained, tensor_files
+from bertgpt.errors import InputError
+
+TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_positions": 32, "vocab_size": 64, "num_labels": 3}
+BERT = bertgpt.presets.bert_tiny(**TINY, mlp_size=32, labels=("no", "maybe", "yes"))
+GPT = bertgpt.presets.gpt1(**TINY, mlp_size=64, classifier_dropout=0.2)
+FAMILY = {name: family for family in names.FAMILIES.values() for name in family.architectures}
+HEADLESS = ("BertModel", "OpenAIGPTModel")
+
+
+def make(name, seed=0):
+    """A model with parameters that are all different."""
+    model = getattr(bertgpt, name)(BERT if name.startswith("Bert") else GPT)
+    ids = jnp.zeros((1, 1, 2) if pretrained.takes_choices(name) else (1, 2), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
+    rng = np.random.default_rng(seed)
+    return model, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """name -> (folder, model, params), written."""
+
+    def save(name):
+        model, params = make(name)
+        bertgpt.save_pretrained(tmp_path / name, model, params)
+        return tmp_path / name, model, params
+
+    return save
+
+
+def rewrite(folder, change):
+    """Passes a folder's tensors through a function."""
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file)
+
+
+def change_config(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_what_is_written_is_read_back(saved, name):
+    folder, model, params = saved(name)
+    loaded, found = bertgpt.load_pretrained(folder)
+    assert type(loaded) is type(model)
+    assert_equal(found, params)
+    dropped = {"num_labels": 2, "labels": ()} if name == "BertForQuestionAnswering" else {}
+    for field, value in vars(model.config).items():
+        assert getattr(loaded.config, field) == dropped.get(field, value), field
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_the_table_names_every_parameter_once(name):
+    params = make(name)[1]
+    family = FAMILY[name]
+    paths = [path for entry in names.entries(family, name, 2) for path in pretrained._paths(entry, family, name)]
+    assert len(paths) == len(set(paths))
+    assert set(paths) == set(pretrained._flatten(params))
+
+
+def test_linear_weights_are_transposed_and_conv1d_joined(saved):
+    folder, _, params = saved("BertForSequenceClassification")
+    tensors = load_file(folder / "model.safetensors")
+    query = params["bert"]["stack"]["block_1"]["attention"]["query"]
+    np.testing.assert_array_equal(tensors["bert.encoder.layer.1.attention.self.query.weight"], query["kernel"].T)
+    assert tensors["classifier.weight"].shape == (3, 16)
+    folder, _, params = saved("OpenAIGPTLMHeadModel")
+    tensors = load_file(folder / "model.safetensors")
+    attention = params["transformer"]["stack"]["block_0"]["attention"]
+    joined = np.concatenate([attention[part]["kernel"] for part in ("query", "key", "value")], axis=1)
+    np.testing.assert_array_equal(tensors["transformer.h.0.attn.c_attn.weight"], joined)
+
+
+def test_files_are_for_everybody_and_say_what_they_are(saved):
+    folder, _, _ = saved("BertForMaskedLM")
+    assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
+    assert all(file.stat().st_mode & 0o777 == 0o644 for file in folder.iterdir())
+    config = json.loads((folder / "config.json").read_text())
+    assert (config["architectures"], config["model_type"]) == (["BertForMaskedLM"], "bert")
+    assert config["id2label"] == {"0": "no", "1": "maybe", "2": "yes"}
+    with tensor_files.safe_open(folder / "model.safetensors", "numpy") as handle:
+        assert handle.metadata() == {"format": "pt"}
+    card = (folder / "README.md").read_text()
+    assert "BertForMaskedLM.from_pretrained" in card
+    count = sum(x.size for x in jax.tree.leaves(make("BertForMaskedLM")[1]))
+    assert f"{count:,} parameters" in card
+
+
+def old_names(tensors):
+    return {
+        key.replace("LayerNorm.weight", "LayerNorm.gamma").replace("LayerNorm.bias", "LayerNorm.beta"): value
+        for key, value in tensors.items()
+    }
+
+
+def with_tied(tensors):
+    if "cls.predictions.bias" in tensors:
+        tied = {"cls.predictions.decoder.weight": tensors["bert.embeddings.word_embeddings.weight"]}
+        return tensors | tied | {"cls.predictions.decoder.bias": tensors["cls.predictions.bias"]}
+    return tensors | {"lm_head.weight": tensors["transformer.tokens_embed.weight"]}
+
+
+def only_tied(tensors):
+    tensors = with_tied(tensors)
+    first = set(names.FAMILIES["bert"].tied.values()) | set(names.FAMILIES["openai-gpt"].tied.values())
+    return {key: value for key, value in tensors.items() if key not in first}
+
+
+def with_buffers(tensors):
+    if "cls.predictions.bias" in tensors:
+        return tensors | {"bert.embeddings.position_ids": np.arange(32)[None]}
+    causal = np.tril(np.ones((32, 32), np.float32))[None, None]
+    return tensors | {"transformer.h.0.attn.bias": causal, "transformer.h.1.attn.bias": causal}
+
+
+@pytest.mark.parametrize("change", [old_names, with_tied, only_tied, with_buffers])
+@pytest.mark.parametrize("name", ["BertForPreTraining", "OpenAIGPTLMHeadModel"])
+def test_every_spelling_gives_the_same_parameters(saved, name, change):
+    folder, _, params = saved(name)
+    rewrite(folder, change)
+    assert_equal(bertgpt.load_pretrained(folder)[1], params)
+
+
+@pytest.mark.parametrize(
+    ("bare", "headed"), [("BertModel", "BertForPreTraining"), ("OpenAIGPTModel", "OpenAIGPTLMHeadModel")]
+)
+def test_the_encoders_prefix_may_be_there_or_not(saved, bare, headed):
+    folder, _, params = saved(bare)
+    prefix = FAMILY[bare].prefix
+    rewrite(folder, lambda tensors: {f"{prefix}.{key}": value for key, value in tensors.items()})
+    assert_equal(bertgpt.load_pretrained(folder)[1], params)
+    folder, _, params = saved(headed)
+    rewrite(folder, lambda tensors: {key.removeprefix(f"{prefix}."): value for key, value in tensors.items()})
+    assert_equal(bertgpt.load_pretrained(folder)[1], params)
+
+
+@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
+def test_other_floats_are_read_to_float32(saved, dtype):
+    folder, _, params = saved("BertModel")
+    rewrite(folder, lambda tensors: {key: value.astype(dtype) for key, value in tensors.items()})
+    found = bertgpt.load_pretrained(folder)[1]
+    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
+    assert_equal(found, jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(dtype).astype(np.float32)), params))
+
+
+def test_shards_are_written_and_read(tmp_path):
+    model, params = make("BertForPreTraining")
+    bertgpt.save_pretrained(tmp_path / "out", model, params, shard_bytes=3000)
+    shards = sorted(file.name for file in (tmp_path / "out").glob("model-*.safetensors"))
+    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
+    assert len(shards) > 3
+    assert set(index["weight_map"].values()) == set(shards)
+    assert shards[0] == f"model-00001-of-{len(shards):05}.safetensors"
+    sizes = [sum(x.nbytes for x in load_file(tmp_path / "out" / shard).values()) for shard in shards]
+    assert index["metadata"]["total_size"] == sum(sizes) == 4 * sum(x.size for x in jax.tree.leaves(params))
+    assert max(sizes) <= 4096  # the largest array, which has a shard of its own
+    assert_equal(bertgpt.load_pretrained(tmp_path / "out")[1], params)
+
+
+def test_files_are_sharded_above_5_gb():
+    assert bertgpt.save_pretrained.__kwdefaults__["shard_bytes"] == 5_000_000_000
+
+
+@pytest.mark.parametrize("first", [3000, 10**9])
+def test_another_layout_of_the_weights_is_removed(tmp_path, first):
+    model, params = make("BertForMaskedLM")
+    bertgpt.save_pretrained(tmp_path, model, params, shard_bytes=first)
+    (tmp_path / "pytorch_model.bin").write_bytes(b"old")
+    (tmp_path / "notes.txt").write_text("mine")
+    other = make("BertForMaskedLM", seed=1)[1]
+    bertgpt.save_pretrained(tmp_path, model, other, shard_bytes=10**9 if first == 3000 else 3000)
+    assert_equal(bertgpt.load_pretrained(tmp_path)[1], other)
+    assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert not (tmp_path / "pytorch_model.bin").exists()
+    assert (tmp_path / "model.safetensors").exists() == (first == 3000)
+
+
+@pytest.mark.parametrize("there", [False, True])
+def test_nothing_is_half_written(tmp_path, monkeypatch, wordpiece, there):
+    model, params = make("BertForMaskedLM")
+    if there:
+        bertgpt.save_pretrained(tmp_path / "out", model, params)
+    monkeypatch.setattr(pretrained, "export_tokenizer", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        bertgpt.save_pretrained(tmp_path / "out", model, make("BertForMaskedLM", seed=1)[1], wordpiece)
+    assert [file.name for file in tmp_path.iterdir()] == (["out"] if there else [])
+    if there:
+        assert_equal(bertgpt.load_pretrained(tmp_path / "out")[1], params)
+
+
+def test_heads_that_are_not_used_are_told_in_one_warning(saved):
+    folder, _, params = saved("BertForPreTraining")
+    with pytest.warns(UserWarning, match="BertForMaskedLM does not use bert.pooler.dense.bias, .*seq_relation") as told:
+        _, found = bertgpt.load_pretrained(folder, "BertForMaskedLM")
+    assert len(told) == 1
+    assert_equal(found["mlm_head"], params["mlm_head"])
+    assert_equal(found["bert"]["stack"], params["bert"]["stack"])
+
+
+def test_a_missing_head_is_made_only_when_asked(saved):
+    folder, _, params = saved("BertForMaskedLM")
+    change_config(folder, architectures=["BertForSequenceClassification"])
+    with pytest.raises(InputError, match="bert.pooler.dense.weight is missing; name an architecture"):
+        bertgpt.load_pretrained(folder)
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always")
+        model, found = bertgpt.load_pretrained(folder, "BertForSequenceClassification", num_labels=5)
+    assert [str(w.message).split(": ", 1)[1].split(",")[0] for w in told] == [
+        "BertForSequenceClassification does not use cls.predictions.bias",
+        "made anew",
+    ]
+    assert found["classifier"]["kernel"].shape == (16, 5)
+    assert (model.config.num_labels, model.config.labels) == (5, ())
+    assert 0 < abs(found["classifier"]["kernel"]).max() < 0.05  # truncated at two deviations of 0.02
+    assert not found["classifier"]["bias"].any()
+    assert_equal(found["bert"]["stack"], params["bert"]["stack"])
+
+
+@pytest.mark.parametrize("name", ["BertForSequenceClassification", "OpenAIGPTForSequenceClassification"])
+def test_another_number_of_labels_makes_a_new_classifier(saved, name):
+    folder, _, params = saved(name)
+    assert_equal(bertgpt.load_pretrained(folder, num_labels=3)[1], params)
+    with pytest.warns(UserWarning, match="made anew"):
+        _, first = bertgpt.load_pretrained(folder, num_labels=7)
+    with pytest.warns(UserWarning, match="made anew"):
+        _, second = bertgpt.load_pretrained(folder, num_labels=7, key=jax.random.key(1))
+    head = "classifier" if name.startswith("Bert") else "score"
+    assert first[head]["kernel"].shape == (16, 7)
+    assert (first[head]["kernel"] != second[head]["kernel"]).all()
+    encoder = FAMILY[name].prefix
+    assert_equal(first[encoder], params[encoder])
+
+
+def test_a_folder_without_architectures_is_the_bare_model(saved):
+    folder, _, params = saved("BertForMaskedLM")
+    change_config(folder, architectures=None)
+    with pytest.raises(InputError, match=r"bert\.pooler\.dense\.weight is missing"):
+        bertgpt.load_pretrained(folder)
+    folder, _, params = saved("BertModel")
+    change_config(folder, architectures=None)
+    assert_equal(bertgpt.load_pretrained(folder)[1], params)
+
+
+def test_old_folders_without_model_type_are_told_by_their_architecture(saved):
+    folder, _, params = saved("OpenAIGPTLMHeadModel")
+    change_config(folder, model_type=None)
+    assert_equal(bertgpt.load_pretrained(folder)[1], params)
+
+
+def test_keys_that_a_configuration_leaves_out_have_the_published_values(saved):
+    folder, _, _ = saved("BertModel")
+    config = json.loads((folder / "config.json").read_text())
+    kept = ("model_type", "architectures", "vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
+    kept += ("num_attention_heads", "intermediate_size")
+    (folder / "config.json").write_text(json.dumps({key: config[key] for key in kept}))
+    found = bertgpt.load_pretrained(folder)[0].config
+    assert found == bertgpt.presets.bert_base(**{k: v for k, v in TINY.items() if k != "num_labels"}, mlp_size=32)
+
+
+@pytest.mark.parametrize(
+    ("name", "theirs", "ours"),
+    [
+        ("BertModel", "gelu", "gelu_erf"),
+        ("BertModel", "gelu_new", "gelu_tanh"),
+        ("BertModel", "relu", "relu"),
+        ("OpenAIGPTModel", "gelu", "gelu_tanh"),
+        ("OpenAIGPTModel", "relu", "relu"),
+    ],
+)
+def test_activations_go_by_the_family(saved, name, theirs, ours):
+    folder, _, _ = saved(name)
+    change_config(folder, **{"hidden_act" if name.startswith("Bert") else "afn": theirs})
+    model, params = bertgpt.load_pretrained(folder)
+    assert model.config.activation == ours
+    bertgpt.save_pretrained(folder, model, params)
+    config = json.loads((folder / "config.json").read_text())
+    assert config["hidden_act" if name.startswith("Bert") else "afn"] == theirs
+
+
+def test_a_dropout_of_the_embeddings_alone_is_told_of(saved):
+    folder, _, _ = saved("OpenAIGPTModel")
+    change_config(folder, embd_pdrop=0.3)
+    with pytest.warns(UserWarning, match="embd_pdrop is not kept"):
+        bertgpt.load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"hidden_act": "swish"}, "config.json: activation 'swish' is unknown; choose one of gelu,"),
+        ({"hidden_act": ["gelu"]}, "activation ['gelu'] is unknown"),
+        ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key' is not supported"),
+        ({"is_decoder": True}, "is_decoder True is not supported; it must be False"),
+        ({"add_cross_attention": True}, "add_cross_attention True is not supported"),
+        ({"tie_word_embeddings": False}, "tie_word_embeddings False is not supported"),
+        ({"pruned_heads": {"0": [1]}}, "pruned_heads {'0': [1]} is not supported"),
+        ({"hidden_size": "16"}, "config.json: hidden_size is '16'; it must be a whole number"),
+        ({"layer_norm_eps": True}, "layer_norm_eps is True; it must be a number"),
+        ({"num_attention_heads": 3}, "config.json: model.hidden_size 16 is not divisible by model.num_heads 3"),
+        ({"num_hidden_layers": 10**9}, "asks for 1000000000 layers, more than the folder has tensors"),
+        ({"num_hidden_layers": 1}, "a model of 1 layers has no bert.encoder.layer.1.attention.output.LayerNorm.bias"),
+        ({"num_hidden_layers": 3}, "bert.encoder.layer.2.attention.self.query.weight is missing"),
+        ({"vocab_size": 65}, "bert.embeddings.word_embeddings.weight has shape (64, 16), and its config.json asks for"),
+        ({"vocab_size": 10**9}, "asks for (1000000000, 16)"),
+        ({"vocab_size": 10**15}, "vocab_size is 1000000000000000; it must be at most 2147483647"),
+        ({"model_type": "gpt2"}, "config.json: model_type 'gpt2' is not supported; it must be bert or openai-gpt"),
+        ({"architectures": ["BertLMHeadModel"]}, "architecture 'BertLMHeadModel' is unknown; choose one of BertModel,"),
+        ({"id2label": {"0": "a", "2": "b"}}, "id2label must map 0, 1, 2, ... to names"),
+        ({"id2label": ["a", "b"]}, "id2label must map"),
+        ({"problem_type": "ranking"}, "model.problem_type is 'ranking'"),
+    ],
+)
+def test_a_configuration_that_cannot_be_followed_is_refused(saved, values, message):
+    folder, _, _ = saved("BertForPreTraining")
+    change_config(folder, **values)
+    with pytest.raises(InputError) as caught:
+        bertgpt.load_pretrained(folder)
+    assert message in str(caught.value)
+    assert str(folder) in str(caught.value)
+
+
+def test_a_summary_that_cannot_be_followed_is_refused_where_it_is_used(saved):
+    folder, _, _ = saved("OpenAIGPTDoubleHeadsModel")
+    change_config(folder, summary_activation="tanh")
+    with pytest.raises(InputError, match="summary_activation 'tanh' is not supported; it must be None"):
+        bertgpt.load_pretrained(folder)
+    with pytest.warns(UserWarning, match="does not use multiple_choice_head"):
+        bertgpt.load_pretrained(folder, "OpenAIGPTLMHeadModel")
+
+
+def without(*dropped):
+    return lambda tensors: {key: value for key, value in tensors.items() if key not in dropped}
+
+
+def with_one(name, value):
+    return lambda tensors: tensors | {name: value}
+
+
+ROW = np.zeros((1, 16), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (with_one("bert.adapter.weight", ROW), "a model of 2 layers has no bert.adapter.weight"),
+        (with_one("score.weight", ROW), "a model of 2 layers has no score.weight"),
+        (without("bert.encoder.layer.0.output.dense.bias"), "bert.encoder.layer.0.output.dense.bias is missing"),
+        (with_one("bert.embeddings.LayerNorm.weight", ROW), "LayerNorm.weight has shape (1, 16), and its config.json"),
+        (with_one("embeddings.LayerNorm.weight", ROW[0]), "is there under two spellings"),
+        (with_one("cls.predictions.decoder.bias", np.ones(64, np.float32)), "differ; untied weights are not supported"),
+        (with_one("bert.pooler.dense.bias", np.zeros(16, np.int8)), "bert.pooler.dense.bias holds int8; only floating"),
+    ],
+)
+def test_a_tensor_that_does_not_fit_is_refused_by_name(saved, change, message):
+    folder, _, _ = saved("BertForPreTraining")
+    rewrite(folder, change)
+    with pytest.raises(InputError) as caught:
+        bertgpt.load_pretrained(folder)
+    assert message in str(caught.value)
+
+
+@pytest.mark.parametrize("keep", [0, 4, 100, -1])
+def test_a_file_cut_short_is_named(saved, keep):
+    folder, _, _ = saved("BertModel")
+    file = folder / "model.safetensors"
+    file.write_bytes(file.read_bytes()[:keep])
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged or cut short"):
+        bertgpt.load_pretrained(folder)
+
+
+def test_a_header_that_lies_about_its_size_is_refused_before_anything_is_allocated(saved):
+    folder, _, _ = saved("BertModel")
+    header = json.dumps({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
+    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged or cut short"):
+        bertgpt.load_pretrained(folder)
+
+
+@pytest.mark.parametrize("text", ["{", "[1]", "\x00", "9" * 5000])
+def test_a_configuration_that_is_no_json_object_is_named(saved, text):
+    folder, _, _ = saved("BertModel")
+    (folder / "config.json").write_text(text)
+    with pytest.raises(InputError, match=r"config\.json: not"):
+        bertgpt.load_pretrained(folder)
+
+
+@pytest.mark.parametrize("shard", ["../other.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b"])
+def test_an_index_reaches_no_other_folder(saved, shard):
+    folder, _, _ = saved("BertModel")
+    (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"pooler.dense.bias": shard}}))
+    with pytest.raises(InputError, match=r"index\.json: .* is outside the folder"):
+        bertgpt.load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("index", "message"),
+    [
+        ({"weight_map": {"pooler.dense.bias": "gone.safetensors"}}, "gone.safetensors is missing"),
+        ({"weight_map": {"unheard": "one.safetensors"}}, "lacks unheard, which model.safetensors.index.json says"),
+        ({"weight_map": ["one.safetensors"]}, "has no weight_map"),
+        ({"weight_map": {"pooler.dense.bias": 1}}, "has no weight_map"),
+        ({}, "has no weight_map"),
+    ],
+)
+def test_an_index_that_does_not_hold_is_refused(saved, index, message):
+    folder, _, _ = saved("BertModel")
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    with pytest.raises(InputError) as caught:
+        bertgpt.load_pretrained(folder)
+    assert message in str(caught.value)
+
+
+def test_links_as_the_hubs_cache_has_them_are_followed(saved, tmp_path):
+    folder, _, params = saved("BertModel")
+    (folder / "model.safetensors").rename(tmp_path / "blob")
+    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
+    assert_equal(bertgpt.load_pretrained(folder)[1], params)
+
+
+def test_without_torch_its_file_is_told_how_to_convert(saved, monkeypatch):
+    folder, _, _ = saved("BertModel")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    monkeypatch.setitem(sys.modules, "torch", None)
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: reading torch's format needs torch; install it, or"):
+        bertgpt.load_pretrained(folder)
+
+
+def test_a_place_without_a_model_is_named(tmp_path, saved):
+    with pytest.raises(InputError, match="bert-base-uncased: no such folder; nothing is downloaded"):
+        bertgpt.load_pretrained("bert-base-uncased")
+    with pytest.raises(InputError, match=r"config\.json: no such file"):
+        bertgpt.load_pretrained(tmp_path)
+    folder, _, _ = saved("BertModel")
+    (folder / "model.safetensors").unlink()
+    with pytest.raises(InputError, match=r"no weights: neither model\.safetensors"):
+        bertgpt.load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mlp_size": 48}, "mlp_size 48 cannot be exported: Hugging Face's GPT-1 always has 4 x hidden_size, 64"),
+        ({"activation": "gelu_erf"}, "activation gelu_erf cannot be exported"),
+    ],
+)
+def test_what_their_gpt_cannot_express_is_not_exported(tmp_path, change, message):
+    model = bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**TINY | {"mlp_size": 64} | change))
+    params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    with pytest.raises(InputError, match=message):
+        bertgpt.save_pretrained(tmp_path / "out", model, params)
+    assert not (tmp_path / "out").exists()
+
+
+def test_parameters_of_another_model_are_not_exported(tmp_path):
+    model, params = make("BertForPreTraining")
+    with pytest.raises(InputError, match="params lack nsp_head/bias, unlike a BertForPreTraining"):
+        bertgpt.save_pretrained(tmp_path / "out", model, {k: v for k, v in params.items() if k != "nsp_head"})
+    with pytest.raises(InputError, match="params have extra, unlike"):
+        bertgpt.save_pretrained(tmp_path / "out", model, params | {"extra": jnp.zeros(1)})
+    with pytest.raises(InputError, match="nsp_head/kernel has shape"):
+        bertgpt.save_pretrained(tmp_path / "out", model, params | {"nsp_head": {"bias": ROW, "kernel": ROW}})
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="file: is a file; give a folder"):
+        bertgpt.save_pretrained(tmp_path / "file", model, params)
+
+
+def test_the_tokenizer_goes_with_the_model(tmp_path, wordpiece, bpe, documents):
+    for name, tokenizer, files in (
+        ("BertForMaskedLM", wordpiece, {"vocab.txt"}),
+        ("OpenAIGPTLMHeadModel", bpe, {"vocab.json", "merges.txt"}),
+    ):
+        bertgpt.save_pretrained(tmp_path / name, *make(name), tokenizer)
+        files |= {"config.json", "README.md", "model.safetensors", "tokenizer.json", "tokenizer_config.json"}
+        assert {file.name for file in (tmp_path / name).iterdir()} == files
+        ids = [tokenizer.encode(text).ids for text in documents]
+        assert [bertgpt.load_tokenizer(tmp_path / name).encode(text).ids for text in documents] == ids
+        (tmp_path / name / "tokenizer.json").unlink()
+        assert [bertgpt.load_tokenizer(tmp_path / name).encode(text).ids for text in documents] == ids
+        assert json.loads((tmp_path / name / "tokenizer_config.json").read_text())["model_max_length"] == 32
+
+
+def test_loading_gives_no_warning_where_nothing_is_amiss(saved):
+    folder, _, _ = saved("OpenAIGPTDoubleHeadsModel")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        bertgpt.load_pretrained(folder)
