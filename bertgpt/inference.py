@@ -12,6 +12,7 @@ from tokenizers import Tokenizer
 
 from bertgpt.data.bert import IS_NEXT, encode
 from bertgpt.errors import InputError
+from bertgpt.gpt import OpenAIGPTLMHeadModel
 from bertgpt.tokenizers import special_id
 
 
@@ -37,11 +38,13 @@ def generate(
         [B T + max_new_tokens] int32, the prompts first.
 
     Raises:
-        InputError: the prompt is empty, or the result would be longer than the model's positions.
+        InputError: the model has no next-token head, the prompt is empty, or the result is longer than its positions.
     """
+    if not isinstance(model, OpenAIGPTLMHeadModel):
+        raise InputError(f"{type(model).__name__} does not write text; load it as OpenAIGPTLMHeadModel")
     prompt_ids = np.asarray(prompt_ids, np.int32)
-    length, positions = prompt_ids.shape[1], model.config.max_positions  # type: ignore[attr-defined]
-    _check_ids(prompt_ids, model.config.vocab_size)  # type: ignore[attr-defined]
+    length, positions = prompt_ids.shape[1], model.config.max_positions
+    _check_ids(prompt_ids, model.config.vocab_size)
     if max_new_tokens < 0:
         raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0")
     if not length:
@@ -100,7 +103,7 @@ def fill_mask(
     masked = np.flatnonzero(batch["input_ids"][0] == special_id(tokenizer, "[MASK]"))
     if not masked.size:
         raise InputError(f"{text!r} has no [MASK]; put one where a word is to be filled in")
-    logits = _forward(model, params, batch).mlm_logits[0, masked]
+    logits = _forward(model, params, batch, "mlm_logits")[0, masked]
     probabilities = np.asarray(jax.nn.softmax(logits))  # [masks V]
     best = np.argsort(-probabilities, axis=1)[:, :top_k]
     return [
@@ -111,16 +114,20 @@ def fill_mask(
 
 def next_sentence_probability(model: nn.Module, params: Any, tokenizer: Tokenizer, first: str, second: str) -> float:
     """The probability that `second` follows `first` in one document; arguments as `fill_mask`."""
-    output = _forward(model, params, encode(tokenizer, first, second))
-    return float(jax.nn.softmax(output.nsp_logits[0])[IS_NEXT])
+    logits = _forward(model, params, encode(tokenizer, first, second), "nsp_logits")
+    return float(jax.nn.softmax(logits[0])[IS_NEXT])
 
 
-def _forward(model: nn.Module, params: Any, batch: dict[str, np.ndarray]) -> Any:
+def _forward(model: nn.Module, params: Any, batch: dict[str, np.ndarray], field: str) -> Array:
+    """One field of the output."""
     length, positions = batch["input_ids"].shape[1], model.config.max_positions  # type: ignore[attr-defined]
     if length > positions:
         raise InputError(f"the text has {length} tokens, over the model's {positions} positions; shorten it")
     _check_ids(batch["input_ids"], model.config.vocab_size)  # type: ignore[attr-defined]
-    return _apply(model, params, batch)
+    found = getattr(_apply(model, params, batch), field)
+    if found is None:
+        raise InputError(f"{type(model).__name__} has no {field}; load it as BertForPreTraining, which does")
+    return found
 
 
 @functools.partial(jax.jit, static_argnames=("model",))

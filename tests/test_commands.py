@@ -2,6 +2,7 @@
 
 import errno
 import json
+import shutil
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import pytest
 import yaml
 
+import bertgpt
 from train.__main__ import explain, main
 
 RUN = {
@@ -53,7 +55,8 @@ def bert_run(config_file):
 def gpt_run(config_file):
     """A finished GPT-1 run's folder."""
     folder = config_file.parent / "gpt"
-    overrides = ["model.preset=gpt1", "model.num_layers=2", f"out={folder}", f"data.store={folder}_store"]
+    overrides = ["model.preset=gpt1", "model.num_layers=2", "model.mlp_size=64"]
+    overrides += [f"out={folder}", f"data.store={folder}_store"]
     assert main(["pretrain", str(config_file), *overrides]) == 0
     return folder
 
@@ -129,6 +132,121 @@ def test_continued_pretraining_takes_weights_and_tokenizer(bert_run, config_file
     assert all(jax.tree.leaves(jax.tree.map(lambda a, b: np.array_equal(a, b), old.params, new.params)))
 
 
+@pytest.fixture(scope="module")
+def exported(bert_run, gpt_run, tmp_path_factory):
+    """Both runs as Hugging Face folders."""
+    folders = {name: tmp_path_factory.mktemp("exported") / name for name in ("bert", "gpt")}
+    for run in (bert_run, gpt_run):
+        assert main(["export", str(run), str(folders[run.name])]) == 0
+    return folders
+
+
+def same(a, b):
+    return all(jax.tree.leaves(jax.tree.map(lambda a, b: bool((a == b).all()), a, b)))
+
+
+def test_an_exported_run_is_its_best_checkpoint_with_its_tokenizer(exported, bert_run, gpt_run):
+    from train.runs import load_run
+
+    for run, name in ((bert_run, "BertForPreTraining"), (gpt_run, "OpenAIGPTLMHeadModel")):
+        loaded, found = load_run(run), load_run(exported[run.name])
+        assert type(found.model).__name__ == name
+        assert same(loaded.params, found.params)
+        assert found.tokenizer.to_str() == loaded.tokenizer.to_str()
+
+
+def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
+    from train.runs import load_run
+
+    store = config_file.parent / "bert_store"
+    out = ["checkpoint.keep=3", f"out={tmp_path}/run", f"data.store={store}"]
+    assert main(["pretrain", str(config_file), *out]) == 0
+    for step in (2, 4):
+        assert main(["export", f"{tmp_path}/run", f"{tmp_path}/{step}", "--step", str(step)]) == 0
+        assert f"of step {step}" in capsys.readouterr().out
+    two, four = (load_run(tmp_path / str(step)).params for step in (2, 4))
+    assert same(two, load_run(tmp_path / "run", 2).params)
+    assert not same(two, four)
+    assert "no checkpoint 3; there are 2, 4" in fails(capsys, "export", tmp_path / "run", tmp_path / "3", "--step", 3)
+    assert "leave --step out" in fails(capsys, "export", tmp_path / "2", tmp_path / "3", "--step", 2)
+    assert not (tmp_path / "3").exists()
+
+
+def test_a_run_is_exported_as_stablehlo(gpt_run, tmp_path):
+    assert main(["export", str(gpt_run), f"{tmp_path}/out", "--format", "stablehlo"]) == 0
+    names = {"model.stablehlo", "model.safetensors", "README.md", "tokenizer.json"}
+    assert {file.name for file in (tmp_path / "out").iterdir()} == names
+
+
+def test_a_model_folder_serves_every_verb(exported, capsys):
+    assert main(["fill-mask", str(exported["bert"]), "a b [MASK] c"]) == 0
+    assert main(["predict", str(exported["bert"]), "--text", "a b", "--pair", "c d"]) == 0
+    assert main(["generate", str(exported["gpt"]), "--prompt", "abc", "--max-new-tokens", "2"]) == 0
+    assert "follows the first: 0." in capsys.readouterr().out
+
+
+def change_architecture(folder, architecture):
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"architectures": [architecture]}))
+
+
+@pytest.mark.parametrize(
+    ("name", "architecture", "arguments", "expected"),
+    [
+        ("bert", "BertForMaskedLM", ["predict", "--text", "a", "--pair", "b"], "BertForMaskedLM has no nsp_logits"),
+        ("bert", "BertModel", ["fill-mask", "a [MASK]"], "BertModel has no mlm_logits; load it as BertForPreTr"),
+        ("gpt", "OpenAIGPTModel", ["generate", "--prompt", "a"], "OpenAIGPTModel does not write text"),
+    ],
+)
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_a_folder_without_the_verbs_head_is_told(exported, tmp_path, name, architecture, arguments, expected, capsys):
+    folder = shutil.copytree(exported[name], tmp_path / "folder")
+    change_architecture(folder, architecture)
+    capsys.readouterr()
+    assert main([arguments[0], str(folder), *arguments[1:]]) == 2
+    assert expected in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_pretraining_goes_on_from_a_model_folder(exported, bert_run, config_file, tmp_path, capsys):
+    from train.runs import load_run
+
+    overrides = [f"out={tmp_path}/run", f"data.store={tmp_path}/store", "model.preset=null", "train.steps=1"]
+    overrides += ["optimizer.learning_rate=0", f"model.init_from={exported['bert']}"]
+    assert main(["pretrain", str(config_file), *overrides]) == 0
+    old, new = load_run(bert_run), load_run(tmp_path / "run")
+    assert new.tokenizer.to_str() == old.tokenizer.to_str()
+    assert same(old.params, new.params)
+    assert main(["export", f"{tmp_path}/run", f"{tmp_path}/out"]) == 0
+    assert same(load_run(tmp_path / "out").params, old.params)
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_a_classifier_is_left_behind_by_pretraining(gpt_run, tmp_path):
+    from train.runs import _load_start, load_run
+
+    run = load_run(gpt_run)
+    model = bertgpt.OpenAIGPTForSequenceClassification(run.model.config)
+    params = {**run.params, "score": {"kernel": jnp.zeros((16, 2))}}
+    bertgpt.save_pretrained(tmp_path, model, params, run.tokenizer)
+    start = _load_start(tmp_path)
+    assert type(start.model).__name__ == "OpenAIGPTLMHeadModel"
+    assert same(start.params, run.params)
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, config_file, tmp_path, capsys):
+    from train.runs import load_run
+
+    folder = tmp_path / "folder"
+    model, params = bertgpt.load_pretrained(exported["bert"], "BertModel")
+    bertgpt.save_pretrained(folder, model, params, bertgpt.load_tokenizer(exported["bert"]))
+    overrides = [f"out={tmp_path}/run", f"data.store={tmp_path}/store", "model.preset=null", "train.steps=1"]
+    assert main(["pretrain", str(config_file), *overrides, f"model.init_from={folder}"]) == 0
+    error = capsys.readouterr().err.splitlines()
+    assert len([line for line in error if "lacks cls.predictions" in line and "made anew" in line]) == 1
+    assert type(load_run(tmp_path / "run").model).__name__ == "BertForPreTraining"
+
+
 @pytest.mark.parametrize(
     ("overrides", "expected"),
     [
@@ -163,7 +281,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(overrides, expected, config_fi
 
 def test_missing_files_and_arguments_are_one_line(capsys, tmp_path):
     assert "none.yaml: no such file" in fails(capsys, "pretrain", tmp_path / "none.yaml")
-    assert "not a run folder" in fails(capsys, "fill-mask", tmp_path, "[MASK]")
+    assert "not a run folder (no config.yaml), and no model folder" in fails(capsys, "fill-mask", tmp_path, "[MASK]")
     assert "no metrics.jsonl" in fails(capsys, "report", tmp_path)
     assert "invalid choice: 'pretrian'" in fails(capsys, "pretrian")
     assert "--prompt" in fails(capsys, "generate", tmp_path)

@@ -1,5 +1,8 @@
 """ModelConfig and the presets: sizes, constants and refusals."""
 
+import dataclasses
+import json
+
 import jax
 import jax.numpy as jnp
 import pytest
@@ -84,11 +87,22 @@ def test_a_preset_takes_any_field():
         ({"attention_dropout": -0.1}, "model.attention_dropout"),
         ({"num_layers": 0}, "model.num_layers"),
         ({"vocab_size": 0}, "model.vocab_size"),
+        ({"num_labels": 0}, "model.num_labels"),
+        ({"classifier_dropout": 1.0}, "model.classifier_dropout"),
+        ({"problem_type": "ranking"}, "model.problem_type"),
+        ({"labels": ["a", "b", "c"]}, "model.labels has 3 names and model.num_labels is 2"),
     ],
 )
 def test_an_impossible_value_is_refused_by_its_key(change, key):
     with pytest.raises(bertgpt.InputError, match=key):
         bertgpt.ModelConfig(**({"architecture": "bert"} | SIZES | change))
+
+
+def test_labels_read_from_json_are_as_those_that_were_written():
+    config = bertgpt.ModelConfig("bert", **SIZES, num_labels=2, labels=("no", "yes"))
+    again = bertgpt.ModelConfig(**json.loads(json.dumps(dataclasses.asdict(config))))
+    assert again == config
+    assert hash(again) == hash(config)
 
 
 def test_dropout_zero_is_allowed():

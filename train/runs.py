@@ -26,6 +26,8 @@ from train.loader import Source
 from train.reports import say, warn
 from train.step import Task, bert_task, gpt_task
 
+PRETRAINED = {"bert": "BertForPreTraining", "gpt": "OpenAIGPTLMHeadModel"}  # the model that an architecture pretrains
+
 
 class Run(NamedTuple):
     """A run folder's model, ready to use."""
@@ -81,7 +83,7 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
 
 
 def _load_model_folder(folder: Path, step: int | None = None, architecture: str | None = None) -> Run:
-    if not any((folder / name).is_file() for name in ("config.json", "params_shapes.json")):
+    if not _is_model_folder(folder):
         raise InputError(f"{folder}: not a run folder (no config.yaml), and no model folder (no config.json)")
     if step is not None:
         raise InputError(f"{folder}: a model folder has no checkpoint {step}; leave --step out")
@@ -89,12 +91,16 @@ def _load_model_folder(folder: Path, step: int | None = None, architecture: str 
     return Run(model, params, load_tokenizer(folder), 0)
 
 
+def _is_model_folder(folder: Path) -> bool:
+    """Whether it looks like Hugging Face's, or like OpenAI's release."""
+    return any((folder / name).is_file() for name in ("config.json", "params_shapes.json"))
+
+
 def _load_start(folder: Path) -> Run:
     """A run, or a model folder with the heads of its pretraining; those that it lacks are made anew."""
-    if (folder / "config.yaml").is_file() or not folder.is_dir():
+    if (folder / "config.yaml").is_file() or not _is_model_folder(folder):
         return load_run(folder)
-    gpt = (folder / "config.json").is_file() and family_of_folder(folder) == "gpt"
-    return _load_model_folder(folder, None, None if gpt else "BertForPreTraining")
+    return _load_model_folder(folder, None, PRETRAINED[family_of_folder(folder)])
 
 
 def _load_step(checkpoints: Checkpoints, step: int) -> Run:
@@ -120,8 +126,7 @@ def need(run: Run, architecture: str, verb: str, other: str) -> Run:
 
 def make_model(config: ModelConfig, dtype: str = "float32") -> nn.Module:
     """The model of an architecture with its pretraining heads."""
-    kind = bertgpt.BertForPreTraining if config.architecture == "bert" else bertgpt.OpenAIGPTLMHeadModel
-    return kind(config, jnp.dtype(dtype))
+    return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype))
 
 
 def make_task(model: nn.Module, config: ModelConfig) -> Task:
