@@ -8,6 +8,7 @@ from typing import Any
 from bertgpt import presets
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
+from bertgpt.names import has_vocabulary_head
 
 # Ours to theirs. Keys that a file leaves out have the published model's value, as with Hugging Face.
 BERT_KEYS = {
@@ -44,15 +45,16 @@ BERT_ACTIVATIONS = {  # theirs to ours; the first name of each of ours is the on
     "relu": "relu",
 }
 GPT_ACTIVATIONS = {"gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu"}  # their "gelu" is the tanh form here
+MAX_LABELS = 1_000_000
 MAX_SIZE = 2**31 - 1  # of any size: what JAX's int32 indices reach
 SUPPORTED: dict[str, tuple[Any, ...]] = {  # what changes the equations, with the values that leave them as they are
     "position_embedding_type": (None, "absolute"),
     "is_decoder": (None, False),
     "add_cross_attention": (None, False),
-    "tie_word_embeddings": (None, True),
     "pruned_heads": (None, {}),
 }
-SUPPORTED_CHOICE: dict[str, tuple[Any, ...]] = {  # the same for OpenAIGPTDoubleHeadsModel alone
+SUPPORTED_TIED: dict[str, tuple[Any, ...]] = {"tie_word_embeddings": (None, True)}  # the same for vocabulary heads
+SUPPORTED_CHOICE: dict[str, tuple[Any, ...]] = {  # and for OpenAIGPTDoubleHeadsModel alone
     "summary_type": (None, "cls_index"),
     "summary_use_proj": (None, True),
     "summary_proj_to_labels": (None, True),
@@ -67,8 +69,9 @@ def from_hf(config: dict[str, Any], architecture: str, file: Path) -> ModelConfi
         InputError: a value is of the wrong kind, unknown, or asks for what this library does not compute.
     """
     bert = config["model_type"] == "bert"
-    choice = SUPPORTED_CHOICE if architecture == "OpenAIGPTDoubleHeadsModel" else {}
-    for key, values in (SUPPORTED | choice).items():
+    rules = SUPPORTED | (SUPPORTED_TIED if has_vocabulary_head(architecture) else {})
+    rules |= SUPPORTED_CHOICE if architecture == "OpenAIGPTDoubleHeadsModel" else {}
+    for key, values in rules.items():
         if config.get(key) not in values:
             raise InputError(f"{file}: {key} {config[key]!r} is not supported; it must be {values[-1]!r}")
     base = presets.bert_base() if bert else presets.gpt1(classifier_dropout=0.1)
@@ -95,25 +98,27 @@ def _number(value: Any, example: Any, where: str) -> Any:
     """`value`, if it is a number of the kind of `example`, or as absent as it may be."""
     if example is None and value is None:
         return None
-    kinds = (int,) if isinstance(example, int) else (int, float)
+    whole = isinstance(example, int)
+    kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
-        raise InputError(f"{where} is {value!r}; it must be {'a whole number' if kinds == (int,) else 'a number'}")
-    if kinds == (int,) and value > MAX_SIZE:
+        raise InputError(f"{where} is {value!r}; it must be {'a whole number' if whole else 'a number'}")
+    if not abs(value) <= MAX_SIZE:  # NaN is not, either
         raise InputError(f"{where} is {value}; it must be at most {MAX_SIZE}")
-    return value
+    return value if whole else float(value)
 
 
 def _labels(config: dict[str, Any], file: Path) -> dict[str, Any]:
-    """num_labels and the labels' names; () where they are only LABEL_0, LABEL_1, ..."""
-    names = config.get("id2label")
-    if names is None:
-        return {"num_labels": _number(config.get("num_labels", 2), 2, f"{file}: num_labels"), "labels": ()}
-    numbered = {str(index) for index in range(len(names))} if isinstance(names, dict) else None
-    if not names or numbered != set(names) or not all(isinstance(name, str) for name in names.values()):
-        raise InputError(f"{file}: id2label must map 0, 1, 2, ... to names")
-    labels = tuple(names[str(index)] for index in range(len(names)))
-    default = labels == tuple(_default_labels(len(labels)))
-    return {"num_labels": len(labels), "labels": () if default else labels}
+    """num_labels, and the labels' names where they are more than LABEL_0, LABEL_1, ... and numbered as they should."""
+    names = config.get("id2label") or {}
+    if not isinstance(names, dict):
+        raise InputError(f"{file}: id2label is {names!r}; it must map 0, 1, 2, ... to names")
+    count = config.get("num_labels")  # it goes before the names, as with Hugging Face
+    count = _number(len(names) or 2 if count is None else count, 2, f"{file}: num_labels")
+    if count > MAX_LABELS:
+        raise InputError(f"{file}: num_labels is {count}; it must be at most {MAX_LABELS}")
+    numbered = len(names) == count and all(str(index) in names for index in range(count))
+    labels = [str(names[str(index)]) for index in range(count)] if numbered else []
+    return {"num_labels": count, "labels": () if labels == _default_labels(count) else tuple(labels)}
 
 
 def _default_labels(count: int) -> list[str]:
@@ -138,6 +143,8 @@ def to_hf(model: ModelConfig, architecture: str, pad_token_id: int | None = None
         )
     config: dict[str, Any] = {"architectures": [architecture], "model_type": "bert" if bert else "openai-gpt"}
     config |= {theirs: getattr(model, ours) for ours, theirs in keys.items()}
+    for ours in ("layer_norm_eps", "initializer_range"):
+        config[keys[ours]] = float(config[keys[ours]])  # their class takes no whole number there
     config |= {"hidden_act" if bert else "afn": activation, "tie_word_embeddings": True, "dtype": "float32"}
     if not bert:
         config |= {"summary_first_dropout": model.head_dropout, "embd_pdrop": model.hidden_dropout}
@@ -147,7 +154,5 @@ def to_hf(model: ModelConfig, architecture: str, pad_token_id: int | None = None
     labels = _default_labels(2) if answers else model.labels or _default_labels(model.num_labels)
     config["id2label"] = {str(index): name for index, name in enumerate(labels)}
     config["label2id"] = {name: index for index, name in enumerate(labels)}
-    # Their GPT-1 classifier reads the last token that is not padding, and takes no batch unless it knows which that is.
-    needs_padding = bert or architecture == "OpenAIGPTForSequenceClassification"
-    config["pad_token_id"] = 0 if needs_padding and pad_token_id is None else pad_token_id
+    config["pad_token_id"] = 0 if bert and pad_token_id is None else pad_token_id
     return config

@@ -88,6 +88,7 @@ PARTS: dict[str, Callable[[int], Iterator[Entry]]] = {
     "classifier": lambda layers: iter(_linear("classifier", "classifier")),
     "qa": lambda layers: iter(_linear("qa_outputs", "qa_outputs")),
     "transformer": _gpt_transformer,
+    "lm": lambda layers: iter(()),  # the tied head has no parameters of its own
     "choice": lambda layers: iter(_linear("multiple_choice_head.summary", "multiple_choice_head")),
     "score": lambda layers: iter(_linear("score", "score", bias=False)),
 }
@@ -143,8 +144,8 @@ FAMILIES = {
         r"transformer\.(position_ids|h\.\d+\.attn\.(bias|masked_bias))|position_ids",
         {
             "OpenAIGPTModel": ("transformer",),
-            "OpenAIGPTLMHeadModel": ("transformer",),
-            "OpenAIGPTDoubleHeadsModel": ("transformer", "choice"),
+            "OpenAIGPTLMHeadModel": ("transformer", "lm"),
+            "OpenAIGPTDoubleHeadsModel": ("transformer", "lm", "choice"),
             "OpenAIGPTForSequenceClassification": ("transformer", "score"),
         },
     ),
@@ -154,6 +155,12 @@ FAMILIES = {
 def family_of(architecture: str) -> str | None:
     """The model_type that an architecture belongs to; None where it is unknown."""
     return next((name for name, family in FAMILIES.items() if architecture in family.architectures), None)
+
+
+def has_vocabulary_head(architecture: str) -> bool:
+    """Whether logits over the vocabulary are made, with the token embeddings' own weights."""
+    family = family_of(architecture)
+    return family is not None and bool({"mlm", "lm"} & set(FAMILIES[family].architectures[architecture]))
 
 
 def entries(family: Family, architecture: str, layers: int) -> list[Entry]:

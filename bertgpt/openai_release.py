@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from bertgpt.errors import InputError
-from bertgpt.tensor_files import Tensor, open_npy_parts, read_json
+from bertgpt.json_files import read_json
+from bertgpt.tensor_files import Tensor, open_npy_parts
 
 SHAPES = "params_shapes.json"
 HEAD_WIDTH = 64  # 12 heads of 768 (train.py, n_head); the files do not say

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -23,23 +23,19 @@ from tokenizers import Tokenizer
 from bertgpt import hf_config, names, openai_release
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
+from bertgpt.json_files import read_json_object
 from bertgpt.names import Entry, Family
 from bertgpt.tensor_files import (
-    INDEX,
     SHARD_BYTES,
-    SHARDS,
-    TORCH,
-    TORCH_INDEX,
-    WHOLE,
+    WEIGHTS,
     Tensor,
     open_tensors,
-    read_float,
-    read_json_object,
     write_tensors,
 )
-from bertgpt.tokenizers import export_tokenizer
+from bertgpt.tokenizers import TOKENIZER_FILES, export_tokenizer
 
 Params = Any
+LAST = "config.json"  # the file that makes a folder a model's is put in its place last
 
 
 def load_pretrained(
@@ -65,27 +61,32 @@ def load_pretrained(
         InputError: the folder is no such model, is damaged, or asks for what this library does not compute; the
             message names the file with the key or tensor.
     """
-    source = _open(Path(folder))
-    name = architecture or _named_architecture(source.config) or next(iter(source.family.architectures))
-    if name not in source.family.architectures:
-        choices = ", ".join(source.family.architectures)
-        raise InputError(f"{folder}: architecture {name!r} is unknown; choose one of {choices}")
-    model_config = _model_config(source, name, num_labels)
-    model, layers = make_model(name, model_config), model_config.num_layers
-    wanted = _wanted(source.family, name, model)
-    unused = _unused(source, wanted, layers)
-    remade = _missing_heads(source, wanted, layers, architecture is not None, num_labels is not None)
+    source = _open(Path(folder), architecture)
+    model = make_model(source.architecture, _model_config(source, num_labels))
+    wanted = _wanted(source.family, source.architecture, model)
+    unused = _unused(source, wanted)
+    remade = _missing_heads(source, wanted, architecture is not None, num_labels is not None)
     if unused:
-        warnings.warn(f"{folder}: {name} does not use {', '.join(unused)}", stacklevel=2)
+        warnings.warn(f"{folder}: {source.architecture} does not use {', '.join(unused)}", stacklevel=2)
     flat: dict[str, Any] = {}
     for theirs, (entry, shapes) in wanted.items():
         if theirs not in remade:
-            flat |= _to_ours(entry, read_float(f"{folder}: {theirs}", source.tensors[theirs]), shapes)
+            flat |= _to_ours(entry, source.tensors[theirs].read(), shapes)
     if remade:
         warnings.warn(f"{folder} lacks {', '.join(remade)}: made anew, to be trained", stacklevel=2)
-        fresh = _flatten(model.init(jax.random.key(0) if key is None else key, _example(name))["params"])
-        flat |= {path: fresh[path] for theirs in remade for path in wanted[theirs][1]}
+        paths = [path for theirs in remade for path in wanted[theirs][1]]
+        flat |= _initial(model, paths, jax.random.key(0) if key is None else key)
     return model, jax.tree.map(jnp.asarray, unflatten_dict(flat, sep="/"))
+
+
+def _initial(model: nn.Module, paths: list[str], key: Array) -> dict[str, Array]:
+    """The initial values of some parameters; compiled, so that the others are never made."""
+
+    def some(key: Array) -> dict[str, Array]:
+        flat = _flatten(model.init(key, _example(type(model).__name__))["params"])
+        return {path: flat[path] for path in paths}
+
+    return jax.jit(some)(key)
 
 
 def save_pretrained(
@@ -98,8 +99,8 @@ def save_pretrained(
 ) -> None:
     """Writes a folder that Hugging Face's `AutoModel...from_pretrained` reads, and `load_pretrained`.
 
-    The folder appears whole or not at all; where there is one, each file of it is replaced whole, and weights of
-    another layout are removed.
+    A new folder appears whole or not at all. Where there is one, each file of it is replaced whole, weights of another
+    layout are removed, and an old tokenizer's files where a tokenizer is given.
 
     Args:
         folder: made where it is missing.
@@ -117,9 +118,11 @@ def save_pretrained(
         raise InputError(f"{name} cannot be exported; only the architectures of this library can")
     family = names.FAMILIES[family_name]
     tensors = to_theirs(family, name, model, params)
-    pad = tokenizer.token_to_id("[PAD]") if tokenizer else None
+    pads = [tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>")] if tokenizer else []
+    pad = next((index for index in pads if index is not None), None)
     config = hf_config.to_hf(model.config, name, pad)  # type: ignore[attr-defined]
-    with replacing(folder) as new:
+    superseded = [*WEIGHTS, *(TOKENIZER_FILES if tokenizer else ())]
+    with replacing(folder, superseded) as new:
         write_tensors(new, tensors, shard_bytes)
         (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (new / "README.md").write_text(_card(name, model.config, tensors), encoding="utf-8")  # type: ignore[attr-defined]
@@ -138,10 +141,11 @@ def make_model(architecture: str, config: ModelConfig) -> nn.Module:
 
 
 class _Source(NamedTuple):
-    """A folder opened: its configuration, and its tensors under the table's names."""
+    """A folder opened: what to read it as, its configuration, and its tensors under the table's names."""
 
     folder: Path
     family: Family
+    architecture: str
     config: dict[str, Any]
     tensors: dict[str, Tensor]
 
@@ -159,32 +163,36 @@ def family_of_folder(folder: str | Path) -> str:
     return names.FAMILIES[_read_config(Path(folder))["model_type"]].architecture
 
 
-def _open(folder: Path) -> _Source:
-    config = _read_config(folder)
-    tensors = openai_release.open_release(folder) if _is_release(folder) else open_tensors(folder)
+def _open(folder: Path, architecture: str | None) -> _Source:
+    config = _read_config(folder, architecture)
     family = names.FAMILIES[config["model_type"]]
-    return _Source(folder, family, config, _canonical(family, tensors, folder))
+    name = architecture or _named_architecture(config) or next(iter(family.architectures))
+    if name not in family.architectures:
+        choices = ", ".join(family.architectures)
+        raise InputError(f"{folder}: architecture {name!r} is unknown; choose one of {choices}")
+    tensors = openai_release.open_release(folder) if _is_release(folder) else open_tensors(folder)
+    return _Source(folder, family, name, config, _canonical(family, name, tensors, folder))
 
 
 def _is_release(folder: Path) -> bool:
     return (folder / openai_release.SHAPES).exists() and not (folder / "config.json").exists()
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any]:
     """config.json, or what OpenAI's shapes say, with a known model_type."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder; nothing is downloaded, so give one that lies here")
     if _is_release(folder):
         return openai_release.read_config(folder)
     config = read_json_object(folder / "config.json")
-    kind = config.get("model_type") or names.family_of(_named_architecture(config) or "")
-    if kind not in names.FAMILIES:
+    kind = config.get("model_type") or names.family_of(architecture or _named_architecture(config) or "")
+    if not isinstance(kind, str) or kind not in names.FAMILIES:
         choices = " or ".join(names.FAMILIES)
         raise InputError(f"{folder / 'config.json'}: model_type {kind!r} is not supported; it must be {choices}")
     return config | {"model_type": kind}
 
 
-def _canonical(family: Family, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+def _canonical(family: Family, architecture: str, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     """The tensors under the table's names, without buffers; a tied one once."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
@@ -196,7 +204,8 @@ def _canonical(family: Family, tensors: dict[str, Tensor], folder: Path) -> dict
     for second, first in family.tied.items():
         if second in found:
             tensor = found.pop(second)
-            if first in found and not _equal(tensor, found[first]):
+            differ = names.has_vocabulary_head(architecture) and first in found and not _equal(tensor, found[first])
+            if differ:
                 raise InputError(f"{folder}: {second} and {first} differ; untied weights are not supported")
             found.setdefault(first, tensor)
     return found
@@ -211,11 +220,12 @@ def _named_architecture(config: dict[str, Any]) -> str | None:
     return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
 
 
-def _model_config(source: _Source, architecture: str, num_labels: int | None) -> ModelConfig:
+def _model_config(source: _Source, num_labels: int | None) -> ModelConfig:
     file = source.folder / "config.json"
-    model = hf_config.from_hf(source.config, architecture, file)
-    if model.num_layers > len(source.tensors):
-        raise InputError(f"{file}: asks for {model.num_layers} layers, more than the folder has tensors")
+    model = hf_config.from_hf(source.config, source.architecture, file)
+    per_layer = len(names.backbone(source.family, 1)) - len(names.backbone(source.family, 0))
+    if model.num_layers * per_layer > len(source.tensors):  # before anything is traced
+        raise InputError(f"{file}: asks for {model.num_layers} layers, more than the folder has tensors for")
     if num_labels is None or num_labels == model.num_labels:
         return model
     return dataclasses.replace(model, num_labels=num_labels, labels=())
@@ -246,16 +256,21 @@ def _paths(entry: Entry, family: Family, name: str) -> list[str]:
     return [path.removeprefix(prefix) for path in entry.ours]
 
 
-def _unused(source: _Source, wanted: _Wanted, layers: int) -> list[str]:
+def _unused(source: _Source, wanted: _Wanted) -> list[str]:
     """The tensors of heads of the family that the model does not have; anything else is refused."""
     unused = sorted(source.tensors.keys() - wanted.keys())
-    unknown = [theirs for theirs in unused if theirs not in names.known(source.family, layers)]
+    known = names.known(source.family, _layers(wanted))
+    unknown = [theirs for theirs in unused if theirs not in known]
     if unknown:
-        raise InputError(f"{source.folder}: a model of {layers} layers has no {', '.join(unknown[:5])}")
+        raise InputError(f"{source.folder}: a model of {_layers(wanted)} layers has no {', '.join(unknown[:5])}")
     return unused
 
 
-def _missing_heads(source: _Source, wanted: _Wanted, layers: int, asked: bool, relabelled: bool) -> list[str]:
+def _layers(wanted: _Wanted) -> int:
+    return sum("attention_norm/scale" in path for _, shapes in wanted.values() for path in shapes)
+
+
+def _missing_heads(source: _Source, wanted: _Wanted, asked: bool, relabelled: bool) -> list[str]:
     """The tensors of heads that are to be made anew.
 
     Args:
@@ -265,19 +280,19 @@ def _missing_heads(source: _Source, wanted: _Wanted, layers: int, asked: bool, r
     Raises:
         InputError: another tensor is missing, or a shape does not fit.
     """
-    missing = []
+    missing, backbone = [], names.backbone(source.family, _layers(wanted))
     for theirs, (entry, shapes) in wanted.items():
         shape, classifier = _their_shape(entry, shapes), theirs.startswith(("classifier.", "score."))
         if theirs not in source.tensors:
-            head = theirs not in names.backbone(source.family, layers)
+            head = theirs not in backbone
             if not head or not (asked or (classifier and relabelled)):
                 hint = "; name an architecture to have a head made anew" if head else ""
                 raise InputError(f"{source.folder}: {theirs} is missing{hint}")
             missing.append(theirs)
         elif source.tensors[theirs].shape != shape:
             if not (classifier and relabelled):
-                found = source.tensors[theirs].shape
-                raise InputError(f"{source.folder}: {theirs} has shape {found}, and its config.json asks for {shape}")
+                found, name = source.tensors[theirs].shape, source.architecture
+                raise InputError(f"{source.folder}: {theirs} has shape {found}, and a {name} needs {shape}")
             missing.append(theirs)
     return missing
 
@@ -318,8 +333,12 @@ def _flatten(tree: Any) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def replacing(folder: Path) -> Iterator[Path]:
-    """An empty folder beside `folder`, whose files take their places in it when all are written.
+def replacing(folder: Path, superseded: Iterable[str] = ()) -> Iterator[Path]:
+    """An empty folder, whose files take their places in `folder` when all are written: weights before config.json.
+
+    Args:
+        folder: made where it is missing; all of it appears at once then.
+        superseded: globs of files that go where they were not written anew.
 
     Raises:
         InputError: `folder` is a file.
@@ -327,7 +346,8 @@ def replacing(folder: Path) -> Iterator[Path]:
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    # On the file system that the files will be on: a folder that is there may be a link or a mount.
+    new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder if folder.is_dir() else folder.parent))
     try:
         yield new
         new.chmod(0o755)  # mkdtemp and safetensors make theirs for the owner alone
@@ -336,12 +356,15 @@ def replacing(folder: Path) -> Iterator[Path]:
         if not folder.exists():
             new.replace(folder)
             return
-        written = {file.name for file in new.iterdir()}
-        for name in sorted(written):
-            os.replace(new / name, folder / name)
-        for file in {folder / WHOLE, folder / INDEX, folder / TORCH, folder / TORCH_INDEX, *folder.glob(SHARDS)}:
+        written = sorted(file.name for file in new.iterdir())
+        for name in written:
+            if name != LAST:
+                os.replace(new / name, folder / name)
+        for file in {file for pattern in superseded for file in folder.glob(pattern)}:
             if file.name not in written:
-                file.unlink(missing_ok=True)
+                file.unlink()
+        if LAST in written:
+            os.replace(new / LAST, folder / LAST)
     finally:
         shutil.rmtree(new, ignore_errors=True)
 

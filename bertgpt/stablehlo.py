@@ -15,16 +15,16 @@ from tokenizers import Tokenizer
 from bertgpt.pretrained import replacing, takes_choices
 from bertgpt.tokenizers import save_tokenizer
 
-PROGRAM, WEIGHTS = "model.stablehlo", "model.safetensors"
+PROGRAM, WEIGHTS = "model.stablehlo", "weights.safetensors"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export_stablehlo(folder: str | Path, model: nn.Module, params: Any, tokenizer: Tokenizer | None = None) -> None:
-    """Writes model.stablehlo, model.safetensors, a README.md that shows how to call them, and tokenizer.json.
+    """Writes model.stablehlo, weights.safetensors, a README.md that shows how to call them, and tokenizer.json.
 
     The program takes (weights, inputs): the file's arrays by name, and `input_ids`, `attention_mask` and for BERT
     `token_type_ids`, all int32 [batch length] ([batch choices length] for multiple choice). It returns the output's
-    fields that are not None by name, float32. It runs on CPU, CUDA and TPU.
+    fields that are not None by name, in the model's dtype, logits float32. It runs on CPU, CUDA and TPU.
 
     Args:
         folder: written whole or not at all.

@@ -7,7 +7,7 @@ reaches no other folder.
 import functools
 import json
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,46 +17,24 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from bertgpt.errors import InputError
+from bertgpt.json_files import read_json_object
 
-MAX_JSON = 1 << 26  # bytes of a configuration or an index
 FLOATS = ("float64", "float32", "float16", "bfloat16")
+SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
 SHARD_BYTES = 5_000_000_000  # "5GB", as Hugging Face counts
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
-SHARDS = "model-*-of-*.safetensors"
 TORCH, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+WEIGHTS = (WHOLE, INDEX, "model-*-of-*.safetensors", TORCH, TORCH_INDEX, "pytorch_model-*-of-*.bin")  # globs of all
 
 
 class Tensor(NamedTuple):
-    """An array in a file: its shape, and `read()` to get it."""
+    """An array in a file: its shape, and `read()` to get it as float32.
+
+    `read` raises InputError where it holds no floating-point numbers.
+    """
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
-
-
-def read_json(file: Path) -> Any:
-    """What a JSON file holds.
-
-    Raises:
-        InputError: it is missing, too large or not JSON.
-    """
-    try:
-        if file.stat().st_size > MAX_JSON:
-            raise InputError(f"{file}: over {MAX_JSON} bytes; not a configuration")
-        return json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{file}: no such file") from None
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, InputError):
-            raise
-        raise InputError(f"{file}: not JSON: {error}") from error
-
-
-def read_json_object(file: Path) -> dict[str, Any]:
-    """As `read_json`, of an object."""
-    value = read_json(file)
-    if not isinstance(value, dict):
-        raise InputError(f"{file}: not a JSON object")
-    return value
 
 
 def open_tensors(folder: Path) -> dict[str, Tensor]:
@@ -80,11 +58,18 @@ def _open_safetensors(file: Path) -> dict[str, Tensor]:
     try:
         handle = safe_open(file, framework="numpy")
         return {
-            name: Tensor(tuple(handle.get_slice(name).get_shape()), functools.partial(handle.get_tensor, name))
+            name: Tensor(tuple(handle.get_slice(name).get_shape()), functools.partial(_read, handle, name, file))
             for name in handle.keys()  # noqa: SIM118, the handle is no mapping
         }
-    except (SafetensorError, OSError) as error:
+    except SafetensorError as error:
         raise InputError(f"{file}: damaged or cut short: {error}; copy it again") from error
+
+
+def _read(handle: Any, name: str, file: Path) -> np.ndarray:
+    kind = handle.get_slice(name).get_dtype()
+    if kind not in SAFETENSORS_FLOATS:
+        raise InputError(f"{file}: {name} holds {kind}; it must hold one of {', '.join(SAFETENSORS_FLOATS)}")
+    return handle.get_tensor(name).astype(np.float32)
 
 
 def _open_sharded(index: Path, open_shard: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
@@ -94,10 +79,10 @@ def _open_sharded(index: Path, open_shard: Callable[[Path], dict[str, Tensor]]) 
         raise InputError(f"{index}: has no weight_map of names to files")
     opened: dict[str, dict[str, Tensor]] = {}
     for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard or "\\" in shard or shard in ("", ".", ".."):
+        if Path(shard).name != shard or "\\" in shard or shard in ("", ".", "..") or len(shard) > 200:
             raise InputError(f"{index}: {shard!r} is outside the folder; an index may only name files beside it")
         if not (index.parent / shard).is_file():
-            raise InputError(f"{index}: {shard} is missing; copy the whole folder")
+            raise InputError(f"{index}: {shard!r} is missing; copy the whole folder")
         opened[shard] = open_shard(index.parent / shard)
     for name, shard in weight_map.items():
         if name not in opened[shard]:
@@ -124,44 +109,44 @@ def _open_torch(file: Path) -> dict[str, Tensor]:
             raise InputError(f"{file}: not a weights file that can be read safely: {reason}") from error
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise InputError(f"{file}: holds something else than named tensors")
-    return {name: Tensor(tuple(value.shape), functools.partial(_numpy, value)) for name, value in loaded.items()}
+    return {
+        str(name): Tensor(tuple(value.shape), functools.partial(_read_torch, value, str(name), file))
+        for name, value in loaded.items()
+    }
 
 
-def _numpy(value: Any) -> np.ndarray:
-    """A torch tensor; bfloat16, which NumPy does not know, as float32."""
-    return (value.float() if value.is_floating_point() else value).numpy()
+def _read_torch(value: Any, name: str, file: Path) -> np.ndarray:
+    """A torch tensor; one that only claims to be large (a view of few numbers, or none at all) is refused."""
+    whole = value.is_floating_point() and not value.is_meta and not value.is_sparse and not value.is_quantized
+    if not whole or value.numel() * value.element_size() > value.untyped_storage().nbytes():
+        raise InputError(f"{file}: {name} is no plain array of floating-point numbers")
+    return value.detach().float().numpy()
 
 
-def read_float(name: str, tensor: Tensor) -> np.ndarray:
-    """The array as float32.
+def _open_npy(file: Path) -> np.ndarray:
+    try:
+        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        if isinstance(array, np.ndarray) and array.dtype.name in FLOATS:
+            return array.reshape(-1)
+        reason = "its numbers are no floats"
+    except Exception as error:  # NumPy's parser of headers raises many kinds
+        reason = str(error)
+    raise InputError(f"{file}: missing, damaged or no plain array: {reason}")
 
-    Raises:
-        InputError: it holds no floating-point numbers.
-    """
-    array = tensor.read()
-    if array.dtype.name not in FLOATS:
-        raise InputError(f"{name} holds {array.dtype.name}; only floating-point weights can be loaded")
-    return np.asarray(array, np.float32)
 
-
-def open_npy_parts(files: Iterable[Path], shapes: list[tuple[int, ...]]) -> list[Tensor]:
+def open_npy_parts(files: list[Path], shapes: list[tuple[int, ...]]) -> list[Tensor]:
     """Flat float arrays in several .npy files, one after the other, that hold arrays of these shapes in order.
 
     Raises:
         InputError: a file is missing or no plain array, or they hold more or fewer numbers.
     """
-    parts, names = [], []
-    for file in files:
-        try:
-            parts.append(np.load(file, mmap_mode="r", allow_pickle=False).reshape(-1))
-            names.append(file.name)
-        except (OSError, ValueError, EOFError) as error:
-            raise InputError(f"{file}: missing, damaged or no plain array: {error}") from error
+    parts = [_open_npy(file) for file in files]
     sizes = [math.prod(shape) for shape in shapes]
     found = sum(part.size for part in parts)
     if found != sum(sizes):
-        raise InputError(f"{', '.join(names)}: hold {found} numbers, and their shapes ask for {sum(sizes)}")
-    pieces = np.split(np.concatenate(parts), np.cumsum(sizes)[:-1])
+        folder = files[0].parent
+        raise InputError(f"{folder}: params_*.npy hold {found} numbers, and their shapes ask for {sum(sizes)}")
+    pieces = np.split(np.concatenate(parts).astype(np.float32), np.cumsum(sizes)[:-1])
     return [Tensor(shape, functools.partial(piece.reshape, shape)) for shape, piece in zip(shapes, pieces, strict=True)]
 
 

@@ -174,7 +174,7 @@ def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
 
 def test_a_run_is_exported_as_stablehlo(gpt_run, tmp_path):
     assert main(["export", str(gpt_run), f"{tmp_path}/out", "--format", "stablehlo"]) == 0
-    names = {"model.stablehlo", "model.safetensors", "README.md", "tokenizer.json"}
+    names = {"model.stablehlo", "weights.safetensors", "README.md", "tokenizer.json"}
     assert {file.name for file in (tmp_path / "out").iterdir()} == names
 
 

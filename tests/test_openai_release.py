@@ -1,6 +1,7 @@
 """OpenAI's release of GPT-1: its arrays in a row, its shapes, its vocabulary."""
 
 import json
+import zipfile
 
 import jax
 import jax.numpy as jnp
@@ -100,6 +101,16 @@ def test_parts_that_are_missing_or_damaged_are_named(release):
     with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or no plain array"):
         bertgpt.load_pretrained(folder)
     np.save(folder / "params_9.npy", np.array([{}], object), allow_pickle=True)
+    with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or no plain array"):
+        bertgpt.load_pretrained(folder)
+    np.save(folder / "params_9.npy", np.zeros(4, [("a", "f4")]))
+    with pytest.raises(InputError, match=r"params_9\.npy: .*no floats"):
+        bertgpt.load_pretrained(folder)
+    with zipfile.ZipFile(folder / "params_9.npy", "w") as archive:
+        archive.writestr("a.npy", b"")
+    with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or no plain array"):
+        bertgpt.load_pretrained(folder)
+    (folder / "params_9.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'shape': (((((((\n")
     with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or no plain array"):
         bertgpt.load_pretrained(folder)
     (folder / "params_0.npy").unlink()

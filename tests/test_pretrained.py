@@ -2,6 +2,7 @@
 
 import json
 import sys
+import tempfile
 import warnings
 
 import jax
@@ -14,6 +15,7 @@ from safetensors.numpy import load_file, save_file
 import bertgpt
 from bertgpt import names, pretrained, tensor_files
 from bertgpt.errors import InputError
+from bertgpt.stablehlo import export_stablehlo
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_positions": 32, "vocab_size": 64, "num_labels": 3}
 BERT = bertgpt.presets.bert_tiny(**TINY, mlp_size=32, labels=("no", "maybe", "yes"))
@@ -188,10 +190,12 @@ def test_another_layout_of_the_weights_is_removed(tmp_path, first):
     bertgpt.save_pretrained(tmp_path, model, params, shard_bytes=first)
     (tmp_path / "pytorch_model.bin").write_bytes(b"old")
     (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "tokenizer.json").write_text("mine, too")
     other = make("BertForMaskedLM", seed=1)[1]
     bertgpt.save_pretrained(tmp_path, model, other, shard_bytes=10**9 if first == 3000 else 3000)
     assert_equal(bertgpt.load_pretrained(tmp_path)[1], other)
     assert (tmp_path / "notes.txt").read_text() == "mine"
+    assert (tmp_path / "tokenizer.json").read_text() == "mine, too"  # no tokenizer was given
     assert not (tmp_path / "pytorch_model.bin").exists()
     assert (tmp_path / "model.safetensors").exists() == (first == 3000)
 
@@ -207,6 +211,47 @@ def test_nothing_is_half_written(tmp_path, monkeypatch, wordpiece, there):
     assert [file.name for file in tmp_path.iterdir()] == (["out"] if there else [])
     if there:
         assert_equal(bertgpt.load_pretrained(tmp_path / "out")[1], params)
+
+
+def test_a_kill_amid_the_replacement_leaves_the_old_configuration(tmp_path, monkeypatch):
+    model, params = make("BertForMaskedLM")
+    bertgpt.save_pretrained(tmp_path, model, params)
+    before = (tmp_path / "config.json").read_text()
+    replace = pretrained.os.replace
+
+    def killed(source, target):
+        if target.name == "model.safetensors":
+            raise KeyboardInterrupt
+        replace(source, target)
+
+    monkeypatch.setattr(pretrained.os, "replace", killed)
+    with pytest.raises(KeyboardInterrupt):
+        bertgpt.save_pretrained(tmp_path, *make("BertForPreTraining", seed=1))
+    assert (tmp_path / "config.json").read_text() == before
+    assert_equal(bertgpt.load_pretrained(tmp_path)[1], params)
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_a_tokenizer_of_before_does_not_stay_beside_another(tmp_path, wordpiece, bpe):
+    bertgpt.save_pretrained(tmp_path, *make("BertForMaskedLM"), wordpiece)
+    bertgpt.save_pretrained(tmp_path, *make("OpenAIGPTLMHeadModel"), bpe)
+    assert not (tmp_path / "vocab.txt").exists()
+    assert bertgpt.load_tokenizer(tmp_path).to_str() == bpe.to_str()
+
+
+def test_a_folder_that_is_a_link_to_another_disk_is_written(tmp_path):
+    model, params = make("BertModel")
+    with tempfile.TemporaryDirectory(dir="/dev/shm") as other:
+        (tmp_path / "link").symlink_to(other)
+        bertgpt.save_pretrained(tmp_path / "link", model, params)
+        assert_equal(bertgpt.load_pretrained(other)[1], params)
+
+
+def test_the_format_of_stablehlo_leaves_a_model_folder_whole(tmp_path):
+    model, params = make("BertModel")
+    bertgpt.save_pretrained(tmp_path, model, params)
+    export_stablehlo(tmp_path, model, params)
+    assert_equal(bertgpt.load_pretrained(tmp_path)[1], params)
 
 
 def test_heads_that_are_not_used_are_told_in_one_warning(saved):
@@ -268,6 +313,45 @@ def test_old_folders_without_model_type_are_told_by_their_architecture(saved):
     assert_equal(bertgpt.load_pretrained(folder)[1], params)
 
 
+def test_a_folder_without_model_type_and_architectures_is_told_by_the_caller(saved):
+    folder, _, params = saved("BertForMaskedLM")
+    change_config(folder, model_type=None, architectures=None)
+    assert_equal(bertgpt.load_pretrained(folder, "BertForMaskedLM")[1], params)
+    with pytest.raises(InputError, match="model_type None is not supported"):
+        bertgpt.load_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("values", "count", "labels"),
+    [
+        ({"id2label": {"0": "a", "1": "b"}}, 2, ("a", "b")),
+        ({"id2label": {"0": 5, "1": 7}}, 2, ("5", "7")),
+        ({"id2label": {"1": "a", "2": "b"}}, 2, ()),
+        ({"id2label": {"0": "a", "1": "b"}, "num_labels": 5}, 5, ()),
+        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, 2, ()),
+        ({"id2label": {}}, 2, ()),
+        ({"id2label": None, "num_labels": 4}, 4, ()),
+        ({"id2label": None}, 2, ()),
+    ],
+)
+def test_labels_are_counted_as_hugging_face_counts(saved, values, count, labels):
+    folder, _, _ = saved("BertModel")
+    change_config(folder, **values)
+    config = bertgpt.load_pretrained(folder)[0].config
+    assert (config.num_labels, config.labels) == (count, labels)
+
+
+def test_a_decoder_of_its_own_does_not_matter_where_none_is_used(saved):
+    folder, _, params = saved("BertForPreTraining")
+    rewrite(folder, lambda tensors: tensors | {"cls.predictions.decoder.weight": np.ones((64, 16), np.float32)})
+    change_config(folder, tie_word_embeddings=False)
+    with pytest.warns(UserWarning, match="does not use"):
+        assert_equal(bertgpt.load_pretrained(folder, "BertModel")[1], params["bert"])
+    change_config(folder, tie_word_embeddings=True)
+    with pytest.raises(InputError, match=r"decoder\.weight and .* differ; untied weights are not supported"):
+        bertgpt.load_pretrained(folder)
+
+
 def test_keys_that_a_configuration_leaves_out_have_the_published_values(saved):
     folder, _, _ = saved("BertModel")
     config = json.loads((folder / "config.json").read_text())
@@ -320,14 +404,22 @@ def test_a_dropout_of_the_embeddings_alone_is_told_of(saved):
         ({"num_attention_heads": 3}, "config.json: model.hidden_size 16 is not divisible by model.num_heads 3"),
         ({"num_hidden_layers": 10**9}, "asks for 1000000000 layers, more than the folder has tensors"),
         ({"num_hidden_layers": 1}, "a model of 1 layers has no bert.encoder.layer.1.attention.output.LayerNorm.bias"),
-        ({"num_hidden_layers": 3}, "bert.encoder.layer.2.attention.self.query.weight is missing"),
-        ({"vocab_size": 65}, "bert.embeddings.word_embeddings.weight has shape (64, 16), and its config.json asks for"),
-        ({"vocab_size": 10**9}, "asks for (1000000000, 16)"),
+        ({"num_hidden_layers": 3}, "asks for 3 layers, more than the folder has tensors for"),
+        (
+            {"vocab_size": 65},
+            "embeddings.weight has shape (64, 16), and a BertForPreTraining needs (65, 16)",
+        ),
+        ({"vocab_size": 10**9}, "BertForPreTraining needs (1000000000, 16)"),
         ({"vocab_size": 10**15}, "vocab_size is 1000000000000000; it must be at most 2147483647"),
         ({"model_type": "gpt2"}, "config.json: model_type 'gpt2' is not supported; it must be bert or openai-gpt"),
         ({"architectures": ["BertLMHeadModel"]}, "architecture 'BertLMHeadModel' is unknown; choose one of BertModel,"),
-        ({"id2label": {"0": "a", "2": "b"}}, "id2label must map 0, 1, 2, ... to names"),
-        ({"id2label": ["a", "b"]}, "id2label must map"),
+        ({"id2label": ["a", "b"]}, "id2label is ['a', 'b']; it must map 0, 1, 2, ... to names"),
+        ({"id2label": 5}, "id2label is 5; it must map"),
+        ({"num_labels": 10**7}, "num_labels is 10000000; it must be at most 1000000"),
+        ({"model_type": ["bert"]}, "model_type ['bert'] is not supported"),
+        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan; it must be at most"),
+        ({"initializer_range": float("inf")}, "initializer_range is inf; it must be at most"),
+        ({"initializer_range": 10**400}, "it must be at most 2147483647"),
         ({"problem_type": "ranking"}, "model.problem_type is 'ranking'"),
     ],
 )
@@ -366,10 +458,16 @@ ROW = np.zeros((1, 16), np.float32)
         (with_one("bert.adapter.weight", ROW), "a model of 2 layers has no bert.adapter.weight"),
         (with_one("score.weight", ROW), "a model of 2 layers has no score.weight"),
         (without("bert.encoder.layer.0.output.dense.bias"), "bert.encoder.layer.0.output.dense.bias is missing"),
-        (with_one("bert.embeddings.LayerNorm.weight", ROW), "LayerNorm.weight has shape (1, 16), and its config.json"),
+        (
+            with_one("bert.embeddings.LayerNorm.weight", ROW),
+            "has shape (1, 16), and a BertForPreTraining needs (16,)",
+        ),
         (with_one("embeddings.LayerNorm.weight", ROW[0]), "is there under two spellings"),
         (with_one("cls.predictions.decoder.bias", np.ones(64, np.float32)), "differ; untied weights are not supported"),
-        (with_one("bert.pooler.dense.bias", np.zeros(16, np.int8)), "bert.pooler.dense.bias holds int8; only floating"),
+        (
+            with_one("bert.pooler.dense.bias", np.zeros(16, np.int8)),
+            "bert.pooler.dense.bias holds I8; it must hold",
+        ),
     ],
 )
 def test_a_tensor_that_does_not_fit_is_refused_by_name(saved, change, message):
@@ -405,7 +503,9 @@ def test_a_configuration_that_is_no_json_object_is_named(saved, text):
         bertgpt.load_pretrained(folder)
 
 
-@pytest.mark.parametrize("shard", ["../other.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b"])
+@pytest.mark.parametrize(
+    "shard", ["../other.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b", "a" * 400]
+)
 def test_an_index_reaches_no_other_folder(saved, shard):
     folder, _, _ = saved("BertModel")
     (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
@@ -417,7 +517,10 @@ def test_an_index_reaches_no_other_folder(saved, shard):
 @pytest.mark.parametrize(
     ("index", "message"),
     [
-        ({"weight_map": {"pooler.dense.bias": "gone.safetensors"}}, "gone.safetensors is missing"),
+        (
+            {"weight_map": {"pooler.dense.bias": "gone.safetensors"}},
+            "'gone.safetensors' is missing; copy the",
+        ),
         ({"weight_map": {"unheard": "one.safetensors"}}, "lacks unheard, which model.safetensors.index.json says"),
         ({"weight_map": ["one.safetensors"]}, "has no weight_map"),
         ({"weight_map": {"pooler.dense.bias": 1}}, "has no weight_map"),
@@ -431,6 +534,21 @@ def test_an_index_that_does_not_hold_is_refused(saved, index, message):
     with pytest.raises(InputError) as caught:
         bertgpt.load_pretrained(folder)
     assert message in str(caught.value)
+
+
+def test_an_eight_bit_float_is_refused_by_name(saved):
+    folder, _, _ = saved("BertModel")
+    rewrite(folder, lambda tensors: tensors | {"pooler.dense.bias": np.zeros(16, ml_dtypes.float8_e4m3fn)})
+    with pytest.raises(InputError, match=r"model\.safetensors: pooler\.dense\.bias holds F8_E4M3"):
+        bertgpt.load_pretrained(folder)
+
+
+def test_a_message_is_one_line_whatever_stands_in_the_file(saved):
+    folder, _, _ = saved("BertModel")
+    rewrite(folder, lambda tensors: tensors | {"a\nb\0": ROW})
+    with pytest.raises(InputError) as caught:
+        bertgpt.load_pretrained(folder)
+    assert "has no a b?" in str(caught.value)
 
 
 def test_links_as_the_hubs_cache_has_them_are_followed(saved, tmp_path):

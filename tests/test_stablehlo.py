@@ -21,7 +21,7 @@ import jax.export, numpy as np
 from safetensors.numpy import load_file, save_file
 jax.config.update("jax_default_matmul_precision", "highest")
 program = jax.export.deserialize(bytearray(open("model.stablehlo", "rb").read()))
-weights = load_file("model.safetensors")
+weights = load_file("weights.safetensors")
 for case in ("short", "long"):
     output = program.call(weights, load_file(f"{case}.safetensors"))
     save_file({name: np.asarray(value) for name, value in output.items()}, f"{case}.out.safetensors")

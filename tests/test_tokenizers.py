@@ -3,6 +3,8 @@
 import json
 
 import pytest
+from tokenizers.normalizers import NFC, Sequence
+from tokenizers.pre_tokenizers import Whitespace
 
 from bertgpt import tokenizers
 from bertgpt.errors import InputError
@@ -114,6 +116,55 @@ def test_the_case_in_tokenizer_config_is_followed(vocab_txt, settings, expected)
     assert pieces(tokenizers.load_tokenizer(vocab_txt), "Café") == [expected]
 
 
+def test_tokenizer_config_goes_over_tokenizer_json_as_with_hugging_face(tmp_path, wordpiece):
+    tokenizers.save_tokenizer(wordpiece, tmp_path)
+    assert tokenizers.load_tokenizer(tmp_path).to_str() == wordpiece.to_str()
+    (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false, "strip_accents": null}')
+    normalizer = json.loads(tokenizers.load_tokenizer(tmp_path).to_str())["normalizer"]
+    assert (normalizer["lowercase"], normalizer["strip_accents"], normalizer["clean_text"]) == (False, None, True)
+
+
+@pytest.mark.parametrize("value", ["no", 1, []])
+def test_a_setting_that_is_no_truth_is_named(vocab_txt, value):
+    vocab_txt.with_name("tokenizer_config.json").write_text(json.dumps({"do_lower_case": value}))
+    with pytest.raises(InputError, match=r"tokenizer_config\.json: do_lower_case is .*; it must be true or false"):
+        tokenizers.load_tokenizer(vocab_txt)
+
+
+def test_a_line_twice_in_vocab_txt_keeps_every_id_through_export(tmp_path, vocab_txt):
+    vocab_txt.write_text("\n".join([*PIECES, "play", "last"]) + "\n", encoding="utf-8")
+    tokenizer = tokenizers.load_tokenizer(vocab_txt)
+    assert (tokenizer.token_to_id("play"), tokenizers.vocabulary_size(tokenizer)) == (11, 13)
+    assert len(tokenizers.continuation_table(tokenizer)) == 13
+    (tmp_path / "out").mkdir()
+    tokenizers.export_tokenizer(tokenizer, tmp_path / "out", 512)
+    (tmp_path / "out" / "tokenizer.json").unlink()
+    again = tokenizers.load_tokenizer(tmp_path / "out")
+    assert again.encode("play last").ids == tokenizer.encode("play last").ids == [2, 11, 12, 3]
+
+
+@pytest.mark.parametrize("change", ["normalizer", "pre_tokenizer", "piece"])
+def test_a_clean_up_of_another_kind_is_left_to_tokenizer_json(tmp_path, wordpiece, change):
+    tokenizer = wordpiece.from_str(wordpiece.to_str())
+    if change == "normalizer":
+        tokenizer.normalizer = Sequence([NFC()])
+    elif change == "pre_tokenizer":
+        tokenizer.pre_tokenizer = Whitespace()
+    else:
+        tokenizer.model.continuing_subword_prefix = "@@"
+    tokenizers.export_tokenizer(tokenizer, tmp_path, 512)
+    assert {file.name for file in tmp_path.iterdir()} == {"tokenizer.json", "tokenizer_config.json"}
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text())
+    assert (settings["tokenizer_class"], settings["mask_token"]) == ("PreTrainedTokenizerFast", "[MASK]")
+
+
+def test_a_panic_in_the_librarys_rust_is_one_line(vocab_json):
+    vocab_json.write_text('{"<unk>": 0, "a": 0, "b": 0}')
+    vocab_json.with_name("merges.txt").write_text("a b\n")
+    with pytest.raises(InputError, match=r"vocab\.json: not a tokenizer"):
+        tokenizers.load_tokenizer(vocab_json)
+
+
 @pytest.mark.parametrize("place", ["file", "folder"])
 def test_vocab_json_and_merges_are_loaded(vocab_json, place):
     tokenizer = tokenizers.load_tokenizer(vocab_json if place == "file" else vocab_json.parent)
@@ -160,7 +211,7 @@ def test_a_place_without_a_tokenizer_is_named(tmp_path, path):
 def test_a_corrupt_file_is_named(vocab_txt, vocab_json, name):
     vocab_txt.with_name(name).write_text("{")
     file = "vocab.txt" if name == "tokenizer_config.json" else name
-    with pytest.raises(InputError, match=rf"{file}: not a tokenizer"):
+    with pytest.raises(InputError, match=rf"{name}: not (a tokenizer|JSON)"):
         tokenizers.load_tokenizer(vocab_txt.with_name(file))
 
 

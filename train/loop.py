@@ -18,7 +18,7 @@ from bertgpt.config import ModelConfig
 from bertgpt.data import store
 from bertgpt.errors import InputError
 from bertgpt.inference import generate
-from bertgpt.tokenizers import save_tokenizer
+from bertgpt.tokenizers import save_tokenizer, vocabulary_size
 from train import config as configs
 from train import loader, parallel, reports, runs
 from train.checkpoints import Checkpoints, restore_newest
@@ -118,7 +118,7 @@ def build(
     config: RunConfig, tokenizer: Tokenizer, strategy: Strategy, start: runs.Start | None
 ) -> tuple[Trainer, TrainState]:
     """Model, data, optimizer and compiled steps; the state at step 0."""
-    vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+    vocab_size = vocabulary_size(tokenizer)
     model_config = configs.model_config(config, vocab_size, start.model_config if start else None)
     model = runs.make_model(model_config, config.train.dtype)
     optimizer = make_optimizer(config.optimizer, config.train.steps)

@@ -18,7 +18,7 @@ from bertgpt.data.gpt import GptWindows
 from bertgpt.data.store import Split, TextSource
 from bertgpt.errors import InputError
 from bertgpt.pretrained import family_of_folder
-from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece
+from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
 from train import config as configs
 from train.checkpoints import Checkpoints, is_damage
 from train.config import RunConfig
@@ -79,7 +79,8 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
             if not is_damage(error):
                 raise
             warn(f"checkpoint {number} of {folder} is damaged: {error}")
-    raise InputError(f"{folder}: no checkpoint can be read; train again with another out")
+    rest = "leave --step out for another" if step is not None else "train again with another out"
+    raise InputError(f"{folder}: no checkpoint can be read; {rest}")
 
 
 def _load_model_folder(folder: Path, step: int | None = None, architecture: str | None = None) -> Run:
@@ -213,7 +214,7 @@ def prepare_store(config: RunConfig, start: Start | None = None) -> Tokenizer:
 def expected_vocab_size(config: RunConfig, start: Start | None = None) -> int:
     """The vocabulary that the run's tokenizer has, or may have at most where it is still to be trained."""
     given = _given_tokenizer(config, start)
-    return given.get_vocab_size(with_added_tokens=True) if given else _wanted_tokenizer(config, None)["vocab_size"]
+    return vocabulary_size(given) if given else _wanted_tokenizer(config, None)["vocab_size"]
 
 
 def _given_tokenizer(config: RunConfig, start: Start | None) -> Tokenizer | None:

@@ -11,7 +11,7 @@ from bertgpt.data import counter
 from bertgpt.data.masking import mask_tokens
 from bertgpt.data.store import Split
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import BERT_SPECIAL, continuation_table, special_id
+from bertgpt.tokenizers import BERT_SPECIAL, continuation_table, special_id, vocabulary_size
 
 SHORT = 0.1  # of the documents are cut to a random shorter length (create_pretraining_data.py, short_seq_prob)
 IS_NEXT, NOT_NEXT = 0, 1
@@ -165,7 +165,7 @@ class BertPairs:
         balanced: bool = True,
     ) -> None:
         self.split, self.sequence_length, self.seed, self.balanced = split, sequence_length, seed, balanced
-        self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+        self.vocab_size = vocabulary_size(tokenizer)
         self.ids = {token: special_id(tokenizer, token) for token in BERT_SPECIAL}
         self.continues = np.array(continuation_table(tokenizer)) if whole_word else None
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs

@@ -24,7 +24,7 @@ from tokenizers import Tokenizer
 
 from bertgpt.data import corpus
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import save_tokenizer
+from bertgpt.tokenizers import save_tokenizer, vocabulary_size
 
 FORMAT = 1  # raised whenever the files or the splitting rule change
 SPLITS = ("train", "eval")
@@ -224,7 +224,7 @@ class _Workers:
     """Maps documents to tokens in order, with a bounded number of pieces under way."""
 
     def __init__(self, tokenizer: Tokenizer, language: str, sentence_per_line: bool, workers: int) -> None:
-        self.vocab_size = tokenizer.get_vocab_size(with_added_tokens=True)
+        self.vocab_size = vocabulary_size(tokenizer)
         self.dtype = np.dtype("uint16" if self.vocab_size <= 1 << 16 else "uint32")
         self.arguments = (tokenizer.to_str(), language, sentence_per_line, self.dtype.str)
         self.workers = workers

@@ -7,6 +7,7 @@ import pytest
 import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from bertgpt.tokenizers import export_tokenizer, load_tokenizer, train_bpe, train_wordpiece
 
@@ -129,6 +130,42 @@ def google(request, tmp_path_factory):
     (folder / "tokenizer_config.json").write_text(json.dumps(SETTINGS[request.param]))
     theirs = transformers.BertTokenizerLegacy(str(folder / "vocab.txt"), **SETTINGS[request.param])
     return theirs, load_tokenizer(folder)
+
+
+def nonstandard(kind):
+    """Tokenizers that their BertTokenizer and OpenAIGPTTokenizer would build otherwise."""
+    if kind == "bytes":
+        tokenizer = Tokenizer(models.BPE())
+        tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel()
+        trainer = trainers.BpeTrainer(vocab_size=400, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+        tokenizer.train_from_iterator(TEXTS, trainer)
+    elif kind == "cased bpe":
+        tokenizer = train_bpe(TEXTS * 3, 700)
+        tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False)
+    else:
+        tokenizer = train_wordpiece(TEXTS * 3, 600, lowercase=False)
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC()])
+    return tokenizer
+
+
+@pytest.mark.parametrize("kind", ["bytes", "cased bpe", "composed wordpiece"])
+def test_a_tokenizer_of_another_kind_is_read_by_theirs(kind, tmp_path):
+    tokenizer = nonstandard(kind)
+    (tmp_path / "config.json").write_text('{"model_type": "%s"}' % ("bert" if "word" in kind else "openai-gpt"))
+    export_tokenizer(tokenizer, tmp_path, 512)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    for text in (*TEXTS, "Hello World"):
+        assert theirs(text)["input_ids"] == tokenizer.encode(text).ids
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_settings_go_over_tokenizer_json_alike(setting, tmp_path):
+    export_tokenizer(train_wordpiece(TEXTS * 3, 600, lowercase=False), tmp_path, 512)
+    settings = json.loads((tmp_path / "tokenizer_config.json").read_text()) | SETTINGS[setting]
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(settings))
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+    for text in (*TEXTS, ODD):
+        assert ours.encode(text).ids == theirs(text)["input_ids"]
 
 
 WORDS = [word for text in TEXTS for word in text.split()]

@@ -59,6 +59,26 @@ def test_shards(folder):
     assert_equal(bertgpt.load_pretrained(folder)[1], params)
 
 
+def test_parameters_that_want_a_gradient(folder):
+    folder, params, state = folder
+    torch.save({key: torch.nn.Parameter(value) for key, value in state.items()}, folder / "pytorch_model.bin")
+    assert_equal(bertgpt.load_pretrained(folder)[1], params)
+
+
+@pytest.mark.parametrize("kind", ["expanded", "meta", "whole numbers", "sparse"])
+def test_a_tensor_that_only_claims_to_be_there_is_refused(folder, kind):
+    folder, _, state = folder
+    value = {
+        "expanded": torch.zeros(1).expand(16),
+        "meta": torch.zeros(16, device="meta"),
+        "whole numbers": torch.zeros(16, dtype=torch.int32),
+        "sparse": torch.zeros(16).to_sparse(),
+    }[kind]
+    torch.save(state | {"bert.pooler.dense.bias": value}, folder / "pytorch_model.bin")
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: bert\.pooler\.dense\.bias is no plain array"):
+        bertgpt.load_pretrained(folder)
+
+
 @pytest.mark.parametrize("content", [pickle.dumps(Command()), b"", b"nonsense", pickle.dumps([1, 2])])
 def test_anything_else_is_refused(folder, content, tmp_path):
     folder = folder[0]
