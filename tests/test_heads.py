@@ -21,7 +21,7 @@ FIELD = {  # what a head adds, and whether dropout stands before it
 }
 
 
-@pytest.fixture(params=FIELD)
+@pytest.fixture(scope="module", params=FIELD)
 def head(request, tiny_bert, tiny_gpt):
     """(model without any dropout, ids, params, field)."""
     config = (tiny_bert if request.param.startswith("Bert") else tiny_gpt).config
@@ -35,8 +35,7 @@ def run(model, params, ids, field, **options):
     return np.asarray(getattr(model.apply({"params": params}, ids, **options), field))
 
 
-@pytest.mark.parametrize("source", ["hidden_dropout", "classifier_dropout"])
-def test_dropout_before_a_head_is_the_classifiers_or_else_the_hidden_one(head, source):
+def test_dropout_before_a_head_is_the_classifiers_or_else_the_hidden_one(head):
     model, ids, params, (field, drops) = head
     on = {"deterministic": False, "rngs": {"dropout": jax.random.key(1)}}
     plain = run(model, params, ids, field)
@@ -44,7 +43,8 @@ def test_dropout_before_a_head_is_the_classifiers_or_else_the_hidden_one(head, s
     changed = type(model)(dataclasses.replace(model.config, classifier_dropout=0.5))
     assert (abs(run(changed, params, ids, field, **on) - plain).max() > 1e-4) == drops
     np.testing.assert_allclose(run(changed, params, ids, field), plain, rtol=1e-6)
-    assert dataclasses.replace(model.config, **{source: 0.25}).head_dropout == 0.25
+    assert dataclasses.replace(model.config, hidden_dropout=0.25).head_dropout == 0.25
+    assert dataclasses.replace(model.config, hidden_dropout=0.25, classifier_dropout=0.0).head_dropout == 0.0
 
 
 def test_a_classifier_is_initialised_as_the_rest_and_its_bias_is_zero(head):

@@ -143,7 +143,8 @@ def build(
         train_split=train_split,
         eval_split=eval_split,
     )
-    return trainer, create_state(model, optimizer, config.seed, start.params if start else None)
+    create = parallel.compile_init(functools.partial(create_state, model, optimizer, config.seed))
+    return trainer, create(start.params if start else None)
 
 
 def resume(trainer: Trainer, state: TrainState, checkpoints: Checkpoints) -> tuple[TrainState, int]:

@@ -148,6 +148,11 @@ def check_batch(batch_size: int, accumulate: int, strategy: Strategy) -> None:
         )
 
 
+def compile_init(create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
+    """(params or None) -> the state at step 0, as one program: apart, every parameter would be compiled by itself."""
+    return jax.jit(create)
+
+
 def compile_steps(strategy: Strategy, train_step: Step, eval_step: Step) -> tuple[Step, Step]:
     """Both steps, told the strategy's axis and compiled."""
     train = strategy.compile_train(functools.partial(train_step, axis=strategy.axis))
