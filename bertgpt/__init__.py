@@ -20,6 +20,7 @@ if TYPE_CHECKING:
         BertModel,
     )
     from bertgpt.config import ModelConfig
+    from bertgpt.decoding import generate, stream
     from bertgpt.errors import InputError
     from bertgpt.gpt import (
         OpenAIGPTDoubleHeadsModel,
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
         OpenAIGPTLMHeadModel,
         OpenAIGPTModel,
     )
-    from bertgpt.inference import fill_mask, generate, next_sentence_probability
+    from bertgpt.inference import fill_mask, next_sentence_probability
     from bertgpt.outputs import ModelOutput
     from bertgpt.pretrained import load_pretrained, save_pretrained
     from bertgpt.tokenizers import load_tokenizer
@@ -49,7 +50,7 @@ _HOME = {
     "OpenAIGPTLMHeadModel": "gpt",
     "OpenAIGPTModel": "gpt",
     "fill_mask": "inference",
-    "generate": "inference",
+    "generate": "decoding",
     "load_pretrained": "pretrained",
     "load_tokenizer": "tokenizers",
     "losses": None,
@@ -57,6 +58,7 @@ _HOME = {
     "next_sentence_probability": "inference",
     "presets": None,
     "save_pretrained": "pretrained",
+    "stream": "decoding",
 }  # None: a module itself
 
 __all__ = [
@@ -84,6 +86,7 @@ __all__ = [
     "next_sentence_probability",
     "presets",
     "save_pretrained",
+    "stream",
 ]
 
 

@@ -1,5 +1,7 @@
 """The one exception for a mistake that the user can mend."""
 
+from typing import Any
+
 
 class InputError(ValueError):
     """A file, key or value that the user gave is wrong.
@@ -10,3 +12,12 @@ class InputError(ValueError):
 
     def __init__(self, message: str) -> None:
         super().__init__(" ".join(message.replace("\0", "?").split()))
+
+
+def check_ids(ids: Any, vocab_size: int) -> None:
+    """
+    Raises:
+        InputError: an id of the array is beyond the vocabulary, which JAX would clamp in silence.
+    """
+    if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
+        raise InputError(f"token ids from {ids.min()} to {ids.max()} do not fit the vocabulary of {vocab_size}")

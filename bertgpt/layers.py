@@ -32,7 +32,7 @@ def dense(features: int, config: ModelConfig, dtype: DTypeLike, name: str | None
     return nn.Dense(features, dtype=dtype, kernel_init=weight_init(config), use_bias=bias, name=name)
 
 
-def layer_norm(config: ModelConfig, dtype: DTypeLike, name: str) -> nn.LayerNorm:
+def layer_norm(config: ModelConfig, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
     """Over the last axis, with float32 statistics and the exact (two-pass) variance."""
     return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
 
@@ -47,13 +47,18 @@ def attend(
     pack_ids: Array | None = None,
     dropout: nn.Module | None = None,
 ) -> Array:
+    """`mix` under the masks: query, key, value [B T H W]; attention_mask and pack_ids [B T] as in `masks.py`."""
+    mask = dense_mask(query.shape[1], causal=causal, attention_mask=attention_mask, pack_ids=pack_ids)
+    return mix(query, key, value, mask, dropout)
+
+
+def mix(query: Array, key: Array, value: Array, mask: Array | None, dropout: nn.Module | None = None) -> Array:
     """softmax(query key^T / sqrt(W)) value, the softmax in float32.
 
-    query, key, value [B T H W]; attention_mask and pack_ids [B T] as in `masks.py`; `dropout` acts on the
-    probabilities. Returns [B T H W]. Source: Vaswani et al. 2017, section 3.2.1.
+    query [B T H W], key and value [B S H W]; mask bool, broadcast to [B H T S], True = may attend; `dropout` acts on
+    the probabilities. Returns [B T H W]. Source: Vaswani et al. 2017, section 3.2.1.
     """
     scores = jnp.einsum("BTHW,BSHW->BHTS", query, key, preferred_element_type=jnp.float32) / query.shape[-1] ** 0.5
-    mask = dense_mask(query.shape[1], causal=causal, attention_mask=attention_mask, pack_ids=pack_ids)
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores).astype(value.dtype)  # [B H T S]

@@ -1,4 +1,4 @@
-"""Continuations against plain forward passes, filled masks against the logits."""
+"""Filled masks and sentence pairs against the logits."""
 
 import jax
 import numpy as np
@@ -12,13 +12,6 @@ PROMPTS = np.array([[3, 14, 15], [92, 65, 35]])
 
 
 @pytest.fixture(scope="module")
-def gpt():
-    """A model and its parameters."""
-    model = bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**WIDE))
-    return model, jax.jit(model.init)(jax.random.key(0), PROMPTS)["params"]
-
-
-@pytest.fixture(scope="module")
 def bert():
     """A model and its parameters."""
     model = bertgpt.BertForPreTraining(bertgpt.presets.bert_tiny(**WIDE))
@@ -26,66 +19,9 @@ def bert():
 
 
 @pytest.fixture(scope="module")
-def greedy(gpt):
-    return np.asarray(bertgpt.generate(*gpt, PROMPTS, max_new_tokens=4))
-
-
-@pytest.fixture(scope="module")
 def words(documents):
     """The first words of a document, and of another."""
     return [" ".join(documents[n].split()[:3]) for n in (0, 1)]
-
-
-def test_greedy_takes_the_likeliest_token_of_each_plain_forward_pass(gpt, greedy):
-    model, params = gpt
-    ids = PROMPTS
-    for _ in range(4):
-        token = jax.jit(model.apply)({"params": params}, ids).logits[:, -1].argmax(-1)
-        ids = np.concatenate([ids, np.asarray(token)[:, None]], axis=1)
-    np.testing.assert_array_equal(greedy, ids)
-    assert len(np.unique(greedy[:, 3:])) > 2
-
-
-def test_a_batch_is_its_rows_apart(gpt, greedy):
-    for row, prompt in enumerate(PROMPTS):
-        np.testing.assert_array_equal(bertgpt.generate(*gpt, prompt[None], max_new_tokens=4), greedy[row : row + 1])
-
-
-def test_sampling_hangs_on_the_key(gpt):
-    first, again, other = (
-        np.asarray(bertgpt.generate(*gpt, PROMPTS, 4, temperature=1.0, key=jax.random.key(seed))) for seed in (0, 0, 1)
-    )
-    np.testing.assert_array_equal(first, again)
-    np.testing.assert_array_equal(first[:, :3], PROMPTS)
-    assert (first != other).any()
-
-
-def test_sampling_follows_the_softmax_of_logits_over_temperature(gpt):
-    model, params = gpt
-    logits = jax.jit(model.apply)({"params": params}, PROMPTS[:1]).logits[0, -1]
-    tokens = bertgpt.generate(*gpt, np.repeat(PROMPTS[:1], 4000, 0), 1, temperature=2.0, key=jax.random.key(0))[:, -1]
-    frequencies = np.bincount(tokens, minlength=200) / 4000
-    np.testing.assert_allclose(frequencies, jax.nn.softmax(logits / 2), atol=0.02)
-    assert abs(frequencies - jax.nn.softmax(logits)).max() > 0.05
-
-
-def test_every_position_of_the_model_may_be_filled(gpt):
-    assert bertgpt.generate(*gpt, PROMPTS, max_new_tokens=29).shape == (2, 32)
-
-
-def test_a_text_over_the_positions_is_refused(gpt):
-    with pytest.raises(bertgpt.InputError, match="3 tokens and 30 new ones are over the model's 32 positions"):
-        bertgpt.generate(*gpt, PROMPTS, max_new_tokens=30)
-
-
-def test_an_empty_prompt_is_refused(gpt):
-    with pytest.raises(bertgpt.InputError, match="no tokens"):
-        bertgpt.generate(*gpt, np.zeros((1, 0), int))
-
-
-def test_sampling_without_a_key_is_refused(gpt):
-    with pytest.raises(bertgpt.InputError, match="needs a key"):
-        bertgpt.generate(*gpt, PROMPTS, 4, temperature=1.0)
 
 
 def test_fill_mask_gives_the_softmax_at_every_mask_best_first(bert, wordpiece, words):
@@ -122,8 +58,3 @@ def test_next_sentence_probability_is_the_softmax_at_zero(bert, wordpiece, words
     probability = bertgpt.next_sentence_probability(model, params, wordpiece, *words)
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(logits[1] - logits[0])), rtol=1e-5)
     assert abs(probability - 0.5) > 1e-2
-
-
-def test_ids_beyond_the_vocabulary_are_refused(gpt):
-    with pytest.raises(bertgpt.InputError, match="do not fit the vocabulary of 200"):
-        bertgpt.generate(*gpt, np.array([[200]]))

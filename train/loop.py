@@ -16,8 +16,8 @@ from tokenizers import Tokenizer
 
 from bertgpt.config import ModelConfig
 from bertgpt.data import store
+from bertgpt.decoding import generate
 from bertgpt.errors import InputError
-from bertgpt.inference import generate
 from bertgpt.tokenizers import save_tokenizer, vocabulary_size
 from train import config as configs
 from train import loader, parallel, reports, runs

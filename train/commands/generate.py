@@ -17,8 +17,8 @@ def run(options: argparse.Namespace) -> None:
     import jax
     import numpy as np
 
+    from bertgpt.decoding import generate
     from bertgpt.errors import InputError
-    from bertgpt.inference import generate
     from train.reports import say
     from train.runs import load_run, need
 

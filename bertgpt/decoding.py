@@ -1,0 +1,336 @@
+"""Text from a GPT-1: one pass over the prompts, then one token at a time over what the cache remembers.
+
+The block is written anew here for arrays that a cache holds, from the layers' own parts, so that training knows no
+cache. Prompts are padded on the left: every row's next token then has the same slot.
+"""
+
+import functools
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from flax import struct
+from jax import Array
+from jax.typing import DTypeLike
+
+from bertgpt.config import ModelConfig
+from bertgpt.errors import InputError, check_ids
+from bertgpt.gpt import OpenAIGPTLMHeadModel
+from bertgpt.layers import FeedForward, dense, layer_norm, mix, tied_logits
+
+BUCKET = 16  # prompts and continuations share a compiled program up to 16, 32, 64, ... tokens
+
+
+@struct.dataclass
+class Sampling:
+    """How a token is drawn; all but `greedy` and `filtered` are arrays, so that other values need no compilation.
+
+    Attributes:
+        greedy: takes the likeliest token; the rest does not matter then.
+        filtered: whether top_k or top_p act.
+        temperature: logits are divided by it.
+        top_k: only that many of the likeliest tokens; the vocabulary's size for all.
+        top_p: only the likeliest tokens that together reach this probability (Holtzman et al. 2020).
+        key: folded with the number of the token.
+        end_id: a row is over after this token; -1 for none.
+    """
+
+    greedy: bool = struct.field(pytree_node=False)
+    filtered: bool = struct.field(pytree_node=False)
+    temperature: Array
+    top_k: Array
+    top_p: Array
+    key: Array
+    end_id: Array
+
+
+class State(NamedTuple):
+    """What a continuation carries.
+
+    Attributes:
+        ids: [B S] int32, a slot a token: padding, prompt, continuation.
+        cache: the keys and values [B S H W] of every layer.
+        logits: [B V] float32, of the next token.
+        pad: [B] int32, how many slots of a row are padding.
+        done: [B] bool, rows that have had their end token.
+        added: int32, how many tokens were.
+    """
+
+    ids: Array
+    cache: list[tuple[Array, Array]]
+    logits: Array
+    pad: Array
+    done: Array
+    added: Array
+
+
+def generate(
+    model: Any,
+    params: Any,
+    prompt_ids: Any,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    key: Array | None = None,
+    *,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    end_id: int | None = None,
+    cut_left: bool = False,
+) -> Any:
+    """Continues prompts.
+
+    Args:
+        model: an `OpenAIGPTLMHeadModel`.
+        params: its parameters.
+        prompt_ids: [B T] int, T at least 1; or a list of B lists of ids, each of a length of its own.
+        max_new_tokens: how many to add.
+        temperature: 0 takes the likeliest token; above, samples from softmax(logits / temperature).
+        key: of the sampling; needed where temperature is above 0.
+        top_k: samples from that many of the likeliest tokens; 0 from all.
+        top_p: samples from the likeliest tokens that together reach this probability; 1 from all.
+        end_id: nothing is added to a row after this token.
+        cut_left: a prompt that leaves no room for `max_new_tokens` loses its beginning instead of being refused.
+
+    Returns:
+        For an array [B T + max_new_tokens] int32, the prompts first, `end_id` repeated where a row ended. For lists, a
+        list of int32 arrays, each a prompt with its continuation, up to and with its end token.
+
+    Raises:
+        InputError: the model has no next-token head, a prompt is empty or too long, an id or a setting is impossible.
+    """
+    prompts = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompt_ids]
+    prompts = [_checked(model, prompt, max_new_tokens, cut_left) for prompt in prompts]
+    sampling = _sampling(temperature, key, top_k, top_p, end_id, model.config.vocab_size)
+    if not prompts or not max_new_tokens:
+        added = np.zeros((len(prompts), 0), np.int32)
+    else:
+        ids, pad = _padded(prompts, model.config.max_positions)
+        slots = ids.shape[1] + _bucket(max_new_tokens)
+        run = _run(params, ids, pad, max_new_tokens, sampling, config=model.config, dtype=model.dtype, slots=slots)
+        added = np.asarray(run)[:, ids.shape[1] :][:, :max_new_tokens]
+        if end_id is not None:
+            added = np.where(np.cumsum(added == end_id, axis=1) > 0, end_id, added)
+    rows = [np.concatenate(pair) for pair in zip(prompts, added, strict=True)]
+    if isinstance(prompt_ids, np.ndarray | Array):
+        return jnp.asarray(np.stack(rows) if rows else prompt_ids, jnp.int32)
+    return [_ended(row, len(prompt), end_id) for row, prompt in zip(rows, prompts, strict=True)]
+
+
+def stream(
+    model: Any,
+    params: Any,
+    prompt_ids: Sequence[int] | np.ndarray,
+    max_new_tokens: int = 64,
+    temperature: float = 0.0,
+    key: Array | None = None,
+    *,
+    top_k: int = 0,
+    top_p: float = 1.0,
+    end_id: int | None = None,
+    cut_left: bool = False,
+) -> Iterator[int]:
+    """The tokens that `generate` adds to one prompt [T], each as soon as it is known; ends after `end_id`."""
+    prompt = _checked(model, np.asarray(prompt_ids, np.int32).reshape(-1), max_new_tokens, cut_left)
+    sampling = _sampling(temperature, key, top_k, top_p, end_id, model.config.vocab_size)
+    ids, pad = _padded([prompt], model.config.max_positions)
+    constants = {"config": model.config, "dtype": model.dtype}
+    state = _start(params, ids, pad, **constants, slots=ids.shape[1] + _bucket(max_new_tokens))
+    for slot in range(ids.shape[1], ids.shape[1] + max_new_tokens):
+        state, token = _next(params, state, slot, sampling, **constants)
+        yield int(token[0])
+        if int(token[0]) == end_id:
+            return
+
+
+def _checked(model: Any, prompt: np.ndarray, max_new_tokens: int, cut_left: bool) -> np.ndarray:
+    """A prompt that leaves room for what is to come."""
+    if not isinstance(model, OpenAIGPTLMHeadModel):
+        raise InputError(f"{type(model).__name__} does not write text; load it as OpenAIGPTLMHeadModel")
+    positions = model.config.max_positions
+    if not prompt.size:
+        raise InputError("the prompt has no tokens; give at least one word")
+    check_ids(prompt, model.config.vocab_size)
+    if not 0 <= max_new_tokens < positions:
+        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0 and under {positions} positions")
+    if len(prompt) + max_new_tokens > positions and not cut_left:
+        raise InputError(
+            f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones are over the model's {positions} "
+            "positions; shorten the prompt, ask for fewer, or have its left cut"
+        )
+    return prompt[-(positions - max_new_tokens) :]
+
+
+def _sampling(
+    temperature: float, key: Array | None, top_k: int, top_p: float, end_id: int | None, vocab_size: int
+) -> Sampling:
+    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+        raise InputError(
+            f"temperature {temperature}, top_k {top_k} and top_p {top_p} must be at least 0, at least 0, and above 0 "
+            "up to 1"
+        )
+    if temperature and key is None:
+        raise InputError("sampling needs a key: key=jax.random.key(0)")
+    greedy = not temperature
+    return Sampling(
+        greedy=greedy,
+        filtered=not greedy and (top_k > 0 or top_p < 1),
+        temperature=jnp.float32(temperature or 1),
+        top_k=jnp.int32(top_k or vocab_size),
+        top_p=jnp.float32(top_p),
+        key=jax.random.key(0) if key is None else key,
+        end_id=jnp.int32(-1 if end_id is None else end_id),
+    )
+
+
+def _bucket(length: int) -> int:
+    """The next of 16, 32, 64, ..."""
+    return max(BUCKET, 1 << (length - 1).bit_length())
+
+
+def _padded(prompts: list[np.ndarray], positions: int) -> tuple[np.ndarray, np.ndarray]:
+    """Prompts of any lengths as [B P] with padding on the left, and how much of it [B]."""
+    width = min(_bucket(max(map(len, prompts))), positions)
+    ids = np.stack([np.pad(prompt, (width - len(prompt), 0)) for prompt in prompts])
+    return ids, np.array([width - len(prompt) for prompt in prompts], np.int32)
+
+
+def _ended(row: np.ndarray, prompt: int, end_id: int | None) -> np.ndarray:
+    """A row up to its end token."""
+    ends = np.flatnonzero(row[prompt:] == end_id) if end_id is not None else np.zeros(0, int)
+    return row[: prompt + ends[0] + 1] if ends.size else row
+
+
+def prefill(params: Any, ids: Array, pad: Array, *, config: ModelConfig, dtype: DTypeLike, slots: int) -> State:
+    """Reads prompts [B P], `pad` [B] slots of each being padding."""
+    batch, width = ids.shape
+    shape = (batch, slots, config.num_heads, config.hidden_size // config.num_heads)
+    empty = [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)]
+    logits, cache = _forward(params, ids, empty, jnp.int32(0), pad, config, dtype)
+    return State(
+        ids=jnp.pad(ids, ((0, 0), (0, slots - width))),  # where a row ended, what stands here is not read
+        cache=cache,
+        logits=logits,
+        pad=pad,
+        done=jnp.zeros(batch, bool),
+        added=jnp.int32(0),
+    )
+
+
+def advance(
+    params: Any, state: State, slot: Array, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike
+) -> State:
+    """Adds the token of a slot to every row, and reads it."""
+    token = jnp.where(state.done, sampling.end_id, _choose(state.logits, sampling, state.added))  # [B]
+    logits, cache = _forward(params, token[:, None], state.cache, slot, state.pad, config, dtype)
+    return State(
+        ids=jax.lax.dynamic_update_slice(state.ids, token[:, None], (0, slot)),
+        cache=cache,
+        logits=logits,
+        pad=state.pad,
+        done=token == sampling.end_id,
+        added=state.added + 1,
+    )
+
+
+def _choose(logits: Array, sampling: Sampling, count: Array) -> Array:
+    """[B V] -> [B] int32."""
+    if sampling.greedy:
+        return logits.argmax(-1).astype(jnp.int32)
+    logits = logits / sampling.temperature
+    if sampling.filtered:
+        logits = keep_likeliest(logits, sampling.top_k, sampling.top_p)
+    return jax.random.categorical(jax.random.fold_in(sampling.key, count), logits).astype(jnp.int32)
+
+
+def keep_likeliest(logits: Array, top_k: Array | int, top_p: Array | float) -> Array:
+    """[B V] with -inf at all but the `top_k` likeliest tokens, and of these all but the fewest that reach `top_p`."""
+    ordered = -jnp.sort(-logits, axis=-1)
+    kept = jnp.broadcast_to(jnp.arange(logits.shape[-1]) < top_k, logits.shape)
+    probabilities = jax.nn.softmax(jnp.where(kept, ordered, -jnp.inf))
+    kept &= jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
+    least = jnp.where(kept, ordered, jnp.inf).min(-1, keepdims=True)
+    return jnp.where(logits < least, -jnp.inf, logits)
+
+
+def _forward(
+    params: Any,
+    ids: Array,
+    cache: list[tuple[Array, Array]],
+    start: Array,
+    pad: Array,
+    config: ModelConfig,
+    dtype: DTypeLike,
+) -> tuple[Array, list[tuple[Array, Array]]]:
+    """Reads ids [B T] into the slots from `start` on: the next token's logits [B V], and the cache with them."""
+    params = params["transformer"]
+    slot = start + jnp.arange(ids.shape[1])  # [T]
+    position = jnp.maximum(slot[None] - pad[:, None], 0)  # [B T]
+    token, place = params["token"]["embedding"][ids], params["position"]["embedding"][position]
+    x = token.astype(dtype) + place.astype(dtype)  # [B T D]
+    seen = jnp.arange(cache[0][0].shape[1])  # [S]
+    mask = (seen[None, None] <= slot[None, :, None]) & (seen[None, None] >= pad[:, None, None])  # [B T S]
+    filled = []
+    for layer, kept in enumerate(cache):
+        x, kept = _block(params["stack"][f"block_{layer}"], x, kept, start, mask[:, None], config, dtype)
+        filled.append(kept)
+    return tied_logits(x[:, -1:], params["token"]["embedding"])[:, 0], filled
+
+
+def _block(
+    params: Any,
+    x: Array,
+    cache: tuple[Array, Array],
+    start: Array,
+    mask: Array,
+    config: ModelConfig,
+    dtype: DTypeLike,
+) -> tuple[Array, tuple[Array, Array]]:
+    """`layers.Block` over a cache: x [B T D] -> [B T D], and the cache with the keys and values of x."""
+
+    def apply(layer: Any, params: Any, x: Array) -> Any:
+        return layer.apply({"params": params}, x)
+
+    project, norm = dense(config.hidden_size, config, dtype), layer_norm(config, dtype)
+    attention, heads = params["attention"], (*x.shape[:2], *cache[0].shape[2:])
+    query, *new = (apply(project, attention[name], x).reshape(heads) for name in ("query", "key", "value"))
+    key, value = (
+        jax.lax.dynamic_update_slice(old, part, (0, start, 0, 0)) for old, part in zip(cache, new, strict=True)
+    )
+    mixed = mix(query, key, value, mask).reshape(x.shape)
+    x = apply(norm, params["attention_norm"], x + apply(project, attention["out"], mixed))
+    x = apply(norm, params["feed_forward_norm"], x + apply(FeedForward(config, dtype), params["feed_forward"], x))
+    return x, (key, value)
+
+
+STATIC = ("config", "dtype", "slots")
+_start = functools.partial(jax.jit, static_argnames=STATIC)(prefill)
+
+
+@functools.partial(jax.jit, static_argnames=STATIC, donate_argnames="state")
+def _next(params: Any, state: State, slot: Array, sampling: Sampling, **constants: Any) -> tuple[State, Array]:
+    """One token more, and that token [B]."""
+    state = advance(params, state, slot, sampling, **constants)
+    return state, jax.lax.dynamic_index_in_dim(state.ids, slot, 1, keepdims=False)
+
+
+@functools.partial(jax.jit, static_argnames=STATIC)
+def _run(
+    params: Any,
+    ids: Array,
+    pad: Array,
+    count: Array,
+    sampling: Sampling,
+    *,
+    config: ModelConfig,
+    dtype: DTypeLike,
+    slots: int,
+) -> Array:
+    """Prompts [B P] -> [B slots] with `count` tokens added, or fewer where all rows ended."""
+    first = ids.shape[1]
+    return jax.lax.while_loop(
+        lambda state: (state.added < count) & ~state.done.all(),
+        lambda state: advance(params, state, first + state.added, sampling, config=config, dtype=dtype),
+        prefill(params, ids, pad, config=config, dtype=dtype, slots=slots),
+    ).ids

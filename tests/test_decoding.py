@@ -1,0 +1,222 @@
+"""Cached continuations against plain forward passes over the whole text."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from conftest import TINY
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bertgpt
+from bertgpt import decoding
+
+WIDE = TINY | {"vocab_size": 200, "initializer_range": 0.5}  # tokens differ in likelihood
+PROMPTS = np.array([[3, 14, 15], [92, 65, 35]])
+RAGGED = [[7], [3, 14, 15, 92, 65], list(range(40, 60)), [9, 8]]
+
+
+@pytest.fixture(scope="module")
+def gpt():
+    """A model and its parameters."""
+    model = bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**WIDE))
+    return model, jax.jit(model.init)(jax.random.key(0), PROMPTS)["params"]
+
+
+@pytest.fixture(scope="module")
+def greedy(gpt):
+    return np.asarray(bertgpt.generate(*gpt, PROMPTS, max_new_tokens=4))
+
+
+@pytest.fixture(scope="module")
+def plain(gpt):
+    """(ids, count) -> the ids with the likeliest tokens of one plain forward pass each."""
+    model, params = gpt
+    logits = jax.jit(lambda p, ids: model.apply({"params": p}, ids).logits)
+
+    def run(ids, count):
+        ids = list(ids)
+        for _ in range(count):
+            padded = np.array([ids + [0] * (32 - len(ids))])  # what follows is causal-masked
+            ids.append(int(logits(params, padded)[0, len(ids) - 1].argmax()))
+        return ids
+
+    return run
+
+
+def test_greedy_takes_the_likeliest_token_of_each_plain_forward_pass(gpt, greedy):
+    model, params = gpt
+    ids = PROMPTS
+    for _ in range(4):
+        token = jax.jit(model.apply)({"params": params}, ids).logits[:, -1].argmax(-1)
+        ids = np.concatenate([ids, np.asarray(token)[:, None]], axis=1)
+    np.testing.assert_array_equal(greedy, ids)
+    assert len(np.unique(greedy[:, 3:])) > 2
+
+
+def test_a_batch_is_its_rows_apart(gpt, greedy):
+    for row, prompt in enumerate(PROMPTS):
+        np.testing.assert_array_equal(bertgpt.generate(*gpt, prompt[None], max_new_tokens=4), greedy[row : row + 1])
+
+
+def test_sampling_hangs_on_the_key(gpt):
+    first, again, other = (
+        np.asarray(bertgpt.generate(*gpt, PROMPTS, 4, temperature=1.0, key=jax.random.key(seed))) for seed in (0, 0, 1)
+    )
+    np.testing.assert_array_equal(first, again)
+    np.testing.assert_array_equal(first[:, :3], PROMPTS)
+    assert (first != other).any()
+
+
+def test_sampling_follows_the_softmax_of_logits_over_temperature(gpt):
+    model, params = gpt
+    logits = jax.jit(model.apply)({"params": params}, PROMPTS[:1]).logits[0, -1]
+    tokens = bertgpt.generate(*gpt, np.repeat(PROMPTS[:1], 4000, 0), 1, temperature=2.0, key=jax.random.key(0))[:, -1]
+    frequencies = np.bincount(tokens, minlength=200) / 4000
+    np.testing.assert_allclose(frequencies, jax.nn.softmax(logits / 2), atol=0.02)
+    assert abs(frequencies - jax.nn.softmax(logits)).max() > 0.05
+
+
+def test_every_position_of_the_model_may_be_filled(gpt):
+    assert bertgpt.generate(*gpt, PROMPTS, max_new_tokens=29).shape == (2, 32)
+
+
+def test_a_text_over_the_positions_is_refused(gpt):
+    with pytest.raises(bertgpt.InputError, match="3 tokens and 30 new ones are over the model's 32 positions"):
+        bertgpt.generate(*gpt, PROMPTS, max_new_tokens=30)
+
+
+def test_an_empty_prompt_is_refused(gpt):
+    with pytest.raises(bertgpt.InputError, match="no tokens"):
+        bertgpt.generate(*gpt, np.zeros((1, 0), int))
+
+
+def test_sampling_without_a_key_is_refused(gpt):
+    with pytest.raises(bertgpt.InputError, match="needs a key"):
+        bertgpt.generate(*gpt, PROMPTS, 4, temperature=1.0)
+
+
+def test_ids_beyond_the_vocabulary_are_refused(gpt):
+    with pytest.raises(bertgpt.InputError, match="do not fit the vocabulary of 200"):
+        bertgpt.generate(*gpt, np.array([[200]]))
+
+
+@pytest.mark.parametrize("count", [1, 7, 12])
+def test_prompts_of_different_lengths_go_on_as_each_alone(gpt, plain, count):
+    together = bertgpt.generate(*gpt, RAGGED, count)
+    for prompt, row in zip(RAGGED, together, strict=True):
+        assert row.tolist() == plain(prompt, count)
+        assert bertgpt.generate(*gpt, [prompt], count)[0].tolist() == row.tolist()
+
+
+def test_a_stream_gives_the_same_tokens_one_by_one(gpt):
+    for options in ({}, {"temperature": 1.5, "key": jax.random.key(4), "top_k": 50, "top_p": 0.9}):
+        whole = bertgpt.generate(*gpt, RAGGED[1:2], 9, **options)[0].tolist()
+        assert RAGGED[1] + list(bertgpt.stream(*gpt, RAGGED[1], 9, **options)) == whole
+
+
+def test_nothing_is_added_after_the_end_token(gpt, plain):
+    ends = [plain(prompt, 8)[len(prompt) :] for prompt in RAGGED]
+    end = ends[1][3]
+    rows = bertgpt.generate(*gpt, RAGGED, 8, end_id=end)
+    for prompt, row, full in zip(RAGGED, rows, ends, strict=True):
+        kept = full[: full.index(end) + 1] if end in full else full
+        assert row.tolist() == prompt + kept
+    assert list(bertgpt.stream(*gpt, RAGGED[1], 8, end_id=end)) == ends[1][:4]
+    array = np.asarray(bertgpt.generate(*gpt, np.array([RAGGED[1]]), 8, end_id=end))[0]
+    assert array.tolist() == RAGGED[1] + ends[1][:4] + [end] * 4
+
+
+def test_a_prompt_without_room_is_cut_on_the_left_when_asked(gpt, plain):
+    prompt = [*range(100, 140)]
+    with pytest.raises(bertgpt.InputError, match="or have its left cut"):
+        bertgpt.generate(*gpt, [prompt], 4)
+    (row,) = bertgpt.generate(*gpt, [prompt], 4, cut_left=True)
+    assert row.tolist() == plain(prompt[-28:], 4)
+    assert list(bertgpt.stream(*gpt, prompt, 4, cut_left=True)) == row[-4:].tolist()
+
+
+def test_one_program_serves_a_bucket_of_lengths_and_every_setting(gpt):
+    decoding._run.clear_cache()
+    key = jax.random.key(0)
+    for prompt, count in ((3, 5), (16, 16), (1, 1), (9, 12)):
+        bertgpt.generate(*gpt, np.ones((2, prompt), int), count)
+    assert decoding._run._cache_size() == 1
+    for settings in ({"top_k": 3}, {"top_k": 9, "top_p": 0.5}, {"top_p": 0.2, "temperature": 0.1}):
+        bertgpt.generate(*gpt, np.ones((2, 4), int), 5, **({"temperature": 1.0, "key": key} | settings))
+    assert decoding._run._cache_size() == 2
+    bertgpt.generate(*gpt, np.ones((2, 4), int), 17)
+    assert decoding._run._cache_size() == 3
+
+
+def test_only_the_likeliest_tokens_are_kept():
+    logits = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]]))
+
+    def kept(top_k, top_p):
+        return np.isfinite(decoding.keep_likeliest(logits, top_k, top_p)).tolist()
+
+    assert kept(4, 1.0) == [[True] * 4, [True] * 4]
+    assert kept(2, 1.0) == [[False, True, False, True], [True] * 4]  # equal ones stand or fall together
+    assert kept(1, 1.0) == [[False, True, False, False], [True, False, False, False]]
+    assert kept(4, 0.69) == [[False, True, False, True], [True, False, False, False]]
+    assert kept(4, 0.75) == [[False, True, True, True], [True] * 4]
+    assert kept(3, 0.5) == [[False, True, False, True], [True, False, False, False]]
+    assert kept(4, 1e-9) == [[False, True, False, False], [True, False, False, False]]
+
+
+@given(st.lists(st.floats(-5, 5), min_size=2, max_size=12), st.integers(1, 12), st.floats(0.01, 1.0))
+def test_what_is_kept_is_the_fewest_that_reach_top_p(values, top_k, top_p):
+    logits = np.array(values, np.float32)
+    kept = np.isfinite(np.asarray(decoding.keep_likeliest(jnp.asarray(logits)[None], top_k, top_p))[0])
+    assert kept[logits.argmax()]
+    assert logits[kept].min() >= logits[~kept].max(initial=-np.inf)
+    order = np.sort(logits)[::-1][:top_k]
+    shares = np.exp(order - order[0]) / np.exp(order - order[0]).sum()
+    fewest = int((np.cumsum(shares) - shares < top_p - 1e-5).sum())
+    assert kept.sum() >= fewest
+    assert len({*logits[kept].tolist()}) <= int((np.cumsum(shares) - shares < top_p + 1e-5).sum())
+
+
+def test_sampling_keeps_to_top_k(gpt):
+    model, params = gpt
+    logits = np.asarray(jax.jit(model.apply)({"params": params}, PROMPTS[:1]).logits[0, -1])
+    rows = np.repeat(PROMPTS[:1], 500, 0)
+    tokens = np.asarray(bertgpt.generate(*gpt, rows, 1, temperature=3.0, key=jax.random.key(0), top_k=3))[:, -1]
+    assert set(tokens) == set(np.argsort(-logits)[:3])
+
+
+def test_bfloat16_decodes_as_its_own_plain_pass(gpt):
+    model = gpt[0].clone(dtype=jnp.bfloat16)
+    ids = np.asarray(bertgpt.generate(model, gpt[1], PROMPTS, 3))
+    plain = PROMPTS
+    for _ in range(3):
+        token = model.apply({"params": gpt[1]}, plain).logits[:, -1].argmax(-1)
+        plain = np.concatenate([plain, np.asarray(token)[:, None]], axis=1)
+    np.testing.assert_array_equal(ids, plain)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"temperature": -1.0}, "temperature -1.0"),
+        ({"top_k": -1}, "top_k -1"),
+        ({"top_p": 0.0}, "top_p 0.0"),
+        ({"top_p": 1.5}, "top_p 1.5"),
+        ({"max_new_tokens": -1}, "max_new_tokens is -1"),
+        ({"max_new_tokens": 32}, "max_new_tokens is 32; it must be at least 0 and under 32 positions"),
+    ],
+)
+def test_impossible_settings_are_refused(gpt, options, message):
+    with pytest.raises(bertgpt.InputError, match=message):
+        bertgpt.generate(*gpt, PROMPTS, **{"max_new_tokens": 4, **options})
+
+
+def test_no_prompts_and_no_new_tokens_are_no_work(gpt):
+    assert bertgpt.generate(*gpt, [], 4) == []
+    np.testing.assert_array_equal(bertgpt.generate(*gpt, PROMPTS, 0), PROMPTS)
+
+
+def test_a_model_that_does_not_write_is_refused(gpt):
+    model = bertgpt.OpenAIGPTModel(gpt[0].config)
+    with pytest.raises(bertgpt.InputError, match="OpenAIGPTModel does not write text; load it as OpenAIGPTLMHeadModel"):
+        bertgpt.generate(model, gpt[1]["transformer"], PROMPTS)
