@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         OpenAIGPTLMHeadModel,
         OpenAIGPTModel,
     )
-    from bertgpt.inference import fill_mask, next_sentence_probability
+    from bertgpt.inference import embed, fill_mask, next_sentence_probability
     from bertgpt.outputs import ModelOutput
     from bertgpt.pretrained import load_pretrained, save_pretrained
     from bertgpt.tokenizers import load_tokenizer
@@ -49,6 +49,7 @@ _HOME = {
     "OpenAIGPTForSequenceClassification": "gpt",
     "OpenAIGPTLMHeadModel": "gpt",
     "OpenAIGPTModel": "gpt",
+    "embed": "inference",
     "fill_mask": "inference",
     "generate": "decoding",
     "load_pretrained": "pretrained",
@@ -77,6 +78,7 @@ __all__ = [
     "OpenAIGPTForSequenceClassification",
     "OpenAIGPTLMHeadModel",
     "OpenAIGPTModel",
+    "embed",
     "fill_mask",
     "generate",
     "load_pretrained",

@@ -1,6 +1,7 @@
 """The command line: exit codes, one line for every mistake, and a whole small run of each model."""
 
 import errno
+import io
 import json
 import shutil
 import subprocess
@@ -111,6 +112,35 @@ def test_trying_a_gpt(gpt_run, capsys):
     assert first.startswith("a")
     assert main(arguments) == 0
     assert capsys.readouterr().out == first
+
+
+def test_sampled_text_hangs_on_the_seed(gpt_run, capsys):
+    def run(*options):
+        assert main(["generate", str(gpt_run), "--prompt", "abc", "--max-new-tokens", "8", *options]) == 0
+        return capsys.readouterr().out
+
+    sampled = ["--temperature", "2", "--top-k", "40", "--top-p", "0.95"]
+    first, again, other = (run(*sampled, "--seed", seed) for seed in ("1", "1", "2"))
+    assert first == again != other
+    assert len(first.splitlines()) == 1
+
+
+def test_a_prompt_may_be_cut_on_the_left(gpt_run, capsys):
+    arguments = ["generate", gpt_run, "--prompt", "abc " * 40, "--max-new-tokens", "4"]
+    assert "or have its left cut" in fails(capsys, *arguments)
+    assert main([*map(str, arguments), "--cut-left"]) == 0
+
+
+def test_vectors_are_printed_one_a_line(bert_run, capsys, monkeypatch):
+    assert main(["embed", str(bert_run), "a b", "c"]) == 0
+    given = capsys.readouterr().out.splitlines()
+    monkeypatch.setattr("sys.stdin", io.StringIO("a b\nc\n"))
+    assert main(["embed", str(bert_run)]) == 0
+    assert capsys.readouterr().out.splitlines() == given
+    rows = [json.loads(line) for line in given]
+    assert [(row["text"], len(row["embedding"])) for row in rows] == [("a b", 16), ("c", 16)]
+    assert main(["embed", str(bert_run), "a b", "--pooling", "cls"]) == 0
+    assert json.loads(capsys.readouterr().out)["embedding"] != rows[0]["embedding"]
 
 
 def test_the_wrong_verb_is_told_the_right_one(bert_run, gpt_run, capsys):

@@ -58,3 +58,39 @@ def test_next_sentence_probability_is_the_softmax_at_zero(bert, wordpiece, words
     probability = bertgpt.next_sentence_probability(model, params, wordpiece, *words)
     np.testing.assert_allclose(probability, 1 / (1 + np.exp(logits[1] - logits[0])), rtol=1e-5)
     assert abs(probability - 0.5) > 1e-2
+
+
+TEXTS = ["one", "two three four five six seven", "three", "four five", "five one two three"]
+
+
+def test_mean_pooling_is_the_mean_of_a_texts_states(bert, wordpiece):
+    model, params = bert
+    vectors = bertgpt.embed(model, params, wordpiece, TEXTS, batch_size=2)
+    assert (vectors.shape, vectors.dtype) == ((5, 16), np.float32)
+    for text, vector in zip(TEXTS, vectors, strict=True):
+        ids = np.array([wordpiece.encode(text).ids])
+        states = np.asarray(model.apply({"params": params}, ids).last_hidden_state[0])
+        np.testing.assert_allclose(vector, states.mean(0), rtol=1e-4, atol=1e-5)
+    first = bertgpt.embed(model, params, wordpiece, TEXTS[:1], "cls")
+    states = model.apply({"params": params}, np.array([wordpiece.encode(TEXTS[0]).ids])).last_hidden_state
+    np.testing.assert_allclose(first, states[:, 0], rtol=1e-4, atol=1e-5)
+
+
+def test_a_gpt_embeds_by_the_mean(bpe):
+    model = bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**WIDE))
+    params = jax.jit(model.init)(jax.random.key(0), PROMPTS)["params"]
+    vectors = bertgpt.embed(model, params, bpe, TEXTS)
+    states = model.apply({"params": params}, np.array([bpe.encode(TEXTS[3]).ids])).last_hidden_state[0]
+    np.testing.assert_allclose(vectors[3], states.mean(0), rtol=1e-4, atol=1e-5)
+    with pytest.raises(bertgpt.InputError, match="pooling is 'cls'; choose mean, or for BERT also cls"):
+        bertgpt.embed(model, params, bpe, TEXTS, "cls")
+
+
+def test_texts_that_cannot_be_embedded_are_named_by_number(bert, wordpiece):
+    with pytest.raises(bertgpt.InputError, match="text 2 is empty"):
+        bertgpt.embed(*bert, wordpiece, ["a", " "])
+    with pytest.raises(bertgpt.InputError, match="text 1 has 42 tokens, over the model's 32"):
+        bertgpt.embed(*bert, wordpiece, ["a " * 40])
+    with pytest.raises(bertgpt.InputError, match="pooling is 'max'"):
+        bertgpt.embed(*bert, wordpiece, ["a"], "max")
+    assert bertgpt.embed(*bert, wordpiece, []).shape == (0, 16)

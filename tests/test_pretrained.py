@@ -1,5 +1,7 @@
 """Model folders: written and read back, in every spelling that is about, and refused by name."""
 
+import dataclasses
+import itertools
 import json
 import sys
 import tempfile
@@ -177,6 +179,7 @@ def test_shards_are_written_and_read(tmp_path):
     sizes = [sum(x.nbytes for x in load_file(tmp_path / "out" / shard).values()) for shard in shards]
     assert index["metadata"]["total_size"] == sum(sizes) == 4 * sum(x.size for x in jax.tree.leaves(params))
     assert max(sizes) <= 4096  # the largest array, which has a shard of its own
+    assert all(first + second > 3000 for first, second in itertools.pairwise(sizes))  # none that would fit together
     assert_equal(bertgpt.load_pretrained(tmp_path / "out")[1], params)
 
 
@@ -590,6 +593,16 @@ def test_what_their_gpt_cannot_express_is_not_exported(tmp_path, change, message
     with pytest.raises(InputError, match=message):
         bertgpt.save_pretrained(tmp_path / "out", model, params)
     assert not (tmp_path / "out").exists()
+
+
+def test_dropouts_and_whole_numbers_are_written_as_their_classes_take_them(tmp_path):
+    config = dataclasses.replace(GPT, hidden_dropout=0.3, layer_norm_eps=1, initializer_range=1)
+    bertgpt.save_pretrained(tmp_path, bertgpt.OpenAIGPTModel(config), make("OpenAIGPTModel")[1])
+    text = (tmp_path / "config.json").read_text()
+    assert '"layer_norm_epsilon": 1.0,' in text
+    assert '"initializer_range": 1.0,' in text
+    written = json.loads(text)
+    assert (written["embd_pdrop"], written["resid_pdrop"], written["attn_pdrop"]) == (0.3, 0.3, 0.1)
 
 
 def test_parameters_of_another_model_are_not_exported(tmp_path):

@@ -17,6 +17,7 @@ VERBS = {
     "fill-mask": "fill [MASK] in a text with a BERT",
     "predict": "tell with a BERT whether one text follows another",
     "generate": "continue a text with a GPT-1",
+    "embed": "turn texts into vectors",
     "export": "write a model as a Hugging Face folder or as StableHLO",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)

@@ -17,13 +17,13 @@ from bertgpt.errors import InputError
 
 DRAWN = ("mlm_loss", "nsp_loss", "lm_loss", "mlm_accuracy", "nsp_balanced_accuracy", "bits_per_byte")
 TIMINGS = ("tokens_per_second", "seconds")  # what two equal runs differ in
-console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, emoji=False)  # text is shown as it is
+errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
-def say(text: str) -> None:
-    """One line to the user."""
-    console.print(text, markup=False)
+def say(text: str, end: str = "\n") -> None:
+    """One line to the user, or a part of one."""
+    console.print(text, markup=False, end=end)
 
 
 def warn(text: str) -> None:
