@@ -20,7 +20,7 @@ from bertgpt.errors import InputError, check_ids
 from bertgpt.gpt import OpenAIGPTLMHeadModel
 from bertgpt.layers import FeedForward, dense, layer_norm, mix, tied_logits
 
-BUCKET = 16  # prompts and continuations share a compiled program up to 16, 32, 64, ... tokens
+BUCKET = 16  # batches of one size share a compiled program up to 16, 32, 64, ... tokens of prompt and continuation
 
 
 @struct.dataclass
@@ -52,7 +52,7 @@ class State(NamedTuple):
     Attributes:
         ids: [B S] int32, a slot a token: padding, prompt, continuation.
         cache: the keys and values [B S H W] of every layer.
-        logits: [B V] float32, of the next token.
+        token: [B] int32, the newest of each row, not read yet.
         pad: [B] int32, how many slots of a row are padding.
         done: [B] bool, rows that have had their end token.
         added: int32, how many tokens were.
@@ -60,7 +60,7 @@ class State(NamedTuple):
 
     ids: Array
     cache: list[tuple[Array, Array]]
-    logits: Array
+    token: Array
     pad: Array
     done: Array
     added: Array
@@ -84,7 +84,8 @@ def generate(
     Args:
         model: an `OpenAIGPTLMHeadModel`.
         params: its parameters.
-        prompt_ids: [B T] int, T at least 1; or a list of B lists of ids, each of a length of its own.
+        prompt_ids: [B T] int, T at least 1; or a list of B lists of ids, each of a length of its own. One prompt is
+            `[ids]`.
         max_new_tokens: how many to add.
         temperature: 0 takes the likeliest token; above, samples from softmax(logits / temperature).
         key: of the sampling; needed where temperature is above 0.
@@ -100,8 +101,8 @@ def generate(
     Raises:
         InputError: the model has no next-token head, a prompt is empty or too long, an id or a setting is impossible.
     """
-    prompts = [np.asarray(prompt, np.int32).reshape(-1) for prompt in prompt_ids]
-    prompts = [_checked(model, prompt, max_new_tokens, cut_left) for prompt in prompts]
+    _check_model(model, max_new_tokens)
+    prompts = [_checked(model, prompt, max_new_tokens, cut_left) for prompt in prompt_ids]
     sampling = _sampling(temperature, key, top_k, top_p, end_id, model.config.vocab_size)
     if not prompts or not max_new_tokens:
         added = np.zeros((len(prompts), 0), np.int32)
@@ -132,44 +133,67 @@ def stream(
     cut_left: bool = False,
 ) -> Iterator[int]:
     """The tokens that `generate` adds to one prompt [T], each as soon as it is known; ends after `end_id`."""
-    prompt = _checked(model, np.asarray(prompt_ids, np.int32).reshape(-1), max_new_tokens, cut_left)
-    sampling = _sampling(temperature, key, top_k, top_p, end_id, model.config.vocab_size)
+    _check_model(model, max_new_tokens)
+    prompt = _checked(model, prompt_ids, max_new_tokens, cut_left)
+    return _tokens(
+        model,
+        params,
+        prompt,
+        max_new_tokens,
+        _sampling(temperature, key, top_k, top_p, end_id, model.config.vocab_size),
+    )
+
+
+def _tokens(model: Any, params: Any, prompt: np.ndarray, count: int, sampling: Sampling) -> Iterator[int]:
     ids, pad = _padded([prompt], model.config.max_positions)
     constants = {"config": model.config, "dtype": model.dtype}
-    state = _start(params, ids, pad, **constants, slots=ids.shape[1] + _bucket(max_new_tokens))
-    for slot in range(ids.shape[1], ids.shape[1] + max_new_tokens):
-        state, token = _next(params, state, slot, sampling, **constants)
-        yield int(token[0])
-        if int(token[0]) == end_id:
+    slots = ids.shape[1] + _bucket(count)
+    for number in range(count):
+        if number == 0:
+            state = _start(params, ids, pad, sampling, **constants, slots=slots)
+        else:
+            state = _next(params, state, ids.shape[1] + number - 1, sampling, **constants)
+        yield int(state.token[0])
+        if state.done[0]:
             return
 
 
-def _checked(model: Any, prompt: np.ndarray, max_new_tokens: int, cut_left: bool) -> np.ndarray:
-    """A prompt that leaves room for what is to come."""
+def _check_model(model: Any, max_new_tokens: int) -> None:
     if not isinstance(model, OpenAIGPTLMHeadModel):
         raise InputError(f"{type(model).__name__} does not write text; load it as OpenAIGPTLMHeadModel")
     positions = model.config.max_positions
-    if not prompt.size:
-        raise InputError("the prompt has no tokens; give at least one word")
-    check_ids(prompt, model.config.vocab_size)
     if not 0 <= max_new_tokens < positions:
         raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0 and under {positions} positions")
+
+
+def _checked(model: Any, prompt_ids: Any, max_new_tokens: int, cut_left: bool) -> np.ndarray:
+    """A prompt that leaves room for what is to come, [T] int32."""
+    positions, prompt = model.config.max_positions, np.asarray(prompt_ids)
+    if prompt.ndim != 1:
+        raise InputError(f"a prompt has {prompt.ndim} axes instead of one; give a list of prompts: one is [ids]")
+    if not prompt.size:
+        raise InputError("the prompt has no tokens; give at least one word")
+    if prompt.dtype.kind not in "iu":
+        raise InputError(f"token ids are whole numbers, not {prompt.dtype}")
+    check_ids(prompt, model.config.vocab_size)
     if len(prompt) + max_new_tokens > positions and not cut_left:
         raise InputError(
             f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones are over the model's {positions} "
             "positions; shorten the prompt, ask for fewer, or have its left cut"
         )
-    return prompt[-(positions - max_new_tokens) :]
+    return prompt[-(positions - max_new_tokens) :].astype(np.int32)
 
 
 def _sampling(
     temperature: float, key: Array | None, top_k: int, top_p: float, end_id: int | None, vocab_size: int
 ) -> Sampling:
-    if temperature < 0 or top_k < 0 or not 0 < top_p <= 1:
+    if not (temperature == 0 or 1e-4 <= temperature < 1e4) or top_k < 0 or not 0 < top_p <= 1:
         raise InputError(
-            f"temperature {temperature}, top_k {top_k} and top_p {top_p} must be at least 0, at least 0, and above 0 "
-            "up to 1"
+            f"temperature {temperature}, top_k {top_k} and top_p {top_p} must be 0 or from 0.0001 to 10000, at least "
+            "0, and above 0 up to 1"
         )
+    if end_id is not None and not 0 <= end_id < vocab_size:
+        raise InputError(f"end_id {end_id} does not fit the vocabulary of {vocab_size}")
     if temperature and key is None:
         raise InputError("sampling needs a key: key=jax.random.key(0)")
     greedy = not temperature
@@ -177,7 +201,7 @@ def _sampling(
         greedy=greedy,
         filtered=not greedy and (top_k > 0 or top_p < 1),
         temperature=jnp.float32(temperature or 1),
-        top_k=jnp.int32(top_k or vocab_size),
+        top_k=jnp.int32(min(top_k or vocab_size, vocab_size)),
         top_p=jnp.float32(top_p),
         key=jax.random.key(0) if key is None else key,
         end_id=jnp.int32(-1 if end_id is None else end_id),
@@ -202,36 +226,32 @@ def _ended(row: np.ndarray, prompt: int, end_id: int | None) -> np.ndarray:
     return row[: prompt + ends[0] + 1] if ends.size else row
 
 
-def prefill(params: Any, ids: Array, pad: Array, *, config: ModelConfig, dtype: DTypeLike, slots: int) -> State:
-    """Reads prompts [B P], `pad` [B] slots of each being padding."""
+def prefill(
+    params: Any, ids: Array, pad: Array, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike, slots: int
+) -> State:
+    """Reads prompts [B P], `pad` [B] slots of each being padding, and adds the first token."""
     batch, width = ids.shape
     shape = (batch, slots, config.num_heads, config.hidden_size // config.num_heads)
     empty = [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)]
     logits, cache = _forward(params, ids, empty, jnp.int32(0), pad, config, dtype)
-    return State(
-        ids=jnp.pad(ids, ((0, 0), (0, slots - width))),  # where a row ended, what stands here is not read
-        cache=cache,
-        logits=logits,
-        pad=pad,
-        done=jnp.zeros(batch, bool),
-        added=jnp.int32(0),
-    )
+    ids = jnp.pad(ids, ((0, 0), (0, slots - width)))  # where a row ended, what stands here is not read
+    state = State(ids, cache, ids[:, 0], pad, jnp.zeros(batch, bool), jnp.int32(0))
+    return _add(state, logits, jnp.int32(width), sampling)
 
 
 def advance(
     params: Any, state: State, slot: Array, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike
 ) -> State:
-    """Adds the token of a slot to every row, and reads it."""
-    token = jnp.where(state.done, sampling.end_id, _choose(state.logits, sampling, state.added))  # [B]
-    logits, cache = _forward(params, token[:, None], state.cache, slot, state.pad, config, dtype)
-    return State(
-        ids=jax.lax.dynamic_update_slice(state.ids, token[:, None], (0, slot)),
-        cache=cache,
-        logits=logits,
-        pad=state.pad,
-        done=token == sampling.end_id,
-        added=state.added + 1,
-    )
+    """Reads the newest tokens, which stand in `slot`, and adds one to every row."""
+    logits, cache = _forward(params, state.token[:, None], state.cache, slot, state.pad, config, dtype)
+    return _add(state._replace(cache=cache), logits, slot + 1, sampling)
+
+
+def _add(state: State, logits: Array, slot: Array, sampling: Sampling) -> State:
+    """Chooses by logits [B V] what goes into a slot."""
+    token = jnp.where(state.done, sampling.end_id, _choose(logits, sampling, state.added))  # [B]
+    ids = jax.lax.dynamic_update_slice(state.ids, token[:, None], (0, slot))
+    return state._replace(ids=ids, token=token, done=token == sampling.end_id, added=state.added + 1)
 
 
 def _choose(logits: Array, sampling: Sampling, count: Array) -> Array:
@@ -249,7 +269,7 @@ def keep_likeliest(logits: Array, top_k: Array | int, top_p: Array | float) -> A
     ordered = -jnp.sort(-logits, axis=-1)
     kept = jnp.broadcast_to(jnp.arange(logits.shape[-1]) < top_k, logits.shape)
     probabilities = jax.nn.softmax(jnp.where(kept, ordered, -jnp.inf))
-    kept &= jnp.cumsum(probabilities, axis=-1) - probabilities < top_p
+    kept &= jnp.cumsum(probabilities, axis=-1) - probabilities < jnp.maximum(top_p, 1e-9)
     least = jnp.where(kept, ordered, jnp.inf).min(-1, keepdims=True)
     return jnp.where(logits < least, -jnp.inf, logits)
 
@@ -308,11 +328,7 @@ STATIC = ("config", "dtype", "slots")
 _start = functools.partial(jax.jit, static_argnames=STATIC)(prefill)
 
 
-@functools.partial(jax.jit, static_argnames=STATIC, donate_argnames="state")
-def _next(params: Any, state: State, slot: Array, sampling: Sampling, **constants: Any) -> tuple[State, Array]:
-    """One token more, and that token [B]."""
-    state = advance(params, state, slot, sampling, **constants)
-    return state, jax.lax.dynamic_index_in_dim(state.ids, slot, 1, keepdims=False)
+_next = functools.partial(jax.jit, static_argnames=("config", "dtype"), donate_argnames="state")(advance)
 
 
 @functools.partial(jax.jit, static_argnames=STATIC)
@@ -331,6 +347,6 @@ def _run(
     first = ids.shape[1]
     return jax.lax.while_loop(
         lambda state: (state.added < count) & ~state.done.all(),
-        lambda state: advance(params, state, first + state.added, sampling, config=config, dtype=dtype),
-        prefill(params, ids, pad, config=config, dtype=dtype, slots=slots),
+        lambda state: advance(params, state, first + state.added - 1, sampling, config=config, dtype=dtype),
+        prefill(params, ids, pad, sampling, config=config, dtype=dtype, slots=slots),
     ).ids

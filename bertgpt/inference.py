@@ -11,10 +11,17 @@ import numpy as np
 from jax import Array
 from tokenizers import Tokenizer
 
+from bertgpt.bert import BertModel
 from bertgpt.config import ModelConfig
 from bertgpt.data.bert import IS_NEXT, encode
 from bertgpt.errors import InputError, check_ids
+from bertgpt.gpt import OpenAIGPTModel
 from bertgpt.tokenizers import special_id
+
+HEADS = {
+    "mlm_logits": ("BertForPreTraining", "BertForMaskedLM"),
+    "nsp_logits": ("BertForPreTraining", "BertForNextSentencePrediction"),
+}
 
 
 def fill_mask(
@@ -78,13 +85,18 @@ def embed(
     config = model.config  # type: ignore[attr-defined]
     if pooling not in ("mean", "cls") or (pooling == "cls" and config.causal):
         raise InputError(f"pooling is {pooling!r}; choose mean, or for BERT also cls")
+    if isinstance(texts, str) or batch_size < 1:
+        raise InputError("embed takes a list of texts, and a batch_size of at least 1")
+    encoder: nn.Module = OpenAIGPTModel(config) if config.causal else BertModel(config, add_pooling_layer=False)
+    encoder = encoder.clone(dtype=model.dtype)  # type: ignore[attr-defined]
+    inner = params.get("transformer" if config.causal else "bert", params)  # a bare encoder's are its own
     ids = [_text_ids(tokenizer, text, number, config) for number, text in enumerate(texts, 1)]
     vectors = np.zeros((len(ids), config.hidden_size), np.float32)
     order = np.argsort([len(row) for row in ids], kind="stable")  # texts of like length share a batch
     for first in range(0, len(ids), batch_size):
         chosen = order[first : first + batch_size]
         batch = _padded([ids[row] for row in chosen], batch_size, config.max_positions)
-        states = _apply(model, params, batch).last_hidden_state.astype(jnp.float32)
+        states = _apply(encoder, inner, batch, "last_hidden_state").astype(jnp.float32)
         weight = batch["attention_mask"] if pooling == "mean" else np.arange(states.shape[1])[None] == 0
         weight = weight / weight.sum(1, keepdims=True)  # [B T]
         vectors[chosen] = np.einsum("BTD,BT->BD", np.asarray(states), weight)[: len(chosen)]
@@ -102,8 +114,10 @@ def _text_ids(tokenizer: Tokenizer, text: str, number: int, config: ModelConfig)
 
 
 def _padded(ids: list[list[int]], rows: int, positions: int) -> dict[str, np.ndarray]:
-    """[rows T] with T a power of two, so that few programs are compiled; missing rows are one token of padding."""
-    width = min(1 << (max(map(len, ids)) - 1).bit_length(), positions)
+    """[R T], R and T powers of two up to rows and positions, so that few programs are compiled; a missing row is one
+    token of padding."""
+    width = min(_power_of_two(max(map(len, ids))), positions)
+    rows = min(_power_of_two(len(ids)), rows)
     tokens, mask = np.zeros((rows, width), np.int32), np.zeros((rows, width), np.int32)
     mask[len(ids) :, 0] = 1
     for row, text in enumerate(ids):
@@ -112,17 +126,21 @@ def _padded(ids: list[list[int]], rows: int, positions: int) -> dict[str, np.nda
 
 
 def _forward(model: nn.Module, params: Any, batch: dict[str, np.ndarray], field: str) -> Array:
-    """One field of the output."""
+    """One field of the output, if the model has a head for it."""
+    if type(model).__name__ not in HEADS[field]:
+        raise InputError(f"{type(model).__name__} has no {field}; load it as {HEADS[field][0]}, which does")
     length, positions = batch["input_ids"].shape[1], model.config.max_positions  # type: ignore[attr-defined]
     if length > positions:
         raise InputError(f"the text has {length} tokens, over the model's {positions} positions; shorten it")
     check_ids(batch["input_ids"], model.config.vocab_size)  # type: ignore[attr-defined]
-    found = getattr(_apply(model, params, batch), field)
-    if found is None:
-        raise InputError(f"{type(model).__name__} has no {field}; load it as BertForPreTraining, which does")
-    return found
+    return _apply(model, params, batch, field)
 
 
-@functools.partial(jax.jit, static_argnames=("model",))
-def _apply(model: nn.Module, params: Any, batch: dict[str, Any]) -> Any:
-    return model.apply({"params": params}, **batch)
+def _power_of_two(size: int) -> int:
+    return 1 << (size - 1).bit_length()
+
+
+@functools.partial(jax.jit, static_argnames=("model", "field"))
+def _apply(model: nn.Module, params: Any, batch: dict[str, Any], field: str) -> Any:
+    """Only what the field needs is computed."""
+    return getattr(model.apply({"params": params}, **batch), field)

@@ -35,6 +35,7 @@ from bertgpt.tensor_files import (
 from bertgpt.tokenizers import TOKENIZER_FILES, export_tokenizer
 
 Params = Any
+CARD = "README.md"
 LAST = "config.json"  # the file that makes a folder a model's is put in its place last
 
 
@@ -100,7 +101,7 @@ def save_pretrained(
     """Writes a folder that Hugging Face's `AutoModel...from_pretrained` reads, and `load_pretrained`.
 
     A new folder appears whole or not at all. Where there is one, each file of it is replaced whole, weights of another
-    layout are removed, and an old tokenizer's files where a tokenizer is given.
+    layout are removed, and an old tokenizer's files where a tokenizer is given. A README.md that is there stays.
 
     Args:
         folder: made where it is missing.
@@ -125,7 +126,7 @@ def save_pretrained(
     with replacing(folder, superseded) as new:
         write_tensors(new, tensors, shard_bytes)
         (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (new / "README.md").write_text(_card(name, model.config, tensors), encoding="utf-8")  # type: ignore[attr-defined]
+        (new / CARD).write_text(_card(name, model.config, tensors), encoding="utf-8")  # type: ignore[attr-defined]
         if tokenizer is not None:
             export_tokenizer(tokenizer, new, model.config.max_positions)  # type: ignore[attr-defined]
 
@@ -350,12 +351,12 @@ def replacing(folder: Path, superseded: Iterable[str] = ()) -> Iterator[Path]:
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder if folder.is_dir() else folder.parent))
     try:
         yield new
-        new.chmod(0o755)  # mkdtemp and safetensors make theirs for the owner alone
-        for file in new.iterdir():
-            file.chmod(0o644)
+        _apply_umask(new)
         if not folder.exists():
             new.replace(folder)
             return
+        if (folder / CARD).exists():  # somebody may have written on it
+            (new / CARD).unlink(missing_ok=True)
         written = sorted(file.name for file in new.iterdir())
         for name in written:
             if name != LAST:
@@ -367,6 +368,17 @@ def replacing(folder: Path, superseded: Iterable[str] = ()) -> Iterator[Path]:
             os.replace(new / LAST, folder / LAST)
     finally:
         shutil.rmtree(new, ignore_errors=True)
+
+
+def _apply_umask(folder: Path) -> None:
+    """Modes as any new file's: mkdtemp and safetensors make theirs for the owner alone."""
+    probe = folder / ".mode"
+    probe.touch()
+    mode = probe.stat().st_mode & 0o777
+    probe.unlink()
+    for file in folder.iterdir():
+        file.chmod(mode)
+    folder.chmod(mode | mode >> 2 & 0o111)
 
 
 def _card(name: str, config: ModelConfig, tensors: dict[str, np.ndarray]) -> str:

@@ -27,7 +27,8 @@ def export_stablehlo(folder: str | Path, model: nn.Module, params: Any, tokenize
     fields that are not None by name, in the model's dtype, logits float32. It runs on CPU, CUDA and TPU.
 
     Args:
-        folder: written whole or not at all.
+        folder: a new one appears whole or not at all; where there is one, each file is replaced whole, but a README.md
+            stays.
         model: any of this library's.
         params: its parameters.
         tokenizer: written too where given.

@@ -68,8 +68,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     """The tokenizer in a file (`tokenizer.json`, `vocab.txt`) or folder (those, or `vocab.json` + `merges.txt`, or
     OpenAI's `encoder_bpe_40000.json` + `vocab_40000.bpe`).
 
-    `do_lower_case`, `tokenize_chinese_chars` and `strip_accents` of a `tokenizer_config.json` beside it are followed
-    for BERT, as Hugging Face does; a `vocab.txt` without it is lower-cased.
+    A `tokenizer_config.json` beside it that is a BERT's decides lower case, Chinese characters and accents, with
+    Hugging Face's defaults for what it leaves out; a `vocab.txt` without it is lower-cased.
 
     Raises:
         InputError: there is no tokenizer, or its file cannot be used.
@@ -207,16 +207,20 @@ def _bpe(model: models.BPE) -> Tokenizer:
 
 
 def _read_settings(folder: Path) -> dict[str, Any]:
-    """What `tokenizer_config.json` says of BERT's clean-up, in the words of the normalizer."""
+    """What `tokenizer_config.json` says of BERT's clean-up, in the words of the normalizer; nothing without it."""
     file = folder / "tokenizer_config.json"
-    config = read_json_object(file) if file.is_file() else {}
-    settings = {}
-    for key, ours in SETTINGS.items():
+    config = read_json_object(file) if file.is_file() else {"tokenizer_class": "none"}
+    if "Bert" not in str(config.get("tokenizer_class", "BertTokenizer")):
+        return {}
+    for key in SETTINGS:
         if not isinstance(config.get(key), bool | None):
             raise InputError(f"{file}: {key} is {config[key]!r}; it must be true or false")
-        if config.get(key) is not None:
-            settings[ours] = config[key]
-    return settings
+    lowercase, characters = (config.get(key) is not False for key in ("do_lower_case", "tokenize_chinese_chars"))
+    return {
+        "lowercase": lowercase,
+        "handle_chinese_chars": characters,
+        "strip_accents": config.get("strip_accents"),
+    }
 
 
 def _load_file(file: Path, settings: dict[str, Any]) -> Tokenizer:

@@ -143,6 +143,24 @@ def test_vectors_are_printed_one_a_line(bert_run, capsys, monkeypatch):
     assert json.loads(capsys.readouterr().out)["embedding"] != rows[0]["embedding"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["generate", "--prompt", "a", "--seed", "99999999999"], "--seed must be at least 0 and under"),
+        (["generate", "--prompt", "\udcff"], "a text is not UTF-8"),
+        (["generate", "--prompt", "a", "--max-new-tokens", "4", "--temperature", "nan"], "temperature nan"),
+        (["generate", "--prompt", "a", "--max-new-tokens", "64"], "max_new_tokens is 64"),
+        (["embed"], "there are no texts"),
+        (["embed", "\udcff"], "a text is not UTF-8"),
+    ],
+)
+def test_texts_and_numbers_that_cannot_be_used_are_one_line(gpt_run, capsys, monkeypatch, arguments, expected):
+    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    verb, *options = arguments
+    assert expected in fails(capsys, verb, gpt_run, *options)
+    assert capsys.readouterr().out == ""
+
+
 def test_the_wrong_verb_is_told_the_right_one(bert_run, gpt_run, capsys):
     assert "use fill-mask" in fails(capsys, "generate", bert_run, "--prompt", "a")
     assert "use generate" in fails(capsys, "fill-mask", gpt_run, "a [MASK]")

@@ -88,7 +88,7 @@ def test_a_text_over_the_positions_is_refused(gpt):
 
 def test_an_empty_prompt_is_refused(gpt):
     with pytest.raises(bertgpt.InputError, match="no tokens"):
-        bertgpt.generate(*gpt, np.zeros((1, 0), int))
+        bertgpt.generate(*gpt, np.zeros((1, 0), int), 4)
 
 
 def test_sampling_without_a_key_is_refused(gpt):
@@ -98,7 +98,7 @@ def test_sampling_without_a_key_is_refused(gpt):
 
 def test_ids_beyond_the_vocabulary_are_refused(gpt):
     with pytest.raises(bertgpt.InputError, match="do not fit the vocabulary of 200"):
-        bertgpt.generate(*gpt, np.array([[200]]))
+        bertgpt.generate(*gpt, np.array([[200]]), 4)
 
 
 @pytest.mark.parametrize("count", [1, 7, 12])
@@ -199,6 +199,9 @@ def test_bfloat16_decodes_as_its_own_plain_pass(gpt):
     ("options", "message"),
     [
         ({"temperature": -1.0}, "temperature -1.0"),
+        ({"temperature": float("nan")}, "temperature nan"),
+        ({"temperature": 1e-39}, "temperature 1e-39"),
+        ({"end_id": 200}, "end_id 200 does not fit the vocabulary of 200"),
         ({"top_k": -1}, "top_k -1"),
         ({"top_p": 0.0}, "top_p 0.0"),
         ({"top_p": 1.5}, "top_p 1.5"),
@@ -209,6 +212,50 @@ def test_bfloat16_decodes_as_its_own_plain_pass(gpt):
 def test_impossible_settings_are_refused(gpt, options, message):
     with pytest.raises(bertgpt.InputError, match=message):
         bertgpt.generate(*gpt, PROMPTS, **{"max_new_tokens": 4, **options})
+
+
+@pytest.mark.parametrize(
+    ("prompts", "message"),
+    [
+        ([3, 14, 15], "a prompt has 0 axes instead of one; give a list of prompts"),
+        (np.array([3, 14]), "a prompt has 0 axes instead of one"),
+        ([[[3], [4]]], "a prompt has 2 axes instead of one"),
+        ([[1.5, 2.0]], "token ids are whole numbers, not float64"),
+        (np.array([[2**32 + 3]]), "do not fit the vocabulary of 200"),
+        ([[2**40]], "do not fit the vocabulary of 200"),
+        ([[3, -1]], "do not fit the vocabulary of 200"),
+    ],
+)
+def test_prompts_that_are_none_are_refused(gpt, prompts, message):
+    with pytest.raises(bertgpt.InputError, match=message):
+        bertgpt.generate(*gpt, prompts, 4)
+
+
+def test_a_stream_checks_before_its_first_token(gpt):
+    with pytest.raises(bertgpt.InputError, match="no tokens"):
+        bertgpt.stream(*gpt, [], 2)
+
+
+def test_a_large_top_k_is_all_tokens(gpt):
+    key = jax.random.key(0)
+    all_tokens, many = (bertgpt.generate(*gpt, PROMPTS, 3, 1.0, key, top_k=k) for k in (0, 10**12))
+    np.testing.assert_array_equal(all_tokens, many)
+
+
+def test_positions_that_are_no_power_of_two_may_all_be_filled():
+    model = bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**WIDE | {"max_positions": 24}))
+    params = jax.jit(model.init)(jax.random.key(0), PROMPTS)["params"]
+    prompts = [list(range(1, size + 1)) for size in (23, 1, 17)]
+    for prompt, row in zip(prompts, bertgpt.generate(model, params, prompts, 1), strict=True):
+        logits = model.apply({"params": params}, np.array([prompt])).logits[0, -1]
+        assert row.tolist() == [*prompt, int(logits.argmax())]
+
+
+def test_one_program_serves_a_whole_stream(gpt):
+    decoding._next.clear_cache()
+    for prompt in ([1, 2], [4, 5, 6]):
+        assert len(list(bertgpt.stream(*gpt, prompt, 9))) == 9
+    assert decoding._next._cache_size() == 1
 
 
 def test_no_prompts_and_no_new_tokens_are_no_work(gpt):

@@ -93,4 +93,21 @@ def test_texts_that_cannot_be_embedded_are_named_by_number(bert, wordpiece):
         bertgpt.embed(*bert, wordpiece, ["a " * 40])
     with pytest.raises(bertgpt.InputError, match="pooling is 'max'"):
         bertgpt.embed(*bert, wordpiece, ["a"], "max")
+    with pytest.raises(bertgpt.InputError, match="a list of texts, and a batch_size of at least 1"):
+        bertgpt.embed(*bert, wordpiece, "a")
+    with pytest.raises(bertgpt.InputError, match="a list of texts, and a batch_size of at least 1"):
+        bertgpt.embed(*bert, wordpiece, ["a"], batch_size=0)
     assert bertgpt.embed(*bert, wordpiece, []).shape == (0, 16)
+
+
+@pytest.mark.parametrize("name", ["BertModel", "BertForMultipleChoice", "BertForQuestionAnswering"])
+def test_any_head_or_none_gives_the_same_vectors(bert, wordpiece, name):
+    params = bert[1]["bert"] if name == "BertModel" else {"bert": bert[1]["bert"], "classifier": {}}
+    vectors = bertgpt.embed(getattr(bertgpt, name)(bert[0].config), params, wordpiece, TEXTS)
+    np.testing.assert_allclose(vectors, bertgpt.embed(*bert, wordpiece, TEXTS), rtol=1e-5, atol=1e-6)
+
+
+def test_a_model_without_the_head_is_refused_before_it_runs(bert, wordpiece):
+    model = bertgpt.BertForMultipleChoice(bert[0].config)
+    with pytest.raises(bertgpt.InputError, match="BertForMultipleChoice has no mlm_logits; load it as BertForPreTr"):
+        bertgpt.fill_mask(model, bert[1], wordpiece, "[MASK]")

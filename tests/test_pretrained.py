@@ -3,6 +3,7 @@
 import dataclasses
 import itertools
 import json
+import os
 import sys
 import tempfile
 import warnings
@@ -96,10 +97,26 @@ def test_linear_weights_are_transposed_and_conv1d_joined(saved):
     np.testing.assert_array_equal(tensors["transformer.h.0.attn.c_attn.weight"], joined)
 
 
-def test_files_are_for_everybody_and_say_what_they_are(saved):
+def test_files_have_the_modes_of_any_new_file(tmp_path):
+    before = os.umask(0o027)
+    try:
+        bertgpt.save_pretrained(tmp_path / "out", *make("BertModel"))
+    finally:
+        os.umask(before)
+    assert (tmp_path / "out").stat().st_mode & 0o777 == 0o750
+    assert {file.stat().st_mode & 0o777 for file in (tmp_path / "out").iterdir()} == {0o640}
+
+
+def test_a_model_card_that_is_there_stays(saved):
+    folder, model, params = saved("BertModel")
+    (folder / "README.md").write_text("what I wrote")
+    bertgpt.save_pretrained(folder, model, params)
+    assert (folder / "README.md").read_text() == "what I wrote"
+
+
+def test_files_say_what_they_are(saved):
     folder, _, _ = saved("BertForMaskedLM")
     assert {file.name for file in folder.iterdir()} == {"config.json", "model.safetensors", "README.md"}
-    assert all(file.stat().st_mode & 0o777 == 0o644 for file in folder.iterdir())
     config = json.loads((folder / "config.json").read_text())
     assert (config["architectures"], config["model_type"]) == (["BertForMaskedLM"], "bert")
     assert config["id2label"] == {"0": "no", "1": "maybe", "2": "yes"}

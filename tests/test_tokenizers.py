@@ -122,6 +122,12 @@ def test_tokenizer_config_goes_over_tokenizer_json_as_with_hugging_face(tmp_path
     (tmp_path / "tokenizer_config.json").write_text('{"do_lower_case": false, "strip_accents": null}')
     normalizer = json.loads(tokenizers.load_tokenizer(tmp_path).to_str())["normalizer"]
     assert (normalizer["lowercase"], normalizer["strip_accents"], normalizer["clean_text"]) == (False, None, True)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "PreTrainedTokenizerFast"}')
+    assert tokenizers.load_tokenizer(tmp_path).to_str() == wordpiece.to_str()
+    cased = tokenizers.train_wordpiece(["Café cafe"] * 3, 100, lowercase=False)
+    tokenizers.save_tokenizer(cased, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text('{"tokenizer_class": "BertTokenizer"}')
+    assert pieces(tokenizers.load_tokenizer(tmp_path), "CAFÉ") == ["cafe"]
 
 
 @pytest.mark.parametrize("value", ["no", 1, []])

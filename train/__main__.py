@@ -3,6 +3,7 @@
 import argparse
 import errno
 import importlib
+import os
 import sys
 import traceback
 import warnings
@@ -50,6 +51,9 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
+    except BrokenPipeError:  # whoever read our output has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 0
     except Exception as error:
         return explain(error)
 

@@ -26,6 +26,17 @@ def say(text: str, end: str = "\n") -> None:
     console.print(text, markup=False, end=end)
 
 
+def check_text(text: str) -> None:
+    """
+    Raises:
+        InputError: it was not UTF-8 on the command line.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"a text is not UTF-8: {error}") from error
+
+
 def warn(text: str) -> None:
     """One line on stderr."""
     errors.print(f"warning: {text}", markup=False)

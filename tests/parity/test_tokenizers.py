@@ -158,6 +158,18 @@ def test_a_tokenizer_of_another_kind_is_read_by_theirs(kind, tmp_path):
         assert theirs(text)["input_ids"] == tokenizer.encode(text).ids
 
 
+@pytest.mark.parametrize("settings", ['{"tokenizer_class": "BertTokenizer"}', '{"strip_accents": null}', "{}"])
+def test_settings_that_are_left_out_are_filled_in_alike(settings, tmp_path):
+    tokenizer = train_wordpiece(TEXTS * 3, 600, lowercase=False)
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=False, strip_accents=False)
+    export_tokenizer(tokenizer, tmp_path, 512)
+    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
+    (tmp_path / "tokenizer_config.json").write_text(settings)
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+    for text in (*TEXTS, "Café Über"):
+        assert ours.encode(text).ids == theirs(text)["input_ids"]
+
+
 @pytest.mark.parametrize("setting", SETTINGS)
 def test_settings_go_over_tokenizer_json_alike(setting, tmp_path):
     export_tokenizer(train_wordpiece(TEXTS * 3, 600, lowercase=False), tmp_path, 512)

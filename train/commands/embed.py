@@ -1,4 +1,4 @@
-"""Turn texts into vectors with a BERT or GPT-1: a JSON object a line, with `text` and `embedding`."""
+"""Turn texts into vectors with a BERT or GPT-1: a JSON object a line, with `text` and `embedding` (6 decimals)."""
 
 import argparse
 
@@ -19,10 +19,19 @@ def run(options: argparse.Namespace) -> None:
     import json
     import sys
 
+    from bertgpt.errors import InputError
     from bertgpt.inference import embed
+    from train.reports import check_text
     from train.runs import load_run
 
-    texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
+    try:
+        texts = options.texts or [line.rstrip("\n") for line in sys.stdin]
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not UTF-8: {error}") from error
+    if not texts:
+        raise InputError("there are no texts; give some, or lines of standard input")
+    for text in texts:
+        check_text(text)
     model, params, tokenizer, _ = load_run(options.run)
     for text, vector in zip(texts, embed(model, params, tokenizer, texts, options.pooling), strict=True):
         print(json.dumps({"text": text, "embedding": [round(float(x), 6) for x in vector]}, ensure_ascii=False))

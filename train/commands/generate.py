@@ -21,11 +21,14 @@ def run(options: argparse.Namespace) -> None:
 
     from bertgpt.decoding import stream
     from bertgpt.errors import InputError
-    from train.reports import say
+    from train.reports import check_text, say
     from train.runs import load_run, need
 
     if options.max_new_tokens < 1:
         raise InputError("--max-new-tokens must be at least 1")
+    check_text(options.prompt)
+    if not 0 <= options.seed < 2**32:
+        raise InputError("--seed must be at least 0 and under 4294967296")
     model, params, tokenizer, _ = need(load_run(options.run), "gpt", "generate", "fill-mask")
     ids = tokenizer.encode(options.prompt).ids
     new = stream(
@@ -44,6 +47,7 @@ def run(options: argparse.Namespace) -> None:
     for token in new:
         ids.append(token)
         text = tokenizer.decode(ids)
-        say(text.removeprefix(shown), end="")
-        shown = text
+        if not text.endswith("\ufffd"):  # else a character is not complete yet
+            say(text.removeprefix(shown), end="")
+            shown = text
     say("")
