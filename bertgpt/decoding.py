@@ -33,7 +33,7 @@ class Sampling:
         temperature: logits are divided by it.
         top_k: only that many of the likeliest tokens; the vocabulary's size for all.
         top_p: only the likeliest tokens that together reach this probability (Holtzman et al. 2020).
-        key: folded with the number of the token.
+        key: of `jax.random`; the number of the token is folded into it.
         end_id: a row is over after this token; -1 for none.
     """
 
@@ -325,10 +325,8 @@ def _block(
 
 
 STATIC = ("config", "dtype", "slots")
-_start = functools.partial(jax.jit, static_argnames=STATIC)(prefill)
-
-
-_next = functools.partial(jax.jit, static_argnames=("config", "dtype"), donate_argnames="state")(advance)
+_start = jax.jit(prefill, static_argnames=STATIC)
+_next = jax.jit(advance, static_argnames=("config", "dtype"), donate_argnames="state")
 
 
 @functools.partial(jax.jit, static_argnames=STATIC)

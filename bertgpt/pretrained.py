@@ -25,13 +25,7 @@ from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
 from bertgpt.json_files import read_json_object
 from bertgpt.names import Entry, Family
-from bertgpt.tensor_files import (
-    SHARD_BYTES,
-    WEIGHTS,
-    Tensor,
-    open_tensors,
-    write_tensors,
-)
+from bertgpt.tensor_files import SHARD_BYTES, WEIGHTS, Tensor, open_tensors, write_tensors
 from bertgpt.tokenizers import TOKENIZER_FILES, export_tokenizer
 
 Params = Any
@@ -63,7 +57,8 @@ def load_pretrained(
             message names the file with the key or tensor.
     """
     source = _open(Path(folder), architecture)
-    model = make_model(source.architecture, _model_config(source, num_labels))
+    home = importlib.import_module(f"bertgpt.{source.family.architecture}")
+    model = getattr(home, source.architecture)(_model_config(source, num_labels))
     wanted = _wanted(source.family, source.architecture, model)
     unused = _unused(source, wanted)
     remade = _missing_heads(source, wanted, architecture is not None, num_labels is not None)
@@ -121,24 +116,15 @@ def save_pretrained(
     tensors = to_theirs(family, name, model, params)
     pads = [tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>")] if tokenizer else []
     pad = next((index for index in pads if index is not None), None)
-    config = hf_config.to_hf(model.config, name, pad)  # type: ignore[attr-defined]
+    model_config: ModelConfig = model.config  # type: ignore[attr-defined]
+    config = hf_config.to_hf(model_config, name, pad)
     superseded = [*WEIGHTS, *(TOKENIZER_FILES if tokenizer else ())]
     with replacing(folder, superseded) as new:
         write_tensors(new, tensors, shard_bytes)
         (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
-        (new / CARD).write_text(_card(name, model.config, tensors), encoding="utf-8")  # type: ignore[attr-defined]
+        (new / CARD).write_text(_card(name, model_config, tensors), encoding="utf-8")
         if tokenizer is not None:
-            export_tokenizer(tokenizer, new, model.config.max_positions)  # type: ignore[attr-defined]
-
-
-def make_model(architecture: str, config: ModelConfig) -> nn.Module:
-    """A class of this library by its name."""
-    family = names.family_of(architecture)
-    if family is None:
-        choices = ", ".join(name for family in names.FAMILIES.values() for name in family.architectures)
-        raise InputError(f"architecture {architecture!r} is unknown; choose one of {choices}")
-    home = importlib.import_module(f"bertgpt.{names.FAMILIES[family].architecture}")
-    return getattr(home, architecture)(config)
+            export_tokenizer(tokenizer, new, model_config.max_positions)
 
 
 class _Source(NamedTuple):

@@ -210,7 +210,7 @@ def _read_settings(folder: Path) -> dict[str, Any]:
     """What `tokenizer_config.json` says of BERT's clean-up, in the words of the normalizer; nothing without it."""
     file = folder / "tokenizer_config.json"
     config = read_json_object(file) if file.is_file() else {"tokenizer_class": "none"}
-    if "Bert" not in str(config.get("tokenizer_class", "BertTokenizer")):
+    if "Bert" not in str(config.get("tokenizer_class") or "BertTokenizer"):
         return {}
     for key in SETTINGS:
         if not isinstance(config.get(key), bool | None):

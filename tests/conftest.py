@@ -10,6 +10,7 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+from model_folders import make
 
 import bertgpt
 from bertgpt.data import store
@@ -18,10 +19,16 @@ from bertgpt.tokenizers import train_bpe, train_wordpiece
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
 jax.config.update("jax_disable_most_optimizations", True)  # most of the tests' time is compilation
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0)
 hypothesis.settings.register_profile("repo", deadline=None, derandomize=True, max_examples=50)
 hypothesis.settings.load_profile("repo")
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 32, "max_positions": 32, "vocab_size": 64}
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Programs that several tests compile are compiled once, also from one session to the next."""
+    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
 
 
 @pytest.fixture(scope="session")
@@ -78,3 +85,15 @@ def tiny_bert():
 @pytest.fixture(scope="session")
 def tiny_gpt():
     return bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**TINY))
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """name -> (folder, model, params), written."""
+
+    def save(name):
+        model, params = make(name)
+        bertgpt.save_pretrained(tmp_path / name, model, params)
+        return tmp_path / name, model, params
+
+    return save

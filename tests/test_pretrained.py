@@ -1,67 +1,21 @@
 """Model folders: written and read back, in every spelling that is about, and refused by name."""
 
-import dataclasses
-import itertools
 import json
 import os
-import sys
 import tempfile
 import warnings
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
-from safetensors.numpy import load_file, save_file
+from model_folders import FAMILY, assert_equal, change_config, make, rewrite
+from safetensors.numpy import load_file
 
 import bertgpt
 from bertgpt import names, pretrained, tensor_files
 from bertgpt.errors import InputError
 from bertgpt.stablehlo import export_stablehlo
-
-TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_positions": 32, "vocab_size": 64, "num_labels": 3}
-BERT = bertgpt.presets.bert_tiny(**TINY, mlp_size=32, labels=("no", "maybe", "yes"))
-GPT = bertgpt.presets.gpt1(**TINY, mlp_size=64, classifier_dropout=0.2)
-FAMILY = {name: family for family in names.FAMILIES.values() for name in family.architectures}
-HEADLESS = ("BertModel", "OpenAIGPTModel")
-
-
-def make(name, seed=0):
-    """A model with parameters that are all different."""
-    model = getattr(bertgpt, name)(BERT if name.startswith("Bert") else GPT)
-    ids = jnp.zeros((1, 1, 2) if pretrained.takes_choices(name) else (1, 2), jnp.int32)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
-    rng = np.random.default_rng(seed)
-    return model, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
-
-
-def assert_equal(a, b):
-    assert jax.tree.structure(a) == jax.tree.structure(b)
-    jax.tree.map(np.testing.assert_array_equal, a, b)
-
-
-@pytest.fixture
-def saved(tmp_path):
-    """name -> (folder, model, params), written."""
-
-    def save(name):
-        model, params = make(name)
-        bertgpt.save_pretrained(tmp_path / name, model, params)
-        return tmp_path / name, model, params
-
-    return save
-
-
-def rewrite(folder, change):
-    """Passes a folder's tensors through a function."""
-    file = folder / "model.safetensors"
-    save_file(change(load_file(file)), file)
-
-
-def change_config(folder, **values):
-    file = folder / "config.json"
-    file.write_text(json.dumps(json.loads(file.read_text()) | values))
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -174,34 +128,6 @@ def test_the_encoders_prefix_may_be_there_or_not(saved, bare, headed):
     folder, _, params = saved(headed)
     rewrite(folder, lambda tensors: {key.removeprefix(f"{prefix}."): value for key, value in tensors.items()})
     assert_equal(bertgpt.load_pretrained(folder)[1], params)
-
-
-@pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, np.float64])
-def test_other_floats_are_read_to_float32(saved, dtype):
-    folder, _, params = saved("BertModel")
-    rewrite(folder, lambda tensors: {key: value.astype(dtype) for key, value in tensors.items()})
-    found = bertgpt.load_pretrained(folder)[1]
-    assert {x.dtype for x in jax.tree.leaves(found)} == {jnp.dtype("float32")}
-    assert_equal(found, jax.tree.map(lambda x: jnp.asarray(np.asarray(x).astype(dtype).astype(np.float32)), params))
-
-
-def test_shards_are_written_and_read(tmp_path):
-    model, params = make("BertForPreTraining")
-    bertgpt.save_pretrained(tmp_path / "out", model, params, shard_bytes=3000)
-    shards = sorted(file.name for file in (tmp_path / "out").glob("model-*.safetensors"))
-    index = json.loads((tmp_path / "out" / "model.safetensors.index.json").read_text())
-    assert len(shards) > 3
-    assert set(index["weight_map"].values()) == set(shards)
-    assert shards[0] == f"model-00001-of-{len(shards):05}.safetensors"
-    sizes = [sum(x.nbytes for x in load_file(tmp_path / "out" / shard).values()) for shard in shards]
-    assert index["metadata"]["total_size"] == sum(sizes) == 4 * sum(x.size for x in jax.tree.leaves(params))
-    assert max(sizes) <= 4096  # the largest array, which has a shard of its own
-    assert all(first + second > 3000 for first, second in itertools.pairwise(sizes))  # none that would fit together
-    assert_equal(bertgpt.load_pretrained(tmp_path / "out")[1], params)
-
-
-def test_files_are_sharded_above_5_gb():
-    assert bertgpt.save_pretrained.__kwdefaults__["shard_bytes"] == 5_000_000_000
 
 
 @pytest.mark.parametrize("first", [3000, 10**9])
@@ -341,26 +267,6 @@ def test_a_folder_without_model_type_and_architectures_is_told_by_the_caller(sav
         bertgpt.load_pretrained(folder)
 
 
-@pytest.mark.parametrize(
-    ("values", "count", "labels"),
-    [
-        ({"id2label": {"0": "a", "1": "b"}}, 2, ("a", "b")),
-        ({"id2label": {"0": 5, "1": 7}}, 2, ("5", "7")),
-        ({"id2label": {"1": "a", "2": "b"}}, 2, ()),
-        ({"id2label": {"0": "a", "1": "b"}, "num_labels": 5}, 5, ()),
-        ({"id2label": {"0": "LABEL_0", "1": "LABEL_1"}}, 2, ()),
-        ({"id2label": {}}, 2, ()),
-        ({"id2label": None, "num_labels": 4}, 4, ()),
-        ({"id2label": None}, 2, ()),
-    ],
-)
-def test_labels_are_counted_as_hugging_face_counts(saved, values, count, labels):
-    folder, _, _ = saved("BertModel")
-    change_config(folder, **values)
-    config = bertgpt.load_pretrained(folder)[0].config
-    assert (config.num_labels, config.labels) == (count, labels)
-
-
 def test_a_decoder_of_its_own_does_not_matter_where_none_is_used(saved):
     folder, _, params = saved("BertForPreTraining")
     rewrite(folder, lambda tensors: tensors | {"cls.predictions.decoder.weight": np.ones((64, 16), np.float32)})
@@ -370,95 +276,6 @@ def test_a_decoder_of_its_own_does_not_matter_where_none_is_used(saved):
     change_config(folder, tie_word_embeddings=True)
     with pytest.raises(InputError, match=r"decoder\.weight and .* differ; untied weights are not supported"):
         bertgpt.load_pretrained(folder)
-
-
-def test_keys_that_a_configuration_leaves_out_have_the_published_values(saved):
-    folder, _, _ = saved("BertModel")
-    config = json.loads((folder / "config.json").read_text())
-    kept = ("model_type", "architectures", "vocab_size", "hidden_size", "num_hidden_layers", "max_position_embeddings")
-    kept += ("num_attention_heads", "intermediate_size")
-    (folder / "config.json").write_text(json.dumps({key: config[key] for key in kept}))
-    found = bertgpt.load_pretrained(folder)[0].config
-    assert found == bertgpt.presets.bert_base(**{k: v for k, v in TINY.items() if k != "num_labels"}, mlp_size=32)
-
-
-@pytest.mark.parametrize(
-    ("name", "theirs", "ours"),
-    [
-        ("BertModel", "gelu", "gelu_erf"),
-        ("BertModel", "gelu_new", "gelu_tanh"),
-        ("BertModel", "relu", "relu"),
-        ("OpenAIGPTModel", "gelu", "gelu_tanh"),
-        ("OpenAIGPTModel", "relu", "relu"),
-    ],
-)
-def test_activations_go_by_the_family(saved, name, theirs, ours):
-    folder, _, _ = saved(name)
-    change_config(folder, **{"hidden_act" if name.startswith("Bert") else "afn": theirs})
-    model, params = bertgpt.load_pretrained(folder)
-    assert model.config.activation == ours
-    bertgpt.save_pretrained(folder, model, params)
-    config = json.loads((folder / "config.json").read_text())
-    assert config["hidden_act" if name.startswith("Bert") else "afn"] == theirs
-
-
-def test_a_dropout_of_the_embeddings_alone_is_told_of(saved):
-    folder, _, _ = saved("OpenAIGPTModel")
-    change_config(folder, embd_pdrop=0.3)
-    with pytest.warns(UserWarning, match="embd_pdrop is not kept"):
-        bertgpt.load_pretrained(folder)
-
-
-@pytest.mark.parametrize(
-    ("values", "message"),
-    [
-        ({"hidden_act": "swish"}, "config.json: activation 'swish' is unknown; choose one of gelu,"),
-        ({"hidden_act": ["gelu"]}, "activation ['gelu'] is unknown"),
-        ({"position_embedding_type": "relative_key"}, "position_embedding_type 'relative_key' is not supported"),
-        ({"is_decoder": True}, "is_decoder True is not supported; it must be False"),
-        ({"add_cross_attention": True}, "add_cross_attention True is not supported"),
-        ({"tie_word_embeddings": False}, "tie_word_embeddings False is not supported"),
-        ({"pruned_heads": {"0": [1]}}, "pruned_heads {'0': [1]} is not supported"),
-        ({"hidden_size": "16"}, "config.json: hidden_size is '16'; it must be a whole number"),
-        ({"layer_norm_eps": True}, "layer_norm_eps is True; it must be a number"),
-        ({"num_attention_heads": 3}, "config.json: model.hidden_size 16 is not divisible by model.num_heads 3"),
-        ({"num_hidden_layers": 10**9}, "asks for 1000000000 layers, more than the folder has tensors"),
-        ({"num_hidden_layers": 1}, "a model of 1 layers has no bert.encoder.layer.1.attention.output.LayerNorm.bias"),
-        ({"num_hidden_layers": 3}, "asks for 3 layers, more than the folder has tensors for"),
-        (
-            {"vocab_size": 65},
-            "embeddings.weight has shape (64, 16), and a BertForPreTraining needs (65, 16)",
-        ),
-        ({"vocab_size": 10**9}, "BertForPreTraining needs (1000000000, 16)"),
-        ({"vocab_size": 10**15}, "vocab_size is 1000000000000000; it must be at most 2147483647"),
-        ({"model_type": "gpt2"}, "config.json: model_type 'gpt2' is not supported; it must be bert or openai-gpt"),
-        ({"architectures": ["BertLMHeadModel"]}, "architecture 'BertLMHeadModel' is unknown; choose one of BertModel,"),
-        ({"id2label": ["a", "b"]}, "id2label is ['a', 'b']; it must map 0, 1, 2, ... to names"),
-        ({"id2label": 5}, "id2label is 5; it must map"),
-        ({"num_labels": 10**7}, "num_labels is 10000000; it must be at most 1000000"),
-        ({"model_type": ["bert"]}, "model_type ['bert'] is not supported"),
-        ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan; it must be at most"),
-        ({"initializer_range": float("inf")}, "initializer_range is inf; it must be at most"),
-        ({"initializer_range": 10**400}, "it must be at most 2147483647"),
-        ({"problem_type": "ranking"}, "model.problem_type is 'ranking'"),
-    ],
-)
-def test_a_configuration_that_cannot_be_followed_is_refused(saved, values, message):
-    folder, _, _ = saved("BertForPreTraining")
-    change_config(folder, **values)
-    with pytest.raises(InputError) as caught:
-        bertgpt.load_pretrained(folder)
-    assert message in str(caught.value)
-    assert str(folder) in str(caught.value)
-
-
-def test_a_summary_that_cannot_be_followed_is_refused_where_it_is_used(saved):
-    folder, _, _ = saved("OpenAIGPTDoubleHeadsModel")
-    change_config(folder, summary_activation="tanh")
-    with pytest.raises(InputError, match="summary_activation 'tanh' is not supported; it must be None"):
-        bertgpt.load_pretrained(folder)
-    with pytest.warns(UserWarning, match="does not use multiple_choice_head"):
-        bertgpt.load_pretrained(folder, "OpenAIGPTLMHeadModel")
 
 
 def without(*dropped):
@@ -498,92 +315,12 @@ def test_a_tensor_that_does_not_fit_is_refused_by_name(saved, change, message):
     assert message in str(caught.value)
 
 
-@pytest.mark.parametrize("keep", [0, 4, 100, -1])
-def test_a_file_cut_short_is_named(saved, keep):
-    folder, _, _ = saved("BertModel")
-    file = folder / "model.safetensors"
-    file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"model\.safetensors: damaged or cut short"):
-        bertgpt.load_pretrained(folder)
-
-
-def test_a_header_that_lies_about_its_size_is_refused_before_anything_is_allocated(saved):
-    folder, _, _ = saved("BertModel")
-    header = json.dumps({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
-    (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(InputError, match=r"model\.safetensors: damaged or cut short"):
-        bertgpt.load_pretrained(folder)
-
-
-@pytest.mark.parametrize("text", ["{", "[1]", "\x00", "9" * 5000])
-def test_a_configuration_that_is_no_json_object_is_named(saved, text):
-    folder, _, _ = saved("BertModel")
-    (folder / "config.json").write_text(text)
-    with pytest.raises(InputError, match=r"config\.json: not"):
-        bertgpt.load_pretrained(folder)
-
-
-@pytest.mark.parametrize(
-    "shard", ["../other.safetensors", "/etc/passwd", "a/b.safetensors", "..", "", "a\\b", "a" * 400]
-)
-def test_an_index_reaches_no_other_folder(saved, shard):
-    folder, _, _ = saved("BertModel")
-    (folder / "model.safetensors").rename(folder.parent / "other.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": {"pooler.dense.bias": shard}}))
-    with pytest.raises(InputError, match=r"index\.json: .* is outside the folder"):
-        bertgpt.load_pretrained(folder)
-
-
-@pytest.mark.parametrize(
-    ("index", "message"),
-    [
-        (
-            {"weight_map": {"pooler.dense.bias": "gone.safetensors"}},
-            "'gone.safetensors' is missing; copy the",
-        ),
-        ({"weight_map": {"unheard": "one.safetensors"}}, "lacks unheard, which model.safetensors.index.json says"),
-        ({"weight_map": ["one.safetensors"]}, "has no weight_map"),
-        ({"weight_map": {"pooler.dense.bias": 1}}, "has no weight_map"),
-        ({}, "has no weight_map"),
-    ],
-)
-def test_an_index_that_does_not_hold_is_refused(saved, index, message):
-    folder, _, _ = saved("BertModel")
-    (folder / "model.safetensors").rename(folder / "one.safetensors")
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    with pytest.raises(InputError) as caught:
-        bertgpt.load_pretrained(folder)
-    assert message in str(caught.value)
-
-
-def test_an_eight_bit_float_is_refused_by_name(saved):
-    folder, _, _ = saved("BertModel")
-    rewrite(folder, lambda tensors: tensors | {"pooler.dense.bias": np.zeros(16, ml_dtypes.float8_e4m3fn)})
-    with pytest.raises(InputError, match=r"model\.safetensors: pooler\.dense\.bias holds F8_E4M3"):
-        bertgpt.load_pretrained(folder)
-
-
 def test_a_message_is_one_line_whatever_stands_in_the_file(saved):
     folder, _, _ = saved("BertModel")
     rewrite(folder, lambda tensors: tensors | {"a\nb\0": ROW})
     with pytest.raises(InputError) as caught:
         bertgpt.load_pretrained(folder)
     assert "has no a b?" in str(caught.value)
-
-
-def test_links_as_the_hubs_cache_has_them_are_followed(saved, tmp_path):
-    folder, _, params = saved("BertModel")
-    (folder / "model.safetensors").rename(tmp_path / "blob")
-    (folder / "model.safetensors").symlink_to(tmp_path / "blob")
-    assert_equal(bertgpt.load_pretrained(folder)[1], params)
-
-
-def test_without_torch_its_file_is_told_how_to_convert(saved, monkeypatch):
-    folder, _, _ = saved("BertModel")
-    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match=r"pytorch_model\.bin: reading torch's format needs torch; install it, or"):
-        bertgpt.load_pretrained(folder)
 
 
 def test_a_place_without_a_model_is_named(tmp_path, saved):
@@ -595,31 +332,6 @@ def test_a_place_without_a_model_is_named(tmp_path, saved):
     (folder / "model.safetensors").unlink()
     with pytest.raises(InputError, match=r"no weights: neither model\.safetensors"):
         bertgpt.load_pretrained(folder)
-
-
-@pytest.mark.parametrize(
-    ("change", "message"),
-    [
-        ({"mlp_size": 48}, "mlp_size 48 cannot be exported: Hugging Face's GPT-1 always has 4 x hidden_size, 64"),
-        ({"activation": "gelu_erf"}, "activation gelu_erf cannot be exported"),
-    ],
-)
-def test_what_their_gpt_cannot_express_is_not_exported(tmp_path, change, message):
-    model = bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**TINY | {"mlp_size": 64} | change))
-    params = model.init(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
-    with pytest.raises(InputError, match=message):
-        bertgpt.save_pretrained(tmp_path / "out", model, params)
-    assert not (tmp_path / "out").exists()
-
-
-def test_dropouts_and_whole_numbers_are_written_as_their_classes_take_them(tmp_path):
-    config = dataclasses.replace(GPT, hidden_dropout=0.3, layer_norm_eps=1, initializer_range=1)
-    bertgpt.save_pretrained(tmp_path, bertgpt.OpenAIGPTModel(config), make("OpenAIGPTModel")[1])
-    text = (tmp_path / "config.json").read_text()
-    assert '"layer_norm_epsilon": 1.0,' in text
-    assert '"initializer_range": 1.0,' in text
-    written = json.loads(text)
-    assert (written["embd_pdrop"], written["resid_pdrop"], written["attn_pdrop"]) == (0.3, 0.3, 0.1)
 
 
 def test_parameters_of_another_model_are_not_exported(tmp_path):

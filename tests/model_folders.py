@@ -1,0 +1,41 @@
+"""Small models, and their folders changed on disk, for the tests of loading and saving."""
+
+import json
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from safetensors.numpy import load_file, save_file
+
+import bertgpt
+from bertgpt import names, pretrained
+
+TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_positions": 32, "vocab_size": 64, "num_labels": 3}
+BERT = bertgpt.presets.bert_tiny(**TINY, mlp_size=32, labels=("no", "maybe", "yes"))
+GPT = bertgpt.presets.gpt1(**TINY, mlp_size=64, classifier_dropout=0.2)
+FAMILY = {name: family for family in names.FAMILIES.values() for name in family.architectures}
+
+
+def make(name, seed=0):
+    """A model with parameters that are all different."""
+    model = getattr(bertgpt, name)(BERT if name.startswith("Bert") else GPT)
+    ids = jnp.zeros((1, 1, 2) if pretrained.takes_choices(name) else (1, 2), jnp.int32)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
+    rng = np.random.default_rng(seed)
+    return model, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)
+
+
+def assert_equal(a, b):
+    assert jax.tree.structure(a) == jax.tree.structure(b)
+    jax.tree.map(np.testing.assert_array_equal, a, b)
+
+
+def rewrite(folder, change):
+    """Passes a folder's tensors through a function."""
+    file = folder / "model.safetensors"
+    save_file(change(load_file(file)), file)
+
+
+def change_config(folder, **values):
+    file = folder / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | values))
