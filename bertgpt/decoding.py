@@ -107,7 +107,7 @@ def generate(
     if not prompts or not max_new_tokens:
         added = np.zeros((len(prompts), 0), np.int32)
     else:
-        ids, pad = _padded(prompts, model.config.max_positions)
+        ids, pad = _padded(prompts)
         slots = ids.shape[1] + _bucket(max_new_tokens)
         run = _run(params, ids, pad, max_new_tokens, sampling, config=model.config, dtype=model.dtype, slots=slots)
         added = np.asarray(run)[:, ids.shape[1] :][:, :max_new_tokens]
@@ -145,7 +145,7 @@ def stream(
 
 
 def _tokens(model: Any, params: Any, prompt: np.ndarray, count: int, sampling: Sampling) -> Iterator[int]:
-    ids, pad = _padded([prompt], model.config.max_positions)
+    ids, pad = _padded([prompt])
     constants = {"config": model.config, "dtype": model.dtype}
     slots = ids.shape[1] + _bucket(count)
     for number in range(count):
@@ -213,9 +213,9 @@ def _bucket(length: int) -> int:
     return max(BUCKET, 1 << (length - 1).bit_length())
 
 
-def _padded(prompts: list[np.ndarray], positions: int) -> tuple[np.ndarray, np.ndarray]:
+def _padded(prompts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     """Prompts of any lengths as [B P] with padding on the left, and how much of it [B]."""
-    width = min(_bucket(max(map(len, prompts))), positions)
+    width = _bucket(max(map(len, prompts)))
     ids = np.stack([np.pad(prompt, (width - len(prompt), 0)) for prompt in prompts])
     return ids, np.array([width - len(prompt) for prompt in prompts], np.int32)
 

@@ -177,6 +177,12 @@ def test_what_is_kept_is_the_fewest_that_reach_top_p(values, top_k, top_p):
     assert len({*logits[kept].tolist()}) <= int((np.cumsum(shares) - shares < top_p + 1e-5).sum())
 
 
+def test_every_token_is_drawn_anew(gpt):
+    # So hot that all tokens are about equally likely: one key for all would draw one token again and again.
+    row = np.asarray(bertgpt.generate(*gpt, PROMPTS[:1], 12, temperature=9999.0, key=jax.random.key(0)))[0, 3:]
+    assert len(set(row.tolist())) > 6
+
+
 def test_sampling_keeps_to_top_k(gpt):
     model, params = gpt
     logits = np.asarray(jax.jit(model.apply)({"params": params}, PROMPTS[:1]).logits[0, -1])
