@@ -137,15 +137,30 @@ class OpenAIGPTForSequenceClassification(nn.Module):
         position_ids: Array | None = None,
         *,
         deterministic: bool = True,
+        output_lm_logits: bool = False,
         **options: Any,
     ) -> ModelOutput:
-        """As `OpenAIGPTModel`, with `logits` [B num_labels], read at the last position of `attention_mask`."""
-        output = self.transformer(input_ids, attention_mask, position_ids, deterministic=deterministic, **options)
+        """As `OpenAIGPTModel`, with `logits` [B num_labels], read at the last position of `attention_mask`.
+
+        Args:
+            input_ids: [B T]; or [B 2 T], a pair of texts in both orders, whose two states are added before the
+                classifier (section 3.3, similarity). The other fields then have B x 2 rows.
+            attention_mask: of the same shape.
+            position_ids: of the same shape.
+            output_lm_logits: also return `lm_logits`, of the shape of `input_ids` with V at its end.
+        """
+        inputs = [input_ids, attention_mask, position_ids]
+        if input_ids.ndim == 3:
+            inputs = flatten_choices(*inputs)
+        output = self.transformer(*inputs, deterministic=deterministic, **options)
         x = output.last_hidden_state
-        last = x[jnp.arange(x.shape[0]), last_position(x, attention_mask)]  # [B D]
-        return dataclasses.replace(
-            output, logits=self.score(self.dropout(last, deterministic=deterministic)).astype(jnp.float32)
-        )
+        last = x[jnp.arange(x.shape[0]), last_position(x, inputs[1])]  # [B D], or [B*2 D]
+        last = last.reshape(input_ids.shape[0], -1, last.shape[-1]).sum(1)
+        logits = self.score(self.dropout(last, deterministic=deterministic)).astype(jnp.float32)
+        if not output_lm_logits:
+            return dataclasses.replace(output, logits=logits)
+        lm_logits = tied_logits(x, self.transformer.token.embedding).reshape(*input_ids.shape, -1)
+        return dataclasses.replace(output, logits=logits, lm_logits=lm_logits)
 
 
 def last_position(x: Array, attention_mask: Array | None) -> Array:

@@ -83,3 +83,58 @@ def gpt_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
 def gpt_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
     """The share of next tokens that have the highest logit."""
     return {"lm_accuracy": accuracy(output.logits, batch["labels"], batch["loss_mask"])}
+
+
+def class_loss(logits: Array, batch: Batch, problem: str) -> SumWeight:
+    """A classifier's loss: logits [B L] (regression [B 1]) against `labels` under `loss_mask` [B].
+
+    Args:
+        logits: of every class.
+        batch: `labels` are int [B]; float [B L] of zeros and ones, whose binary cross-entropy is averaged over L; or
+            float [B], whose squared error counts.
+        problem: "single_label_classification", "multi_label_classification" or "regression".
+    """
+    labels, mask = batch["labels"], batch["loss_mask"]
+    if problem == "single_label_classification":
+        return cross_entropy(logits, labels, mask)
+    logits = logits.astype(jnp.float32)
+    if problem == "multi_label_classification":
+        # -log sigmoid(x) for a label that holds, -log sigmoid(-x) for one that does not
+        return masked_sum((jax.nn.softplus(logits) - logits * labels).mean(-1), mask)
+    return masked_sum((logits[:, 0] - labels) ** 2, mask)
+
+
+def class_accuracy(logits: Array, batch: Batch, problem: str) -> dict[str, SumWeight]:
+    """The share of rows, or of (row, label) pairs, that are right; nothing for regression."""
+    labels, mask = batch["labels"], batch["loss_mask"]
+    if problem == "single_label_classification":
+        return {"accuracy": accuracy(logits, labels, mask)}
+    if problem == "multi_label_classification":
+        return {"accuracy": masked_sum(((logits > 0) == (labels > 0)).mean(-1, dtype=jnp.float32), mask)}
+    return {}
+
+
+def choice_logits(mc_logits: Array, choice_mask: Array) -> Array:
+    """[B C] with what is no choice (0 in `choice_mask`) far below every one that is."""
+    return jnp.where(choice_mask > 0, mc_logits, -1e9)
+
+
+def auxiliary_lm_loss(logits: Array, batch: Batch) -> SumWeight:
+    """Next-token loss of a task's own texts: logits [... T V], `lm_labels` under `lm_loss_mask` [... T]
+    (Radford et al. 2018, equation 5). The mask's weights make it a mean over texts of their means over tokens."""
+    return cross_entropy(logits, batch["lm_labels"], batch["lm_loss_mask"])
+
+
+def span_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
+    """Cross-entropy of an answer's first and last token, `start_positions` and `end_positions` [B]; their mean is the
+    loss (run_squad.py of google-research/bert)."""
+    return {
+        f"{end}_loss": cross_entropy(getattr(output, f"{end}_logits"), batch[f"{end}_positions"], batch["loss_mask"])
+        for end in ("start", "end")
+    }
+
+
+def span_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
+    """The share of windows whose first and last token are both right."""
+    right = [getattr(output, f"{end}_logits").argmax(-1) == batch[f"{end}_positions"] for end in ("start", "end")]
+    return {"span_accuracy": masked_sum((right[0] & right[1]).astype(jnp.float32), batch["loss_mask"])}

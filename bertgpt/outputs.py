@@ -14,6 +14,7 @@ class ModelOutput:
         hidden_states: L + 1 arrays [B T D], the embeddings and every block's output, when asked for.
         logits: next-token logits [B T V] or [B C T V] (GPT-1); else a task head's: classes [B num_labels], or of every
             token [B T num_labels].
+        lm_logits: next-token logits [B T V] beside a classifier's `logits`, when asked for (GPT-1).
         mlm_logits: [B T V], or [B P V] at `masked_positions` (BERT).
         nsp_logits: [B 2], 0 = IsNext (BERT).
         mc_logits: [B C], one for every choice.
@@ -25,6 +26,7 @@ class ModelOutput:
     pooler_output: Array | None = None
     hidden_states: tuple[Array, ...] | None = None
     logits: Array | None = None
+    lm_logits: Array | None = None
     mlm_logits: Array | None = None
     nsp_logits: Array | None = None
     mc_logits: Array | None = None

@@ -8,7 +8,7 @@ import os
 import shutil
 import tempfile
 import warnings
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -71,15 +71,15 @@ def load_pretrained(
     if remade:
         warnings.warn(f"{folder} lacks {', '.join(remade)}: made anew, to be trained", stacklevel=2)
         paths = [path for theirs in remade for path in wanted[theirs][1]]
-        flat |= _initial(model, paths, jax.random.key(0) if key is None else key)
+        flat |= initial_values(model, paths, jax.random.key(0) if key is None else key)
     return model, jax.tree.map(jnp.asarray, unflatten_dict(flat, sep="/"))
 
 
-def _initial(model: nn.Module, paths: list[str], key: Array) -> dict[str, Array]:
-    """The initial values of some parameters; compiled, so that the others are never made."""
+def initial_values(model: nn.Module, paths: Sequence[str], key: Array) -> dict[str, Array]:
+    """The initial values of some parameters, by path; compiled, so that the others are never made."""
 
     def some(key: Array) -> dict[str, Array]:
-        flat = _flatten(model.init(key, _example(type(model).__name__))["params"])
+        flat = _flatten(model.init(key, example_ids(type(model).__name__))["params"])
         return {path: flat[path] for path in paths}
 
     return jax.jit(some)(key)
@@ -219,7 +219,7 @@ def _model_config(source: _Source, num_labels: int | None) -> ModelConfig:
 
 
 def _wanted(family: Family, name: str, model: Any) -> _Wanted:
-    shapes = jax.eval_shape(model.init, jax.random.key(0), _example(name))["params"]
+    shapes = jax.eval_shape(model.init, jax.random.key(0), example_ids(name))["params"]
     flat = {path: leaf.shape for path, leaf in _flatten(shapes).items()}
     return {
         entry.theirs: (entry, {path: flat[path] for path in _paths(entry, family, name)})
@@ -232,7 +232,7 @@ def takes_choices(architecture: str) -> bool:
     return architecture in ("BertForMultipleChoice", "OpenAIGPTDoubleHeadsModel")
 
 
-def _example(architecture: str) -> Array:
+def example_ids(architecture: str) -> Array:
     """Ids that a model can be initialised with."""
     return jnp.zeros((1, 1, 1) if takes_choices(architecture) else (1, 1), jnp.int32)
 

@@ -153,7 +153,7 @@ def test_evaluation_sums_are_those_of_the_whole_batch(case, name):
         strategy, lambda state, axis: None, functools.partial(step.eval_step, task=task)
     )
     params = strategy.put_state(make_state(task)).params
-    sums = evaluate(params, strategy.put_batch(batch))
+    sums, _ = evaluate(params, strategy.put_batch(batch))
     sums = {key: SumWeight(*map(strategy.scalar, value)) for key, value in sums.items()}
     assert {key: value.weight for key, value in sums.items()} == {
         "mlm_loss": 15,

@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from train import config as configs
-from train import loop
+from train import loop, pretraining
 from train.checkpoints import Checkpoints
 from train.reports import TIMINGS
 from train.runs import load_run
@@ -120,7 +120,7 @@ def test_saved_under_pmap_a_run_goes_on_under_a_mesh(config_file, whole):
     def losses(out: str, *strategies: tuple[str, int]) -> list[float]:
         for strategy, steps in strategies:
             overrides = [f"out={config_file.parent / out}", f"parallel.strategy={strategy}", f"train.steps={steps}"]
-            loop.pretrain(configs.load(str(config_file), [*off, "optimizer.schedule=constant", *overrides]))
+            pretraining.pretrain(configs.load(str(config_file), [*off, "optimizer.schedule=constant", *overrides]))
         return [row["loss"] for row in rows(config_file.parent / out) if row["split"] == "train"]
 
     moved = losses("moved", ("pmap", 4), ("mesh", 8))
@@ -131,13 +131,13 @@ def test_saved_under_pmap_a_run_goes_on_under_a_mesh(config_file, whole):
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(config_file, whole, capsys):
     out = config_file.parent / "damaged"
     settings = configs.load(str(config_file), [f"out={out}", "train.steps=6"])
-    loop.pretrain(settings)
+    pretraining.pretrain(settings)
     largest = max((out / "checkpoints" / "6").rglob("d/*"), key=lambda file: file.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1  # one bit, which the storage itself would not see
     largest.write_bytes(content)
     assert load_run(out).step == 3
-    loop.pretrain(settings)
+    pretraining.pretrain(settings)
     output = capsys.readouterr()
     assert "checkpoint 6 is damaged" in output.err
     assert "going on from step 3" in output.out
@@ -150,22 +150,22 @@ def test_changed_text_is_told_and_a_started_run_refuses_it(config_file, corpus_f
     text.write_text(corpus_file.read_text())
     overrides = [f"data.train={text}", f"out={tmp_path / 'out'}", "data.store=null", "train.steps=2"]
     settings = configs.load(str(config_file), overrides)
-    loop.pretrain(settings)
+    pretraining.pretrain(settings)
     text.write_text(corpus_file.read_text().replace(".", "!"))
-    loop.pretrain(settings)
+    pretraining.pretrain(settings)
     assert "finished" in capsys.readouterr().out
     settings.train.steps = 4
     with pytest.raises(configs.InputError, match="text.jsonl changed since this run began"):
-        loop.pretrain(settings)
+        pretraining.pretrain(settings)
     other = configs.load(
         str(config_file), [*overrides, f"out={tmp_path / 'other'}", f"data.store={tmp_path}/out/store"]
     )
-    loop.pretrain(other)
+    pretraining.pretrain(other)
     assert f"preparing {tmp_path / 'out' / 'store'}: {text} changed" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out" / "store")
     with pytest.raises(configs.InputError, match="the text changed since checkpoint 2"):
-        loop.pretrain(settings)
+        pretraining.pretrain(settings)
     text.write_text(corpus_file.read_text())
     shutil.rmtree(tmp_path / "out" / "store")
-    loop.pretrain(settings)
+    pretraining.pretrain(settings)
     assert "going on from step 2" in capsys.readouterr().out

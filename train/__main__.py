@@ -14,6 +14,7 @@ from bertgpt.errors import InputError
 VERBS = {
     "prepare": "tokenize a corpus to a token store",
     "pretrain": "pretrain BERT or GPT-1 from a configuration",
+    "finetune": "fine-tune BERT or GPT-1 on a task from a configuration",
     "report": "draw a run's curves and tell where it ended",
     "fill-mask": "fill [MASK] in a text with a BERT",
     "predict": "tell with a BERT whether one text follows another",

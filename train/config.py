@@ -12,6 +12,7 @@ from omegaconf.errors import OmegaConfBaseException
 from bertgpt import presets
 from bertgpt.config import ModelConfig
 from bertgpt.data.store import TextSource
+from bertgpt.data.task import KINDS, TaskSettings
 from bertgpt.errors import InputError
 
 
@@ -34,6 +35,7 @@ class ModelSection:
     layer_norm_eps: float | None = None
     activation: str | None = None
     initializer_range: float | None = None
+    classifier_dropout: float | None = None  # before a task head; hidden_dropout where absent
 
 
 @dataclasses.dataclass
@@ -70,6 +72,7 @@ class OptimizerSection:
     name: str = "adamw"
     learning_rate: float = 1e-4
     warmup_steps: int = 0
+    warmup_fraction: float = 0.0  # of all steps, where warmup_steps is 0
     schedule: str = "linear"
     weight_decay: float = 0.01
     b1: float = 0.9
@@ -84,12 +87,14 @@ class TrainSection:
     """How long, how large, how often."""
 
     steps: int = 1000
+    epochs: float | None = None  # over the training data of a fine-tuning run; decides steps
     batch_size: int = 32  # the global batch, in examples
     accumulate: int = 1  # micro-batches a step
     dtype: str = "float32"
     log_every: int = 50
     eval_every: int = 500
     eval_examples: int = 2000  # scored at each evaluation; the held-out plan's epochs follow each other up to it
+    patience: int = 0  # evaluations without a better one after which the run ends; 0: never
 
 
 @dataclasses.dataclass
@@ -116,6 +121,7 @@ class RunConfig:
     tokenizer: TokenizerSection = dataclasses.field(default_factory=TokenizerSection)
     data: DataSection = dataclasses.field(default_factory=DataSection)
     optimizer: OptimizerSection = dataclasses.field(default_factory=OptimizerSection)
+    task: TaskSettings = dataclasses.field(default_factory=TaskSettings)
     train: TrainSection = dataclasses.field(default_factory=TrainSection)
     parallel: ParallelSection = dataclasses.field(default_factory=ParallelSection)
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
@@ -127,6 +133,8 @@ CHOICES = {
     "tokenizer.kind": (None, "wordpiece", "bpe"),
     "optimizer.name": ("adamw", "lamb"),
     "optimizer.schedule": ("linear", "cosine", "constant"),
+    "task.kind": (None, *KINDS),
+    "task.too_long": ("cut", "drop"),
     "train.dtype": ("float32", "bfloat16"),
     "parallel.strategy": ("auto", "jit", "pmap", "mesh"),
 }
@@ -137,6 +145,12 @@ AT_LEAST = {
     "train.log_every": 1,
     "train.eval_every": 1,
     "train.eval_examples": 1,
+    "train.patience": 0,
+    "task.lm_weight": 0,
+    "task.stride": 1,
+    "task.n_best": 1,
+    "task.max_answer": 1,
+    "optimizer.warmup_fraction": 0,
     "checkpoint.every": 1,
     "checkpoint.keep": 1,
     "data.sequence_length": 8,
@@ -151,7 +165,7 @@ AT_LEAST = {
     "data.workers": 1,
     "seed": 0,
 }
-UNDER = {"optimizer.b1": 1, "optimizer.b2": 1, "seed": 2**31}
+UNDER = {"optimizer.warmup_fraction": 1, "optimizer.b1": 1, "optimizer.b2": 1, "seed": 2**31}
 SIZES = (
     "architecture",
     "vocab_size",

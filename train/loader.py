@@ -20,7 +20,7 @@ class Source(Protocol):
         ...
 
 
-def batches(source: Source, batch_size: int, seed: int, start_row: int = 0) -> Iterator[dict[str, np.ndarray]]:
+def batches(source: Source, batch_size: int, seed: int | None, start_row: int = 0) -> Iterator[dict[str, np.ndarray]]:
     """Endless batches, each epoch shuffled anew, from a global row number on.
 
     The order depends on nothing but the seed: this process takes its share of every global batch, so that a run that
@@ -29,14 +29,14 @@ def batches(source: Source, batch_size: int, seed: int, start_row: int = 0) -> I
     Args:
         source: the examples.
         batch_size: of the global batch; divisible by the number of processes.
-        seed: of the order.
+        seed: of the order; None: as they are.
         start_row: rows that have been used already; a multiple of batch_size.
     """
     share, process = batch_size // jax.process_count(), jax.process_index()
     length = len(source)
+    numbers = grain.MapDataset.range(length)
     rows = (
-        grain.MapDataset.range(length)
-        .shuffle(seed=seed % 2**32)
+        (numbers if seed is None else numbers.shuffle(seed=seed % 2**32))
         .repeat()
         .map_with_index(lambda place, index: place // length * length + index)
         .batch(batch_size, batch_fn=np.array)
@@ -46,7 +46,7 @@ def batches(source: Source, batch_size: int, seed: int, start_row: int = 0) -> I
     return iter(rows.to_iter_dataset(grain.ReadOptions(num_threads=1, prefetch_buffer_size=PREFETCH)))
 
 
-def eval_batches(source: Source, batch_size: int, seed: int, examples: int) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(source: Source, batch_size: int, seed: int | None, examples: int) -> Iterator[dict[str, np.ndarray]]:
     """The same `examples` rows at every call; the last batch is filled with rows whose loss masks are 0."""
     for start, batch in zip(range(0, examples, batch_size), batches(source, batch_size, seed), strict=False):
         share = len(next(iter(batch.values())))

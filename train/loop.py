@@ -1,4 +1,4 @@
-"""Pretraining, in the order in which it happens."""
+"""The loop that every run goes through, in the order in which it happens."""
 
 import dataclasses
 import functools
@@ -14,77 +14,100 @@ import jax
 import numpy as np
 from tokenizers import Tokenizer
 
-from bertgpt.config import ModelConfig
-from bertgpt.data import store
-from bertgpt.decoding import generate
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import save_tokenizer, vocabulary_size
+from bertgpt.tokenizers import save_tokenizer
 from train import config as configs
-from train import loader, parallel, reports, runs
+from train import loader, parallel, reports
 from train.checkpoints import Checkpoints, restore_newest
 from train.config import RunConfig
 from train.optimizers import make_optimizer, make_schedule
 from train.parallel import Strategy
 from train.reports import say
 from train.state import TrainState, create_state
-from train.step import eval_step, train_step
-
-EVAL_SEED = 1  # of the held-out plan: the same pairs and masks in every run
+from train.step import Task, eval_step, train_step
 
 
 class NotFiniteError(RuntimeError):
     """A loss or gradient was infinite or not a number."""
 
 
-class Trainer(NamedTuple):
-    """What the loop needs, made once."""
+class Best(NamedTuple):
+    """The held-out figure by which checkpoints are compared."""
 
-    config: RunConfig
-    model_config: ModelConfig
+    name: str = "loss"
+    higher: bool = False
+
+    def badness(self, figures: dict[str, float]) -> float:
+        """Lower is better."""
+        return -figures[self.name] if self.higher else figures[self.name]
+
+
+class Job(NamedTuple):
+    """What a run learns, made by pretraining.py or finetuning.py.
+
+    Attributes:
+        model: with its head.
+        tokenizer: the model's.
+        params: to begin with; None: drawn from the seed.
+        task: losses and accuracies.
+        train_source, eval_source: examples.
+        eval_seed: of the order of held-out examples; None: as they are.
+        eval_examples: how many are scored.
+        token_keys: arrays of token ids, which are checked against the vocabulary.
+        digest: of the data; a run does not go on with other data.
+        host_sums: (held-out batch) -> further (sum, weight) by name, made on the host.
+        figures: (held-out means, outputs of every example) -> all figures of an evaluation.
+        best: which of them decides.
+        evaluates_first: also before the first step; and every evaluation is a checkpoint.
+    """
+
     model: nn.Module
     tokenizer: Tokenizer
+    params: Any
+    task: Task
+    train_source: loader.Source
+    eval_source: loader.Source
+    eval_seed: int | None
+    eval_examples: int
+    token_keys: tuple[str, ...]
+    digest: str
+    host_sums: Callable[[dict[str, np.ndarray]], dict[str, tuple[float, float]]]
+    figures: Callable[[dict[str, float], dict[str, np.ndarray]], dict[str, float]]
+    best: Best = Best()
+    evaluates_first: bool = False
+
+
+class Trainer(NamedTuple):
+    """A job with what runs it."""
+
+    config: RunConfig
+    job: Job
     strategy: Strategy
     train: Callable[..., Any]
     evaluate: Callable[..., Any]
     schedule: Callable[[int], Any]
-    train_source: loader.Source
-    eval_source: loader.Source
-    train_split: store.Split
-    eval_split: store.Split
 
 
-def pretrain(config: RunConfig) -> None:
-    """Runs a configuration to its end, from its newest checkpoint where there is one.
+def run(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, TrainState]:
+    """Trains to the end, from the newest checkpoint where there is one.
 
-    Leaves in `config.out`: config.yaml, tokenizer.json, metrics.jsonl, checkpoints/, curves.png.
+    Leaves in `config.out`: config.yaml, tokenizer.json, metrics.jsonl, checkpoints/.
 
     Raises:
-        InputError: the user's mistake, found before anything is written where possible.
+        InputError: the data changed since the checkpoint.
         NotFiniteError: the training diverged; the last good checkpoint is kept.
     """
     out = Path(config.out)
-    check_out(out, config)
-    start = runs.find_start(config)
-    if start is not None and start.params is None and is_finished(out, start.step, config.train.steps):
-        return
-    base = start.model_config if start else None
-    configs.model_config(config, runs.expected_vocab_size(config, start), base)  # a mistake is told before the work
-    strategy = parallel.make_strategy(config.parallel)
-    parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
-
-    tokenizer = runs.prepare_store(config, start)
-    trainer, state = build(config, tokenizer, strategy, start)
-    for line in reports.opening(config, trainer.model_config, strategy, count(state.params)):
+    trainer, state = build(config, job, strategy)
+    for line in reports.opening(config, job.model.config, strategy, count(state.params)):  # type: ignore[attr-defined]
         say(line)
     out.mkdir(parents=True, exist_ok=True)
-
     checkpoints = Checkpoints(out / "checkpoints", config.checkpoint.keep)
     try:
         state, row = resume(trainer, state, checkpoints)
         configs.save(config, out / "config.yaml")
-        save_tokenizer(tokenizer, out)
-        state = run_steps(trainer, state, row, checkpoints)
-        finish(trainer, state)
+        save_tokenizer(job.tokenizer, out)
+        return trainer, run_steps(trainer, state, row, checkpoints)
     finally:
         checkpoints.close()
 
@@ -114,64 +137,50 @@ def check_out(out: Path, config: RunConfig) -> None:
         raise InputError(f"{out} is a file; choose a folder as out")
 
 
-def build(
-    config: RunConfig, tokenizer: Tokenizer, strategy: Strategy, start: runs.Start | None
-) -> tuple[Trainer, TrainState]:
-    """Model, data, optimizer and compiled steps; the state at step 0."""
-    vocab_size = vocabulary_size(tokenizer)
-    model_config = configs.model_config(config, vocab_size, start.model_config if start else None)
-    model = runs.make_model(model_config, config.train.dtype)
+def build(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, TrainState]:
+    """Optimizer and compiled steps; the state at step 0."""
     optimizer = make_optimizer(config.optimizer, config.train.steps)
-    task = runs.make_task(model, model_config)
     train, evaluate = parallel.compile_steps(
         strategy,
-        functools.partial(train_step, task=task, optimizer=optimizer, accumulate=config.train.accumulate),
-        functools.partial(eval_step, task=task),
+        functools.partial(train_step, task=job.task, optimizer=optimizer, accumulate=config.train.accumulate),
+        functools.partial(eval_step, task=job.task),
     )
-    train_split, eval_split = (store.open_split(runs.store_folder(config), name) for name in store.SPLITS)
-    trainer = Trainer(
-        config=config,
-        model_config=model_config,
-        model=model,
-        tokenizer=tokenizer,
-        strategy=strategy,
-        train=train,
-        evaluate=evaluate,
-        schedule=make_schedule(config.optimizer, config.train.steps),
-        train_source=runs.make_source(train_split, tokenizer, config, model_config.architecture, config.seed),
-        eval_source=runs.make_source(eval_split, tokenizer, config, model_config.architecture, EVAL_SEED),
-        train_split=train_split,
-        eval_split=eval_split,
-    )
-    create = parallel.compile_init(functools.partial(create_state, model, optimizer, config.seed))
-    return trainer, create(start.params if start else None)
+    schedule = make_schedule(config.optimizer, config.train.steps)
+    create = parallel.compile_init(functools.partial(create_state, job.model, optimizer, config.seed))
+    return Trainer(config, job, strategy, train, evaluate, schedule), create(job.params)
 
 
 def resume(trainer: Trainer, state: TrainState, checkpoints: Checkpoints) -> tuple[TrainState, int]:
     """The newest good checkpoint's state and the row of the data that comes next, or the fresh state and 0.
 
     Raises:
-        InputError: the text changed since the checkpoint.
+        InputError: the data changed since the checkpoint.
     """
     found = restore_newest(checkpoints, state, reports.warn)
     if found is None:
         return state, 0
     state, extra = found
-    if extra["data"] != store.digest(runs.store_folder(trainer.config)):
-        raise InputError(f"the text changed since checkpoint {state.step}; start a new run with another out")
+    if extra["data"] != trainer.job.digest:
+        raise InputError(f"the data changed since checkpoint {state.step}; start a new run with another out")
     say(f"going on from step {int(state.step)}")
     return state, extra["row"]
 
 
 def run_steps(trainer: Trainer, state: TrainState, row: int, checkpoints: Checkpoints) -> TrainState:
-    """Trains to `train.steps`: logs, evaluates and saves when due; saves and leaves on SIGTERM."""
-    config, strategy = trainer.config, trainer.strategy
+    """Trains to `train.steps`: logs, evaluates and saves when due; saves and leaves on SIGTERM; ends when evaluations
+    bring nothing better."""
+    config, strategy, job = trainer.config, trainer.strategy, trainer.job
     first, last = int(state.step), config.train.steps
-    batches = loader.batches(trainer.train_source, config.train.batch_size, config.seed, row)
+    step = first
+    batches = loader.batches(job.train_source, config.train.batch_size, config.seed, row)
     window, state = Window(trainer), strategy.put_state(state)
     with Stop() as stop, reports.Metrics(Path(config.out), first) as metrics, reports.Bar(last, first) as bar:
-        for step, batch in zip(range(first + 1, last + 1), batches, strict=False):
-            state, figures = trainer.train(state, strategy.put_batch(validated(batch, trainer.model_config)))
+        if job.evaluates_first and first == 0:
+            evaluate_and_tell(trainer, state.params, metrics, 0)
+            window.restart_clock()
+        stale = is_stale(trainer)
+        for step, batch in zip(range(first + 1, last + 1), batches, strict=False) if not stale else ():
+            state, figures = trainer.train(state, put(trainer, batch))
             window.add(step, figures, loader.real_tokens(batch))
             bar.advance(step)
             ends = step == last or stop.received is not None
@@ -179,47 +188,70 @@ def run_steps(trainer: Trainer, state: TrainState, row: int, checkpoints: Checkp
                 seen = window.figures()
                 metrics.write(step, "train", seen)
                 bar.show(step, seen)
-            loss = None
+            badness = None
             if step % config.train.eval_every == 0 or step == last:
                 window.check()
-                held_out = evaluate(trainer, state.params)
-                metrics.write(step, "eval", held_out)
-                say(reports.eval_line(step, held_out))
-                loss = held_out["loss"]
+                badness = job.best.badness(evaluate_and_tell(trainer, state.params, metrics, step))
+                stale = is_stale(trainer)
                 window.restart_clock()
-            if step % config.checkpoint.every == 0 or ends:
+            evaluated = job.evaluates_first and badness is not None
+            if step % config.checkpoint.every == 0 or ends or stale or evaluated:
                 window.check()
                 metrics.sync()
-                checkpoints.save(step, strategy.saved(state), extra(trainer, step), loss)
-            if ends:
+                checkpoints.save(step, strategy.saved(state), extra(trainer, step), badness)
+            if ends or stale:
                 break
     checkpoints.wait()
-    if stop.received is not None and step < last:
+    if stale and step < last:
+        say(f"step {step}: {config.train.patience} evaluations brought no better {job.best.name}; stopped early")
+    elif stop.received is not None and step < last:
         say(f"stopped by {stop.received.name}; saved at step {step}: the same command goes on from there")
         raise SystemExit(128 + stop.received)
     return strategy.saved(state)
 
 
+def put(trainer: Trainer, batch: dict[str, np.ndarray]) -> Any:
+    """The batch, checked, on the devices."""
+    job = trainer.job
+    return trainer.strategy.put_batch(validated(batch, job.token_keys, job.model.config.vocab_size))  # type: ignore[attr-defined]
+
+
+def evaluate_and_tell(trainer: Trainer, params: Any, metrics: reports.Metrics, step: int) -> dict[str, float]:
+    """The held-out figures, written and shown."""
+    held_out = evaluate(trainer, params)
+    metrics.write(step, "eval", held_out)
+    say(reports.eval_line(step, held_out))
+    return held_out
+
+
+def is_stale(trainer: Trainer) -> bool:
+    """Whether the last `train.patience` evaluations brought nothing better than those before them."""
+    patience, best = trainer.config.train.patience, trainer.job.best
+    rows = reports.read_metrics(Path(trainer.config.out))
+    scored = [best.badness(row) for row in rows if row["split"] == "eval" and row["step"] > 0]
+    return 0 < patience < len(scored) and min(scored[-patience:]) >= min(scored[:-patience])
+
+
 def evaluate(trainer: Trainer, params: Any) -> dict[str, float]:
-    """Mean losses and accuracies over the held-out examples, every example once, and the unigram's loss on the same."""
-    config = trainer.config
+    """Mean losses and accuracies over the held-out examples, every example once, and what the job makes of them."""
+    config, job, strategy = trainer.config, trainer.job, trainer.strategy
     sums: dict[str, list[float]] = {}
-    examples = config.train.eval_examples
-    if trainer.model_config.architecture == "gpt":
-        examples = min(examples, len(trainer.eval_source))  # windows cover the text; pairs can be drawn anew
-    log_frequency = unigram(trainer.train_split.counts)
-    add(sums, "unigram_cross_entropy", 0.0, 0.0)
+    outputs: dict[str, list[np.ndarray]] = {name: [] for name in job.task.outputs}
     began = time.monotonic()
     size = config.train.batch_size // config.train.accumulate  # no more memory than a micro-batch
-    for batch in loader.eval_batches(trainer.eval_source, size, EVAL_SEED, examples):
-        outcome = trainer.evaluate(params, trainer.strategy.put_batch(validated(batch, trainer.model_config)))
+    for batch in loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples):
+        outcome, kept = trainer.evaluate(params, put(trainer, batch))
         for name, value in outcome.items():
-            add(sums, name, trainer.strategy.scalar(value.sum), trainer.strategy.scalar(value.weight))
-        mask = batch["loss_mask"]
-        add(sums, "unigram_cross_entropy", -float((log_frequency[batch["labels"]] * mask).sum()), float(mask.sum()))
+            add(sums, name, strategy.scalar(value.sum), strategy.scalar(value.weight))
+        for name, pair in job.host_sums(batch).items():
+            add(sums, name, *pair)
+        for name, value in kept.items():
+            outputs[name].append(strategy.gathered(value))
     means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
-    tokens_per_byte = len(trainer.eval_split.tokens) / trainer.eval_split.text_bytes
-    return reports.derived(means, tokens_per_byte) | {"examples": examples, "seconds": time.monotonic() - began}
+    figures = job.figures(
+        {"loss": job.task.total(means)} | means, {name: np.concatenate(values) for name, values in outputs.items()}
+    )
+    return figures | {"examples": job.eval_examples, "seconds": time.monotonic() - began}
 
 
 def add(sums: dict[str, list[float]], name: str, total: float, weight: float) -> None:
@@ -229,33 +261,16 @@ def add(sums: dict[str, list[float]], name: str, total: float, weight: float) ->
     pair[1] += weight
 
 
-def unigram(counts: np.ndarray) -> np.ndarray:
-    """Log relative frequencies [V] of the training text, one added to every count."""
-    smoothed = counts + 1.0
-    return np.log(smoothed / smoothed.sum())
-
-
-def finish(trainer: Trainer, state: TrainState) -> None:
-    """Draws the curves and says where the run ended beside the unigram baseline; GPT-1 writes a line."""
-    out = Path(trainer.config.out)
-    summary = reports.report(out)
-    for line in summary:
-        say(line)
-    if trainer.model_config.architecture == "gpt":
-        prompt = np.asarray(trainer.eval_split.tokens[:8], np.int32)[None]
-        room = trainer.model_config.max_positions - prompt.shape[1]
-        ids = generate(trainer.model, state.params, prompt, min(32, room))
-        say(f"generated: {trainer.tokenizer.decode(np.asarray(ids[0]).tolist())}")
-
-
 def extra(trainer: Trainer, step: int) -> dict[str, Any]:
     """What a checkpoint holds beside the arrays: the data position is one global row number."""
+    job = trainer.job
     return {
         "row": step * trainer.config.train.batch_size,
-        "data": store.digest(runs.store_folder(trainer.config)),
+        "data": job.digest,
         "config": configs.to_dict(trainer.config),
-        "model": dataclasses.asdict(trainer.model_config),
-        "tokenizer": trainer.tokenizer.to_str(),
+        "architecture": type(job.model).__name__,
+        "model": dataclasses.asdict(job.model.config),  # type: ignore[attr-defined]
+        "tokenizer": job.tokenizer.to_str(),
     }
 
 
@@ -264,15 +279,15 @@ def count(params: Any) -> int:
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
 
 
-def validated(batch: dict[str, np.ndarray], model: ModelConfig) -> dict[str, np.ndarray]:
+def validated(batch: dict[str, np.ndarray], token_keys: tuple[str, ...], vocab_size: int) -> dict[str, np.ndarray]:
     """The batch, its ids checked on the host: JAX would clamp one beyond the vocabulary in silence.
 
     Raises:
         InputError: an id is beyond the vocabulary: the store is damaged, or not this tokenizer's.
     """
-    top = max(int(batch[name].max()) for name in ("input_ids", "labels"))
-    if top >= model.vocab_size:
-        raise InputError(f"token id {top} is beyond the vocabulary of {model.vocab_size}; prepare the store again")
+    top = max(int(batch[name].max()) for name in token_keys)
+    if top >= vocab_size:
+        raise InputError(f"token id {top} is beyond the vocabulary of {vocab_size}; prepare the store again")
     return batch
 
 

@@ -18,13 +18,14 @@ def make_schedule(section: OptimizerSection, steps: int) -> optax.Schedule:
     Both decays count from update 0, not from the warm-up's end, as the released codes have it (optimization.py of
     google-research/bert, opt.py of openai/finetune-transformer-lm).
     """
+    warmup = section.warmup_steps or round(section.warmup_fraction * steps)
 
     def schedule(count: Any) -> Array:
         count = jnp.asarray(count, jnp.float32)
         done = jnp.clip(count / steps, 0, 1)
         decay = {"linear": 1 - done, "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "constant": jnp.ones_like(done)}
-        warm = jnp.minimum(1, count / max(1, section.warmup_steps))
-        return section.learning_rate * jnp.where(count < section.warmup_steps, warm, decay[section.schedule])
+        warm = jnp.minimum(1, count / max(1, warmup))
+        return section.learning_rate * jnp.where(count < warmup, warm, decay[section.schedule])
 
     return schedule
 

@@ -28,7 +28,7 @@ class Strategy(Protocol):
         ...
 
     def compile_eval(self, step: Step) -> Step:
-        """(params, batch) -> sums, compiled."""
+        """(params, batch) -> sums and outputs, compiled."""
         ...
 
     def put_state(self, state: TrainState) -> TrainState:
@@ -45,6 +45,10 @@ class Strategy(Protocol):
 
     def scalar(self, value: Any) -> float:
         """A metric on the host."""
+        ...
+
+    def gathered(self, value: Any) -> np.ndarray:
+        """An output of every row of a batch, on the host."""
         ...
 
 
@@ -80,6 +84,9 @@ class Jit:
     def scalar(self, value: Any) -> float:
         return float(value)
 
+    def gathered(self, value: Any) -> np.ndarray:
+        return np.asarray(value)
+
 
 class Pmap:
     """A copy of the state on every local device; gradients are summed over them."""
@@ -112,6 +119,9 @@ class Pmap:
 
     def scalar(self, value: Any) -> float:
         return float(value.addressable_data(0)[0])
+
+    def gathered(self, value: Any) -> np.ndarray:
+        return np.asarray(value).reshape(-1, *value.shape[2:])
 
 
 def make_strategy(section: ParallelSection) -> Strategy:

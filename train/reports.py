@@ -15,7 +15,20 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 
 from bertgpt.errors import InputError
 
-DRAWN = ("mlm_loss", "nsp_loss", "lm_loss", "mlm_accuracy", "nsp_balanced_accuracy", "bits_per_byte")
+DRAWN = (
+    "mlm_loss",
+    "nsp_loss",
+    "task_loss",
+    "start_loss",
+    "end_loss",
+    "lm_loss",
+    "mlm_accuracy",
+    "nsp_balanced_accuracy",
+    "bits_per_byte",
+    "accuracy",
+    "f1",
+    "spearman",
+)
 TIMINGS = ("tokens_per_second", "seconds")  # what two equal runs differ in
 console = Console(highlight=False, soft_wrap=True, emoji=False)  # text is shown as it is
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -148,8 +161,8 @@ def has_nvidia(root: str = "/") -> bool:
 
 
 def derived(figures: dict[str, float], tokens_per_byte: float) -> dict[str, float]:
-    """Figures that follow from mean losses: the total, balanced accuracy, perplexity, bits a byte of text."""
-    out = {"loss": math.fsum(value for name, value in figures.items() if name.endswith("_loss"))} | figures
+    """The figures with those that follow from them: balanced accuracy, perplexity, bits a byte of text."""
+    out = dict(figures)
     if "nsp_recall_is_next" in out:
         recalls = out.pop("nsp_recall_is_next"), out.pop("nsp_recall_not_next")
         out["nsp_balanced_accuracy"] = sum(recalls) / 2
@@ -170,16 +183,18 @@ def report(folder: Path) -> list[str]:
     scored = [row for row in rows if row["split"] == "eval"]
     if not rows:
         raise InputError(f"{folder}: no metrics.jsonl with rows; give the folder of a run")
-    baselines = dict.fromkeys(("mlm_loss", "lm_loss"), scored[-1]["unigram_cross_entropy"]) if scored else {}
+    unigram = scored[-1].get("unigram_cross_entropy") if scored else None
+    baselines = {} if unigram is None else {"mlm_loss": unigram, "lm_loss": unigram}
     draw_curves(rows, folder / "curves.png", baselines)
     lines = [f"curves: {folder / 'curves.png'}"]
     if not scored:
         return lines
     last = scored[-1]
+    if unigram is None:  # a fine-tuning run
+        return [*lines, *(eval_line(row["step"], _figures(row)) for row in (scored[0], last))]
     place = f"step {last['step']}, {last['examples']:,} held-out examples:"
     for name, title in (("mlm_loss", "MLM loss"), ("lm_loss", "LM loss")):
         if name in last:
-            unigram = last["unigram_cross_entropy"]
             gain = unigram - last[name]
             lines.append(f"{place} {title} {last[name]:.3f} nats, {gain:.3f} under the unigram's {unigram:.3f}")
     if "nsp_balanced_accuracy" in last:
@@ -189,13 +204,17 @@ def report(folder: Path) -> list[str]:
         )
     if "bits_per_byte" in last:
         per_nat = last["bits_per_byte"] / last["lm_loss"] if last["lm_loss"] else 0.0
-        unigram = per_nat * last["unigram_cross_entropy"]
-        share = 1 - last["bits_per_byte"] / unigram if unigram else 0.0
+        bits = per_nat * unigram
+        share = 1 - last["bits_per_byte"] / bits if bits else 0.0
         lines.append(
-            f"{place} {last['bits_per_byte']:.3f} bits per byte, {share:.1%} under the unigram's {unigram:.3f}; "
+            f"{place} {last['bits_per_byte']:.3f} bits per byte, {share:.1%} under the unigram's {bits:.3f}; "
             f"perplexity {last['perplexity']:.1f}"
         )
     return lines
+
+
+def _figures(row: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in row.items() if name not in ("step", "split")}
 
 
 def draw_curves(rows: Iterable[dict[str, Any]], path: Path, baselines: dict[str, float]) -> None:

@@ -17,7 +17,7 @@ from bertgpt.data.bert import BertPairs
 from bertgpt.data.gpt import GptWindows
 from bertgpt.data.store import Split, TextSource
 from bertgpt.errors import InputError
-from bertgpt.pretrained import family_of_folder
+from bertgpt.pretrained import example_ids, family_of_folder
 from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
 from train import config as configs
 from train.checkpoints import Checkpoints, is_damage
@@ -107,7 +107,8 @@ def _load_start(folder: Path) -> Run:
 def _load_step(checkpoints: Checkpoints, step: int) -> Run:
     checkpoints.verify(step)
     extra = checkpoints.extra(step)
-    model = make_model(ModelConfig(**extra["model"]))
+    config = ModelConfig(**extra["model"])
+    model = getattr(bertgpt, extra.get("architecture", PRETRAINED[config.architecture]))(config)
     params = checkpoints.load_params(step, abstract_params(model))
     return Run(model, jax.tree.map(jnp.asarray, params), Tokenizer.from_str(extra["tokenizer"]), step)
 
@@ -137,8 +138,7 @@ def make_task(model: nn.Module, config: ModelConfig) -> Task:
 
 def abstract_params(model: nn.Module) -> Any:
     """The parameters' shapes and dtypes; nothing is allocated."""
-    ids = jax.ShapeDtypeStruct((1, 8), jnp.int32)
-    return jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
+    return jax.eval_shape(model.init, jax.random.key(0), example_ids(type(model).__name__))["params"]
 
 
 def make_source(split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int) -> Source:
@@ -155,6 +155,16 @@ def find_start(config: RunConfig) -> Start | None:
     Raises:
         InputError: model.init_from is no run, or stands beside what it brings itself.
     """
+    start = find_resumed(config)
+    if start is not None or config.model.init_from is None:
+        return start
+    check_init_from(config)
+    run = _load_start(Path(config.model.init_from))
+    return Start(run.model.config, run.tokenizer, run.params)
+
+
+def find_resumed(config: RunConfig) -> Start | None:
+    """The run already in config.out."""
     folder = Path(config.out) / "checkpoints"
     checkpoints = Checkpoints(folder, keep=1, read_only=True) if folder.is_dir() else None
     for step in reversed(checkpoints.steps() if checkpoints else []):
@@ -164,13 +174,17 @@ def find_start(config: RunConfig) -> Start | None:
         except Exception as error:  # the restore that follows tells of it and sets it aside
             if not is_damage(error):
                 raise
-    if config.model.init_from is None:
-        return None
+    return None
+
+
+def check_init_from(config: RunConfig) -> None:
+    """
+    Raises:
+        InputError: something stands beside model.init_from that it brings itself.
+    """
     for key, value in (("model.preset", config.model.preset), ("tokenizer.path", config.tokenizer.path)):
         if value is not None:
             raise InputError(f"{key} is given beside model.init_from, which brings its own; leave one of them out")
-    run = _load_start(Path(config.model.init_from))
-    return Start(run.model.config, run.tokenizer, run.params)
 
 
 def store_folder(config: RunConfig) -> Path:

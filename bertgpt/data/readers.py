@@ -1,0 +1,287 @@
+"""Labelled data files to rows: JSON, JSONL, CSV, TSV, CoNLL columns, SQuAD JSON, Parquet."""
+
+import csv
+import hashlib
+import itertools
+import json
+import os
+import re
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, TypeVar
+
+from bertgpt.data import corpus
+from bertgpt.data.task import Row
+from bertgpt.errors import InputError
+
+MAX_WORDS = 1 << 16  # of a sentence in CoNLL columns; more is a file of another kind
+PARQUET_ROWS = 1024  # held at a time
+NO_WORD = re.compile(r"#(\s|$)|\d+[-.]\d+\s")  # a comment, a multi-word token and an empty node of CoNLL-U
+
+T = TypeVar("T", str, int, list)
+_kind = corpus._kind
+
+
+def read_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: int = -1) -> Iterator[Row]:
+    """The rows of the files that paths, folders, globs and `package:NAME/FILE` name, one at a time.
+
+    The suffix, `.gz` aside, is the format. JSONL: an object a line. JSON: a list of objects, or SQuAD's. CSV and TSV:
+    the first line names the columns, and every cell is a text; TSV has no quotes. CoNLL columns (.conll, .conllu,
+    .iob, .iob2, .bio, .txt): a token a line and a blank line after a sentence, which is a row of `words` and `tags`.
+    Parquet: a row is a row. A question of SQuAD is a row of `id`, `question`, `context` and
+    `answers` = {"text": [...], "answer_start": [...]}, empty lists where it has no answer.
+
+    Args:
+        word_column: of CoNLL columns, from 0, or from the end with -1.
+        tag_column: likewise.
+
+    Raises:
+        InputError: an input names no file, or none of these formats, at once; a file or a row of it cannot be read,
+            when it is reached.
+    """
+    files = _find_files(inputs)
+    return itertools.chain.from_iterable(_read(path, word_column, tag_column) for path in files)
+
+
+def data_digest(inputs: str | Sequence[str]) -> str:
+    """BLAKE2b, in hex, of the files' contents in order, whatever their names.
+
+    Raises:
+        InputError: as `read_rows`.
+    """
+    digest = hashlib.blake2b()
+    for path in _find_files(inputs):
+        try:
+            with open(path, "rb") as file:  # a digest a file, so that their ends and their number count
+                digest.update(hashlib.file_digest(file, "blake2b").digest())
+        except OSError as error:
+            raise InputError(f"{path}: cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def _find_files(inputs: str | Sequence[str]) -> list[Path]:
+    files: list[Path] = []
+    for item in [inputs] if isinstance(inputs, str) else inputs:
+        if os.path.isdir(item):
+            found = [path for path in sorted(Path(item).rglob("*")) if path.is_file() and _kind(path) in SUFFIXES]
+            if not found:
+                raise InputError(f"{item}: a folder without files that can be read; they end in {', '.join(SUFFIXES)}")
+        else:
+            found = corpus.find_files(item)
+        files += found
+    for path in files:
+        if _kind(path) not in SUFFIXES:
+            raise InputError(f"{path}: cannot read this kind of file; give one of {', '.join(SUFFIXES)}, also as .gz")
+    return files
+
+
+def _read(path: Path, word_column: int, tag_column: int) -> Iterator[Row]:
+    if _kind(path) in COLUMNS:
+        return _conll(path, word_column, tag_column)
+    return READERS[_kind(path)](path)
+
+
+def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(line number from 1, line with its end), decoded; a fault of the file names it and the line."""
+    number = 0
+    try:
+        with corpus._open(path) as file:
+            while raw := file.readline(corpus.MAX_LINE):
+                number += 1
+                if len(raw) == corpus.MAX_LINE:
+                    raise InputError(f"{path} line {number}: longer than {corpus.MAX_LINE} bytes; break it into lines")
+                if b"\0" in raw:
+                    raise InputError(f"{path} line {number}: a NUL byte, so not UTF-8 text; convert the file")
+                yield number, corpus._decode(path, number, raw)
+    except corpus.UNREADABLE as error:
+        raise InputError(f"{path} line {number + 1}: cannot be read: {error}") from error
+
+
+def _jsonl(path: Path) -> Iterator[Row]:
+    for number, line in corpus._lines(path):
+        if line:
+            yield _object(f"{path} line {number}", corpus._parse(path, f"line {number}", line))
+
+
+def _json(path: Path) -> Iterator[Row]:
+    value = _parse_whole(path)
+    if isinstance(value, dict) and isinstance(value.get("data"), list):
+        yield from _squad(path, value["data"])
+    elif isinstance(value, list):
+        for number, row in enumerate(value, 1):
+            yield _object(f"{path} row {number}", row)
+    else:
+        raise InputError(f"{path}: neither a list of objects nor SQuAD's object with a list under 'data'; give one")
+
+
+def _parse_whole(path: Path) -> Any:
+    try:
+        with corpus._open(path) as file:
+            raw = file.read(corpus.MAX_JSON + 1)
+    except corpus.UNREADABLE as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    if len(raw) > corpus.MAX_JSON:
+        raise InputError(f"{path}: over {corpus.MAX_JSON} bytes; give it as JSONL, which is read line by line")
+    return corpus._parse(path, "line 1", corpus._decode(path, 1, raw))
+
+
+def _object(place: str, value: Any) -> Row:
+    if not isinstance(value, dict):
+        raise InputError(f"{place}: a {type(value).__name__}; give an object with a value for each column")
+    _check_text(place, value)
+    return Row(place, value)
+
+
+def _check_text(place: str, value: Any) -> None:
+    try:
+        json.dumps(value, ensure_ascii=False).encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: half a surrogate pair, which UTF-8 cannot hold; remove it") from error
+    except RecursionError as error:
+        raise InputError(f"{place}: JSON that is nested too deep: {error}; flatten it") from error
+
+
+def _squad(path: Path, articles: list[Any]) -> Iterator[Row]:
+    for number, article in enumerate(articles, 1):
+        for index, paragraph in enumerate(_field(f"{path} article {number}", article, "paragraphs", list), 1):
+            place = f"{path} article {number} paragraph {index}"
+            _check_text(place, paragraph)
+            context = _field(place, paragraph, "context", str)
+            for question in _field(place, paragraph, "qas", list):
+                identity = _field(place, question, "id", str)
+                yield _question(f"{path} question {identity}", identity, question, context)
+
+
+def _question(place: str, identity: str, question: dict[str, Any], context: str) -> Row:
+    answers: list[Any] = []
+    if "answers" in question and not question.get("is_impossible"):
+        answers = _field(place, question, "answers", list)
+    flat = {
+        "text": [_field(place, answer, "text", str) for answer in answers],
+        "answer_start": [_field(place, answer, "answer_start", int) for answer in answers],
+    }
+    asked = _field(place, question, "question", str)
+    return Row(place, {"id": identity, "question": asked, "context": context, "answers": flat})
+
+
+def _field(place: str, value: Any, key: str, kind: type[T]) -> T:
+    found = value.get(key) if isinstance(value, dict) else None
+    if not isinstance(found, kind) or isinstance(found, bool):
+        raise InputError(f"{place}: no {kind.__name__} under {key!r}; write the file as SQuAD's are")
+    return found
+
+
+def _table(path: Path) -> Iterator[Row]:
+    """CSV as RFC 4180 has it, or TSV."""
+    tabs = _kind(path) == ".tsv"
+    lines = (line for _, line in _text_lines(path))
+    reader = csv.reader(
+        lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL, strict=True
+    )
+    header: list[str] = []
+    for number, cells in _records(path, reader):
+        place = f"{path} line {number}"
+        if not header:
+            header = cells
+            _check_header(place, header)
+        elif len(cells) != len(header):
+            advice = "take tabs out of the cells" if tabs else "quote a cell that holds a comma"
+            raise InputError(f"{place}: {len(cells)} cells under a header of {len(header)}; {advice}")
+        else:
+            yield Row(place, dict(zip(header, cells, strict=True)))
+    if not header:
+        raise InputError(f"{path}: empty; name the columns in the first line")
+
+
+def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+    """(number of the record's first line, its cells); blank lines are skipped."""
+    while True:
+        number = reader.line_num + 1
+        try:
+            cells = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise InputError(f"{path} line {number}: {error}; mend it, or give the file as JSONL") from error
+        if cells:
+            yield number, cells
+
+
+def _check_header(place: str, names: Iterable[str]) -> None:
+    seen: set[str] = set()
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            raise InputError(f"{place}: column {number} has no name; name it or remove it")
+        if name in seen:
+            raise InputError(f"{place}: two columns are named {name!r}; rename one")
+        seen.add(name)
+
+
+def _conll(path: Path, word_column: int, tag_column: int) -> Iterator[Row]:
+    for sentence in _sentences(path):
+        pairs = [_word_and_tag(f"{path} line {number}", line, word_column, tag_column) for number, line in sentence]
+        values = {"words": [word for word, _ in pairs], "tags": [tag for _, tag in pairs]}
+        yield Row(f"{path} line {sentence[0][0]}", values)
+
+
+def _sentences(path: Path) -> Iterator[list[tuple[int, str]]]:
+    """Each sentence as its token lines with their numbers."""
+    sentence: list[tuple[int, str]] = []
+    conllu = _kind(path) == ".conllu"
+    for number, line in itertools.chain(_text_lines(path), [(0, "")]):
+        if conllu and NO_WORD.match(line):
+            continue
+        if line.strip(" \t\r\n") and not line.startswith("-DOCSTART-"):
+            sentence.append((number, line))
+        elif sentence:
+            yield sentence
+            sentence = []
+        if len(sentence) > MAX_WORDS:
+            raise InputError(f"{path} line {number}: a sentence of over {MAX_WORDS} words; end it with a blank line")
+
+
+def _word_and_tag(place: str, line: str, word_column: int, tag_column: int) -> tuple[str, str]:
+    # ASCII white space alone parts columns: a word may hold a no-break space
+    cells = [cell.strip(" \r\n") for cell in line.split("\t")] if "\t" in line else re.findall(r"[^ \r\n]+", line)
+    size = len(cells)
+    apart = (word_column - tag_column) % size != 0
+    if not (apart and -size <= word_column < size and -size <= tag_column < size):
+        wanted = f"the word in column {word_column} and the tag in column {tag_column}"
+        raise InputError(f"{place}: columns: {size}, too few for {wanted}; mend the line or choose other columns")
+    word, tag = cells[word_column], cells[tag_column]
+    if not word or not tag:
+        raise InputError(f"{place}: an empty {'tag' if word else 'word'}; fill it in or remove the line")
+    return word, tag
+
+
+def _parquet(path: Path) -> Iterator[Row]:
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'bertgpt[tasks]'") from error
+    batches = _batches(path, pyarrow.parquet.ParquetFile)
+    for number, values in enumerate(itertools.chain.from_iterable(batches), 1):
+        yield Row(f"{path} row {number}", values)
+
+
+def _batches(path: Path, parquet_file: Any) -> Iterator[list[dict[str, Any]]]:
+    try:
+        with corpus._open(path) as raw, parquet_file(raw) as file:
+            _check_header(str(path), file.schema_arrow.names)
+            for batch in file.iter_batches(PARQUET_ROWS):
+                yield batch.to_pylist()
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow raises its own, and Python's of many kinds
+        raise InputError(f"{path}: not Parquet that can be read: {error}; write it again") from error
+
+
+READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+    ".jsonl": _jsonl,
+    ".json": _json,
+    ".csv": _table,
+    ".tsv": _table,
+    ".parquet": _parquet,
+}
+COLUMNS = (".conll", ".conllu", ".iob", ".iob2", ".bio", ".txt")
+SUFFIXES = (*READERS, *COLUMNS)

@@ -1,0 +1,251 @@
+"""Fine-tuning: the job of a configuration with a task, from labelled rows."""
+
+import dataclasses
+import functools
+import hashlib
+import json
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from tokenizers import Tokenizer
+
+import bertgpt
+from bertgpt import heads, losses
+from bertgpt.config import ModelConfig
+from bertgpt.data.classification import find_labels, most_choices
+from bertgpt.data.readers import data_digest, read_rows
+from bertgpt.data.tagging import find_tags
+from bertgpt.data.task import Example, Row, TaskData, TaskExamples, TaskSettings
+from bertgpt.errors import InputError
+from bertgpt.tasks import SPECS, architecture_of, decode_all, task_data, task_tokens
+from bertgpt.tokenizers import load_tokenizer, vocabulary_size
+from train import config as configs
+from train import loop, metrics, parallel, runs
+from train.config import RunConfig
+from train.loop import Job
+from train.reports import report, say
+from train.step import Task, gpt_task
+
+CLASSIFIED = ("classification", "multi_label")
+
+
+class Base(NamedTuple):
+    """What a run starts from: any model, or the run itself where it goes on (`params` None, and its last `step`)."""
+
+    config: ModelConfig
+    tokenizer: Tokenizer
+    model: nn.Module | None = None
+    params: Any = None
+    step: int = 0
+
+
+def finetune(config: RunConfig) -> None:
+    """Runs a configuration to its end, from its newest checkpoint where there is one.
+
+    Leaves in `config.out` what `loop.run` does, and curves.png.
+
+    Raises:
+        InputError: the user's mistake, found before anything is written where possible.
+        NotFiniteError: the training diverged; the last good checkpoint is kept.
+    """
+    out = Path(config.out)
+    if config.task.kind is None:
+        raise InputError(f"task.kind is missing; choose one of {', '.join(SPECS)}")
+    metrics.check_libraries()
+    loop.check_out(out, config)
+    strategy = parallel.make_strategy(config.parallel)
+    parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
+    rows = read_splits(config)
+    base = find_base(config)
+    data, job = make_job(config, base, rows)
+    if config.train.epochs is not None:
+        rows_seen = config.train.epochs * len(job.train_source)
+        config.train.steps = max(1, math.ceil(rows_seen / config.train.batch_size))
+    if base.step and loop.is_finished(out, base.step, config.train.steps):
+        return
+    loop.run(config, job, strategy)
+    for line in report(out):
+        say(line)
+
+
+def read_splits(config: RunConfig) -> dict[str, list[Row]]:
+    """The rows of training and evaluation; a share of the first, chosen by what stands in them, without data.eval.
+
+    Raises:
+        InputError: data.train is absent, or a split has no row.
+    """
+    data = config.data
+    if not data.train:
+        raise InputError("data.train is missing; give a file of rows: data.train=PATH")
+    columns = {"word_column": config.task.word_column, "tag_column": config.task.tag_column}
+    train = list(read_rows(data.train, **columns))
+    if data.eval:
+        rows = {"train": train, "eval": list(read_rows(data.eval, **columns))}
+    else:
+        held_out = [_hash(row) < data.eval_fraction for row in train]
+        rows = {
+            split: [row for row, held in zip(train, held_out, strict=True) if held == (split == "eval")]
+            for split in ("train", "eval")
+        }
+    for split, found in rows.items():
+        if not found:
+            hint = "" if data.eval else " after data.eval_fraction of them is held out; give data.eval"
+            raise InputError(f"data.{split}: no rows in {getattr(data, split) or data.train}{hint}")
+    return rows
+
+
+def _hash(row: Row) -> float:
+    """From 0 to 1; equal rows have the same, so that none is in both splits."""
+    text = json.dumps(row.values, sort_keys=True, default=str)
+    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") / 2**64
+
+
+def find_base(config: RunConfig) -> Base:
+    """The run already in config.out, or what model.init_from names, or a preset with tokenizer.path.
+
+    Raises:
+        InputError: there is none of them.
+    """
+    start = runs.find_resumed(config)
+    if start is not None:
+        return Base(start.model_config, start.tokenizer, step=start.step)
+    if config.model.init_from is not None:
+        runs.check_init_from(config)
+        run = runs.load_run(config.model.init_from)
+        return Base(run.model.config, run.tokenizer, run.model, run.params)
+    if config.tokenizer.path is None:
+        raise InputError(
+            "model.init_from is missing; give a run folder or a model folder to fine-tune (or, to train from nothing, "
+            "model.preset with tokenizer.path)"
+        )
+    tokenizer = load_tokenizer(config.tokenizer.path)
+    return Base(configs.model_config(config, vocabulary_size(tokenizer)), tokenizer)
+
+
+def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> tuple[TaskData, Job]:
+    """Model, examples and what is measured."""
+    settings, kind = config.task, str(config.task.kind)
+    given = configs.model_config(config, vocabulary_size(base.tokenizer), base.config)
+    architecture = architecture_of(kind, given.architecture)
+    causal = given.architecture == "gpt"
+    tokenizer = heads.add_tokens(base.tokenizer, task_tokens(kind)) if causal else base.tokenizer
+    model_config = heads.config_for(labelled_config(settings, given, rows["train"]), tokenizer)
+    choices = most_choices([*rows["train"], *rows["eval"]], settings.choices)
+    data = task_data(settings, model_config, tokenizer, config.data.sequence_length, choices)
+    examples = {split: encode(data, found, split) for split, found in rows.items()}
+    model: nn.Module = getattr(bertgpt, architecture)(model_config)
+    params = None
+    if base.model is not None:
+        key = jax.random.key(config.seed)
+        model, params = heads.adapt(base.model, base.params, architecture, model_config, tokenizer, key=key)
+    model = model.clone(dtype=jnp.dtype(config.train.dtype))
+    eval_source = TaskExamples(data, examples["eval"])
+    job = Job(
+        model=model,
+        tokenizer=tokenizer,
+        params=params,
+        task=make_task(settings, model),
+        train_source=TaskExamples(data, examples["train"]),
+        eval_source=eval_source,
+        eval_seed=None,
+        eval_examples=len(eval_source),
+        token_keys=("input_ids", "labels") if kind == "sft" else ("input_ids",),
+        digest="-".join(data_digest(inputs) for inputs in (config.data.train, config.data.eval) if inputs),
+        host_sums=lambda batch: {},
+        figures=functools.partial(figures, data, examples["eval"]),
+        best=metrics.BEST[kind],
+        evaluates_first=True,
+    )
+    return data, job
+
+
+def labelled_config(settings: TaskSettings, config: ModelConfig, rows: Sequence[Row]) -> ModelConfig:
+    """The model's configuration with the labels of the training rows, in the order that it has them in where they are
+    the same."""
+    kind, found = str(settings.kind), config.labels
+    if kind in CLASSIFIED:
+        found = find_labels(rows, settings.label, several=kind == "multi_label")
+    elif kind == "tagging":
+        found = find_tags(rows, settings.tags)
+    else:
+        size = 1 if kind == "regression" else 2
+        return dataclasses.replace(config, labels=(), num_labels=size, problem_type=SPECS[kind].problem)
+    labels = config.labels if set(config.labels) == set(found) else found
+    return dataclasses.replace(config, labels=labels, num_labels=len(labels), problem_type=SPECS[kind].problem)
+
+
+def encode(data: TaskData, rows: Sequence[Row], split: str) -> list[Example]:
+    """The split's examples; tells how many were cut or left out.
+
+    Raises:
+        InputError: a row cannot be used, or none is left.
+    """
+    examples = [data.encode(row) for row in rows]
+    inputs = sum(len(example.features) for example in examples)
+    cut = sum(example.cut and bool(example.features) for example in examples)
+    dropped = sum(not example.features for example in examples)
+    say(f"{split}: {len(rows):,} rows, {inputs:,} inputs; {cut:,} cut to fit, {dropped:,} left out as too long")
+    if not inputs:
+        raise InputError(f"data.{split}: every row is too long; raise data.sequence_length")
+    return examples
+
+
+def make_task(settings: TaskSettings, model: nn.Module) -> Task:
+    """The losses of a kind of task; for GPT-1 with the auxiliary next-token loss."""
+    kind, causal = str(settings.kind), model.config.causal  # type: ignore[attr-defined]
+    if kind == "sft":
+        return gpt_task(model)
+    inputs = ("input_ids", "attention_mask") + (() if causal else ("token_type_ids",))
+    outputs = SPECS[kind].outputs
+    if kind == "question_answering":
+        weights = {"start_loss": 0.5, "end_loss": 0.5}
+        return Task(model, inputs, losses.span_losses, losses.span_accuracies, weights, outputs=outputs)
+    task_losses, accuracies = _losses(kind)
+    if not causal or not settings.lm_weight:
+        return Task(model, inputs, task_losses, accuracies, outputs=outputs)
+    field = "logits" if kind == "multiple_choice" else "lm_logits"
+
+    def with_lm(output: Any, batch: losses.Batch) -> dict[str, losses.SumWeight]:
+        return task_losses(output, batch) | {"lm_loss": losses.auxiliary_lm_loss(getattr(output, field), batch)}
+
+    options = {} if kind == "multiple_choice" else {"output_lm_logits": True}
+    weights = {"lm_loss": settings.lm_weight}
+    return Task(model, inputs, with_lm, accuracies, weights, options, outputs)
+
+
+def _losses(kind: str) -> tuple[Any, Any]:
+    """A head's loss and accuracy as functions of (output, batch)."""
+    if kind in ("tagging", "multiple_choice"):
+
+        def logits(output: Any, batch: losses.Batch) -> Any:
+            return output.logits if kind == "tagging" else losses.choice_logits(output.mc_logits, batch["choice_mask"])
+
+        return (
+            lambda output, batch: {
+                "task_loss": losses.cross_entropy(logits(output, batch), batch["labels"], batch["loss_mask"])
+            },
+            lambda output, batch: {
+                "accuracy": losses.accuracy(logits(output, batch), batch["labels"], batch["loss_mask"])
+            },
+        )
+    problem = str(SPECS[kind].problem)
+    return (
+        lambda output, batch: {"task_loss": losses.class_loss(output.logits, batch, problem)},
+        lambda output, batch: losses.class_accuracy(output.logits, batch, problem),
+    )
+
+
+def figures(
+    data: TaskData, examples: Sequence[Example], means: dict[str, float], outputs: dict[str, np.ndarray]
+) -> dict[str, float]:
+    """The held-out means with the task's own scores; perplexity where responses are learnt."""
+    if not outputs:
+        return means | {"perplexity": math.exp(min(means["lm_loss"], 700))}
+    rows = [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
+    return means | metrics.score(data, examples, decode_all(data, examples, rows))

@@ -1,0 +1,129 @@
+"""How well predictions fit the held-out labels, by the libraries that the field uses (the extra `tasks`)."""
+
+import warnings
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from bertgpt.data.classification import Classification
+from bertgpt.data.squad import Answers, squad_scores
+from bertgpt.data.tagging import Tagging, mark_entities
+from bertgpt.data.task import Example, TaskData
+from bertgpt.errors import InputError
+from train.loop import Best
+
+BEST = {  # the figure that decides which checkpoint is the best
+    "classification": Best("accuracy", higher=True),
+    "multi_label": Best("f1", higher=True),
+    "regression": Best("spearman", higher=True),
+    "multiple_choice": Best("accuracy", higher=True),
+    "question_answering": Best("f1", higher=True),
+    "tagging": Best("f1", higher=True),
+    "sft": Best("perplexity", higher=False),
+}
+
+
+def check_libraries() -> None:
+    """
+    Raises:
+        InputError: the extra `tasks` is not installed.
+    """
+    try:
+        import scipy  # noqa: F401
+        import seqeval  # noqa: F401
+        import sklearn  # noqa: F401
+    except ImportError as error:
+        raise InputError(f"{error.name} is not installed; pip install 'bertgpt[tasks]'") from error
+
+
+def score(data: TaskData, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The figures of a task; golds come from the examples' rows."""
+    golds = [data.gold(example.row) for example in examples]  # type: ignore[attr-defined]
+    if isinstance(data, Answers):
+        return squad_scores([prediction["answer"] for prediction in predictions], golds)
+    if isinstance(data, Tagging):
+        return tag_scores(golds, [prediction["tags"] for prediction in predictions])
+    if isinstance(data, Classification) and data.problem == "regression":
+        return number_scores(golds, [prediction["score"] for prediction in predictions])
+    if isinstance(data, Classification) and data.problem == "multi_label_classification":
+        return several_scores(data.labels, golds, [prediction["labels"] for prediction in predictions])
+    return class_scores(golds, [prediction["label"] for prediction in predictions])
+
+
+def class_scores(golds: Sequence[Any], labels: Sequence[Any]) -> dict[str, float]:
+    """Accuracy, F1 averaged over the classes, and Matthews' correlation."""
+    from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
+
+    return {
+        "accuracy": float(accuracy_score(golds, labels)),
+        "macro_f1": float(f1_score(golds, labels, average="macro", zero_division=0)),
+        "matthews": float(matthews_corrcoef(golds, labels)),
+    }
+
+
+def several_scores(names: Sequence[str], golds: Sequence[list[str]], labels: Sequence[list[str]]) -> dict[str, float]:
+    """F1 over all (row, label) pairs and averaged over labels; the share of rows that are right in every label."""
+    from sklearn.metrics import accuracy_score, f1_score
+
+    gold, found = ([[name in row for name in names] for row in rows] for rows in (golds, labels))
+    return {
+        "f1": float(f1_score(gold, found, average="micro", zero_division=0)),
+        "macro_f1": float(f1_score(gold, found, average="macro", zero_division=0)),
+        "exact_match": float(accuracy_score(gold, found)),
+    }
+
+
+def number_scores(golds: Sequence[float], numbers: Sequence[float]) -> dict[str, float]:
+    """Pearson's and Spearman's correlation, 0 where either side is constant; the mean squared error."""
+    from scipy.stats import pearsonr, spearmanr
+
+    error = float(np.mean((np.array(golds) - np.array(numbers)) ** 2))
+    if len(golds) < 2 or np.ptp(golds) == 0 or np.ptp(numbers) == 0:
+        return {"pearson": 0.0, "spearman": 0.0, "mean_squared_error": error}
+    found = {"pearson": pearsonr(golds, numbers).statistic, "spearman": spearmanr(golds, numbers).statistic}
+    return {name: float(value) for name, value in found.items()} | {"mean_squared_error": error}
+
+
+def tag_scores(golds: Sequence[list[str]], tags: Sequence[list[str]]) -> dict[str, float]:
+    """Accuracy over words; for tags that mark entities their precision, recall and F1 as conlleval counts them, else
+    F1 averaged over the tags."""
+    from seqeval.metrics import f1_score, precision_score, recall_score
+    from sklearn.metrics import f1_score as class_f1
+
+    flat_gold, flat = ([tag for row in rows for tag in row] for rows in (golds, tags))
+    accuracy = float(np.mean(np.array(flat_gold, object) == np.array(flat, object)))
+    if not mark_entities(flat_gold):
+        return {"accuracy": accuracy, "f1": float(class_f1(flat_gold, flat, average="macro", zero_division=0))}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that no entity was found is seen in the figures
+        return {
+            "accuracy": accuracy,
+            "f1": float(f1_score(golds, tags)),
+            "precision": float(precision_score(golds, tags)),
+            "recall": float(recall_score(golds, tags)),
+        }
+
+
+def draw_confusion(golds: Sequence[str], labels: Sequence[str], names: Sequence[str], path: Path) -> None:
+    """A picture of how often each class was taken for each, counts in the cells, colours by the true class's share."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+    from sklearn.metrics import confusion_matrix
+
+    matrix = confusion_matrix(golds, labels, labels=list(names))
+    shares = matrix / np.maximum(matrix.sum(1, keepdims=True), 1)
+    size = max(3.0, 1.2 + 0.6 * len(names))
+    figure, axis = plt.subplots(figsize=(size + 0.8, size), layout="constrained")
+    axis.imshow(shares, cmap="Blues", vmin=0, vmax=1)
+    for row, column in np.ndindex(*matrix.shape):
+        colour = "white" if shares[row, column] > 0.5 else "black"
+        axis.text(column, row, str(matrix[row, column]), ha="center", va="center", color=colour, fontsize=8)
+    axis.set_xticks(range(len(names)), names, rotation=45, ha="right")
+    axis.set_yticks(range(len(names)), names)
+    axis.set(xlabel="predicted", ylabel="true")
+    figure.savefig(path, dpi=120)
+    plt.close(figure)
