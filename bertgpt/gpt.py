@@ -149,7 +149,7 @@ class OpenAIGPTForSequenceClassification(nn.Module):
             position_ids: of the same shape.
             output_lm_logits: also return `lm_logits`, of the shape of `input_ids` with V at its end.
         """
-        inputs = [input_ids, attention_mask, position_ids]
+        inputs: list[Any] = [input_ids, attention_mask, position_ids]
         if input_ids.ndim == 3:
             inputs = flatten_choices(*inputs)
         output = self.transformer(*inputs, deterministic=deterministic, **options)

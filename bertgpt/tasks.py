@@ -121,6 +121,7 @@ def _answers(settings: TaskSettings, frame: Frame) -> Answers:
     return Answers(
         frame,
         stride=settings.stride,
+        max_question=settings.max_question,
         n_best=settings.n_best,
         max_answer=settings.max_answer,
         null_threshold=settings.null_threshold,
@@ -216,6 +217,6 @@ def _trimmed(batch: dict[str, np.ndarray], per_token: tuple[str, ...]) -> dict[s
 
 
 @functools.partial(jax.jit, static_argnames=("model", "fields"))
-def _apply(model: nn.Module, params: Any, inputs: dict[str, Array], fields: tuple[str, ...]) -> tuple[Array, ...]:
+def _apply(model: Any, params: Any, inputs: dict[str, Array], fields: tuple[str, ...]) -> tuple[Array, ...]:
     output = model.apply({"params": params}, **inputs)
     return tuple(getattr(output, field) for field in fields)

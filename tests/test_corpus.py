@@ -6,7 +6,7 @@ import os
 
 import pytest
 
-from bertgpt.data import corpus
+from bertgpt.data import corpus, files
 from bertgpt.errors import InputError
 
 
@@ -25,7 +25,7 @@ def write(tmp_path):
 
 
 def read(path, **options) -> list[list[str]]:
-    return list(corpus.read_documents(corpus.find_files(str(path)), **options))
+    return list(corpus.read_documents(files.find_files(str(path)), **options))
 
 
 def test_the_lines_of_a_plain_document_are_joined(write):
@@ -83,22 +83,22 @@ def test_a_folder_gives_the_text_files_below_it_sorted(write, tmp_path):
     names = ["d/b.txt", "d/a.jsonl.gz", "d/deep/c.json", "d/A.TXT", "d/z.txt.gz"]
     for name in [*names, "d/no.md", "d/no.gz", "e/no.txt"]:
         write(name, "")
-    assert corpus.find_files(str(tmp_path / "d")) == sorted(tmp_path / name for name in names)
+    assert files.find_files(str(tmp_path / "d")) == sorted(tmp_path / name for name in names)
 
 
 def test_a_glob_gives_its_files_sorted(write, tmp_path):
     for name in ["b.txt", "a.txt", "c.md", "d/e.txt"]:
         write(name, "")
     (tmp_path / "folder.txt").mkdir()
-    assert corpus.find_files(str(tmp_path / "*.txt")) == [tmp_path / "a.txt", tmp_path / "b.txt"]
-    assert tmp_path / "d/e.txt" in corpus.find_files(str(tmp_path / "**/*.txt"))
+    assert files.find_files(str(tmp_path / "*.txt")) == [tmp_path / "a.txt", tmp_path / "b.txt"]
+    assert tmp_path / "d/e.txt" in files.find_files(str(tmp_path / "**/*.txt"))
 
 
 def test_a_list_keeps_its_order(write):
     paths = [write("b.txt", "one"), write("a.txt", "two")]
-    files = corpus.find_files([str(path) for path in paths])
-    assert files == paths
-    assert list(corpus.read_documents(files)) == [["one"], ["two"]]
+    found = files.find_files([str(path) for path in paths])
+    assert found == paths
+    assert list(corpus.read_documents(found)) == [["one"], ["two"]]
 
 
 def test_a_single_file_of_any_name_is_plain_text(write):
@@ -108,32 +108,32 @@ def test_a_single_file_of_any_name_is_plain_text(write):
 def test_an_input_that_names_no_file_is_refused(write, tmp_path):
     good, bad = write("a.txt", "one"), tmp_path / "missing.txt"
     with pytest.raises(InputError, match=r"missing\.txt: no such file"):
-        corpus.find_files([str(good), str(bad)])
+        files.find_files([str(good), str(bad)])
 
 
 def test_a_folder_without_text_files_is_refused(write, tmp_path):
     write("d/a.md", "one")
     with pytest.raises(InputError, match="no folder with"):
-        corpus.find_files(str(tmp_path / "d"))
+        files.find_files(str(tmp_path / "d"))
 
 
 def test_a_package_file_is_found_without_an_import(write, tmp_path, monkeypatch):
     write("somepackage/__init__.py", "raise RuntimeError('imported')")
     path = write("somepackage/data/a.txt", "one")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert corpus.find_files("package:somepackage/data/a.txt") == [path]
+    assert files.find_files("package:somepackage/data/a.txt") == [path]
 
 
 @pytest.mark.parametrize("inner", ["../pyproject.toml", "data/../../pyproject.toml", "/etc/passwd", "missing.txt", ""])
 def test_a_path_that_leaves_the_package_or_is_missing_is_refused(inner):
     with pytest.raises(InputError, match="package bertgpt has no such file"):
-        corpus.find_files(f"package:bertgpt/{inner}")
+        files.find_files(f"package:bertgpt/{inner}")
 
 
 @pytest.mark.parametrize("name", ["no_such_package", "no_such_package.inner", "..", ""])
 def test_a_package_that_is_not_installed_is_refused(name):
     with pytest.raises(InputError, match="not installed"):
-        corpus.find_files(f"package:{name}/a.txt")
+        files.find_files(f"package:{name}/a.txt")
 
 
 @pytest.mark.parametrize("name", ["a.txt", "a.jsonl", "a.json", "a.txt.gz"])
@@ -214,13 +214,13 @@ def test_a_run_of_lines_over_the_limit_becomes_several_documents(write, monkeypa
 
 
 def test_a_line_over_the_limit_is_refused(write, monkeypatch):
-    monkeypatch.setattr(corpus, "MAX_LINE", 10)
+    monkeypatch.setattr(files, "MAX_LINE", 10)
     with pytest.raises(InputError, match=r"a\.txt line 2: longer than 10 bytes"):
         read(write("a.txt", "short\nfar too long\n"))
 
 
 def test_a_json_file_over_the_limit_is_refused(write, monkeypatch):
-    monkeypatch.setattr(corpus, "MAX_JSON", 10)
+    monkeypatch.setattr(files, "MAX_JSON", 10)
     with pytest.raises(InputError, match=r"a\.json: over 10 bytes"):
         read(write("a.json", '["far too long"]'))
 

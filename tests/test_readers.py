@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertgpt.data import corpus, readers
+from bertgpt.data import files, readers
 from bertgpt.errors import InputError
 
 SUFFIXES = ".jsonl, .json, .csv, .tsv, .parquet, .conll, .conllu, .iob, .iob2, .bio, .txt"
@@ -240,7 +240,7 @@ def test_a_folder_without_data_is_refused(write, tmp_path):
     write("d/a.md", "one")
     with pytest.raises(InputError) as error:
         readers.read_rows(str(tmp_path / "d"))
-    assert str(error.value) == f"{tmp_path}/d: a folder without files that can be read; they end in {SUFFIXES}"
+    assert str(error.value) == f"{tmp_path}/d: no such file, and no folder with {SUFFIXES} files"
 
 
 @pytest.mark.parametrize("load", [readers.read_rows, readers.data_digest])
@@ -373,12 +373,12 @@ def test_the_line_where_a_damaged_gzip_ends_is_named(write):
 
 
 def test_a_line_over_the_limit_is_refused(write, monkeypatch):
-    monkeypatch.setattr(corpus, "MAX_LINE", 10)
+    monkeypatch.setattr(files, "MAX_LINE", 10)
     assert refusal(write("a.csv", "a\nfar too long\n")) == "a.csv line 2: longer than 10 bytes; break it into lines"
 
 
 def test_a_json_file_over_the_limit_is_refused(write, monkeypatch):
-    monkeypatch.setattr(corpus, "MAX_JSON", 10)
+    monkeypatch.setattr(files, "MAX_JSON", 10)
     message = "a.json: over 10 bytes; give it as JSONL, which is read line by line"
     assert refusal(write("a.json", '[{"far": 1}]')) == message
 
@@ -451,6 +451,6 @@ def test_the_digest_knows_where_a_file_ends(write):
 
 
 def test_a_file_that_goes_away_before_its_digest_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpus, "find_files", lambda item: [tmp_path / "gone.csv"])
+    monkeypatch.setattr(readers, "find_files", lambda *_: [tmp_path / "gone.csv"])
     with pytest.raises(InputError, match=r"gone\.csv: cannot be read"):
         readers.data_digest("gone.csv")

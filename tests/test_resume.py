@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from train import config as configs
-from train import loop, pretraining
+from train import pretraining
 from train.checkpoints import Checkpoints
 from train.reports import TIMINGS
 from train.runs import load_run

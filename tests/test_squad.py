@@ -251,7 +251,7 @@ def test_no_answer(task, answers):
     row = make_row(answers=answers)
     assert labels(task(stride=3, null_threshold=0.0).encode(row)) == [(0, 0), (0, 0)]
     assert task().gold(row) == []
-    with pytest.raises(InputError, match="^train.json row 3: it has no answer; set data.null_threshold for SQuAD 2.0"):
+    with pytest.raises(InputError, match="^train.json row 3: it has no answer; set task.null_threshold for SQuAD 2.0"):
         task().encode(row)
 
 
@@ -299,15 +299,15 @@ def test_columns_have_the_names_of_the_settings(task):
         (make_row(question="[CLS]"), "'\\[CLS\\]' has no piece but special tokens; give a text"),
         (make_row(context="[SEP] [SEP]"), "has no piece but special tokens; give a text"),
         (make_row(question=" "), "column 'question' is an empty text"),
-        (Row("train.json row 3", {"question": "who"}), "column 'context' is missing .*; set data.context to another"),
-        (Row("train.json row 3", {"context": "ant"}), "column 'question' is missing .*; set data.question to another"),
+        (Row("train.json row 3", {"question": "who"}), "column 'context' is missing .*; set task.context to another"),
+        (Row("train.json row 3", {"context": "ant"}), "column 'question' is missing .*; set task.question to another"),
         (
             Row("train.json row 3", {"question": "who", "context": "ant"}),
-            "column 'answers' is missing .*; set data.answers to another",
+            "column 'answers' is missing .*; set task.answers to another",
         ),
         (
             make_row(question="who is who is who is who"),
-            "7 pieces of the question leave no room for the context in 10 tokens; lower data.max_question or raise "
+            "7 pieces of the question leave no room for the context in 10 tokens; lower task.max_question or raise "
             "data.sequence_length",
         ),
     ],
@@ -319,7 +319,7 @@ def test_a_row_that_cannot_be_used_is_refused(task, row, message):
 
 @pytest.mark.parametrize("name", ["stride", "max_question", "n_best", "max_answer"])
 def test_settings_are_at_least_one(task, name):
-    with pytest.raises(InputError, match=f"^data.{name} is 0; it must be at least 1"):
+    with pytest.raises(InputError, match=f"^task.{name} is 0; it must be at least 1"):
         task(**{name: 0})
     task(**{name: 1})
 
@@ -488,6 +488,7 @@ def test_logits_at_the_labels_give_back_the_answer(tokenizer, words, data):
         ("A an THE", ""),
         ("\xabThe\xbb caf\xe9", "\xab \xbb caf\xe9"),  # ASCII's punctuation alone
         ("$1,000", "1000"),
+        ("banana", "banana"),
     ],
 )
 def test_normalize_answer(text, normal):
@@ -500,6 +501,7 @@ def test_normalize_answer(text, normal):
         ("The Cat!", ["cat"], 1, 1),
         ("the cat sat", ["cat"], 0, 2 / 3),
         ("cat cat", ["cat dog"], 0, 1 / 2),  # a word counts as often as both have it
+        ("cat cat", ["cat cat dog"], 0, 4 / 5),
         ("dog ran", ["cat", "dog sat down", "dog"], 0, 2 / 3),
         ("dog", ["cat", "the dog"], 1, 1),
         ("cat", ["dog"], 0, 0),

@@ -220,6 +220,11 @@ def test_every_word_is_read_once_where_its_lesser_context_is_greatest(case):
             assert min(sum(sizes[first:word]), sum(sizes[word + 1 : end])) == max(rivals)
 
 
+def test_a_word_with_as_much_context_in_two_windows_is_read_in_the_first():
+    reads = tagging.choose_reads([1] * 9, [(0, 6), (3, 9)])
+    assert [[word for word, _ in pairs] for pairs in reads] == [[0, 1, 2, 3, 4], [5, 6, 7, 8]]
+
+
 sentences = st.lists(
     st.tuples(
         st.sampled_from(["Jim", "Henson", "puppeteer", "xxxx", "café", "中文", "😀", ""]), st.sampled_from(LABELS)
@@ -336,7 +341,7 @@ def test_a_row_without_words_is_refused(make_task, labelled):
     assert "column 'words' is an empty text" in refused(lambda: make_task().encode(make_row(" \n", ""), labelled))
     assert "column 'words' is empty" in refused(lambda: make_task().encode(make_row(None, ""), labelled))
     row = Row("train.jsonl line 3", {"text": "Jim"})
-    assert "column 'words' is missing (columns: text); set data.words" in refused(
+    assert "column 'words' is missing (columns: text); set task.words" in refused(
         lambda: make_task().encode(row, labelled)
     )
 
@@ -346,14 +351,14 @@ def test_a_row_without_words_is_refused(make_task, labelled):
 )
 def test_words_that_are_not_texts_are_refused(make_task, words, wrong):
     message = refused(lambda: make_task().encode(make_row(words, "O O")))
-    assert f"column 'words' has {wrong}, not a text; set data.words to a list of texts" in message
+    assert f"column 'words' has {wrong}, not a text; set task.words to a list of texts" in message
 
 
 def test_tags_that_are_not_texts_are_refused(make_task):
     rows = [make_row(["Jim"], [3]), make_row(["Jim"])]
     for call in (make_task().encode, make_task().gold, lambda row: tagging.find_tags([row], "tags")):
-        assert "column 'tags' has 3, not a text; set data.tags" in refused(lambda call=call: call(rows[0]))
-        assert "column 'tags' is missing (columns: words); set data.tags" in refused(lambda call=call: call(rows[1]))
+        assert "column 'tags' has 3, not a text; set task.tags" in refused(lambda call=call: call(rows[0]))
+        assert "column 'tags' is missing (columns: words); set task.tags" in refused(lambda call=call: call(rows[1]))
 
 
 def test_the_tags_of_rows_are_o_and_then_in_order():

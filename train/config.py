@@ -147,6 +147,7 @@ AT_LEAST = {
     "train.eval_examples": 1,
     "train.patience": 0,
     "task.lm_weight": 0,
+    "task.max_question": 1,
     "task.stride": 1,
     "task.n_best": 1,
     "task.max_answer": 1,
@@ -200,10 +201,12 @@ def load(file: str, overrides: Sequence[str] = ()) -> RunConfig:
     return _build(layers, file)
 
 
-def from_dict(values: dict[str, Any], source: str) -> RunConfig:
-    """The configuration in a nested dictionary, checked like a file; `source` names it in errors."""
-    _check_keys(values, source)
-    return _build([OmegaConf.create(values)], source)
+def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
+    """The configuration, changed by `dotted.key=value` overrides; errors as `load`."""
+    layers = [_parse_override(item) for item in overrides]
+    for layer, source in zip(layers, overrides, strict=True):
+        _check_keys(OmegaConf.to_container(layer), source)
+    return _build([OmegaConf.create(to_dict(config)), *layers], "arguments")
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:

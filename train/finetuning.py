@@ -63,7 +63,7 @@ def finetune(config: RunConfig) -> None:
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     rows = read_splits(config)
     base = find_base(config)
-    data, job = make_job(config, base, rows)
+    job = make_job(config, base, rows)
     if config.train.epochs is not None:
         rows_seen = config.train.epochs * len(job.train_source)
         config.train.steps = max(1, math.ceil(rows_seen / config.train.batch_size))
@@ -128,7 +128,7 @@ def find_base(config: RunConfig) -> Base:
     return Base(configs.model_config(config, vocabulary_size(tokenizer)), tokenizer)
 
 
-def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> tuple[TaskData, Job]:
+def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
     """Model, examples and what is measured."""
     settings, kind = config.task, str(config.task.kind)
     given = configs.model_config(config, vocabulary_size(base.tokenizer), base.config)
@@ -145,24 +145,37 @@ def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> tuple
         key = jax.random.key(config.seed)
         model, params = heads.adapt(base.model, base.params, architecture, model_config, tokenizer, key=key)
     model = model.clone(dtype=jnp.dtype(config.train.dtype))
-    eval_source = TaskExamples(data, examples["eval"])
-    job = Job(
+    digest = "-".join(data_digest(inputs) for inputs in (config.data.train, config.data.eval) if inputs)
+    return job_for(settings, data, model, params, examples["train"], examples["eval"], digest)
+
+
+def job_for(
+    settings: TaskSettings,
+    data: TaskData,
+    model: nn.Module,
+    params: Any,
+    train: Sequence[Example],
+    held_out: Sequence[Example],
+    digest: str = "",
+) -> Job:
+    """A task's job, from rows that have been read."""
+    eval_source = TaskExamples(data, held_out)
+    return Job(
         model=model,
-        tokenizer=tokenizer,
+        tokenizer=data.frame.tokenizer,
         params=params,
         task=make_task(settings, model),
-        train_source=TaskExamples(data, examples["train"]),
+        train_source=TaskExamples(data, train),
         eval_source=eval_source,
         eval_seed=None,
         eval_examples=len(eval_source),
-        token_keys=("input_ids", "labels") if kind == "sft" else ("input_ids",),
-        digest="-".join(data_digest(inputs) for inputs in (config.data.train, config.data.eval) if inputs),
+        token_keys=("input_ids", "labels") if settings.kind == "sft" else ("input_ids",),
+        digest=digest,
         host_sums=lambda batch: {},
-        figures=functools.partial(figures, data, examples["eval"]),
-        best=metrics.BEST[kind],
+        figures=functools.partial(figures, data, held_out),
+        best=metrics.BEST[str(settings.kind)],
         evaluates_first=True,
     )
-    return data, job
 
 
 def labelled_config(settings: TaskSettings, config: ModelConfig, rows: Sequence[Row]) -> ModelConfig:
@@ -247,5 +260,9 @@ def figures(
     """The held-out means with the task's own scores; perplexity where responses are learnt."""
     if not outputs:
         return means | {"perplexity": math.exp(min(means["lm_loss"], 700))}
-    rows = [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]
-    return means | metrics.score(data, examples, decode_all(data, examples, rows))
+    return means | metrics.score(data, examples, decode_all(data, examples, by_feature(outputs)))
+
+
+def by_feature(outputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    """Arrays over all features -> what each has."""
+    return [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]

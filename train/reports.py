@@ -12,6 +12,7 @@ from typing import Any
 import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
+from rich.table import Table
 
 from bertgpt.errors import InputError
 
@@ -131,6 +132,16 @@ class Bar:
         if not console.is_terminal:
             seconds = (time.monotonic() - self.began) / max(1, step - self.start) * (self.total - step)
             say(f"step {step}/{self.total}  {text}  {seconds:,.0f} s left")
+
+
+def show_table(title: str, figures: dict[str, float]) -> None:
+    """Named figures, one a line."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("figure")
+    table.add_column("value", justify="right")
+    for name, value in figures.items():
+        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    console.print(table)
 
 
 def eval_line(step: int, figures: dict[str, float]) -> str:

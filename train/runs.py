@@ -17,7 +17,7 @@ from bertgpt.data.bert import BertPairs
 from bertgpt.data.gpt import GptWindows
 from bertgpt.data.store import Split, TextSource
 from bertgpt.errors import InputError
-from bertgpt.pretrained import example_ids, family_of_folder
+from bertgpt.pretrained import example_ids, family_of_folder, named_architecture
 from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
 from train import config as configs
 from train.checkpoints import Checkpoints, is_damage
@@ -48,6 +48,16 @@ class Start(NamedTuple):
     tokenizer: Tokenizer
     params: Any = None
     step: int = 0
+
+
+def architecture_in(folder: str | Path) -> str | None:
+    """The class of model that a run's newest checkpoint or a model folder names; None where it names none."""
+    folder = Path(folder)
+    if (folder / "config.yaml").is_file():
+        checkpoints = Checkpoints(folder / "checkpoints", keep=1, read_only=True)
+        steps = checkpoints.steps()
+        return _architecture_of(checkpoints.extra(max(steps))) if steps else None
+    return named_architecture(folder) if (folder / "config.json").is_file() else None
 
 
 def load_run(folder: str | Path, step: int | None = None) -> Run:
@@ -108,9 +118,14 @@ def _load_step(checkpoints: Checkpoints, step: int) -> Run:
     checkpoints.verify(step)
     extra = checkpoints.extra(step)
     config = ModelConfig(**extra["model"])
-    model = getattr(bertgpt, extra.get("architecture", PRETRAINED[config.architecture]))(config)
+    model = getattr(bertgpt, _architecture_of(extra))(config)
     params = checkpoints.load_params(step, abstract_params(model))
     return Run(model, jax.tree.map(jnp.asarray, params), Tokenizer.from_str(extra["tokenizer"]), step)
+
+
+def _architecture_of(extra: dict[str, Any]) -> str:
+    """The class of a checkpoint's model."""
+    return extra.get("architecture") or PRETRAINED[extra["model"]["architecture"]]
 
 
 def need(run: Run, architecture: str, verb: str, other: str) -> Run:

@@ -137,9 +137,7 @@ def split_batch(x: Array, parts: int) -> Array:
     return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
 
 
-def eval_step(
-    params: Any, batch: Batch, *, task: Task, axis: str | None = None
-) -> tuple[Sums, dict[str, Array]]:
+def eval_step(params: Any, batch: Batch, *, task: Task, axis: str | None = None) -> tuple[Sums, dict[str, Array]]:
     """The sums and weights of every loss and accuracy of a batch, without dropout; under pmap of all devices. Also the
     outputs that the task keeps, row by row."""
     output = apply(task, params, batch)

@@ -171,7 +171,7 @@ def find_labels(rows: Iterable[Row], column: str, several: bool) -> tuple[str, .
         value = row.get(column, "task.label")
         found |= set(label_names(row, value)) if several else {label_name(row, value)}
     if len(found) < (1 if several else 2):
-        raise InputError(f"data.train has the labels {sorted(found)} alone; there must be {'one' if several else 'two'}")
+        raise InputError(f"data.train has only the labels {sorted(found)}; there must be {'one' if several else 'two'}")
     if all(name.isdecimal() for name in found):
         return tuple(sorted(found, key=int))
     return tuple(sorted(found))

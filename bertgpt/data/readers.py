@@ -4,13 +4,12 @@ import csv
 import hashlib
 import itertools
 import json
-import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
-from bertgpt.data import corpus
+from bertgpt.data.files import find_files, kind, lines, open_file, parse_json, read_json
 from bertgpt.data.task import Row
 from bertgpt.errors import InputError
 
@@ -19,7 +18,6 @@ PARQUET_ROWS = 1024  # held at a time
 NO_WORD = re.compile(r"#(\s|$)|\d+[-.]\d+\s")  # a comment, a multi-word token and an empty node of CoNLL-U
 
 T = TypeVar("T", str, int, list)
-_kind = corpus._kind
 
 
 def read_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: int = -1) -> Iterator[Row]:
@@ -60,51 +58,35 @@ def data_digest(inputs: str | Sequence[str]) -> str:
 
 
 def _find_files(inputs: str | Sequence[str]) -> list[Path]:
-    files: list[Path] = []
-    for item in [inputs] if isinstance(inputs, str) else inputs:
-        if os.path.isdir(item):
-            found = [path for path in sorted(Path(item).rglob("*")) if path.is_file() and _kind(path) in SUFFIXES]
-            if not found:
-                raise InputError(f"{item}: a folder without files that can be read; they end in {', '.join(SUFFIXES)}")
-        else:
-            found = corpus.find_files(item)
-        files += found
+    files = find_files(inputs, SUFFIXES)
     for path in files:
-        if _kind(path) not in SUFFIXES:
+        if kind(path) not in SUFFIXES:
             raise InputError(f"{path}: cannot read this kind of file; give one of {', '.join(SUFFIXES)}, also as .gz")
     return files
 
 
 def _read(path: Path, word_column: int, tag_column: int) -> Iterator[Row]:
-    if _kind(path) in COLUMNS:
+    if kind(path) in COLUMNS:
         return _conll(path, word_column, tag_column)
-    return READERS[_kind(path)](path)
+    return READERS[kind(path)](path)
 
 
 def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line with its end), decoded; a fault of the file names it and the line."""
-    number = 0
-    try:
-        with corpus._open(path) as file:
-            while raw := file.readline(corpus.MAX_LINE):
-                number += 1
-                if len(raw) == corpus.MAX_LINE:
-                    raise InputError(f"{path} line {number}: longer than {corpus.MAX_LINE} bytes; break it into lines")
-                if b"\0" in raw:
-                    raise InputError(f"{path} line {number}: a NUL byte, so not UTF-8 text; convert the file")
-                yield number, corpus._decode(path, number, raw)
-    except corpus.UNREADABLE as error:
-        raise InputError(f"{path} line {number + 1}: cannot be read: {error}") from error
+    """As `lines`, without NUL bytes."""
+    for number, line in lines(path):
+        if "\0" in line:
+            raise InputError(f"{path} line {number}: a NUL byte, so not UTF-8 text; convert the file")
+        yield number, line
 
 
 def _jsonl(path: Path) -> Iterator[Row]:
-    for number, line in corpus._lines(path):
-        if line:
-            yield _object(f"{path} line {number}", corpus._parse(path, f"line {number}", line))
+    for number, line in lines(path):
+        if line.strip():
+            yield _object(f"{path} line {number}", parse_json(path, f"line {number}", line.strip()))
 
 
 def _json(path: Path) -> Iterator[Row]:
-    value = _parse_whole(path)
+    value = read_json(path)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         yield from _squad(path, value["data"])
     elif isinstance(value, list):
@@ -112,17 +94,6 @@ def _json(path: Path) -> Iterator[Row]:
             yield _object(f"{path} row {number}", row)
     else:
         raise InputError(f"{path}: neither a list of objects nor SQuAD's object with a list under 'data'; give one")
-
-
-def _parse_whole(path: Path) -> Any:
-    try:
-        with corpus._open(path) as file:
-            raw = file.read(corpus.MAX_JSON + 1)
-    except corpus.UNREADABLE as error:
-        raise InputError(f"{path}: cannot be read: {error}") from error
-    if len(raw) > corpus.MAX_JSON:
-        raise InputError(f"{path}: over {corpus.MAX_JSON} bytes; give it as JSONL, which is read line by line")
-    return corpus._parse(path, "line 1", corpus._decode(path, 1, raw))
 
 
 def _object(place: str, value: Any) -> Row:
@@ -173,7 +144,7 @@ def _field(place: str, value: Any, key: str, kind: type[T]) -> T:
 
 def _table(path: Path) -> Iterator[Row]:
     """CSV as RFC 4180 has it, or TSV."""
-    tabs = _kind(path) == ".tsv"
+    tabs = kind(path) == ".tsv"
     lines = (line for _, line in _text_lines(path))
     reader = csv.reader(
         lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL, strict=True
@@ -227,7 +198,7 @@ def _conll(path: Path, word_column: int, tag_column: int) -> Iterator[Row]:
 def _sentences(path: Path) -> Iterator[list[tuple[int, str]]]:
     """Each sentence as its token lines with their numbers."""
     sentence: list[tuple[int, str]] = []
-    conllu = _kind(path) == ".conllu"
+    conllu = kind(path) == ".conllu"
     for number, line in itertools.chain(_text_lines(path), [(0, "")]):
         if conllu and NO_WORD.match(line):
             continue
@@ -266,7 +237,7 @@ def _parquet(path: Path) -> Iterator[Row]:
 
 def _batches(path: Path, parquet_file: Any) -> Iterator[list[dict[str, Any]]]:
     try:
-        with corpus._open(path) as raw, parquet_file(raw) as file:
+        with open_file(path) as raw, parquet_file(raw) as file:
             _check_header(str(path), file.schema_arrow.names)
             for batch in file.iter_batches(PARQUET_ROWS):
                 yield batch.to_pylist()

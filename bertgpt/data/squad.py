@@ -67,7 +67,7 @@ class Answers:
     def __post_init__(self) -> None:
         for name in ("stride", "max_question", "n_best", "max_answer"):
             if getattr(self, name) < 1:
-                raise InputError(f"data.{name} is {getattr(self, name)}; it must be at least 1")
+                raise InputError(f"task.{name} is {getattr(self, name)}; it must be at least 1")
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
         """A feature for each window: [CLS] question [SEP] window [SEP].
@@ -81,10 +81,9 @@ class Answers:
             InputError: a column is missing or empty; the answer is not in the context; there is none, without
                 `null_threshold`; the question leaves no room.
         """
-        question = self.frame.content(row, row.text(self.question_column, "data.question"))
-        context = row.text(self.context_column, "data.context")
-        self.frame.content(row, context)
-        encoding = self.frame.tokenizer.encode(context, add_special_tokens=False)
+        question = self.frame.content(row, row.text(self.question_column, "task.question"))
+        context = row.text(self.context_column, "task.context")
+        encoding = self.frame.encoding(row, context)
         offsets = _offsets(context, encoding.offsets)
         target = self._target(row, context, offsets) if labelled else None
         kept = question[: self.max_question]
@@ -113,7 +112,7 @@ class Answers:
             worst. "" with start and end None is the null answer, listed with `null_threshold`, or where no span is
             allowed. With `null_threshold` also `null_score_difference`, null minus best span (None without one).
         """
-        context = example.row.text(self.context_column, "data.context")
+        context = example.row.text(self.context_column, "task.context")
         names = ("start_logits", "end_logits")
         logits = [[np.asarray(output[name], np.float64) for name in names] for output in outputs]
         found = [self._candidates(window, *pair) for window, pair in zip(example.note, logits, strict=True)]
@@ -140,14 +139,14 @@ class Answers:
         if room < 1:
             raise InputError(
                 f"{row.place}: {question} pieces of the question leave no room for the context in "
-                f"{self.frame.length} tokens; lower data.max_question or raise data.sequence_length"
+                f"{self.frame.length} tokens; lower task.max_question or raise data.sequence_length"
             )
         return room
 
     def _answers(self, row: Row) -> list[tuple[str, int | None]]:
         """Texts that are not blank, with their starts where given."""
         absent = self.answers_column in row.values and row.values[self.answers_column] is None
-        value = [] if absent else row.get(self.answers_column, "data.answers")
+        value = [] if absent else row.get(self.answers_column, "task.answers")
         answers = _answer_list(value)
         if answers is None:
             raise InputError(
@@ -160,7 +159,7 @@ class Answers:
         """The first and the last piece that the first answer touches; None where there is no answer."""
         answers = self._answers(row)
         if not answers and self.null_threshold is None:
-            raise InputError(f"{row.place}: it has no answer; set data.null_threshold for SQuAD 2.0, or remove the row")
+            raise InputError(f"{row.place}: it has no answer; set task.null_threshold for SQuAD 2.0, or remove the row")
         if not answers:
             return None
         text, given = answers[0]

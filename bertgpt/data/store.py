@@ -23,6 +23,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bertgpt.data import corpus
+from bertgpt.data.files import find_files
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer, vocabulary_size
 
@@ -50,7 +51,7 @@ class TextSource:
     def documents(self, split: str) -> Iterator[list[str]]:
         """The documents of one split, each as its paragraphs, in the order of the files."""
         inputs = self.eval if split == "eval" and self.eval else self.train
-        documents = corpus.read_documents(corpus.find_files(inputs), self.text_key, self.sentence_per_line)
+        documents = corpus.read_documents(find_files(inputs), self.text_key, self.sentence_per_line)
         if self.eval:
             return documents
         return (text for text in documents if _held_out(text, self.eval_fraction) == (split == "eval"))
@@ -331,7 +332,7 @@ def _empty(split: str, source: TextSource) -> str:
 
 
 def _input_files(source: TextSource) -> list[Path]:
-    return corpus.find_files(source.train) + (corpus.find_files(source.eval) if source.eval else [])
+    return find_files(source.train) + (find_files(source.eval) if source.eval else [])
 
 
 def _describe(path: Path) -> dict[str, Any]:

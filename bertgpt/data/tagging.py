@@ -64,9 +64,9 @@ class Tagging:
         """
         text, spans = self._sentence(row, labelled)
         targets = self._targets(row, len(spans)) if labelled else None
-        room = self.frame.length - 2
+        room, encode = self.frame.length - 2, self.frame.tokenizer.encode
         unknown = [special_id(self.frame.tokenizer, "[UNK]")]  # clean-up leaves nothing of some words; none is lost
-        whole = [self.frame.ids(text[start:end]) or unknown for start, end in spans]
+        whole = [encode(text[start:end], add_special_tokens=False).ids or unknown for start, end in spans]
         pieces = [word[:room] for word in whole]
         sizes = [len(word) for word in pieces]
         windows = cut_windows(sizes, room, self.stride)
@@ -79,11 +79,11 @@ class Tagging:
 
     def _sentence(self, row: Row, labelled: bool) -> tuple[str, list[Span]]:
         """The text and its words."""
-        if isinstance(row.get(self.words_column, "data.words"), str):
-            text = row.text(self.words_column, "data.words")
+        if isinstance(row.get(self.words_column, "task.words"), str):
+            text = row.text(self.words_column, "task.words")
             spans = word_spans(text, None if labelled else self.frame.tokenizer)
         else:
-            words = _strings(row, self.words_column, "data.words")
+            words = _strings(row, self.words_column, "task.words")
             text = " ".join(words)
             starts = itertools.accumulate((len(word) + 1 for word in words), initial=0)
             spans = [(start, start + len(word)) for start, word in zip(starts, words, strict=False)]
@@ -117,7 +117,7 @@ class Tagging:
         Raises:
             InputError: they are missing or not texts.
         """
-        return _strings(row, self.tags_column, "data.tags")
+        return _strings(row, self.tags_column, "task.tags")
 
     def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
         """Tags, their probabilities, and the entities they mark, from `logits` [T labels] for each feature.
@@ -216,7 +216,7 @@ def find_tags(rows: Iterable[Row], tags_column: str) -> tuple[str, ...]:
     Raises:
         InputError: a row's tags are missing or not texts.
     """
-    found = {tag for row in rows for tag in _strings(row, tags_column, "data.tags")}
+    found = {tag for row in rows for tag in _strings(row, tags_column, "task.tags")}
     return tuple(sorted(found, key=lambda tag: (tag != OUTSIDE, tag)))
 
 

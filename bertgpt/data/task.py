@@ -1,11 +1,12 @@
-"""What all tasks of fine-tuning share: rows, the special tokens around texts, examples, and the batches made of them."""
+"""What all tasks of fine-tuning share: rows, the special tokens around texts, examples and batches of them."""
 
 import dataclasses
+import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from tokenizers import Tokenizer
+from tokenizers import Encoding, Tokenizer
 
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import special_id
@@ -98,6 +99,7 @@ class TaskSettings:
     too_long: str = "cut"  # what happens to over-long prompts: cut or drop
     both_orders: bool = False  # GPT-1 reads a pair in both orders (similarity)
     lm_weight: float = 0.5  # of GPT-1's next-token loss beside a task's
+    max_question: int = 64  # pieces; a longer one is cut
     stride: int = 128  # pieces from one window of a context to the next
     n_best: int = 20
     max_answer: int = 30  # pieces
@@ -129,21 +131,27 @@ class Frame:
     length: int
     bert: bool
 
-    def ids(self, text: str) -> list[int]:
-        """A text's pieces, without special tokens around it."""
-        return self.tokenizer.encode(text, add_special_tokens=False).ids
+    @functools.cached_property
+    def special(self) -> frozenset[int]:
+        """The special tokens that stand for no word."""
+        unknown = getattr(self.tokenizer.model, "unk_token", None)
+        tokens = self.tokenizer.get_added_tokens_decoder().items()
+        return frozenset(index for index, token in tokens if token.special and token.content != unknown)
 
-    def content(self, row: Row, text: str) -> list[int]:
-        """As `ids`.
+    def encoding(self, row: Row, text: str) -> Encoding:
+        """A text's pieces with their places in it, without special tokens around it.
 
         Raises:
             InputError: nothing but special tokens is left of the text.
         """
-        ids = self.ids(text)
-        special = {index for index, token in self.tokenizer.get_added_tokens_decoder().items() if token.special}
-        if special.issuperset(ids):
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        if self.special.issuperset(encoding.ids):
             raise InputError(f"{row.place}: {text[:40]!r} has no piece but special tokens; give a text")
-        return ids
+        return encoding
+
+    def content(self, row: Row, text: str) -> list[int]:
+        """The ids of `encoding`."""
+        return self.encoding(row, text).ids
 
     def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> Feature:
         """One or two texts with their special tokens; the longer is cut at its end, piece by piece, until both fit.
@@ -170,7 +178,7 @@ class Frame:
 
 
 def _fit(first: int, second: int, room: int) -> tuple[int, int]:
-    """Two lengths, the longer shortened until they fit (`_truncate_seq_pair` of google-research/bert run_classifier.py)."""
+    """Two lengths, the longer shortened until both fit, as run_classifier.py of google-research/bert has it."""
     excess = first + second - room
     if excess <= 0:
         return first, second
@@ -194,15 +202,17 @@ def make_frame(tokenizer: Tokenizer, length: int, bert: bool, end: str = GPT_TAS
 
 
 class TaskData(Protocol):
-    """One kind of task: how a row is read, and what the model's outputs say of it.
+    """One kind of task: how a row is read, and what the model's outputs say of it."""
 
-    Attributes:
-        frame: the special tokens around its texts.
-        per_token: the keys of its features whose last axis is T, to be padded.
-    """
+    @property
+    def frame(self) -> Frame:
+        """The special tokens around its texts."""
+        ...
 
-    frame: Frame
-    per_token: tuple[str, ...]
+    @property
+    def per_token(self) -> tuple[str, ...]:
+        """The keys of its features whose last axis is T, to be padded."""
+        ...
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
         """The row as the model reads it, with its labels where `labelled`.

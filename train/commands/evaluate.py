@@ -1,0 +1,30 @@
+"""Score a fine-tuned model on labelled rows: a table, evaluation.json, and for classes a picture of the confusions."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A run or model folder, and rows."""
+    parser.add_argument("run", metavar="RUN", help="a fine-tuned run folder, or a model folder with a task's head")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="such as task.label=stars")
+    parser.add_argument("--data", metavar="PATH", help="labelled rows (default: those held out by the run)")
+    parser.add_argument("--step", type=int, metavar="N", help="that checkpoint (default: the best)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="inputs read at once (default: the run's)")
+    parser.add_argument("--out", type=Path, metavar="FOLDER", help="where to write (default: RUN)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the table."""
+    from bertgpt.errors import InputError
+    from train.evaluating import evaluate, load_tuned
+    from train.reports import show_table
+
+    if options.batch_size is not None and options.batch_size < 1:
+        raise InputError("--batch-size must be at least 1")
+    tuned = load_tuned(options.run, options.overrides, options.step)
+    if options.data is not None:
+        tuned.config.data.eval = options.data
+    out = options.out or Path(options.run)
+    scores = evaluate(tuned, out, options.batch_size)
+    show_table(f"{tuned.kind}, step {tuned.run.step}", scores)

@@ -1,0 +1,172 @@
+"""A fine-tuned model put to use: its held-out figures, and predictions for new rows."""
+
+import functools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from bertgpt.data.classification import most_choices
+from bertgpt.data.readers import read_rows
+from bertgpt.data.task import Row
+from bertgpt.errors import InputError
+from bertgpt.tasks import SPECS, decode_all, kind_of, predict_rows, respond, task_data
+from train import config as configs
+from train import finetuning, loop, metrics, parallel, runs
+from train.config import RunConfig
+from train.runs import Run
+from train.step import eval_step
+
+CHUNK = 32  # rows predicted at once
+
+
+class Tuned(NamedTuple):
+    """A fine-tuned model with the configuration that says how its rows are read."""
+
+    run: Run
+    config: RunConfig
+    kind: str
+
+
+def load_tuned(folder: str | Path, overrides: Sequence[str] = (), step: int | None = None) -> Tuned:
+    """A fine-tuned run's model, or a model folder's with the head of a task.
+
+    Args:
+        folder: of either.
+        overrides: `task.` and `data.` keys that differ from the run's.
+        step: that checkpoint of a run.
+
+    Raises:
+        InputError: the model has no task's head.
+    """
+    run = runs.load_run(folder, step)
+    kind, saved = kind_of(run.model), Path(folder) / "config.yaml"
+    if saved.is_file():
+        config = configs.load(str(saved))
+    else:
+        config = RunConfig()
+        config.data.sequence_length = run.model.config.max_positions  # type: ignore[attr-defined]
+    config = configs.override(config, overrides)
+    config.task.kind = config.task.kind or kind
+    if config.task.kind != kind:
+        raise InputError(f"{folder}: its model was made for {kind}, and not for task.kind {config.task.kind}")
+    return Tuned(run, config, kind)
+
+
+def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str, float]:
+    """The figures on the held-out rows; writes evaluation.json, and for classes confusion.png, into `out`.
+
+    Raises:
+        InputError: there are no rows to score.
+    """
+    metrics.check_libraries()
+    config, run = tuned.config, tuned.run
+    rows = held_out_rows(config)
+    data = _task_data(tuned, rows)
+    examples = finetuning.encode(data, rows, "eval")
+    job = finetuning.job_for(config.task, data, run.model, run.params, examples, examples)
+    found: list[dict[str, Any]] = []
+
+    def figures(means: dict[str, float], outputs: Any) -> dict[str, float]:
+        found.extend(decode_all(data, examples, finetuning.by_feature(outputs)))
+        return finetuning.figures(data, examples, means, outputs)
+
+    config.train.batch_size = batch_size or config.train.batch_size
+    config.train.accumulate = 1
+    strategy = parallel.Jit()
+    compiled = strategy.compile_eval(functools.partial(eval_step, task=job.task, axis=None))
+    trainer = loop.Trainer(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
+    scores = loop.evaluate(trainer, run.params)
+    write(out, tuned, scores)
+    if tuned.kind == "classification":
+        golds = [data.gold(example.row) for example in examples]  # type: ignore[attr-defined]
+        labels = [prediction["label"] for prediction in found]
+        metrics.draw_confusion(golds, labels, data.labels, out / "confusion.png")  # type: ignore[attr-defined]
+    return scores
+
+
+def held_out_rows(config: RunConfig) -> list[Row]:
+    """Those of data.eval, or the share of data.train that a run held out."""
+    if not config.data.eval:
+        if not config.data.train:
+            raise InputError("data.eval is missing; give a file of rows: --data PATH")
+        return finetuning.read_splits(config)["eval"]
+    task = config.task
+    rows = list(read_rows(config.data.eval, word_column=task.word_column, tag_column=task.tag_column))
+    if not rows:
+        raise InputError(f"data.eval: no rows in {config.data.eval}")
+    return rows
+
+
+def write(out: Path, tuned: Tuned, scores: dict[str, float]) -> None:
+    """evaluation.json, whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = tuned.config.data.eval or tuned.config.data.train
+    record = {"kind": tuned.kind, "step": tuned.run.step, "data": rows, **scores}
+    temporary = out / "evaluation.tmp"
+    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    temporary.replace(out / "evaluation.json")
+
+
+def predict(tuned: Tuned, rows: Iterable[Row], max_new_tokens: int = 64) -> Iterator[dict[str, Any]]:
+    """A JSON object for every row: what names it, then its prediction.
+
+    Raises:
+        InputError: a row cannot be used.
+    """
+    chunk: list[Row] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK:
+            yield from _predict(tuned, chunk, max_new_tokens)
+            chunk = []
+    if chunk:
+        yield from _predict(tuned, chunk, max_new_tokens)
+
+
+def _predict(tuned: Tuned, rows: list[Row], max_new_tokens: int) -> Iterator[dict[str, Any]]:
+    run, data = tuned.run, _task_data(tuned, rows)
+    if tuned.kind == "sft":
+        texts = respond(run.model, run.params, data, rows, max_new_tokens)
+        found: list[dict[str, Any]] = [{"response": text} for text in texts]
+    else:
+        found = predict_rows(run.model, run.params, data, rows, SPECS[tuned.kind].outputs, CHUNK)
+    for row, prediction in zip(rows, found, strict=True):
+        named = {column: row.values[column] for column in shown(tuned) if column in row.values}
+        yield _rounded(named | prediction)
+
+
+def shown(tuned: Tuned) -> tuple[str, ...]:
+    """The columns that a prediction repeats."""
+    task = tuned.config.task
+    return {
+        "question_answering": ("id", task.question),
+        "tagging": ("id",),
+        "sft": ("id", task.prompt),
+    }.get(tuned.kind, ("id", task.text, *([task.pair] if task.pair else [])))
+
+
+def main_column(tuned: Tuned) -> str:
+    """The column that a line of plain text stands for."""
+    task = tuned.config.task
+    columns = {"question_answering": task.context, "tagging": task.words, "sft": task.prompt}
+    return columns.get(tuned.kind, task.text)
+
+
+def _task_data(tuned: Tuned, rows: Sequence[Row]) -> Any:
+    model: nn.Module = tuned.run.model
+    config = tuned.config
+    length = config.data.sequence_length
+    choices = most_choices(rows, config.task.choices)
+    return task_data(config.task, model.config, tuned.run.tokenizer, length, choices)  # type: ignore[attr-defined]
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to 6 decimals, anywhere inside."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value
