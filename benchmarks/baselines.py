@@ -11,6 +11,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
+F1 = Callable[[str, list[str]], float]  # of a prediction against the answers
 Sentence = Sequence[tuple[str, str]]  # (word, tag)
 CS = (0.3, 1.0, 3.0, 10.0)  # inverse strengths of regularization, chosen among by cross-validation
 MAX_SPAN = 24  # words of an answer
@@ -41,24 +42,25 @@ def tfidf(
 def best_fixed_span(
     train: Sequence[dict[str, Any]],
     eval: Sequence[dict[str, Any]],
-    f1: Callable[[str, list[str]], float],
+    f1: F1,
     max_start: int = 60,
 ) -> dict[str, Any]:
     """The one place in a passage, as words i to j, that answers the training questions best.
 
     Args:
         train: rows with `context` and `answers`, a list of texts; `eval` likewise.
-        f1: of a prediction against the answers.
         max_start: words of a passage at which the answer may begin.
 
     Returns:
         `span` (i, j), words i to j - 1; on eval `f1`, and `exact_match`, the share of answers met entirely.
     """
-    longest = max(len(row["context"].split()) for row in train)
+    held_out = [(row["context"].split(), row["answers"]) for row in eval]
+    rows = [(row["context"].split(), row["answers"]) for row in train]
+    longest = max(len(words) for words, _ in rows)
     starts = range(min(max_start, longest))
     spans = [(i, j) for i in starts for j in range(i + 1, min(i + MAX_SPAN, longest) + 1)]
-    span = max(spans, key=lambda span: float(np.mean(_span_scores(train, span, f1))))
-    scores = _span_scores(eval, span, f1)
+    span = max(spans, key=lambda span: float(np.mean(_span_scores(rows, span, f1))))
+    scores = _span_scores(held_out, span, f1)
     return {"span": span, "f1": float(np.mean(scores)), "exact_match": float(np.mean([score == 1 for score in scores]))}
 
 
@@ -85,5 +87,5 @@ def _features(vectorizer: TfidfVectorizer, texts: Sequence[Text]) -> sparse.csr_
     return sparse.hstack([*sides, product, sparse.csr_matrix(product.sum(axis=1))], format="csr")
 
 
-def _span_scores(rows: Sequence[dict[str, Any]], span: tuple[int, int], f1: Callable[..., float]) -> list[float]:
-    return [f1(" ".join(row["context"].split()[slice(*span)]), row["answers"]) for row in rows]
+def _span_scores(rows: list[tuple[list[str], list[str]]], span: tuple[int, int], f1: F1) -> list[float]:
+    return [f1(" ".join(words[slice(*span)]), answers) for words, answers in rows]

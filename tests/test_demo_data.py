@@ -164,10 +164,11 @@ def test_majority_says_the_training_splits_label(baselines):
 def test_tfidf_learns_words_and_the_likeness_of_pairs(baselines):
     texts = [f"good {n}" if n % 2 else f"bad {n}" for n in range(40)]
     assert baselines.tfidf(texts, [n % 2 for n in range(40)], ["good", "bad"], [1, 0], 0) == 1
-    words = [f"w{n}x" for n in range(40)]
-    same = [(word, words[n] if n % 2 else words[n - 2]) for n, word in enumerate(words)]
-    fresh = [("w1x", "w1x"), ("w1x", "w2x"), ("w5x", "w5x"), ("w5x", "w8x")]
-    assert baselines.tfidf(same, [n % 2 for n in range(40)], fresh, [1, 0, 1, 0], 0) == 1
+    words = [f"w{n}x" for n in range(30)]
+    alike = [(word, word) for word in words[:20]]
+    unlike = [(word, words[(n + 7) % 30]) for n, word in enumerate(words)]
+    fresh = [(word, word) for word in words[20:]] + [(words[n], words[n - 3]) for n in range(20, 30)]
+    assert baselines.tfidf(alike + unlike, [1] * 20 + [0] * 30, fresh, [1] * 10 + [0] * 10, 0) == 1
 
 
 def test_the_best_fixed_span_is_chosen_on_train(baselines):

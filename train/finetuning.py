@@ -16,7 +16,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 import bertgpt
-from bertgpt import heads, losses
+from bertgpt import losses
+from bertgpt.adapt import adapt, add_tokens, config_for
 from bertgpt.config import ModelConfig
 from bertgpt.data.classification import find_labels, most_choices
 from bertgpt.data.readers import data_digest, read_rows
@@ -134,8 +135,8 @@ def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
     given = configs.model_config(config, vocabulary_size(base.tokenizer), base.config)
     architecture = architecture_of(kind, given.architecture)
     causal = given.architecture == "gpt"
-    tokenizer = heads.add_tokens(base.tokenizer, task_tokens(kind)) if causal else base.tokenizer
-    model_config = heads.config_for(labelled_config(settings, given, rows["train"]), tokenizer)
+    tokenizer = add_tokens(base.tokenizer, task_tokens(kind)) if causal else base.tokenizer
+    model_config = config_for(labelled_config(settings, given, rows["train"]), tokenizer)
     choices = most_choices([*rows["train"], *rows["eval"]], settings.choices)
     data = task_data(settings, model_config, tokenizer, config.data.sequence_length, choices)
     examples = {split: encode(data, found, split) for split, found in rows.items()}
@@ -143,7 +144,7 @@ def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
     params = None
     if base.model is not None:
         key = jax.random.key(config.seed)
-        model, params = heads.adapt(base.model, base.params, architecture, model_config, tokenizer, key=key)
+        model, params = adapt(base.model, base.params, architecture, model_config, tokenizer, key=key)
     model = model.clone(dtype=jnp.dtype(config.train.dtype))
     digest = "-".join(data_digest(inputs) for inputs in (config.data.train, config.data.eval) if inputs)
     return job_for(settings, data, model, params, examples["train"], examples["eval"], digest)

@@ -189,7 +189,7 @@ def _fit(first: int, second: int, room: int) -> tuple[int, int]:
 
 
 def make_frame(tokenizer: Tokenizer, length: int, bert: bool, end: str = GPT_TASK_TOKENS[2]) -> Frame:
-    """The frame of a model; for GPT-1 the tokenizer has the special tokens already (`bertgpt.heads.add_tokens`).
+    """The frame of a model; for GPT-1 the tokenizer has the special tokens already (`bertgpt.adapt.add_tokens`).
 
     Raises:
         InputError: a special token is missing.
