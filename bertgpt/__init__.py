@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from bertgpt import losses, masks, presets
+    from bertgpt.adapt import adapt, add_tokens
     from bertgpt.bert import (
         BertForMaskedLM,
         BertForMultipleChoice,
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
         BertModel,
     )
     from bertgpt.config import ModelConfig
+    from bertgpt.data.task import TaskSettings
     from bertgpt.decoding import generate, stream
     from bertgpt.errors import InputError
     from bertgpt.gpt import (
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from bertgpt.inference import embed, fill_mask, next_sentence_probability
     from bertgpt.outputs import ModelOutput
     from bertgpt.pretrained import load_pretrained, save_pretrained
+    from bertgpt.tasks import predict
     from bertgpt.tokenizers import load_tokenizer
 
 _HOME = {
@@ -49,6 +52,9 @@ _HOME = {
     "OpenAIGPTForSequenceClassification": "gpt",
     "OpenAIGPTLMHeadModel": "gpt",
     "OpenAIGPTModel": "gpt",
+    "TaskSettings": "data.task",
+    "add_tokens": "adapt",
+    "adapt": "adapt",
     "embed": "inference",
     "fill_mask": "inference",
     "generate": "decoding",
@@ -57,6 +63,7 @@ _HOME = {
     "losses": None,
     "masks": None,
     "next_sentence_probability": "inference",
+    "predict": "tasks",
     "presets": None,
     "save_pretrained": "pretrained",
     "stream": "decoding",
@@ -78,6 +85,9 @@ __all__ = [
     "OpenAIGPTForSequenceClassification",
     "OpenAIGPTLMHeadModel",
     "OpenAIGPTModel",
+    "TaskSettings",
+    "adapt",
+    "add_tokens",
     "embed",
     "fill_mask",
     "generate",
@@ -86,6 +96,7 @@ __all__ = [
     "losses",
     "masks",
     "next_sentence_probability",
+    "predict",
     "presets",
     "save_pretrained",
     "stream",

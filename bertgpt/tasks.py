@@ -203,8 +203,10 @@ def respond(
 ) -> list[str]:
     """What a model fine-tuned on responses answers to prompts or conversations; `sampling` as `bertgpt.generate`."""
     prompts = [data.encode(row, labelled=False).features[0]["input_ids"].tolist() for row in rows]
-    end = data.frame.end
-    written = generate(model, params, prompts, max_new_tokens, end_id=end, cut_left=True, **sampling)
+    positions = model.config.max_positions  # type: ignore[attr-defined]
+    room = max(positions // 2, positions - max(map(len, prompts)))  # a long prompt loses its beginning
+    count, end = min(max_new_tokens, room), data.frame.end
+    written = generate(model, params, prompts, count, end_id=end, cut_left=True, **sampling)
     decode = data.frame.tokenizer.decode
     return [decode(ids[len(prompt) :].tolist()) for ids, prompt in zip(written, prompts, strict=True)]
 

@@ -168,7 +168,8 @@ def special_id(tokenizer: Tokenizer, token: str) -> int:
     """
     index = tokenizer.token_to_id(token)
     if index is None:
-        raise InputError(f"the tokenizer has no {token}; BERT needs {', '.join(BERT_SPECIAL)}")
+        needs = f"BERT needs {', '.join(BERT_SPECIAL)}" if token in BERT_SPECIAL else "fine-tuning adds it"
+        raise InputError(f"the tokenizer has no {token}; {needs}")
     return index
 
 

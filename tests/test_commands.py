@@ -241,7 +241,7 @@ def change_architecture(folder, architecture):
 @pytest.mark.parametrize(
     ("name", "architecture", "arguments", "expected"),
     [
-        ("bert", "BertForMaskedLM", ["predict", "--text", "a", "--pair", "b"], "BertForMaskedLM has no nsp_logits"),
+        ("bert", "BertForMaskedLM", ["predict", "--text", "a", "--pair", "b"], "BertForMaskedLM has no head of a task"),
         ("bert", "BertModel", ["fill-mask", "a [MASK]"], "BertModel has no mlm_logits; load it as BertForPreTr"),
         ("gpt", "OpenAIGPTModel", ["generate", "--prompt", "a"], "OpenAIGPTModel does not write text"),
     ],

@@ -98,3 +98,26 @@ def test_masked_logits_may_be_asked_for_at_some_positions(tiny_bert):
     everywhere = run(model, params, IDS[0], "mlm_logits")
     some = run(model, params, IDS[0], "mlm_logits", masked_positions=places)
     np.testing.assert_allclose(some, np.take_along_axis(everywhere, places[..., None], 1), rtol=1e-5, atol=1e-6)
+
+
+def test_the_two_orders_of_a_pair_are_added_before_the_classifier(tiny_gpt):
+    config = dataclasses.replace(tiny_gpt.config, num_labels=3)
+    model = bertgpt.OpenAIGPTForSequenceClassification(config)
+    mask = np.ones_like(IDS[:2, :2])
+    mask[0, 1, 5:] = 0
+    params = jax.jit(model.init)(jax.random.key(0), IDS[0])["params"]
+    both = run(model, params, IDS[:2, :2], "logits", attention_mask=mask)
+    apart = [run(model, params, IDS[:2, order], "logits", attention_mask=mask[:, order]) for order in (0, 1)]
+    np.testing.assert_allclose(both, apart[0] + apart[1], atol=1e-6)  # there is no bias
+    turned = run(model, params, IDS[:2, 1::-1], "logits", attention_mask=mask[:, ::-1])
+    np.testing.assert_allclose(both, turned, atol=1e-6)
+
+
+def test_next_token_logits_beside_a_classifier_are_the_language_models(tiny_gpt):
+    model = bertgpt.OpenAIGPTForSequenceClassification(tiny_gpt.config)
+    params = jax.jit(model.init)(jax.random.key(0), IDS[0])["params"]
+    found = run(model, params, IDS[0], "lm_logits", output_lm_logits=True)
+    expected = run(tiny_gpt, {"transformer": params["transformer"]}, IDS[0], "logits")
+    np.testing.assert_allclose(found, expected, atol=1e-6)
+    assert run(model, params, IDS[:2], "lm_logits", output_lm_logits=True).shape == (*IDS[:2].shape, 64)
+    assert model.apply({"params": params}, IDS[0]).lm_logits is None

@@ -163,7 +163,7 @@ def test_changed_text_is_told_and_a_started_run_refuses_it(config_file, corpus_f
     pretraining.pretrain(other)
     assert f"preparing {tmp_path / 'out' / 'store'}: {text} changed" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out" / "store")
-    with pytest.raises(configs.InputError, match="the text changed since checkpoint 2"):
+    with pytest.raises(configs.InputError, match="the data changed since checkpoint 2"):
         pretraining.pretrain(settings)
     text.write_text(corpus_file.read_text())
     shutil.rmtree(tmp_path / "out" / "store")

@@ -61,8 +61,8 @@ def test_the_gradient_is_zero_before_the_prompts_end_and_on_padding_and_nowhere_
 def test_of_a_conversation_the_assistants_turns_count():
     row = chat(("system", "ant"), ("user", "bee"), ("assistant", "cow"), ("user", "dog"), ("assistant", "ant"))
     (feature,) = TASK.encode(row).features
-    turns = [[START, *ids("ant"), MIDDLE], [*ids("bee"), MIDDLE], [*ids("cow"), END], [*ids("dog"), MIDDLE]]
-    whole = [*sum(turns, []), *ids("ant"), END]
+    first, second = [START, *ids("ant"), MIDDLE, *ids("bee"), MIDDLE], [*ids("cow"), END, *ids("dog"), MIDDLE]
+    whole = [*first, *second, *ids("ant"), END]
     assert feature["input_ids"].tolist() == whole[:-1]
     assert targets(feature) == [*ids("cow"), END, *ids("ant"), END]
     (with_more,) = TASK.encode(chat(("user", "bee"), ("assistant", "cow"), ("user", "dog"))).features

@@ -10,7 +10,7 @@ import flax.linen as nn
 
 from bertgpt.data.classification import most_choices
 from bertgpt.data.readers import read_rows
-from bertgpt.data.task import Row
+from bertgpt.data.task import END, Row
 from bertgpt.errors import InputError
 from bertgpt.tasks import SPECS, decode_all, kind_of, predict_rows, respond, task_data
 from train import config as configs
@@ -43,6 +43,8 @@ def load_tuned(folder: str | Path, overrides: Sequence[str] = (), step: int | No
     """
     run = runs.load_run(folder, step)
     kind, saved = kind_of(run.model), Path(folder) / "config.yaml"
+    if kind == "sft" and run.tokenizer.token_to_id(END) is None:
+        raise InputError(f"{folder}: this GPT-1 was not fine-tuned on responses; use generate")
     if saved.is_file():
         config = configs.load(str(saved))
     else:
@@ -70,7 +72,8 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     found: list[dict[str, Any]] = []
 
     def figures(means: dict[str, float], outputs: Any) -> dict[str, float]:
-        found.extend(decode_all(data, examples, finetuning.by_feature(outputs)))
+        if outputs:
+            found.extend(decode_all(data, examples, finetuning.by_feature(outputs)))
         return finetuning.figures(data, examples, means, outputs)
 
     config.train.batch_size = batch_size or config.train.batch_size

@@ -218,7 +218,7 @@ def make_task(settings: TaskSettings, model: nn.Module) -> Task:
     inputs = ("input_ids", "attention_mask") + (() if causal else ("token_type_ids",))
     outputs = SPECS[kind].outputs
     if kind == "question_answering":
-        weights = {"start_loss": 0.5, "end_loss": 0.5}
+        weights = (("start_loss", 0.5), ("end_loss", 0.5))
         return Task(model, inputs, losses.span_losses, losses.span_accuracies, weights, outputs=outputs)
     task_losses, accuracies = _losses(kind)
     if not causal or not settings.lm_weight:
@@ -228,9 +228,8 @@ def make_task(settings: TaskSettings, model: nn.Module) -> Task:
     def with_lm(output: Any, batch: losses.Batch) -> dict[str, losses.SumWeight]:
         return task_losses(output, batch) | {"lm_loss": losses.auxiliary_lm_loss(getattr(output, field), batch)}
 
-    options = {} if kind == "multiple_choice" else {"output_lm_logits": True}
-    weights = {"lm_loss": settings.lm_weight}
-    return Task(model, inputs, with_lm, accuracies, weights, options, outputs)
+    options = () if kind == "multiple_choice" else (("output_lm_logits", True),)
+    return Task(model, inputs, with_lm, accuracies, (("lm_loss", settings.lm_weight),), options, outputs)
 
 
 def _losses(kind: str) -> tuple[Any, Any]:

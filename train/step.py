@@ -2,7 +2,6 @@
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import flax.linen as nn
@@ -26,8 +25,8 @@ class Task(NamedTuple):
         inputs: keys of the batch.
         losses: (output, batch) -> sums whose means are added and differentiated.
         accuracies: (output, batch) -> further sums of an evaluation.
-        weights: of the losses in what is differentiated; 1 where there is none.
-        options: further arguments of the model.
+        weights: (loss, its weight in what is differentiated); 1 for the others.
+        options: (name, value) of further arguments of the model.
         outputs: fields of its output that an evaluation keeps.
     """
 
@@ -35,13 +34,14 @@ class Task(NamedTuple):
     inputs: tuple[str, ...]
     losses: Callable[[Any, Batch], Sums]
     accuracies: Callable[[Any, Batch], Sums]
-    weights: Mapping[str, float] = MappingProxyType({})
-    options: Mapping[str, Any] = MappingProxyType({})
+    weights: tuple[tuple[str, float], ...] = ()
+    options: tuple[tuple[str, Any], ...] = ()
     outputs: tuple[str, ...] = ()
 
     def total(self, values: Mapping[str, Any]) -> Any:
         """The weighted sum of the losses among named values."""
-        return sum(self.weights.get(name, 1) * value for name, value in values.items() if name.endswith("_loss"))
+        weights = dict(self.weights)
+        return sum(weights.get(name, 1) * value for name, value in values.items() if name.endswith("_loss"))
 
 
 def bert_task(model: nn.Module) -> Task:
@@ -59,7 +59,7 @@ def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> An
     """The model's output for a batch; with dropout where there is a key."""
     inputs = {name: batch[name] for name in task.inputs}
     rngs = None if key is None else {"dropout": key}
-    return task.model.apply({"params": params}, **inputs, **task.options, deterministic=key is None, rngs=rngs)
+    return task.model.apply({"params": params}, **inputs, **dict(task.options), deterministic=key is None, rngs=rngs)
 
 
 def train_step(

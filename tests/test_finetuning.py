@@ -1,0 +1,310 @@
+"""Every task from its file to a model that has learnt it, its scores and its predictions; resume; mistakes."""
+
+import csv
+import json
+
+import jax
+import numpy as np
+import pytest
+
+import bertgpt
+from bertgpt.tokenizers import train_bpe, train_wordpiece
+from train import config as configs
+from train import finetuning
+from train.__main__ import main
+from train.reports import read_metrics
+from train.runs import load_run
+
+pytestmark = pytest.mark.filterwarnings("ignore:.*made anew, to be trained")
+
+ANIMALS, PLANTS = ("ant", "bee", "cow", "dog"), ("fir", "ivy", "oak", "yew")
+TEXT = " ".join((*ANIMALS, *PLANTS, "who where near saw")) + " "
+SIZES = {"hidden_size": 32, "num_heads": 2, "num_layers": 1, "max_positions": 24}
+OPTIONS = [
+    "data.sequence_length=24",
+    "optimizer.learning_rate=0.01",
+    "optimizer.warmup_steps=5",
+    "train.batch_size=8",
+    "train.log_every=25",
+    "train.eval_every=25",
+    "train.steps=50",
+    "parallel.strategy=jit",
+    "model.hidden_dropout=0.0",
+    "model.attention_dropout=0.0",
+    "model.classifier_dropout=0.0",
+]
+PAIRS = [(a, p) for a in ANIMALS for p in PLANTS]
+
+
+def classes():
+    return [{"text": word, "label": "animal" if word in ANIMALS else "plant"} for word in (*ANIMALS, *PLANTS)]
+
+
+def pairs():
+    words = [*PAIRS[:4], *((p, a) for a, p in PAIRS[:4])]
+    return [{"text": first, "pair": second, "label": int(second in ANIMALS)} for first, second in words]
+
+
+def alike():
+    words = [("ant", "bee"), ("cow", "dog"), ("bee", "cow"), ("fir", "ant"), ("bee", "ivy"), ("oak", "yew")]
+    return [{"text": a, "pair": b, "label": int({a, b} <= set(ANIMALS))} for a, b in words]
+
+
+def several():
+    return [{"text": f"{a} {p}", "label": [w for w in (a, p) if w in ("ant", "fir")]} for a, p in PAIRS[:8]]
+
+
+def numbers():
+    return [{"text": "ant " * count + "fir " * (4 - count), "label": count / 4} for count in range(5)]
+
+
+def choices():
+    return [{"text": "who", "choices": [p, a] if n % 2 else [a, p], "label": n % 2} for n, (a, p) in enumerate(PAIRS)]
+
+
+def questions():
+    rows = [(f"saw {p} near {a} saw", a) for a, p in PAIRS[:8]]
+    return [{"question": "who", "context": text, "answers": {"text": [a]}} for text, a in rows]
+
+
+def tags():
+    rows = [["saw", a, "near", p] for a, p in PAIRS[:8]]
+    return [{"words": words, "tags": ["O", "B-BEAST", "O", "B-PLANT"]} for words in rows]
+
+
+def responses():
+    return [{"prompt": f"near {a}", "response": f"saw {p}"} for a, p in zip(ANIMALS, PLANTS, strict=True)]
+
+
+def long_responses():
+    return [{"prompt": "near", "response": "saw " * 30}]
+
+
+CASES = {  # family, rows, overrides, the figure, what it must reach
+    "bert classification": ("bert", classes, ["task.kind=classification"], "accuracy", 1.0),
+    "bert pairs": ("bert", pairs, ["task.kind=classification", "task.pair=pair"], "accuracy", 1.0),
+    "bert multi_label": ("bert", several, ["task.kind=multi_label"], "f1", 1.0),
+    "bert regression": ("bert", numbers, ["task.kind=regression"], "spearman", 0.9),
+    "bert multiple_choice": ("bert", choices, ["task.kind=multiple_choice"], "accuracy", 1.0),
+    "bert question_answering": ("bert", questions, ["task.kind=question_answering"], "f1", 100.0),
+    "bert tagging": ("bert", tags, ["task.kind=tagging"], "f1", 1.0),
+    "gpt classification": ("gpt", classes, ["task.kind=classification"], "accuracy", 1.0),
+    "gpt similarity": (
+        "gpt",
+        alike,
+        ["task.kind=classification", "task.pair=pair", "task.both_orders=true"],
+        "accuracy",
+        1.0,
+    ),
+    "gpt multiple_choice": ("gpt", choices, ["task.kind=multiple_choice"], "accuracy", 1.0),
+    "gpt sft": ("gpt", responses, ["task.kind=sft"], "perplexity", 1.2),
+}
+
+
+@pytest.fixture(scope="module")
+def bases(tmp_path_factory):
+    """Model folders of a tiny BERT and a tiny GPT-1."""
+    folder = tmp_path_factory.mktemp("bases")
+    tokenizers = {"bert": train_wordpiece([TEXT] * 9, 90), "gpt": train_bpe([TEXT] * 9, 90)}
+    presets = {"bert": bertgpt.presets.bert_tiny, "gpt": bertgpt.presets.gpt1}
+    for family, name in (("bert", "BertForPreTraining"), ("gpt", "OpenAIGPTLMHeadModel")):
+        size = bertgpt.tokenizers.vocabulary_size(tokenizers[family])
+        config = presets[family](**SIZES, mlp_size=128, vocab_size=size, initializer_range=0.2)
+        model = getattr(bertgpt, name)(config)
+        params = jax.jit(model.init)(jax.random.key(0), np.ones((1, 4), np.int32))["params"]
+        bertgpt.save_pretrained(folder / family, model, params, tokenizers[family])
+    return folder
+
+
+def files(base, data, out):
+    return [f"model.init_from={base}", f"data.train={data}", f"data.eval={data}", f"out={out}"]
+
+
+def write(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module", params=CASES)
+def tuned(request, bases, tmp_path_factory):
+    """(name, folder of the finished run, its rows' file)."""
+    family, rows, overrides, *_ = CASES[request.param]
+    folder = tmp_path_factory.mktemp("tuned")
+    data = write(folder / "rows.jsonl", rows())
+    arguments = files(bases / family, data, folder / "run")
+    (folder / "run.yaml").write_text("seed: 0\n")
+    assert main(["finetune", str(folder / "run.yaml"), *OPTIONS, *overrides, *arguments]) == 0
+    return request.param, folder / "run", data
+
+
+def test_a_task_is_learnt_scored_and_predicted(tuned, capsys, tmp_path):
+    name, folder, data = tuned
+    _, rows, _, figure, reached = CASES[name]
+    scored = [row for row in read_metrics(folder) if row["split"] == "eval"]
+    assert [row["step"] for row in scored] == [0, 25, 50]
+    better = min if figure == "perplexity" else max
+    best = better(row[figure] for row in scored)
+    assert best <= reached if figure == "perplexity" else best >= reached
+    capsys.readouterr()
+    assert main(["evaluate", str(folder), "--out", str(tmp_path)]) == 0
+    assert figure in capsys.readouterr().out
+    written = json.loads((tmp_path / "evaluation.json").read_text())
+    assert written[figure] == pytest.approx(best, abs=1e-4)  # of the best checkpoint, and not the last
+    assert (tmp_path / "confusion.png").exists() == ("classification" in name or "similar" in name or "pairs" in name)
+    assert main(["predict", str(folder), "--file", str(data)]) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert len(lines) == len(rows())
+    for line, row in zip(lines, rows(), strict=True):
+        check_prediction(name, line, row, exact=reached >= 1 or figure == "perplexity")
+
+
+def check_prediction(name, line, row, exact):
+    if name == "bert multi_label":
+        assert sorted(line["labels"]) == sorted(row["label"])
+    elif name == "bert regression":
+        assert line["score"] == pytest.approx(row["label"], abs=0.4)
+    elif "question" in name:
+        (answer,) = row["answers"]["text"]
+        assert line["answer"] == answer == row["context"][line["start"] : line["end"]]
+    elif "tagging" in name:
+        assert line["tags"] == row["tags"]
+        beast, plant = ([entity["label"], entity["text"]] for entity in line["entities"])
+        assert (beast, plant) == (["BEAST", row["words"][1]], ["PLANT", row["words"][3]])
+    elif "sft" in name:
+        assert line["response"] == row["response"]
+    elif "choice" in name:
+        assert (line["label"], line["choice"]) == (row["label"], row["choices"][row["label"]])
+    else:
+        assert line["label"] == str(row["label"])
+        assert line["text"] == row["text"]
+
+
+def test_an_exported_run_predicts_the_same_from_its_folder(tuned, capsys, tmp_path):
+    name, folder, data = tuned
+    if name not in ("bert tagging", "gpt classification", "gpt sft"):
+        pytest.skip("one of each family is enough")
+    assert main(["export", str(folder), str(tmp_path / "model")]) == 0
+    capsys.readouterr()
+    texts = []
+    for source in (folder, tmp_path / "model"):
+        assert main(["predict", str(source), "--file", str(data)]) == 0
+        texts.append(capsys.readouterr().out)
+    assert texts[0] == texts[1]
+
+
+def test_python_predicts_as_the_command_line_does(tuned, capsys):
+    name, folder, _ = tuned
+    if name != "bert pairs":
+        pytest.skip("one is enough")
+    model, params, tokenizer, _ = load_run(folder)
+    settings = bertgpt.TaskSettings(pair="pair")
+    (found,) = bertgpt.predict(model, params, tokenizer, [{"text": "ant", "pair": "ant"}], settings, length=24)
+    assert main(["predict", str(folder), "--text", "ant", "--pair", "ant"]) == 0
+    line = json.loads(capsys.readouterr().out)
+    assert (line["label"], line["probability"]) == (found["label"], pytest.approx(found["probability"], abs=1e-6))
+
+
+def settings(bases, data, out, *overrides):
+    arguments = files(bases / "bert", data, out)
+    (data.parent / "run.yaml").write_text("seed: 0\n")
+    return configs.load(str(data.parent / "run.yaml"), [*OPTIONS, "task.kind=classification", *arguments, *overrides])
+
+
+def test_a_run_goes_on_where_it_stopped_and_ends_the_same(bases, tmp_path, capsys):
+    data = write(tmp_path / "rows.jsonl", classes())
+    constant = ["optimizer.schedule=constant", "train.eval_every=5", "model.hidden_dropout=0.1"]
+    for out, steps in (("whole", 10), ("parts", 5), ("parts", 10)):
+        finetuning.finetune(settings(bases, data, tmp_path / out, *constant, f"train.steps={steps}"))
+    assert "going on from step 5" in capsys.readouterr().out
+    whole, parts = (load_run(tmp_path / out, 10).params for out in ("whole", "parts"))
+    jax.tree.map(np.testing.assert_array_equal, whole, parts)
+    finetuning.finetune(settings(bases, data, tmp_path / "parts", *constant, "train.steps=10"))
+    assert "finished" in capsys.readouterr().out
+    write(data, classes()[::-1])
+    with pytest.raises(bertgpt.InputError, match="the data changed since checkpoint 10; start a new run"):
+        finetuning.finetune(settings(bases, data, tmp_path / "parts", *constant, "train.steps=12"))
+
+
+def test_epochs_decide_the_steps_and_patience_ends_early(bases, tmp_path, capsys):
+    data = write(tmp_path / "rows.jsonl", classes())
+    still = ["optimizer.learning_rate=0", "train.eval_every=1", "train.patience=2", "train.epochs=8.5"]
+    finetuning.finetune(settings(bases, data, tmp_path / "run", *still))
+    assert "9 steps of 8 x 24" in capsys.readouterr().out
+    assert [row["step"] for row in read_metrics(tmp_path / "run") if row["split"] == "eval"] == [0, 1, 2, 3]
+    finetuning.finetune(settings(bases, data, tmp_path / "run", *still))  # and it stays ended
+    assert "step 3: 2 evaluations brought no better accuracy; stopped early" in capsys.readouterr().out
+
+
+def test_rows_are_held_out_by_what_stands_in_them(bases, tmp_path):
+    rows = [{"text": "ant " * (n % 40 + 1), "label": "a"} for n in range(200)]
+    data = write(tmp_path / "rows.jsonl", rows)
+    config = settings(bases, data, tmp_path / "run", "data.eval_fraction=0.2")
+    config.data.eval = None
+    splits = finetuning.read_splits(config)
+    texts = {split: {row.values["text"] for row in found} for split, found in splits.items()}
+    assert not texts["train"] & texts["eval"]
+    assert sum(map(len, splits.values())) == 200
+    assert 10 < len(splits["eval"]) < 80
+
+
+def test_a_csv_file_is_read(bases, tmp_path):
+    with open(tmp_path / "rows.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("words", "kind"), *((row["text"], row["label"]) for row in classes())])
+    config = settings(bases, tmp_path / "rows.csv", tmp_path / "run", "task.text=words", "task.label=kind")
+    assert [row.values["kind"] for row in finetuning.read_splits(config)["train"]][3:5] == ["animal", "plant"]
+
+
+@pytest.mark.parametrize(
+    ("family", "rows", "overrides", "message"),
+    [
+        ("bert", classes, [], "task.kind is missing; choose one of classification"),
+        ("bert", classes, ["task.kind=classify"], "task.kind is 'classify'; choose one of classification"),
+        ("gpt", tags, ["task.kind=tagging"], "task.kind tagging needs a BERT; start from one"),
+        ("bert", responses, ["task.kind=sft"], "task.kind sft needs a GPT-1; start from one"),
+        ("bert", classes, ["task.kind=classification", "task.text=sentence"], "column 'sentence' is missing"),
+        (
+            "bert",
+            classes,
+            ["task.kind=classification", "model.init_from=null"],
+            "model.init_from is missing",
+        ),
+        (
+            "bert",
+            classes,
+            ["task.kind=classification", "data.train=null"],
+            "data.train is missing",
+        ),
+        ("bert", classes, ["task.kind=classification", "data.sequence_length=99"], "is over model.max_positions 24"),
+        ("bert", questions, ["task.kind=question_answering", "task.answers=id"], "column 'id' is missing"),
+        ("bert", list, ["task.kind=classification"], "data.train: no rows in"),
+        ("gpt", long_responses, ["task.kind=sft"], "data.train: every row is too long; raise data.sequence_length"),
+    ],
+)
+def test_a_mistake_is_one_line_and_nothing_is_written(family, rows, overrides, message, bases, tmp_path, capsys):
+    data = write(tmp_path / "rows.jsonl", rows())
+    (tmp_path / "run.yaml").write_text("seed: 0\n")
+    arguments = files(bases / family, data, tmp_path / "run")
+    capsys.readouterr()
+    assert main(["finetune", str(tmp_path / "run.yaml"), *OPTIONS, *arguments, *overrides]) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    assert message in lines[0]
+    assert not (tmp_path / "run").exists()
+
+
+def test_a_label_of_the_evaluation_alone_is_named(bases, tmp_path):
+    data, other = write(tmp_path / "rows.jsonl", classes()), tmp_path / "other.jsonl"
+    write(other, [{"text": "ant", "label": "stone"}])
+    config = settings(bases, data, tmp_path / "run", f"data.eval={other}")
+    with pytest.raises(bertgpt.InputError, match=r"other.jsonl line 1: label 'stone' is not among .*\(animal, plant\)"):
+        finetuning.finetune(config)
+
+
+def test_a_diverging_run_says_so_and_keeps_what_it_had(bases, tmp_path, capsys):
+    data = write(tmp_path / "rows.jsonl", classes())
+    (tmp_path / "run.yaml").write_text("seed: 0\n")
+    arguments = files(bases / "bert", data, tmp_path / "run")
+    wild = ["task.kind=classification", "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"]
+    capsys.readouterr()
+    assert main(["finetune", str(tmp_path / "run.yaml"), *OPTIONS, *arguments, *wild]) == 1
+    assert "lower optimizer.learning_rate" in capsys.readouterr().err.splitlines()[-1]
