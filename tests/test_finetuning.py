@@ -1,6 +1,7 @@
 """Every task from its file to a model that has learnt it, its scores and its predictions; resume; mistakes."""
 
 import csv
+import io
 import json
 
 import jax
@@ -308,3 +309,43 @@ def test_a_diverging_run_says_so_and_keeps_what_it_had(bases, tmp_path, capsys):
     capsys.readouterr()
     assert main(["finetune", str(tmp_path / "run.yaml"), *OPTIONS, *arguments, *wild]) == 1
     assert "lower optimizer.learning_rate" in capsys.readouterr().err.splitlines()[-1]
+
+
+def test_lines_of_standard_input_are_texts_or_objects(tuned, capsys, monkeypatch):
+    name, folder, _ = tuned
+    if name != "bert classification":
+        pytest.skip("one is enough")
+    lines = 'ant\n\n{"id": 7, "text": "fir"}\n{"text"\n'
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines.rpartition('{"text"')[0]))
+    assert main(["predict", str(folder)]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [(row.get("id"), row["text"], row["label"]) for row in found] == [
+        (None, "ant", "animal"),
+        (7, "fir", "plant"),
+    ]
+    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    assert main(["predict", str(folder)]) == 2
+    assert "standard input line 4: not JSON" in capsys.readouterr().err
+    for arguments, message in (
+        (["--text", "ant", "--file", "x"], "give --text or --file, and not both"),
+        (["--pair", "ant"], "--pair, --question and --choice belong to a --text"),
+        (["--text", " "], "--text: column 'text' is an empty text"),
+        (["task.kind=tagging"], "its model was made for classification, and not for task.kind tagging"),
+    ):
+        assert main(["predict", str(folder), *arguments]) == 2
+        assert message in capsys.readouterr().err
+
+
+def test_one_question_and_one_choice_from_the_command_line(tuned, capsys):
+    name, folder, _ = tuned
+    arguments = {
+        "bert question_answering": (["--text", "saw fir near ant saw", "--question", "who"], ("answer", "ant")),
+        "bert multiple_choice": (["--text", "who", "--choice", "fir", "--choice", "ant"], ("choice", "ant")),
+        "bert tagging": (["--text", "saw  ant near fir"], ("tags", ["O", "B-BEAST", "O", "B-PLANT"])),
+        "gpt sft": (["--text", "near ant"], ("response", "saw fir")),
+    }
+    if name not in arguments:
+        pytest.skip("takes a text alone")
+    given, (key, expected) = arguments[name]
+    assert main(["predict", str(folder), *given]) == 0
+    assert json.loads(capsys.readouterr().out)[key] == expected

@@ -112,3 +112,51 @@ def test_gpt_loss_and_accuracy_take_labels_as_they_are():
     batch = {"labels": LABELS[None], "loss_mask": np.array([[1, 1, 0]])}
     np.testing.assert_allclose(losses.gpt_losses(output, batch)["lm_loss"], (1.6739764, 2), rtol=1e-6)
     np.testing.assert_allclose(losses.gpt_accuracies(output, batch)["lm_accuracy"], (1, 2))
+
+
+MASK = np.array([1.0, 0.0, 2.0], np.float32)
+
+
+def test_one_class_is_cross_entropy():
+    batch = {"labels": LABELS, "loss_mask": MASK}
+    problem = "single_label_classification"
+    assert losses.class_loss(LOGITS, batch, problem) == losses.cross_entropy(LOGITS, LABELS, MASK)
+    assert losses.class_accuracy(LOGITS, batch, problem)["accuracy"] == (2.0, 3.0)
+
+
+def test_several_labels_are_binary_cross_entropies_averaged_over_them():
+    batch = {"labels": np.array([[1, 0], [0, 0], [1, 1]], np.float32), "loss_mask": MASK}
+    total = losses.class_loss(LOGITS, batch, "multi_label_classification")
+    log2, low, high = 0.6931472, 0.28768207, 1.3862944  # -log of 1/2, 3/4, 1/4
+    np.testing.assert_allclose(total, ((log2 + high) / 2 + 2 * (low + log2) / 2, 3), rtol=1e-6)
+    accuracy = losses.class_accuracy(LOGITS, batch, "multi_label_classification")["accuracy"]
+    np.testing.assert_allclose(accuracy, (0.0 + 2 * 0.5, 3))  # a logit of 0 is no
+
+
+def test_a_number_is_a_squared_error():
+    batch = {"labels": np.array([1.0, 5.0, -1.0], np.float32), "loss_mask": MASK}
+    numbers = np.array([[3.0], [0.0], [0.0]], np.float32)
+    np.testing.assert_allclose(losses.class_loss(numbers, batch, "regression"), (4 + 2, 3))
+    assert losses.class_accuracy(numbers, batch, "regression") == {}
+
+
+def test_no_choice_is_never_chosen():
+    logits = losses.choice_logits(np.array([[0.0, LOG3, 9.0]]), np.array([[1.0, 1.0, 0.0]]))
+    np.testing.assert_allclose(losses.cross_entropy(logits, np.array([1]), np.array([1.0])).sum, 0.28768207, rtol=1e-6)
+
+
+def test_spans_have_a_loss_for_each_end_and_are_right_where_both_are():
+    starts, ends = LOGITS, LOGITS[::-1]
+    output = ModelOutput(last_hidden_state=None, start_logits=starts, end_logits=ends)
+    batch = {"start_positions": np.array([1, 1, 0]), "end_positions": np.array([0, 1, 0]), "loss_mask": MASK}
+    found = losses.span_losses(output, batch)
+    assert found["start_loss"] == losses.cross_entropy(starts, batch["start_positions"], MASK)
+    assert found["end_loss"] == losses.cross_entropy(ends, batch["end_positions"], MASK)
+    assert losses.span_accuracies(output, batch)["span_accuracy"] == (1.0, 3.0)
+
+
+def test_the_auxiliary_loss_is_a_mean_over_texts_of_their_means():
+    logits = np.log(np.array([[[1, 3], [1, 3], [1, 3]], [[1, 3], [1, 3], [1, 3]]], np.float32))
+    batch = {"lm_labels": np.array([[0, 0, 1], [1, 0, 0]]), "lm_loss_mask": np.array([[0.5, 0.5, 0], [1, 0, 0]])}
+    total = losses.auxiliary_lm_loss(logits, batch)
+    np.testing.assert_allclose(total.mean(), (1.3862944 + 0.28768207) / 2, rtol=1e-6)

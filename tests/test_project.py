@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from bertgpt.data.task import KINDS
 from train import config as configs
 from train.__main__ import main
 
@@ -23,7 +24,8 @@ TINY = ["hidden_size=16", "num_layers=1", "num_heads=2", "mlp_size=32"]
 def test_every_recipe_loads_and_says_how_to_run_it(recipe):
     configs.load(str(recipe))
     header = recipe.read_text(encoding="utf-8").split("model:")[0]
-    assert f"python -m train pretrain {recipe.relative_to(ROOT)}" in header
+    verb = "finetune" if recipe.parent.name == "finetune" else "pretrain"
+    assert f"python -m train {verb} {recipe.relative_to(ROOT)}" in header
     for word in ("Hardware:", "Time:", "Expected:"):
         assert word in header
 
@@ -43,6 +45,33 @@ def test_published_recipes_have_the_papers_hyperparameters():
     gpt = load("gpt1")
     assert (gpt.optimizer.learning_rate, gpt.optimizer.warmup_steps, gpt.optimizer.schedule) == (2.5e-4, 2000, "cosine")
     assert (gpt.train.batch_size, gpt.data.sequence_length) == (64, 512)
+
+
+FINETUNE = ROOT / "configs" / "finetune"
+
+
+@pytest.mark.parametrize("recipe", sorted(FINETUNE.glob("[bg]*.yaml")), ids=lambda path: path.stem)
+def test_finetuning_recipes_have_the_papers_hyperparameters(recipe):
+    run = configs.load(str(recipe))
+    if recipe.stem.startswith("gpt1"):  # Radford et al. 2018, 4.1
+        assert (run.optimizer.learning_rate, run.optimizer.warmup_fraction) == (6.25e-5, 0.002)
+        assert (run.train.batch_size, run.train.epochs, run.task.lm_weight) == (32, 3, 0.5)
+        assert run.model.classifier_dropout == 0.1
+    else:  # Devlin et al. 2019, A.3 and 4.2 to 5.3
+        assert run.optimizer.learning_rate in (5e-5, 3e-5, 2e-5)
+        assert run.train.batch_size in (16, 32, 48)
+        assert run.train.epochs in (2, 3, 4)
+        assert run.optimizer.warmup_fraction == 0.1
+    assert run.optimizer.schedule == "linear"
+
+
+def test_there_is_a_recipe_for_every_task_of_both_models():
+    kinds = {name: set() for name in ("bert", "gpt1", "demo")}
+    for recipe in FINETUNE.glob("*.yaml"):
+        kinds[recipe.stem.split("_")[0]].add(configs.load(str(recipe)).task.kind)
+    assert kinds["bert"] == set(KINDS) - {"sft"}
+    assert kinds["gpt1"] == {"classification", "multiple_choice", "sft"}
+    assert kinds["demo"] == set(KINDS)
 
 
 PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)

@@ -1,0 +1,158 @@
+"""The fine-tuning demos over several seeds beside what is reached without a neural network, as a table.
+
+python -m benchmarks.tasks [--seeds 3] [--only sentiment pairs ...]
+
+Every run is a command of its own and lies in runs/tasks, so that a table that was cut short goes on where it stopped.
+`equal` pretrains a BERT and a GPT-1 of one size on the same text for as many steps, and fine-tunes both on sentiment.
+"""
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from benchmarks import baselines, demo_data
+from bertgpt.data.readers import read_rows
+from bertgpt.data.squad import f1
+from train.metrics import tag_scores
+from train.reports import read_metrics
+
+DATA, OUT = Path("runs/demo_data"), Path("runs/tasks")
+EQUAL = [  # what makes configs/gpt1_demo.yaml the equal of configs/bert_demo.yaml
+    "tokenizer.vocab_size=8000",
+    "data.sequence_length=48",
+    "optimizer.schedule=linear",
+    "optimizer.warmup_steps=230",
+    "train.steps=2300",
+    "train.eval_every=1150",
+    "checkpoint.every=1150",
+]
+RATES = (3e-4, 1e-3)
+
+
+class Demo(NamedTuple):
+    """A demo: the figure that is reported, and its baselines by name."""
+
+    figure: str
+    baselines: Callable[[], dict[str, float]]
+
+
+def rows(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """A data set's training and held-out rows."""
+    stem, _, suffix = name.rpartition(".")
+    train, held_out = (
+        [row.values for row in read_rows(str(DATA / f"{stem}_{split}.{suffix}"))] for split in ("train", "eval")
+    )
+    return train, held_out
+
+
+def classified(name: str, pair: str | None = None) -> dict[str, float]:
+    """The majority class, and logistic regression on TF-IDF."""
+    train, held_out = rows(name)
+    labels = [[row["label"] for row in split] for split in (train, held_out)]
+    texts = [[(row["text"], row[pair]) if pair else row["text"] for row in split] for split in (train, held_out)]
+    return {
+        "majority": baselines.majority(*labels),
+        "TF-IDF": baselines.tfidf(texts[0], labels[0], texts[1], labels[1], seed=0),
+    }
+
+
+def answered() -> dict[str, float]:
+    """The best fixed span."""
+    splits = [[{**row, "answers": row["answers"]["text"]} for row in split] for split in rows("questions.json")]
+    return {"best fixed span": 100 * baselines.best_fixed_span(*splits, f1)["f1"]}
+
+
+def tagged() -> dict[str, float]:
+    """Every word's most frequent tag."""
+    splits = [[list(zip(row["words"], row["tags"], strict=True)) for row in split] for split in rows("entities.conll")]
+    golds = [[tag for _, tag in sentence] for sentence in splits[1]]
+    return {"most frequent tag": tag_scores(golds, baselines.most_frequent_tag(*splits))["f1"]}
+
+
+DEMOS = {
+    "sentiment": Demo("accuracy", lambda: classified("sentiment.csv")),
+    "pairs": Demo("accuracy", lambda: classified("pairs.jsonl", "pair")),
+    "questions": Demo("f1", answered),
+    "entities": Demo("f1", tagged),
+    "responses": Demo("perplexity", dict),  # its start is its baseline
+    "score": Demo("spearman", dict),
+    "choices": Demo("accuracy", lambda: {"chance": 0.2}),
+    "kinds": Demo("f1", dict),
+    "gpt1_sentiment": Demo("accuracy", lambda: classified("sentiment.csv")),
+}
+
+
+def run(verb: str, config: str, out: Path, *overrides: str) -> None:
+    """One command of the trainer, unless its result is there; notes how long it took."""
+    if (out / "seconds.json").exists():
+        return
+    began = time.monotonic()
+    command = [sys.executable, "-m", "train", verb, config, f"out={out}", *overrides]
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    (out / "seconds.json").write_text(json.dumps(time.monotonic() - began))
+
+
+def evaluations(out: Path, figure: str) -> tuple[float, float]:
+    """The figure before the first step and after the last: the best would be chosen by what it is judged on."""
+    found = [row[figure] for row in read_metrics(out) if row["split"] == "eval"]
+    return found[0], found[-1]
+
+
+def measure(name: str, seeds: int) -> str:
+    """A demo over seeds, as a line of the table."""
+    demo, folders = DEMOS[name], [OUT / f"{name}_{seed}" for seed in range(seeds)]
+    for seed, folder in enumerate(folders):
+        run("finetune", f"configs/finetune/demo_{name}.yaml", folder, f"seed={seed}")
+    starts, ends = np.array([evaluations(folder, demo.figure) for folder in folders]).T
+    seconds = np.mean([json.loads((folder / "seconds.json").read_text()) for folder in folders])
+    others = {f"before: {starts.mean():.3f}": None} if name == "responses" else demo.baselines()
+    beside = ", ".join(text if value is None else f"{text} {value:.3f}" for text, value in others.items())
+    ratio = f", {np.max(ends / starts):.2f} of its start at most" if name == "responses" else ""
+    found = f"{ends.mean():.3f} ± {ends.std(ddof=1):.3f}{ratio}"
+    return f"| {name} | {demo.figure} | {found} | {beside} | {seconds:.0f} s |"
+
+
+def equal(seeds: int) -> list[str]:
+    """BERT and GPT-1 of one size and one pretraining on one task, each at its better learning rate."""
+    lines = []
+    for name, overrides in (("bert", []), ("gpt1", EQUAL)):
+        base = OUT / f"equal_{name}"
+        run("pretrain", f"configs/{name}_demo.yaml", base, *overrides)
+        scores = {}
+        for rate in RATES:
+            folders = [OUT / f"equal_{name}_{rate}_{seed}" for seed in range(seeds)]
+            for seed, folder in enumerate(folders):
+                options = [f"model.init_from={base}", f"optimizer.learning_rate={rate}", f"seed={seed}"]
+                options += ["data.sequence_length=48"]
+                run("finetune", "configs/finetune/demo_gpt1_sentiment.yaml", folder, *options)
+            scores[rate] = np.array([evaluations(folder, "accuracy")[1] for folder in folders])
+        rate = max(scores, key=lambda rate: scores[rate].mean())
+        mean, spread = scores[rate].mean(), scores[rate].std(ddof=1)
+        lines.append(f"| {name}, equal size and pretraining | accuracy | {mean:.3f} ± {spread:.3f} | rate {rate} | |")
+    return lines
+
+
+def main() -> None:
+    """Prints the table, a line as soon as it is known."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--only", nargs="+", choices=(*DEMOS, "equal"), default=(*DEMOS, "equal"))
+    options = parser.parse_args()
+    demo_data.main([str(DATA)])
+    if not Path("runs/gpt1_demo/checkpoints").exists():
+        run("pretrain", "configs/gpt1_demo.yaml", Path("runs/gpt1_demo"))
+    print("| demo | figure | fine-tuned | beside it | time of a run |\n|---|---|---|---|---|", flush=True)
+    for name in options.only:
+        for line in equal(options.seeds) if name == "equal" else [measure(name, options.seeds)]:
+            print(line, flush=True)
+
+
+if __name__ == "__main__":
+    main()
