@@ -10,7 +10,7 @@ PARITY_STAMP := $(VENV)/.installed-parity
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo test lint parity install clean
+.PHONY: demo demo-tasks test lint parity install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -32,6 +32,13 @@ demo: $(STAMP)
 	$(PY) -m train predict runs/bert_demo \
 		--text "The violin is a wooden string instrument." \
 		--pair "The party won the election and its leader became prime minister of the country."
+
+demo-tasks: $(STAMP)
+	$(PY) -m benchmarks.tasks --seeds 1
+	$(PY) -m train evaluate runs/tasks/sentiment_0
+	$(PY) -m train predict runs/tasks/sentiment_0 --text "A moving story, beautifully told."
+	$(PY) -m train predict runs/tasks/entities_0 --text "Japan beat Syria in Dubai, said Mario Frick."
+	$(PY) -m train predict runs/tasks/responses_0 --text "My printer does not print."
 
 test: $(STAMP)
 	$(PY) -m pytest

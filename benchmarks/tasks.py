@@ -8,6 +8,7 @@ Every run is a command of its own and lies in runs/tasks, so that a table that w
 
 import argparse
 import json
+import shutil
 import subprocess
 import sys
 import time
@@ -34,6 +35,7 @@ EQUAL = [  # what makes configs/gpt1_demo.yaml the equal of configs/bert_demo.ya
     "checkpoint.every=1150",
 ]
 RATES = (3e-4, 1e-3)
+FROM_GPT1 = ("responses", "gpt1_sentiment")  # demos that start from the GPT-1 of configs/gpt1_demo.yaml
 
 
 class Demo(NamedTuple):
@@ -93,9 +95,10 @@ def run(verb: str, config: str, out: Path, *overrides: str) -> None:
     """One command of the trainer, unless its result is there; notes how long it took."""
     if (out / "seconds.json").exists():
         return
+    shutil.rmtree(out, ignore_errors=True)  # the rest of a run that was cut short would be timed wrongly
     began = time.monotonic()
     command = [sys.executable, "-m", "train", verb, config, f"out={out}", *overrides]
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(command, check=True)
     (out / "seconds.json").write_text(json.dumps(time.monotonic() - began))
 
 
@@ -107,51 +110,55 @@ def evaluations(out: Path, figure: str) -> tuple[float, float]:
 
 def measure(name: str, seeds: int) -> str:
     """A demo over seeds, as a line of the table."""
+    if name in FROM_GPT1:
+        run("pretrain", "configs/gpt1_demo.yaml", OUT / "gpt1_demo")
     demo, folders = DEMOS[name], [OUT / f"{name}_{seed}" for seed in range(seeds)]
     for seed, folder in enumerate(folders):
-        run("finetune", f"configs/finetune/demo_{name}.yaml", folder, f"seed={seed}")
+        start = [f"model.init_from={OUT / 'gpt1_demo'}"] if name in FROM_GPT1 else []
+        run("finetune", f"configs/finetune/demo_{name}.yaml", folder, f"seed={seed}", *start)
     starts, ends = np.array([evaluations(folder, demo.figure) for folder in folders]).T
     seconds = np.mean([json.loads((folder / "seconds.json").read_text()) for folder in folders])
     others = {f"before: {starts.mean():.3f}": None} if name == "responses" else demo.baselines()
     beside = ", ".join(text if value is None else f"{text} {value:.3f}" for text, value in others.items())
     ratio = f", {np.max(ends / starts):.2f} of its start at most" if name == "responses" else ""
-    found = f"{ends.mean():.3f} ± {ends.std(ddof=1):.3f}{ratio}"
+    found = f"{spread(ends)}{ratio}"
     return f"| {name} | {demo.figure} | {found} | {beside} | {seconds:.0f} s |"
 
 
 def equal(seeds: int) -> list[str]:
-    """BERT and GPT-1 of one size and one pretraining on one task, each at its better learning rate."""
+    """BERT and GPT-1 of one size and one pretraining on one task, at each learning rate."""
     lines = []
     for name, overrides in (("bert", []), ("gpt1", EQUAL)):
         base = OUT / f"equal_{name}"
         run("pretrain", f"configs/{name}_demo.yaml", base, *overrides)
-        scores = {}
         for rate in RATES:
             folders = [OUT / f"equal_{name}_{rate}_{seed}" for seed in range(seeds)]
             for seed, folder in enumerate(folders):
                 options = [f"model.init_from={base}", f"optimizer.learning_rate={rate}", f"seed={seed}"]
                 options += ["data.sequence_length=48"]
                 run("finetune", "configs/finetune/demo_gpt1_sentiment.yaml", folder, *options)
-            scores[rate] = np.array([evaluations(folder, "accuracy")[1] for folder in folders])
-        rate = max(scores, key=lambda rate: scores[rate].mean())
-        mean, spread = scores[rate].mean(), scores[rate].std(ddof=1)
-        lines.append(f"| {name}, equal size and pretraining | accuracy | {mean:.3f} ± {spread:.3f} | rate {rate} | |")
+            found = spread(np.array([evaluations(folder, "accuracy")[1] for folder in folders]))
+            lines.append(f"| {name}, equal size and pretraining, rate {rate:g} | accuracy | {found} | | |")
     return lines
 
 
+def spread(values: np.ndarray) -> str:
+    """Mean and standard deviation."""
+    deviation = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+    return f"{values.mean():.3f}{deviation}"
+
+
 def main() -> None:
-    """Prints the table, a line as soon as it is known."""
+    """Prints the table, longer after every demo."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=(*DEMOS, "equal"), default=(*DEMOS, "equal"))
     options = parser.parse_args()
     demo_data.main([str(DATA)])
-    if not Path("runs/gpt1_demo/checkpoints").exists():
-        run("pretrain", "configs/gpt1_demo.yaml", Path("runs/gpt1_demo"))
-    print("| demo | figure | fine-tuned | beside it | time of a run |\n|---|---|---|---|---|", flush=True)
+    lines = ["| demo | figure | fine-tuned | beside it | time of a run |", "|---|---|---|---|---|"]
     for name in options.only:
-        for line in equal(options.seeds) if name == "equal" else [measure(name, options.seeds)]:
-            print(line, flush=True)
+        lines += equal(options.seeds) if name == "equal" else [measure(name, options.seeds)]
+        print("\n".join(lines), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,9 +23,16 @@ CLASSIFIERS = ("classifier/", "score/")  # heads whose rows have the names of cl
 
 
 def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
-    """A copy of the tokenizer that has these special tokens too, in order, after its own."""
+    """A copy of the tokenizer that has these special tokens too, in order, after its own.
+
+    Raises:
+        InputError: an id would be given twice.
+    """
     tokenizer = Tokenizer.from_str(tokenizer.to_str())
-    tokenizer.add_special_tokens([token for token in tokens if tokenizer.token_to_id(token) is None])
+    size = len(tokenizer.get_vocab())
+    added = tokenizer.add_special_tokens([token for token in tokens if tokenizer.token_to_id(token) is None])
+    if len(set(tokenizer.get_vocab().values())) < size + added:  # the library counts pieces, and not ids
+        raise InputError("the tokenizer's ids have holes, so that no token can be added; number its pieces anew")
     return tokenizer
 
 
@@ -58,18 +65,26 @@ def adapt(
     new = getattr(home, architecture)(config, model.dtype)  # type: ignore[attr-defined]
     shapes = flatten_dict(jax.eval_shape(new.init, key, example_ids(architecture))["params"], sep="/")
     had = flatten_dict({family.prefix: params} if bare(family, old) else params, sep="/")
-    if model.config.labels != config.labels:  # type: ignore[attr-defined]
+    if (old, *_classes(model.config)) != (architecture, *_classes(config)):  # type: ignore[attr-defined]
         had = {path: value for path, value in had.items() if not path.startswith(CLASSIFIERS)}
     kept = {path: had[path] for path, leaf in shapes.items() if path in had and had[path].shape == leaf.shape}
     drawn = initial_values(new, sorted(shapes.keys() - kept.keys()), key)
-    for path, value in drawn.items():
-        rows = had[path].shape[0] if path in had else 0
-        if path.endswith("token/embedding") and rows:
-            drawn[path] = jnp.concatenate([jnp.asarray(had[path])[: len(value)], value[rows:]])
-    heads = sorted({path.removeprefix(f"{family.prefix}/").split("/")[0] for path in drawn} - {"token"})
+    heads = {path.removeprefix(f"{family.prefix}/").split("/")[0] for path in drawn if path not in had}
+    for path in drawn.keys() & had.keys():  # the vocabulary's rows, or a head of another size
+        value, rows = drawn[path], len(had[path])
+        if path.endswith("token/embedding"):
+            drawn[path] = jnp.concatenate([jnp.asarray(had[path]), value[rows:]])
+            warnings.warn(f"{len(value) - rows} tokens are new: made anew, to be trained", stacklevel=2)
+        else:
+            heads.add(path.split("/")[0])
     if heads:
-        warnings.warn(f"the {old} has no such {', '.join(heads)}: made anew, to be trained", stacklevel=2)
+        warnings.warn(f"the {old} has no such {', '.join(sorted(heads))}: made anew, to be trained", stacklevel=2)
     return new, unflatten_dict({path: {**kept, **drawn}[path] for path in shapes}, sep="/")
+
+
+def _classes(config: ModelConfig) -> tuple[Any, ...]:
+    """What a classifier's rows mean."""
+    return config.labels, config.problem_type
 
 
 def config_for(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

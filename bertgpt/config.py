@@ -72,6 +72,8 @@ class ModelConfig:
             _one_of("problem_type", self.problem_type, PROBLEMS)
         if self.labels and len(self.labels) != self.num_labels:
             raise InputError(f"model.labels has {len(self.labels)} names and model.num_labels is {self.num_labels}")
+        if len(set(self.labels)) < len(self.labels):
+            raise InputError("model.labels has a name twice; every class needs its own")
 
     @property
     def head_dropout(self) -> float:

@@ -118,6 +118,7 @@ def _labels(config: dict[str, Any], file: Path) -> dict[str, Any]:
         raise InputError(f"{file}: num_labels is {count}; it must be at most {MAX_LABELS}")
     numbered = len(names) == count and all(str(index) in names for index in range(count))
     labels = [str(names[str(index)]) for index in range(count)] if numbered else []
+    labels = labels if len(set(labels)) == len(labels) else []  # a name for two classes names none
     return {"num_labels": count, "labels": () if labels == _default_labels(count) else tuple(labels)}
 
 

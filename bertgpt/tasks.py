@@ -13,6 +13,7 @@ from tokenizers import Tokenizer
 
 from bertgpt.config import ModelConfig
 from bertgpt.data.classification import Choice, Classification, most_choices
+from bertgpt.data.readers import make_row
 from bertgpt.data.sft import Responses
 from bertgpt.data.squad import Answers
 from bertgpt.data.tagging import Tagging
@@ -76,7 +77,7 @@ def kind_of(model: nn.Module) -> str:
         InputError: it has no task's head.
     """
     name, config = type(model).__name__, model.config  # type: ignore[attr-defined]
-    problem = config.problem_type or "single_label_classification"
+    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
     for kind, spec in SPECS.items():
         if name in spec.architectures.values() and spec.problem in (None, problem):
             return kind
@@ -99,7 +100,12 @@ def task_data(
         tokenizer: the model's, with the task's tokens.
         length: T, tokens of an input, up to `max_positions`.
         choices: C, of a multiple choice.
+
+    Raises:
+        InputError: the length is over the model's positions.
     """
+    if not 8 <= length <= config.max_positions:
+        raise InputError(f"a length of {length} tokens is not from 8 to the model's {config.max_positions} positions")
     kind, bert = settings.kind, config.architecture == "bert"
     frame = make_frame(tokenizer, length, bert, END if kind == "sft" else GPT_TASK_TOKENS[2])
     if kind == "multiple_choice":
@@ -165,7 +171,7 @@ def predict(
     """
     config = model.config  # type: ignore[attr-defined]
     settings = dataclasses.replace(settings or TaskSettings(), kind=kind_of(model))
-    records = [Row(f"row {number}", dict(row)) for number, row in enumerate(rows, 1)]
+    records = [make_row(f"row {number}", row) for number, row in enumerate(rows, 1)]
     choices = most_choices(records, settings.choices)
     data = task_data(settings, config, tokenizer, length or config.max_positions, choices)
     return predict_rows(model, params, data, records, SPECS[str(settings.kind)].outputs, batch_size)
@@ -204,9 +210,9 @@ def respond(
     """What a model fine-tuned on responses answers to prompts or conversations; `sampling` as `bertgpt.generate`."""
     prompts = [data.encode(row, labelled=False).features[0]["input_ids"].tolist() for row in rows]
     positions = model.config.max_positions  # type: ignore[attr-defined]
-    room = max(positions // 2, positions - max(map(len, prompts)))  # a long prompt loses its beginning
-    count, end = min(max_new_tokens, room), data.frame.end
-    written = generate(model, params, prompts, count, end_id=end, cut_left=True, **sampling)
+    count = min(max_new_tokens, max(positions // 2, positions - max(map(len, prompts))))
+    prompts = [ids[:1] + ids[1:][-(positions - count - 1) :] for ids in prompts]  # as training shortens them
+    written = generate(model, params, prompts, count, end_id=data.frame.end, **sampling)
     decode = data.frame.tokenizer.decode
     return [decode(ids[len(prompt) :].tolist()) for ids, prompt in zip(written, prompts, strict=True)]
 

@@ -1,6 +1,7 @@
 """A pretrained model under another head and vocabulary."""
 
 import dataclasses
+import json
 import warnings
 
 import jax
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 from flax.traverse_util import flatten_dict
 from model_folders import make
+from tokenizers import Tokenizer
 
 import bertgpt
 from bertgpt.adapt import adapt, add_tokens
@@ -53,6 +55,20 @@ def test_a_head_with_the_same_labels_is_kept_and_one_with_others_of_that_number_
     assert "classifier: made anew" in told[0]
 
 
+@pytest.mark.parametrize("old", ["BertForTokenClassification", "BertForSequenceClassification"])
+def test_a_classifier_of_another_task_is_not_kept(old):
+    *_, told = adapted(old, "BertForSequenceClassification", problem_type="multi_label_classification")
+    assert "classifier" in told[0]
+
+
+def test_ids_with_holes_are_refused():
+    description = json.loads(LETTERS.to_str())
+    top = max(description["model"]["vocab"], key=description["model"]["vocab"].get)
+    description["model"]["vocab"][top] += 1
+    with pytest.raises(bertgpt.InputError, match="the tokenizer's ids have holes"):
+        add_tokens(Tokenizer.from_str(json.dumps(description)), GPT_TASK_TOKENS)
+
+
 def test_a_missing_pooler_is_named():
     *_, told = adapted("BertForMaskedLM", "BertForSequenceClassification")
     assert told == ["the BertForMaskedLM has no such classifier, pooler: made anew, to be trained"]
@@ -67,7 +83,7 @@ def test_the_vocabulary_grows_by_rows_drawn_as_at_the_beginning():
     np.testing.assert_array_equal(rows[:64], before["token/embedding"])
     assert 0 < np.abs(rows[64:]).max() < 0.1
     assert len(np.unique(rows[64:], axis=0)) == 6
-    assert told == []
+    assert told == ["6 tokens are new: made anew, to be trained"]
 
 
 def test_special_tokens_come_last_in_order_and_once():

@@ -328,6 +328,11 @@ def test_lines_of_standard_input_are_texts_or_objects(tuned, capsys, monkeypatch
     assert "standard input line 4: not JSON" in capsys.readouterr().err
     for arguments, message in (
         (["--text", "ant", "--file", "x"], "give --text or --file, and not both"),
+        (["--text", "ant", "--choice", "fir"], "--choice is not for classification; leave it out"),
+        (
+            ["--text", "ant", "data.sequence_length=99"],
+            "a length of 99 tokens is not from 8",
+        ),
         (["--pair", "ant"], "--pair, --question and --choice belong to a --text"),
         (["--text", " "], "--text: column 'text' is an empty text"),
         (["task.kind=tagging"], "its model was made for classification, and not for task.kind tagging"),

@@ -89,8 +89,10 @@ def test_the_readmes_commands_run(documents, tmp_path, monkeypatch):
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "text.txt").write_text("\n\n".join(documents), encoding="utf-8")
-    small = ["tokenizer.vocab_size=200", "train.steps=2", "train.batch_size=8", "train.eval_examples=8"]
-    small += ["train.accumulate=1", "data.eval_fraction=0.1", "data.workers=1", "parallel.strategy=jit"]
+    (tmp_path / "reviews.csv").write_text("text,label\nA fine film.,good\nA dull film.,bad\n")
+    (tmp_path / "talks.jsonl").write_text('{"prompt": "Which film?", "response": "This one."}\n')
+    short = ["train.steps=2", "train.batch_size=8", "train.accumulate=1", "parallel.strategy=jit"]
+    small = [*short, "tokenizer.vocab_size=200", "train.eval_examples=8", "data.eval_fraction=0.1", "data.workers=1"]
     lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
     for line in lines:
         program, *arguments = shlex.split(line)
@@ -101,6 +103,8 @@ def test_the_readmes_commands_run(documents, tmp_path, monkeypatch):
         if arguments[2] == "pretrain":
             arguments += small + ([f"model.{size}" for size in TINY] if "model.init_from" not in line else [])
             arguments += ["model.mlp_size=64"] if "gpt1" in line else []
+        if arguments[2] == "finetune":
+            arguments += [*short, "train.epochs=null", "data.sequence_length=16"]
         assert main(arguments[2:]) == 0, line
 
 

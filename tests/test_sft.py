@@ -99,6 +99,18 @@ def test_a_row_is_whole_cut_from_the_left_or_left_out(prompt, response):
     assert targets(feature) == [*second, END]
 
 
+def test_the_rest_of_a_response_whose_beginning_is_gone_does_not_count():
+    row = chat(("user", "ant"), ("assistant", "bee " * 12), ("user", "cow"), ("assistant", "dog"))
+    (feature,) = TASK.encode(row).features
+    assert feature["input_ids"][:3].tolist() == [START, *ids("bee bee")]
+    assert targets(feature) == [*ids("dog"), END]
+
+
+def test_a_null_conversation_is_none():
+    (feature,) = TASK.encode(Row(PLACE, {"messages": None, "prompt": "ant", "response": "bee"})).features
+    assert targets(feature) == [*ids("bee"), END]
+
+
 def test_a_prediction_reads_up_to_where_the_response_begins():
     for row in (
         Row(PLACE, {"prompt": "ant", "response": "bee"}),

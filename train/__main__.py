@@ -37,7 +37,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns 0, 2 for a user's mistake (one line on stderr), or 1 for a fault."""
     arguments = sys.argv[1:] if arguments is None else arguments
-    parser = Parser(prog="python -m train", description="Pretrain and try BERT and GPT-1.")
+    parser = Parser(prog="python -m train", description="Pretrain, fine-tune and use BERT and GPT-1.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in VERBS.items():
         verbs.add_parser(verb, help=text, add_help=False)

@@ -177,7 +177,17 @@ SIZES = (
     "max_positions",
     "type_vocab_size",
 )
-MAY_CHANGE = ("train.steps", "train.log_every", "train.eval_every", "checkpoint", "parallel", "data.workers", "out")
+MAY_CHANGE = (
+    "train.steps",
+    "train.epochs",
+    "train.patience",
+    "train.log_every",
+    "train.eval_every",
+    "checkpoint",
+    "parallel",
+    "data.workers",
+    "out",
+)
 
 
 def load(file: str, overrides: Sequence[str] = ()) -> RunConfig:

@@ -170,20 +170,20 @@ def run_steps(trainer: Trainer, state: TrainState, row: int, checkpoints: Checkp
     """Trains to `train.steps`: logs, evaluates and saves when due; saves and leaves on SIGTERM; ends when evaluations
     bring nothing better."""
     config, strategy, job = trainer.config, trainer.strategy, trainer.job
-    first, last = int(state.step), config.train.steps
-    step = first
+    first = step = int(state.step)
+    last = config.train.steps
     batches = loader.batches(job.train_source, config.train.batch_size, config.seed, row)
     window, state = Window(trainer), strategy.put_state(state)
     with Stop() as stop, reports.Metrics(Path(config.out), first) as metrics, reports.Bar(last, first) as bar:
         if job.evaluates_first and first == 0:
             evaluate_and_tell(trainer, state.params, metrics, 0)
             window.restart_clock()
-        stale = is_stale(trainer)
-        for step, batch in zip(range(first + 1, last + 1), batches, strict=False) if not stale else ():
+        ends = step >= last or is_stale(trainer)
+        while not ends:
+            step, batch = step + 1, next(batches)
             state, figures = trainer.train(state, put(trainer, batch))
             window.add(step, figures, loader.real_tokens(batch))
             bar.advance(step)
-            ends = step == last or stop.received is not None
             if step % config.train.log_every == 0 or step == last:
                 seen = window.figures()
                 metrics.write(step, "train", seen)
@@ -192,22 +192,26 @@ def run_steps(trainer: Trainer, state: TrainState, row: int, checkpoints: Checkp
             if step % config.train.eval_every == 0 or step == last:
                 window.check()
                 badness = job.best.badness(evaluate_and_tell(trainer, state.params, metrics, step))
-                stale = is_stale(trainer)
                 window.restart_clock()
-            evaluated = job.evaluates_first and badness is not None
-            if step % config.checkpoint.every == 0 or ends or stale or evaluated:
+            ends = step == last or stop.received is not None or (badness is not None and is_stale(trainer))
+            if step % config.checkpoint.every == 0 or ends or (badness is not None and job.evaluates_first):
                 window.check()
                 metrics.sync()
                 checkpoints.save(step, strategy.saved(state), extra(trainer, step), badness)
-            if ends or stale:
-                break
     checkpoints.wait()
-    if stale and step < last:
-        say(f"step {step}: {config.train.patience} evaluations brought no better {job.best.name}; stopped early")
-    elif stop.received is not None and step < last:
-        say(f"stopped by {stop.received.name}; saved at step {step}: the same command goes on from there")
-        raise SystemExit(128 + stop.received)
+    if step < last:
+        say_why(trainer, step, stop.received)
     return strategy.saved(state)
+
+
+def say_why(trainer: Trainer, step: int, received: signal.Signals | None) -> None:
+    """Tells why a run ended before its last step; leaves with the signal's exit code where one came."""
+    if received is None:
+        name = trainer.job.best.name
+        say(f"step {step}: {trainer.config.train.patience} evaluations brought no better {name}; stopped early")
+    else:
+        say(f"stopped by {received.name}; saved at step {step}: the same command goes on from there")
+        raise SystemExit(128 + received)
 
 
 def put(trainer: Trainer, batch: dict[str, np.ndarray]) -> Any:

@@ -11,6 +11,8 @@ import numpy as np
 from bertgpt.data.task import Example, Feature, Frame, Row
 from bertgpt.errors import InputError
 
+MAX_LABELS = 10_000  # more is a column of another kind
+MAX_NUMBER = 1e18  # its square is a float32; NaN is not under it
 SEPARATOR = "|"  # between the labels of a table's cell
 TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "lm_labels", "lm_loss_mask")
 
@@ -133,7 +135,7 @@ class Choice:
     def gold(self, row: Row) -> int:
         """The number of the right choice."""
         value, count = row.get(self.label, "task.label"), len(self.options(row))
-        if isinstance(value, bool) or not str(value).isdecimal():
+        if isinstance(value, bool) or not str(value).isdecimal() or len(str(value)) > 9:
             raise InputError(f"{row.place}: label {value!r} is not the number of a choice, from 0 to {count - 1}")
         if int(value) >= count:
             raise InputError(f"{row.place}: label {value} is out of range: the choices are 0 to {count - 1}")
@@ -172,8 +174,10 @@ def find_labels(rows: Iterable[Row], column: str, several: bool) -> tuple[str, .
         found |= set(label_names(row, value)) if several else {label_name(row, value)}
     if len(found) < (1 if several else 2):
         raise InputError(f"data.train has only the labels {sorted(found)}; there must be {'one' if several else 'two'}")
-    if all(name.isdecimal() for name in found):
-        return tuple(sorted(found, key=int))
+    if len(found) > MAX_LABELS:
+        raise InputError(f"data.train has {len(found):,} labels; over {MAX_LABELS:,} column {column!r} cannot be meant")
+    if all(name.isdecimal() and len(name) < 10 for name in found):
+        return tuple(sorted(found, key=lambda name: (int(name), name)))
     return tuple(sorted(found))
 
 
@@ -205,10 +209,10 @@ def _index(row: Row, name: str, labels: tuple[str, ...]) -> int:
 def _number(row: Row, value: Any, column: str) -> float:
     try:
         number = float(value) if not isinstance(value, bool) else math.nan
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
-    if not math.isfinite(number):
-        raise InputError(f"{row.place}: column {column!r} is {value!r}; a regression needs a finite number")
+    if not abs(number) <= MAX_NUMBER:
+        raise InputError(f"{row.place}: column {column!r} is {value!r}; a regression needs a number")
     return number
 
 

@@ -15,7 +15,7 @@ from bertgpt.errors import InputError
 
 MAX_WORDS = 1 << 16  # of a sentence in CoNLL columns; more is a file of another kind
 PARQUET_ROWS = 1024  # held at a time
-NO_WORD = re.compile(r"#(\s|$)|\d+[-.]\d+\s")  # a comment, a multi-word token and an empty node of CoNLL-U
+NO_WORD = re.compile(r"#|\d+[-.]\d+\s")  # a comment, a multi-word token and an empty node of CoNLL-U
 
 T = TypeVar("T", str, int, list)
 
@@ -82,7 +82,7 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
 def _jsonl(path: Path) -> Iterator[Row]:
     for number, line in lines(path):
         if line.strip():
-            yield _object(f"{path} line {number}", parse_json(path, f"line {number}", line.strip()))
+            yield make_row(f"{path} line {number}", parse_json(path, f"line {number}", line.strip()))
 
 
 def _json(path: Path) -> Iterator[Row]:
@@ -91,12 +91,17 @@ def _json(path: Path) -> Iterator[Row]:
         yield from _squad(path, value["data"])
     elif isinstance(value, list):
         for number, row in enumerate(value, 1):
-            yield _object(f"{path} row {number}", row)
+            yield make_row(f"{path} row {number}", row)
     else:
         raise InputError(f"{path}: neither a list of objects nor SQuAD's object with a list under 'data'; give one")
 
 
-def _object(place: str, value: Any) -> Row:
+def make_row(place: str, value: Any) -> Row:
+    """A row of a JSON value.
+
+    Raises:
+        InputError: it is no object, or a text of it is no UTF-8.
+    """
     if not isinstance(value, dict):
         raise InputError(f"{place}: a {type(value).__name__}; give an object with a value for each column")
     _check_text(place, value)

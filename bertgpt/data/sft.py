@@ -55,6 +55,9 @@ class Responses:
             return Example(row, [], cut=True)
         if excess > 0:
             ids, counts = [ids[0], *ids[1 + excess :]], [False, *counts[1 + excess :]]
+            if counts[1]:  # the rest of a response whose beginning is gone is no response
+                first = counts.index(False, 1)
+                counts[:first] = [False] * first
         feature = {
             "input_ids": np.array(ids[:-1], np.int32),
             "attention_mask": np.ones(len(ids) - 1, np.int32),
@@ -78,7 +81,7 @@ class Responses:
         Raises:
             InputError: a column is missing or empty, a message has no role or text, or nobody answers.
         """
-        if self.messages in row.values:
+        if row.values.get(self.messages) is not None:
             return self._conversation(row, labelled)
         prompt = [Turn(row.text(self.prompt, "task.prompt"), False)]
         return [*prompt, Turn(row.text(self.response, "task.response"), True)] if labelled else prompt

@@ -4,6 +4,8 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+EXTRA = {"question_answering": "question", "multiple_choice": "choice", "tagging": "", "sft": ""}  # others: pair
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A run or model folder, and texts: one by options, or those of a file or of standard input."""
@@ -76,6 +78,10 @@ def _rows(tuned: Any, options: argparse.Namespace) -> Iterator[Any]:
         task.choices if isinstance(task.choices, str) else "choices": options.choice,
     }
     values = {name: value for name, value in given.items() if value is not None}
+    for name in ("pair", "question", "choice"):
+        if getattr(options, name) is not None and name != EXTRA.get(tuned.kind, "pair"):
+            raise InputError(f"--{name} is not for {tuned.kind}; leave it out")
+    task.pair = task.pair or ("pair" if options.pair is not None else None)  # a model folder does not say
     for text in (text for value in values.values() for text in ([value] if isinstance(value, str) else value)):
         check_text(text)
     if options.text is not None:
@@ -89,7 +95,7 @@ def _lines(lines: Any, column: str) -> Iterator[Any]:
     """Every line of a stream as a row: a JSON object, or a text."""
     import json
 
-    from bertgpt.data.task import Row
+    from bertgpt.data.readers import make_row
     from bertgpt.errors import InputError
 
     try:
@@ -97,10 +103,11 @@ def _lines(lines: Any, column: str) -> Iterator[Any]:
             place = f"standard input line {number}"
             if line.startswith("{"):
                 try:
-                    yield Row(place, json.loads(line))
-                except ValueError as error:
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
                     raise InputError(f"{place}: not JSON: {error}") from error
+                yield make_row(place, value)
             elif line.strip():
-                yield Row(place, {column: line.rstrip("\n")})
+                yield make_row(place, {column: line.rstrip("\n")})
     except UnicodeDecodeError as error:
         raise InputError(f"standard input is not UTF-8: {error}") from error
