@@ -150,15 +150,10 @@ def family_of_folder(folder: str | Path) -> str:
     return names.FAMILIES[_read_config(Path(folder))["model_type"]].architecture
 
 
-def named_architecture(folder: str | Path) -> str | None:
-    """The class that a folder's config.json names; None where it names none."""
-    return _listed_architecture(read_json_object(Path(folder) / "config.json"))
-
-
 def _open(folder: Path, architecture: str | None) -> _Source:
     config = _read_config(folder, architecture)
     family = names.FAMILIES[config["model_type"]]
-    name = architecture or _listed_architecture(config) or next(iter(family.architectures))
+    name = architecture or _named_architecture(config) or next(iter(family.architectures))
     if name not in family.architectures:
         choices = ", ".join(family.architectures)
         raise InputError(f"{folder}: architecture {name!r} is unknown; choose one of {choices}")
@@ -177,7 +172,7 @@ def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any
     if _is_release(folder):
         return openai_release.read_config(folder)
     config = read_json_object(folder / "config.json")
-    kind = config.get("model_type") or names.family_of(architecture or _listed_architecture(config) or "")
+    kind = config.get("model_type") or names.family_of(architecture or _named_architecture(config) or "")
     if not isinstance(kind, str) or kind not in names.FAMILIES:
         choices = " or ".join(names.FAMILIES)
         raise InputError(f"{folder / 'config.json'}: model_type {kind!r} is not supported; it must be {choices}")
@@ -207,7 +202,7 @@ def _equal(a: Tensor, b: Tensor) -> bool:
     return a.shape == b.shape and np.array_equal(a.read(), b.read())
 
 
-def _listed_architecture(config: dict[str, Any]) -> str | None:
+def _named_architecture(config: dict[str, Any]) -> str | None:
     listed = config.get("architectures")
     return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
 

@@ -13,11 +13,16 @@ def test_classes():
     found = metrics.class_scores(["a", "a", "b", "b"], ["a", "b", "b", "b"])
     assert found == pytest.approx({"accuracy": 0.75, "macro_f1": (2 / 3 + 0.8) / 2, "matthews": 0.57735}, abs=1e-5)
     assert metrics.class_scores(["a", "b"], ["a", "a"])["matthews"] == 0
+    assert metrics.class_scores(["a", "a", "b", "b"], ["a", "b", "b", "b"], ("a", "b"))["f1"] == pytest.approx(0.8)
 
 
 def test_several_labels():
     found = metrics.several_scores(("x", "y"), [["x"], ["x", "y"], []], [["x"], ["y"], ["y"]])
     assert found == pytest.approx({"f1": 2 / 3, "macro_f1": (2 / 3 + 2 / 3) / 2, "exact_match": 1 / 3})
+
+
+def test_one_label_of_several_is_not_two_classes():
+    assert metrics.several_scores(("x",), [["x"], [], []], [[], [], []])["f1"] == 0
 
 
 def test_numbers():

@@ -46,7 +46,7 @@ def main(arguments: list[str] | None = None) -> int:
         command = importlib.import_module(f"train.commands.{verb.replace('-', '_')}")
         options = Parser(prog=f"python -m train {verb}", description=command.__doc__)
         command.add_arguments(options)
-        parsed = options.parse_args(arguments[1:])
+        parsed = options.parse_intermixed_args(arguments[1:])
         with warnings.catch_warnings():
             warnings.showwarning = show_warning  # type: ignore[assignment]
             command.run(parsed)

@@ -93,7 +93,7 @@ class TrainSection:
     dtype: str = "float32"
     log_every: int = 50
     eval_every: int = 500
-    eval_examples: int = 2000  # scored at each evaluation; the held-out plan's epochs follow each other up to it
+    eval_examples: int = 2000  # of pretraining, scored at each evaluation; a plan's epochs follow each other up to it
     patience: int = 0  # evaluations without a better one after which the run ends; 0: never
 
 
@@ -362,6 +362,10 @@ def _check_values(config: RunConfig) -> None:
     for key in ("data.train", "data.eval"):
         if flat[key] is not None and not _is_inputs(flat[key]):
             raise InputError(f"{key} is {flat[key]!r}; it must be a path or a list of paths")
+    if not _is_inputs(config.task.choices):
+        raise InputError(f"task.choices is {config.task.choices!r}; it must be a column or a list of columns")
+    if config.train.epochs is not None and not 0 < config.train.epochs < 1e6:
+        raise InputError(f"train.epochs is {config.train.epochs}; it must be above 0")
     if not 0 < config.data.eval_fraction < 1:
         raise InputError(f"data.eval_fraction is {config.data.eval_fraction}; it must be between 0 and 1")
 

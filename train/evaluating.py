@@ -14,11 +14,12 @@ from bertgpt.data.task import END, Row
 from bertgpt.errors import InputError
 from bertgpt.tasks import SPECS, decode_all, kind_of, predict_rows, respond, task_data
 from train import config as configs
-from train import finetuning, loop, metrics, parallel, runs
+from train import finetuning, loop, metrics, parallel
 from train.config import RunConfig
 from train.runs import Run
 from train.step import eval_step
 
+MOST_DRAWN = 50  # classes in a picture
 CHUNK = 32  # rows predicted at once
 
 
@@ -30,18 +31,17 @@ class Tuned(NamedTuple):
     kind: str
 
 
-def load_tuned(folder: str | Path, overrides: Sequence[str] = (), step: int | None = None) -> Tuned:
+def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> Tuned:
     """A fine-tuned run's model, or a model folder's with the head of a task.
 
     Args:
-        folder: of either.
+        run: as `load_run` gives it.
+        folder: that it was loaded from.
         overrides: `task.` and `data.` keys that differ from the run's.
-        step: that checkpoint of a run.
 
     Raises:
         InputError: the model has no task's head.
     """
-    run = runs.load_run(folder, step)
     kind, saved = kind_of(run.model), Path(folder) / "config.yaml"
     if kind == "sft" and run.tokenizer.token_to_id(END) is None:
         raise InputError(f"{folder}: this GPT-1 was not fine-tuned on responses; use generate")
@@ -83,7 +83,7 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     trainer = loop.Trainer(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
     scores = loop.evaluate(trainer, run.params)
     write(out, tuned, scores)
-    if tuned.kind == "classification":
+    if tuned.kind == "classification" and len(data.labels) <= MOST_DRAWN:
         golds = [data.gold(example.row) for example in examples]  # type: ignore[attr-defined]
         labels = [prediction["label"] for prediction in found]
         metrics.draw_confusion(golds, labels, data.labels, out / "confusion.png")  # type: ignore[attr-defined]

@@ -132,7 +132,8 @@ def find_base(config: RunConfig) -> Base:
 def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
     """Model, examples and what is measured."""
     settings, kind = config.task, str(config.task.kind)
-    given = configs.model_config(config, vocabulary_size(base.tokenizer), base.config)
+    resumed = base.step > 0  # its vocabulary has the task's tokens already
+    given = base.config if resumed else configs.model_config(config, vocabulary_size(base.tokenizer), base.config)
     architecture = architecture_of(kind, given.architecture)
     causal = given.architecture == "gpt"
     tokenizer = add_tokens(base.tokenizer, task_tokens(kind)) if causal else base.tokenizer
@@ -258,6 +259,7 @@ def figures(
     data: TaskData, examples: Sequence[Example], means: dict[str, float], outputs: dict[str, np.ndarray]
 ) -> dict[str, float]:
     """The held-out means with the task's own scores; perplexity where responses are learnt."""
+    means = means | {"examples": len(examples)}
     if not outputs:
         return means | {"perplexity": math.exp(min(means["lm_loss"], 700))}
     return means | metrics.score(data, examples, decode_all(data, examples, by_feature(outputs)))

@@ -117,7 +117,7 @@ def is_finished(out: Path, step: int, steps: int) -> bool:
     checkpoints = Checkpoints(out / "checkpoints", keep=1, read_only=True)
     if step < steps or not checkpoints.is_sound(step):
         return False
-    say(f"finished: {out} has made its {steps} steps; raise train.steps to go on")
+    say(f"finished: {out} has made its {steps} steps; raise train.steps (or train.epochs) to go on")
     for line in reports.report(out):
         say(line)
     return True
@@ -194,7 +194,8 @@ def run_steps(trainer: Trainer, state: TrainState, row: int, checkpoints: Checkp
                 badness = job.best.badness(evaluate_and_tell(trainer, state.params, metrics, step))
                 window.restart_clock()
             ends = step == last or stop.received is not None or (badness is not None and is_stale(trainer))
-            if step % config.checkpoint.every == 0 or ends or (badness is not None and job.evaluates_first):
+            kept = badness is not None and (job.evaluates_first or config.train.patience > 0)  # it may be the best
+            if step % config.checkpoint.every == 0 or ends or kept:
                 window.check()
                 metrics.sync()
                 checkpoints.save(step, strategy.saved(state), extra(trainer, step), badness)
@@ -255,7 +256,7 @@ def evaluate(trainer: Trainer, params: Any) -> dict[str, float]:
     figures = job.figures(
         {"loss": job.task.total(means)} | means, {name: np.concatenate(values) for name, values in outputs.items()}
     )
-    return figures | {"examples": job.eval_examples, "seconds": time.monotonic() - began}
+    return {"examples": job.eval_examples} | figures | {"seconds": time.monotonic() - began}
 
 
 def add(sums: dict[str, list[float]], name: str, total: float, weight: float) -> None:
@@ -291,7 +292,9 @@ def validated(batch: dict[str, np.ndarray], token_keys: tuple[str, ...], vocab_s
     """
     top = max(int(batch[name].max()) for name in token_keys)
     if top >= vocab_size:
-        raise InputError(f"token id {top} is beyond the vocabulary of {vocab_size}; prepare the store again")
+        raise InputError(
+            f"token id {top} is beyond the vocabulary of {vocab_size}; the data was made with another tokenizer"
+        )
     return batch
 
 

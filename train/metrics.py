@@ -49,14 +49,16 @@ def score(data: TaskData, examples: Sequence[Example], predictions: Sequence[dic
         return number_scores(golds, [prediction["score"] for prediction in predictions])
     if isinstance(data, Classification) and data.problem == "multi_label_classification":
         return several_scores(data.labels, golds, [prediction["labels"] for prediction in predictions])
-    return class_scores(golds, [prediction["label"] for prediction in predictions])
+    names = data.labels if isinstance(data, Classification) else ()
+    return class_scores(golds, [prediction["label"] for prediction in predictions], names)
 
 
-def class_scores(golds: Sequence[Any], labels: Sequence[Any]) -> dict[str, float]:
-    """Accuracy, F1 averaged over the classes, and Matthews' correlation."""
+def class_scores(golds: Sequence[Any], labels: Sequence[Any], names: Sequence[str] = ()) -> dict[str, float]:
+    """Accuracy, F1 averaged over the classes, and Matthews' correlation; of two classes also the second's F1."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
-    return {
+    second = {"f1": float(f1_score(golds, labels, pos_label=names[1], zero_division=0))} if len(names) == 2 else {}
+    return second | {
         "accuracy": float(accuracy_score(golds, labels)),
         "macro_f1": float(f1_score(golds, labels, average="macro", zero_division=0)),
         "matthews": float(matthews_corrcoef(golds, labels)),
@@ -65,13 +67,15 @@ def class_scores(golds: Sequence[Any], labels: Sequence[Any]) -> dict[str, float
 
 def several_scores(names: Sequence[str], golds: Sequence[list[str]], labels: Sequence[list[str]]) -> dict[str, float]:
     """F1 over all (row, label) pairs and averaged over labels; the share of rows that are right in every label."""
-    from sklearn.metrics import accuracy_score, f1_score
+    from sklearn.metrics import f1_score
 
-    gold, found = ([[name in row for name in names] for row in rows] for rows in (golds, labels))
+    gold, found = (np.array([[name in row for name in names] for row in rows]) for rows in (golds, labels))
     return {
-        "f1": float(f1_score(gold, found, average="micro", zero_division=0)),
-        "macro_f1": float(f1_score(gold, found, average="macro", zero_division=0)),
-        "exact_match": float(accuracy_score(gold, found)),
+        "f1": float(f1_score(gold.ravel(), found.ravel(), zero_division=0)),
+        "macro_f1": float(
+            np.mean([f1_score(*column, zero_division=0) for column in zip(gold.T, found.T, strict=True)])
+        ),
+        "exact_match": float((gold == found).all(1).mean()),
     }
 
 

@@ -31,6 +31,8 @@ def pretrain(config: RunConfig) -> None:
     out = Path(config.out)
     if config.task.kind is not None:
         raise InputError(f"task.kind {config.task.kind} is for fine-tuning: python -m train finetune")
+    if config.train.epochs is not None:
+        raise InputError("train.epochs is for fine-tuning; give train.steps")
     loop.check_out(out, config)
     start = runs.find_start(config)
     if start is not None and start.params is None and loop.is_finished(out, start.step, config.train.steps):

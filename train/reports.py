@@ -62,7 +62,7 @@ class Metrics:
     def __init__(self, folder: Path, step: int) -> None:
         """Rows after `step`, which a killed run may have left, are dropped."""
         self.path = folder / "metrics.jsonl"
-        rows = [row for row in read_metrics(folder) if row["step"] <= step]
+        rows = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         temporary.replace(self.path)
@@ -146,7 +146,11 @@ def show_table(title: str, figures: dict[str, float]) -> None:
 
 def eval_line(step: int, figures: dict[str, float]) -> str:
     """An evaluation in one line."""
-    parts = [f"{name} {value:.4g}" for name, value in figures.items() if name not in TIMINGS]
+    parts = [
+        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}"
+        for name, value in figures.items()
+        if name not in TIMINGS
+    ]
     return f"step {step} held-out: " + "  ".join(parts)
 
 

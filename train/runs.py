@@ -11,13 +11,14 @@ import jax.numpy as jnp
 from tokenizers import Tokenizer
 
 import bertgpt
+from bertgpt.adapt import adapt
 from bertgpt.config import ModelConfig
 from bertgpt.data import store
 from bertgpt.data.bert import BertPairs
 from bertgpt.data.gpt import GptWindows
 from bertgpt.data.store import Split, TextSource
 from bertgpt.errors import InputError
-from bertgpt.pretrained import example_ids, family_of_folder, named_architecture
+from bertgpt.pretrained import example_ids, family_of_folder
 from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
 from train import config as configs
 from train.checkpoints import Checkpoints, is_damage
@@ -48,16 +49,6 @@ class Start(NamedTuple):
     tokenizer: Tokenizer
     params: Any = None
     step: int = 0
-
-
-def architecture_in(folder: str | Path) -> str | None:
-    """The class of model that a run's newest checkpoint or a model folder names; None where it names none."""
-    folder = Path(folder)
-    if (folder / "config.yaml").is_file():
-        checkpoints = Checkpoints(folder / "checkpoints", keep=1, read_only=True)
-        steps = checkpoints.steps()
-        return _architecture_of(checkpoints.extra(max(steps))) if steps else None
-    return named_architecture(folder) if (folder / "config.json").is_file() else None
 
 
 def load_run(folder: str | Path, step: int | None = None) -> Run:
@@ -108,10 +99,16 @@ def _is_model_folder(folder: Path) -> bool:
 
 
 def _load_start(folder: Path) -> Run:
-    """A run, or a model folder with the heads of its pretraining; those that it lacks are made anew."""
-    if (folder / "config.yaml").is_file() or not _is_model_folder(folder):
-        return load_run(folder)
-    return _load_model_folder(folder, None, PRETRAINED[family_of_folder(folder)])
+    """A run, or a model folder, with the heads of its pretraining; those that it lacks are made anew."""
+    if not (folder / "config.yaml").is_file() and _is_model_folder(folder):
+        return _load_model_folder(folder, None, PRETRAINED[family_of_folder(folder)])
+    run = load_run(folder)
+    name = PRETRAINED[run.model.config.architecture]  # type: ignore[attr-defined]
+    if type(run.model).__name__ == name:
+        return run
+    config = dataclasses.replace(run.model.config, num_labels=2, labels=(), problem_type=None)  # type: ignore[attr-defined]
+    model, params = adapt(run.model, run.params, name, config, run.tokenizer, key=jax.random.key(0))
+    return Run(model, params, run.tokenizer, run.step)
 
 
 def _load_step(checkpoints: Checkpoints, step: int) -> Run:

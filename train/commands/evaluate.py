@@ -19,10 +19,11 @@ def run(options: argparse.Namespace) -> None:
     from bertgpt.errors import InputError
     from train.evaluating import evaluate, load_tuned
     from train.reports import show_table
+    from train.runs import load_run
 
     if options.batch_size is not None and options.batch_size < 1:
         raise InputError("--batch-size must be at least 1")
-    tuned = load_tuned(options.run, options.overrides, options.step)
+    tuned = load_tuned(load_run(options.run, options.step), options.run, options.overrides)
     if options.data is not None:
         tuned.config.data.eval = options.data
     out = options.out or Path(options.run)

@@ -30,19 +30,13 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("--max-new-tokens must be at least 1")
     if options.text is not None and options.file is not None:
         raise InputError("give --text or --file, and not both")
-    if _is_pretrained(options.run):
-        _next_sentence(runs.load_run(options.run), options)
+    run = runs.load_run(options.run)
+    if type(run.model).__name__ in ("BertForPreTraining", "BertForNextSentencePrediction"):
+        _next_sentence(run, options)
         return
-    tuned = evaluating.load_tuned(options.run, options.overrides)
+    tuned = evaluating.load_tuned(run, options.run, options.overrides)
     for prediction in evaluating.predict(tuned, _rows(tuned, options), options.max_new_tokens):
         print(json.dumps(prediction, ensure_ascii=False), flush=True)
-
-
-def _is_pretrained(folder: str) -> bool:
-    """Whether a run or model folder is of a BERT with its pretraining heads."""
-    from train.runs import architecture_in
-
-    return architecture_in(folder) in ("BertForPreTraining", "BertForNextSentencePrediction")
 
 
 def _next_sentence(run: Any, options: argparse.Namespace) -> None:
@@ -50,8 +44,9 @@ def _next_sentence(run: Any, options: argparse.Namespace) -> None:
     from bertgpt.inference import next_sentence_probability
     from train.reports import check_text, say
 
-    if options.text is None or options.pair is None:
-        raise InputError("a pretrained BERT tells whether --pair follows --text; give both, or a fine-tuned run")
+    others = (options.question, options.choice, options.file)
+    if options.text is None or options.pair is None or any(other is not None for other in others):
+        raise InputError("a pretrained BERT tells whether --pair follows --text; give these two, or a fine-tuned run")
     for text in (options.text, options.pair):
         check_text(text)
     probability = next_sentence_probability(run.model, run.params, run.tokenizer, options.text, options.pair)
@@ -75,8 +70,10 @@ def _rows(tuned: Any, options: argparse.Namespace) -> Iterator[Any]:
         column: options.text,
         task.pair or "pair": options.pair,
         task.question: options.question,
-        task.choices if isinstance(task.choices, str) else "choices": options.choice,
+        "choices": options.choice,
     }
+    if options.choice is not None:
+        task.choices = "choices"  # and no list of columns
     values = {name: value for name, value in given.items() if value is not None}
     for name in ("pair", "question", "choice"):
         if getattr(options, name) is not None and name != EXTRA.get(tuned.kind, "pair"):
