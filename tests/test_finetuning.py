@@ -14,7 +14,7 @@ from train import config as configs
 from train import finetuning
 from train.__main__ import main
 from train.reports import read_metrics
-from train.runs import load_run
+from train.runs import find_start, load_run
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*made anew, to be trained")
 
@@ -354,3 +354,42 @@ def test_one_question_and_one_choice_from_the_command_line(tuned, capsys):
     given, (key, expected) = arguments[name]
     assert main(["predict", str(folder), *given]) == 0
     assert json.loads(capsys.readouterr().out)[key] == expected
+
+
+def test_pretraining_goes_on_from_a_fine_tuned_run(tuned, tmp_path):
+    name, folder, _ = tuned
+    if name not in ("bert classification", "gpt classification"):
+        pytest.skip("one of each family is enough")
+    (tmp_path / "run.yaml").write_text("seed: 0\n")
+    start = find_start(configs.load(str(tmp_path / "run.yaml"), [f"model.init_from={folder}"]))
+    encoder, parts = {"bert": ("bert", 3), "gpt": ("transformer", 1)}[name.split()[0]]
+    assert len(start.params) == parts
+    assert (start.model_config.labels, start.model_config.num_labels) == ((), 2)
+    jax.tree.map(np.testing.assert_array_equal, start.params[encoder], load_run(folder).params[encoder])
+
+
+def test_a_resumed_run_may_name_the_size_that_it_began_with(bases, tmp_path):
+    data = write(tmp_path / "rows.jsonl", classes())
+    size = bertgpt.tokenizers.vocabulary_size(bertgpt.load_tokenizer(bases / "gpt"))
+    (tmp_path / "run.yaml").write_text("seed: 0\n")
+    arguments = [*OPTIONS, "task.kind=classification", f"model.vocab_size={size}"]
+    arguments += files(bases / "gpt", data, tmp_path / "run")
+    for steps in (1, 2):
+        assert main(["finetune", str(tmp_path / "run.yaml"), *arguments, f"train.steps={steps}"]) == 0
+    assert load_run(tmp_path / "run").model.config.vocab_size == size + 3
+
+
+@pytest.mark.parametrize(
+    ("verb", "override", "message"),
+    [
+        ("finetune", "train.epochs=0", "train.epochs is 0.0; it must be above 0"),
+        ("finetune", "train.epochs=.inf", "train.epochs is inf; it must be above 0"),
+        ("finetune", "task.choices=5", "task.choices is 5; it must be a column or a list of columns"),
+        ("pretrain", "train.epochs=2", "train.epochs is for fine-tuning; give train.steps"),
+        ("pretrain", "task.kind=sft", "task.kind sft is for fine-tuning: python -m train finetune"),
+    ],
+)
+def test_settings_of_the_other_verb_or_impossible_ones_are_refused(verb, override, message, tmp_path, capsys):
+    (tmp_path / "run.yaml").write_text("seed: 0\n")
+    assert main([verb, str(tmp_path / "run.yaml"), override]) == 2
+    assert message in capsys.readouterr().err
