@@ -2,6 +2,7 @@
 
 import json
 
+import jax
 import numpy as np
 import pytest
 import torch
@@ -146,3 +147,17 @@ def test_fifty_steps_of_finetuning_have_equal_losses(name, wordpiece, bpe, tmp_p
     theirs = train_theirs(reference.train(), batches, settings.optimizer)
     assert measured(name, "50 losses of fine-tuning", float(abs(np.array(ours) - theirs).max())) <= 1e-3
     assert np.mean(theirs[-5:]) < theirs[0] - 0.1  # it learns
+
+
+def test_their_tokenizer_reads_the_tokens_that_a_task_added(bpe, tmp_path):
+    tokenizer = add_tokens(bpe, task_tokens("classification"))
+    config = bertgpt.presets.gpt1(
+        hidden_size=16, num_heads=2, num_layers=1, mlp_size=64, vocab_size=vocabulary_size(tokenizer), labels=("a", "b")
+    )
+    model = bertgpt.OpenAIGPTForSequenceClassification(config)
+    params = jax.jit(model.init)(jax.random.key(0), np.ones((1, 4), np.int32))["params"]
+    bertgpt.save_pretrained(tmp_path / "model", model, params, tokenizer)
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path / "model")
+    text = "_start_ cab feed _delimiter_ face _classify_"
+    assert theirs(text)["input_ids"] == tokenizer.encode(text).ids
+    assert transformers.AutoConfig.from_pretrained(tmp_path / "model").id2label == {0: "a", 1: "b"}
