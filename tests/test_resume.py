@@ -21,7 +21,7 @@ from train.checkpoints import Checkpoints
 from train.reports import TIMINGS
 from train.runs import load_run
 
-STEPS = 24
+STEPS = 16
 
 
 @pytest.fixture(scope="module", params=["bert", "gpt"])
@@ -39,8 +39,8 @@ def config_file(request, corpus_file, tmp_path_factory) -> Path:
             "store": str(folder / "store"),
         },
         "optimizer": {"learning_rate": 0.003, "warmup_steps": 2},
-        "train": {"steps": STEPS, "batch_size": 8, "log_every": 2, "eval_every": 6, "eval_examples": 16},
-        "checkpoint": {"every": 3, "keep": 2},
+        "train": {"steps": STEPS, "batch_size": 8, "log_every": 2, "eval_every": 8, "eval_examples": 16},
+        "checkpoint": {"every": 4, "keep": 2},
         "parallel": {"strategy": "jit"},
         "out": str(folder / "whole"),
     }
@@ -130,19 +130,19 @@ def test_saved_under_pmap_a_run_goes_on_under_a_mesh(config_file, whole):
 
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(config_file, whole, capsys):
     out = config_file.parent / "damaged"
-    settings = configs.load(str(config_file), [f"out={out}", "train.steps=6"])
+    settings = configs.load(str(config_file), [f"out={out}", "train.steps=8"])
     pretraining.pretrain(settings)
-    largest = max((out / "checkpoints" / "6").rglob("d/*"), key=lambda file: file.stat().st_size)
+    largest = max((out / "checkpoints" / "8").rglob("d/*"), key=lambda file: file.stat().st_size)
     content = bytearray(largest.read_bytes())
     content[len(content) // 2] ^= 1  # one bit, which the storage itself would not see
     largest.write_bytes(content)
-    assert load_run(out).step == 3
+    assert load_run(out).step == 4
     pretraining.pretrain(settings)
     output = capsys.readouterr()
-    assert "checkpoint 6 is damaged" in output.err
-    assert "going on from step 3" in output.out
-    assert (out / "damaged_checkpoint_6").is_dir()
-    assert rows(out)[-1]["step"] == 6
+    assert "checkpoint 8 is damaged" in output.err
+    assert "going on from step 4" in output.out
+    assert (out / "damaged_checkpoint_8").is_dir()
+    assert rows(out)[-1]["step"] == 8
 
 
 def test_changed_text_is_told_and_a_started_run_refuses_it(config_file, corpus_file, tmp_path, capsys):

@@ -12,7 +12,7 @@ from bertgpt.data.classification import most_choices
 from bertgpt.data.readers import read_rows
 from bertgpt.data.task import END, Row
 from bertgpt.errors import InputError
-from bertgpt.tasks import SPECS, decode_all, kind_of, predict_rows, respond, task_data
+from bertgpt.tasks import SPECS, kind_of, predict_rows, respond, task_data
 from train import config as configs
 from train import finetuning, loop, metrics, parallel
 from train.config import RunConfig
@@ -70,12 +70,7 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     examples = finetuning.encode(data, rows, "eval")
     job = finetuning.job_for(config.task, data, run.model, run.params, examples, examples)
     found: list[dict[str, Any]] = []
-
-    def figures(means: dict[str, float], outputs: Any) -> dict[str, float]:
-        if outputs:
-            found.extend(decode_all(data, examples, finetuning.by_feature(outputs)))
-        return finetuning.figures(data, examples, means, outputs)
-
+    figures = functools.partial(finetuning.figures, data, examples, predictions=found)
     config.train.batch_size = batch_size or config.train.batch_size
     config.train.accumulate = 1
     strategy = parallel.Jit()

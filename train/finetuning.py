@@ -256,13 +256,28 @@ def _losses(kind: str) -> tuple[Any, Any]:
 
 
 def figures(
-    data: TaskData, examples: Sequence[Example], means: dict[str, float], outputs: dict[str, np.ndarray]
+    data: TaskData,
+    examples: Sequence[Example],
+    means: dict[str, float],
+    outputs: dict[str, np.ndarray],
+    predictions: list[dict[str, Any]] | None = None,
 ) -> dict[str, float]:
-    """The held-out means with the task's own scores; perplexity where responses are learnt."""
+    """The held-out means with the task's own scores; perplexity where responses are learnt.
+
+    Args:
+        data: how rows are read.
+        examples: the held-out ones.
+        means: of losses and accuracies.
+        outputs: of the model, of every feature in order.
+        predictions: is filled where it is given.
+    """
     means = means | {"examples": len(examples)}
     if not outputs:
         return means | {"perplexity": math.exp(min(means["lm_loss"], 700))}
-    return means | metrics.score(data, examples, decode_all(data, examples, by_feature(outputs)))
+    found = decode_all(data, examples, by_feature(outputs))
+    if predictions is not None:
+        predictions += found
+    return means | metrics.score(data, examples, found)
 
 
 def by_feature(outputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
