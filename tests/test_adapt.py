@@ -55,9 +55,15 @@ def test_a_head_with_the_same_labels_is_kept_and_one_with_others_of_that_number_
     assert "classifier: made anew" in told[0]
 
 
-@pytest.mark.parametrize("old", ["BertForTokenClassification", "BertForSequenceClassification"])
-def test_a_classifier_of_another_task_is_not_kept(old):
-    *_, told = adapted(old, "BertForSequenceClassification", problem_type="multi_label_classification")
+@pytest.mark.parametrize(
+    ("old", "fields"),
+    [
+        ("BertForTokenClassification", {}),
+        ("BertForSequenceClassification", {"problem_type": "multi_label_classification"}),
+    ],
+)
+def test_a_classifier_of_another_task_is_not_kept(old, fields):
+    *_, told = adapted(old, "BertForSequenceClassification", **fields)
     assert "classifier" in told[0]
 
 

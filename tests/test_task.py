@@ -1,5 +1,7 @@
 """Rows, frames and batches that all tasks share."""
 
+import dataclasses
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -98,3 +100,7 @@ def test_batches_are_padded_to_the_frame_and_repeat_after_the_last_feature():
     assert (batch["input_ids"][batch["attention_mask"] == 0] == BERT.pad).all()
     assert batch["labels"].tolist() == [1, 0, 1]
     np.testing.assert_array_equal(source[2]["input_ids"], source[0]["input_ids"])
+    other = Classification(dataclasses.replace(BERT, pad=7), ("no", "yes"))
+    batch = TaskExamples(other, [other.encode(rows[0])]).batch(np.array([0]))
+    assert batch["input_ids"][0, 3:].tolist() == [7] * 5
+    assert batch["token_type_ids"][0, 3:].tolist() == [0] * 5
