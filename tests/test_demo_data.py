@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import tarfile
 import zipfile
 
@@ -74,6 +75,17 @@ def test_questions_are_written_in_squads_layout():
     first, second = json.loads(demo_data.squad(demo_data.questions(text)))["data"][0]["paragraphs"]
     assert [question["answers"] for question in first["qas"]] == [[{"text": "one", "answer_start": 2}]]
     assert (second["context"], [question["id"] for question in second["qas"]]) == ("Z", ["1"])
+
+
+def test_an_answers_sentences_are_kept_with_their_neighbours(monkeypatch):
+    monkeypatch.setattr(demo_data, "WORDS", 4)
+    passage = "One a . Two b . Three c . Four d ."
+    kept = {
+        word: passage[slice(*demo_data.excerpt(passage, *re.search(word, passage).span()))] for word in ("Two", "Four")
+    }
+    assert kept["Four"] == "Three c . Four d ."
+    assert kept["Two"] in ("One a . Two b . ", "Two b . Three c . ")
+    assert passage[slice(*demo_data.excerpt(passage, 4, 13))] == "One a . Two b . "  # an answer over two sentences
 
 
 def test_the_kinds_of_names_in_a_sentence():
