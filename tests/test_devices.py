@@ -1,6 +1,7 @@
 """One step gives one update, however the batch is split: by jit, pmap, a mesh or accumulation."""
 
 import functools
+import math
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,8 @@ from conftest import TINY
 import bertgpt
 from bertgpt.losses import SumWeight
 from train import parallel, step
-from train.config import ParallelSection
+from train.config import OptimizerSection, ParallelSection
+from train.optimizers import make_optimizer
 from train.state import create_state
 
 MASKED = np.array(
@@ -25,6 +27,9 @@ STRATEGIES = {
     "pmap over 2, accumulated": (lambda: parallel.Pmap(jax.devices()[:2]), 2),
     "pmap over 8": (lambda: parallel.Pmap(jax.devices()), 1),
     "mesh over 8": (lambda: parallel.make_strategy(ParallelSection("mesh")), 1),
+    "mesh 4 x 2": (lambda: parallel.make_strategy(ParallelSection("mesh", -1, 2)), 1),
+    "mesh 2 x 4": (lambda: parallel.make_strategy(ParallelSection("mesh", 2, -1)), 1),
+    "mesh 1 x 8": (lambda: parallel.make_strategy(ParallelSection("mesh", 1, 8)), 1),
 }
 
 
@@ -229,6 +234,8 @@ def test_micro_batches_take_rows_in_turn_so_that_a_mesh_moves_none():
         (ParallelSection(data=2), "pmap", 2),
         (ParallelSection(data=1), "jit", 1),
         (ParallelSection("mesh", 4), "mesh", 4),
+        (ParallelSection("mesh", 2, 2), "mesh", 4),
+        (ParallelSection(fsdp=2), "mesh", 8),
         (ParallelSection("jit"), "jit", 1),
     ],
 )
@@ -239,8 +246,62 @@ def test_strategy_is_chosen_by_name_and_devices(section, name, devices):
 
 @pytest.mark.parametrize("count", [9, 0])
 def test_a_number_of_devices_that_are_not_there_is_refused(count):
-    with pytest.raises(bertgpt.InputError, match=f"parallel.data is {count}, but there are 8 devices"):
+    with pytest.raises(bertgpt.InputError, match=f"parallel.data is {count} and parallel.fsdp 1, but there are 8 dev"):
         parallel.make_strategy(ParallelSection(data=count))
+    with pytest.raises(bertgpt.InputError, match=f"parallel.data is -1 and parallel.fsdp {count}, but there are 8 dev"):
+        parallel.make_strategy(ParallelSection(fsdp=count))
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        (ParallelSection(data=-1, fsdp=-1), "give numbers, or -1 for one of them"),
+        (ParallelSection(data=3, fsdp=3), "parallel.data is 3 and parallel.fsdp 3, but there are 8 devices"),
+        (ParallelSection("pmap", fsdp=2), "parallel.fsdp is 2, which parallel.strategy pmap cannot do; use mesh"),
+    ],
+)
+def test_a_mesh_that_does_not_fit_is_refused(section, message):
+    with pytest.raises(bertgpt.InputError, match=message):
+        parallel.make_strategy(section)
+
+
+def held(strategy, state):
+    """The share of parameters and of the optimizer that one device holds, in bytes."""
+    lies = strategy.shardings(state)
+    shares = []
+    for part in ("params", "opt_state"):
+        pairs = zip(jax.tree.leaves(getattr(state, part)), jax.tree.leaves(getattr(lies, part)), strict=True)
+        sizes = [(math.prod(place.shard_shape(leaf.shape)), math.prod(leaf.shape)) for leaf, place in pairs]
+        shares.append(sum(mine for mine, _ in sizes) / sum(whole for _, whole in sizes))
+    return shares
+
+
+@pytest.mark.parametrize("preset", ["bert_tiny", "bert_base", "bert_large", "gpt1"])
+def test_under_fsdp_a_device_holds_its_part_alone(preset):
+    config = bertgpt.presets.get(preset)
+    name = "BertForPreTraining" if config.architecture == "bert" else "OpenAIGPTLMHeadModel"
+    create = functools.partial(create_state, getattr(bertgpt, name)(config), make_optimizer(OptimizerSection(), 9), 0)
+    state = jax.eval_shape(create)
+    for fsdp in (2, 8):
+        shares = held(parallel.make_strategy(ParallelSection("mesh", -1, fsdp)), state)
+        assert max(shares) <= 1 / fsdp + 0.01, shares
+
+
+def test_a_sharded_state_is_made_and_kept_in_its_parts():
+    strategy, task = parallel.make_strategy(ParallelSection("mesh", 1, 8)), make_task("bert")
+    optimizer = make_optimizer(OptimizerSection(), 9)
+    state = strategy.compile_init(functools.partial(create_state, task.model, optimizer, 0))(None)
+    bound = functools.partial(step.train_step, task=task, optimizer=optimizer)
+    train, _ = parallel.compile_steps(strategy, bound, lambda axis: None)
+
+    def parts(state):
+        return [leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves((state.params, state.opt_state))]
+
+    before = parts(state)
+    kernel = state.params["bert"]["stack"]["block_0"]["feed_forward"]["up"]["kernel"]
+    assert (kernel.shape, kernel.addressable_shards[0].data.shape) == ((16, 32), (16, 4))
+    state, _ = train(strategy.put_state(state), strategy.put_batch(make_batch("bert")))
+    assert parts(state) == before
 
 
 def test_several_processes_take_a_mesh_and_refuse_pmap(monkeypatch):

@@ -102,7 +102,8 @@ class ParallelSection:
     """How a step is spread over devices."""
 
     strategy: str = "auto"
-    data: int = -1  # devices on the data axis; -1 takes all
+    data: int = -1  # devices on the data axis; -1 takes the rest
+    fsdp: int = 1  # devices that share parameters and optimizer, and split the batch too; -1 takes the rest
 
 
 @dataclasses.dataclass

@@ -146,7 +146,7 @@ def build(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Tra
         functools.partial(eval_step, task=job.task),
     )
     schedule = make_schedule(config.optimizer, config.train.steps)
-    create = parallel.compile_init(functools.partial(create_state, job.model, optimizer, config.seed))
+    create = strategy.compile_init(functools.partial(create_state, job.model, optimizer, config.seed))
     return Trainer(config, job, strategy, train, evaluate, schedule), create(job.params)
 
 

@@ -12,7 +12,13 @@ from bertgpt.errors import InputError
 from train.config import ParallelSection
 from train.state import TrainState
 
-DATA = "data"  # the axis that batches are split over
+DATA, FSDP = "data", "fsdp"  # a mesh's axes: batches are split over both, parameters and optimizer over the second
+SHARDED = {  # by the end of a path, the axes that may be split, best first; one that does not divide is left whole
+    "embedding": (1, 0),  # the width: 30,522 and 40,478 tokens do not divide by 8
+    "kernel": (1, 0),
+    "bias": (0,),
+    "scale": (0,),
+}
 Step = Callable[..., Any]
 
 
@@ -22,6 +28,10 @@ class Strategy(Protocol):
     name: str
     axis: str | None
     devices: int
+
+    def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
+        """(params or None) -> the state at step 0, as one program: apart, every parameter would be compiled alone."""
+        ...
 
     def compile_train(self, step: Step) -> Step:
         """(state, batch) -> (state, metrics), compiled; the state's memory is reused."""
@@ -53,27 +63,49 @@ class Strategy(Protocol):
 
 
 class Jit:
-    """One program over global arrays: on one device, or on a mesh whose data axis splits the batch."""
+    """One program over global arrays: on one device, or on a mesh.
+
+    The batch is split over both axes of a mesh; parameters and optimizer over `fsdp`, as `SHARDED` says.
+    """
 
     axis: str | None = None
 
     def __init__(self, mesh: Mesh | None = None) -> None:
         self.name = "jit" if mesh is None else "mesh"
+        self.mesh = mesh
         self.devices = 1 if mesh is None else mesh.devices.size
         self.replicated: Sharding = SingleDeviceSharding(jax.local_devices()[0])
         self.rows: Sharding = self.replicated
         if mesh is not None:
             self.replicated = NamedSharding(mesh, PartitionSpec())
-            self.rows = NamedSharding(mesh, PartitionSpec(DATA))
+            self.rows = NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+    def shardings(self, state: TrainState) -> TrainState:
+        """Where each array of a state (or of its shapes) lies."""
+        if self.mesh is None:
+            return jax.tree.map(lambda _: self.replicated, state)
+        mesh = self.mesh
+        return jax.tree_util.tree_map_with_path(lambda path, x: NamedSharding(mesh, spec(path, x.shape, mesh)), state)
+
+    def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
+        return lambda params: jax.jit(create, out_shardings=self.shardings(jax.eval_shape(create, params)))(params)
 
     def compile_train(self, step: Step) -> Step:
-        return jax.jit(step, donate_argnums=0, out_shardings=self.replicated)
+        compiled: list[Step] = []
+
+        def run(state: TrainState, batch: Any) -> Any:
+            if not compiled:
+                lies = jax.tree.map(lambda x: x.sharding, state)
+                compiled.append(jax.jit(step, donate_argnums=0, out_shardings=(lies, self.replicated)))
+            return compiled[0](state, batch)
+
+        return run
 
     def compile_eval(self, step: Step) -> Step:
         return jax.jit(step, out_shardings=self.replicated)
 
     def put_state(self, state: TrainState) -> TrainState:
-        return jax.device_put(state, self.replicated)
+        return jax.device_put(state, self.shardings(state))
 
     def saved(self, state: TrainState) -> TrainState:
         return state
@@ -88,6 +120,15 @@ class Jit:
         return np.asarray(value)
 
 
+def spec(path: Any, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
+    """How an array of the state is split over `fsdp`, by the end of its path."""
+    size = mesh.shape[FSDP]
+    for axis in SHARDED.get(getattr(path[-1], "key", ""), ()):
+        if size > 1 and axis < len(shape) and shape[axis] % size == 0:
+            return PartitionSpec(*[None] * axis, FSDP)
+    return PartitionSpec()
+
+
 class Pmap:
     """A copy of the state on every local device; gradients are summed over them."""
 
@@ -97,6 +138,9 @@ class Pmap:
     def __init__(self, devices: list[Any]) -> None:
         self.list = devices
         self.devices = len(devices)
+
+    def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
+        return jax.jit(create)
 
     def compile_train(self, step: Step) -> Step:
         return jax.pmap(step, axis_name=DATA, devices=self.list, donate_argnums=0)
@@ -125,25 +169,43 @@ class Pmap:
 
 
 def make_strategy(section: ParallelSection) -> Strategy:
-    """`auto`: pmap with several local devices in one process, a mesh with several processes, else jit.
+    """`auto`: a mesh with several processes or fsdp, pmap with several local devices in one process, else jit.
 
     Raises:
-        InputError: parallel.data does not fit the devices, or pmap is asked for over several processes.
+        InputError: the sizes do not fit the devices, or the strategy cannot do what is asked.
     """
-    count = jax.device_count() if section.data == -1 else section.data
-    if not 1 <= count <= jax.device_count():
-        raise InputError(f"parallel.data is {section.data}, but there are {jax.device_count()} devices; -1 takes all")
+    data, fsdp = mesh_shape(section)
     name = section.strategy
     if name == "auto":
-        name = "mesh" if jax.process_count() > 1 else "pmap" if count > 1 else "jit"
+        name = "mesh" if jax.process_count() > 1 or fsdp > 1 else "pmap" if data > 1 else "jit"
     if jax.process_count() > 1 and name != "mesh":
         raise InputError(f"parallel.strategy {name} runs in one process, but there are {jax.process_count()}; use mesh")
+    if name != "mesh" and fsdp > 1:
+        raise InputError(f"parallel.fsdp is {section.fsdp}, which parallel.strategy {name} cannot do; use mesh")
     if name == "jit" and section.data > 1:
         raise InputError(f"parallel.data is {section.data}, but parallel.strategy jit runs on one; use pmap or mesh")
+    devices = jax.devices()[: data * fsdp]
     if name == "mesh":
         # Auto axes: under Explicit ones, which make_mesh gives by default, Linen's Embed raises ShardingTypeError.
-        return Jit(jax.make_mesh((count,), (DATA,), (AxisType.Auto,), devices=jax.devices()[:count]))
-    return Pmap(jax.devices()[:count]) if name == "pmap" else Jit()
+        return Jit(jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=devices))
+    return Pmap(devices) if name == "pmap" else Jit()
+
+
+def mesh_shape(section: ParallelSection) -> tuple[int, int]:
+    """The devices on both axes; -1 takes what the other leaves.
+
+    Raises:
+        InputError: they do not fit.
+    """
+    count, data, fsdp = jax.device_count(), section.data, section.fsdp
+    given = f"parallel.data is {data} and parallel.fsdp {fsdp}, but there are {count} devices"
+    if data == fsdp == -1 or min(data, fsdp) < -1 or 0 in (data, fsdp):
+        raise InputError(f"{given}; give numbers, or -1 for one of them, which takes the rest")
+    data = count // fsdp if data == -1 else data
+    fsdp = count // data if fsdp == -1 and data else fsdp
+    if not 1 <= data * fsdp <= count:
+        raise InputError(f"{given}; -1 for one of them takes the rest")
+    return data, fsdp
 
 
 def check_batch(batch_size: int, accumulate: int, strategy: Strategy) -> None:
@@ -156,11 +218,6 @@ def check_batch(batch_size: int, accumulate: int, strategy: Strategy) -> None:
             f"train.batch_size {batch_size} is not divisible by {strategy.devices} devices x train.accumulate "
             f"{accumulate}; choose a multiple of {strategy.devices * accumulate}"
         )
-
-
-def compile_init(create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
-    """(params or None) -> the state at step 0, as one program: apart, every parameter would be compiled by itself."""
-    return jax.jit(create)
 
 
 def compile_steps(strategy: Strategy, train_step: Step, eval_step: Step) -> tuple[Step, Step]:
