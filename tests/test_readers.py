@@ -157,7 +157,9 @@ def test_conllu_leaves_out_comments_multi_word_tokens_and_empty_nodes(write):
 
 
 def test_a_word_that_begins_as_a_number_is_kept_in_conllu(write):
-    assert values(write("a.conllu", "3.5kg\tA\n#tag\tB\n")) == [{"words": ["3.5kg", "#tag"], "tags": ["A", "B"]}]
+    assert values(write("a.conllu", "3.5kg\tA\n#text = no word\nof\tB\n")) == [
+        {"words": ["3.5kg", "of"], "tags": ["A", "B"]}
+    ]
 
 
 def test_parquet_is_held_by_batches(write, monkeypatch):
