@@ -84,7 +84,7 @@ def adapt(
 
 def _classes(config: ModelConfig) -> tuple[Any, ...]:
     """What a classifier's rows mean."""
-    return config.labels, config.problem_type
+    return config.labels, config.problem
 
 
 def config_for(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

@@ -81,6 +81,11 @@ class ModelConfig:
         return self.hidden_dropout if self.classifier_dropout is None else self.classifier_dropout
 
     @property
+    def problem(self) -> str:
+        """What a classifier's outputs are; with Hugging Face's meaning of an absent `problem_type`."""
+        return self.problem_type or (PROBLEMS[2] if self.num_labels == 1 else PROBLEMS[0])
+
+    @property
     def causal(self) -> bool:
         """Whether a position sees only itself and what stands before it."""
         return self.architecture == "gpt"

@@ -77,9 +77,8 @@ def kind_of(model: nn.Module) -> str:
         InputError: it has no task's head.
     """
     name, config = type(model).__name__, model.config  # type: ignore[attr-defined]
-    problem = config.problem_type or ("regression" if config.num_labels == 1 else "single_label_classification")
     for kind, spec in SPECS.items():
-        if name in spec.architectures.values() and spec.problem in (None, problem):
+        if name in spec.architectures.values() and spec.problem in (None, config.problem):
             return kind
     raise InputError(f"a {name} has no head of a task; fine-tune it first (python -m train finetune)")
 

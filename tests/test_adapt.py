@@ -47,7 +47,7 @@ def test_the_encoder_is_kept_and_the_head_is_new(old):
 
 def test_a_head_with_the_same_labels_is_kept_and_one_with_others_of_that_number_is_not():
     name = "BertForSequenceClassification"
-    _, params, before, told = adapted(name, name)
+    _, params, before, told = adapted(name, name, problem_type="single_label_classification")  # what None means
     np.testing.assert_array_equal(params["classifier"]["kernel"], before["classifier/kernel"])
     assert told == []
     _, params, before, told = adapted(name, name, labels=("a", "b", "c"))
