@@ -180,10 +180,9 @@ def check_prediction(name, line, row, exact):
         assert line["text"] == row["text"]
 
 
+@pytest.mark.parametrize("tuned", ["bert tagging", "gpt classification", "gpt sft"], indirect=True)
 def test_an_exported_run_predicts_the_same_from_its_folder(tuned, capsys, tmp_path):
-    name, folder, data = tuned
-    if name not in ("bert tagging", "gpt classification", "gpt sft"):
-        pytest.skip("one of each family is enough")
+    _, folder, data = tuned
     assert main(["export", str(folder), str(tmp_path / "model")]) == 0
     capsys.readouterr()
     texts = []
@@ -193,10 +192,9 @@ def test_an_exported_run_predicts_the_same_from_its_folder(tuned, capsys, tmp_pa
     assert texts[0] == texts[1]
 
 
+@pytest.mark.parametrize("tuned", ["bert pairs"], indirect=True)
 def test_python_predicts_as_the_command_line_does(tuned, capsys):
-    name, folder, _ = tuned
-    if name != "bert pairs":
-        pytest.skip("one is enough")
+    _, folder, _ = tuned
     model, params, tokenizer, _ = load_run(folder)
     settings = bertgpt.TaskSettings(pair="pair")
     (found,) = bertgpt.predict(model, params, tokenizer, [{"text": "ant", "pair": "ant"}], settings, length=24)
@@ -311,10 +309,9 @@ def test_a_diverging_run_says_so_and_keeps_what_it_had(bases, tmp_path, capsys):
     assert "lower optimizer.learning_rate" in capsys.readouterr().err.splitlines()[-1]
 
 
+@pytest.mark.parametrize("tuned", ["bert classification"], indirect=True)
 def test_lines_of_standard_input_are_texts_or_objects(tuned, capsys, monkeypatch):
-    name, folder, _ = tuned
-    if name != "bert classification":
-        pytest.skip("one is enough")
+    _, folder, _ = tuned
     lines = 'ant\n\n{"id": 7, "text": "fir"}\n{"text"\n'
     monkeypatch.setattr("sys.stdin", io.StringIO(lines.rpartition('{"text"')[0]))
     assert main(["predict", str(folder)]) == 0
@@ -341,25 +338,25 @@ def test_lines_of_standard_input_are_texts_or_objects(tuned, capsys, monkeypatch
         assert message in capsys.readouterr().err
 
 
+ONE_ROW = {
+    "bert question_answering": (["--text", "saw fir near ant saw", "--question", "who"], ("answer", "ant")),
+    "bert multiple_choice": (["--text", "who", "--choice", "fir", "--choice", "ant"], ("choice", "ant")),
+    "bert tagging": (["--text", "saw  ant near fir"], ("tags", ["O", "B-BEAST", "O", "B-PLANT"])),
+    "gpt sft": (["--text", "near ant"], ("response", "saw fir")),
+}
+
+
+@pytest.mark.parametrize("tuned", ONE_ROW, indirect=True)
 def test_one_question_and_one_choice_from_the_command_line(tuned, capsys):
     name, folder, _ = tuned
-    arguments = {
-        "bert question_answering": (["--text", "saw fir near ant saw", "--question", "who"], ("answer", "ant")),
-        "bert multiple_choice": (["--text", "who", "--choice", "fir", "--choice", "ant"], ("choice", "ant")),
-        "bert tagging": (["--text", "saw  ant near fir"], ("tags", ["O", "B-BEAST", "O", "B-PLANT"])),
-        "gpt sft": (["--text", "near ant"], ("response", "saw fir")),
-    }
-    if name not in arguments:
-        pytest.skip("takes a text alone")
-    given, (key, expected) = arguments[name]
+    given, (key, expected) = ONE_ROW[name]
     assert main(["predict", str(folder), *given]) == 0
     assert json.loads(capsys.readouterr().out)[key] == expected
 
 
+@pytest.mark.parametrize("tuned", ["bert classification", "gpt classification"], indirect=True)
 def test_pretraining_goes_on_from_a_fine_tuned_run(tuned, tmp_path):
     name, folder, _ = tuned
-    if name not in ("bert classification", "gpt classification"):
-        pytest.skip("one of each family is enough")
     (tmp_path / "run.yaml").write_text("seed: 0\n")
     start = find_start(configs.load(str(tmp_path / "run.yaml"), [f"model.init_from={folder}"]))
     encoder, parts = {"bert": ("bert", 3), "gpt": ("transformer", 1)}[name.split()[0]]
