@@ -170,6 +170,8 @@ def predict(
     """
     config = model.config  # type: ignore[attr-defined]
     settings = dataclasses.replace(settings or TaskSettings(), kind=kind_of(model))
+    if settings.kind == "sft":
+        raise InputError("a language model's responses are written token by token; use bertgpt.tasks.respond")
     records = [make_row(f"row {number}", row) for number, row in enumerate(rows, 1)]
     choices = most_choices(records, settings.choices)
     data = task_data(settings, config, tokenizer, length or config.max_positions, choices)

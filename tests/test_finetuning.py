@@ -390,3 +390,9 @@ def test_settings_of_the_other_verb_or_impossible_ones_are_refused(verb, overrid
     (tmp_path / "run.yaml").write_text("seed: 0\n")
     assert main([verb, str(tmp_path / "run.yaml"), override]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_python_is_told_how_responses_are_written(bases):
+    model, params = bertgpt.load_pretrained(bases / "gpt")
+    with pytest.raises(bertgpt.InputError, match="use bertgpt.tasks.respond"):
+        bertgpt.predict(model, params, bertgpt.load_tokenizer(bases / "gpt"), [{"prompt": "ant"}])

@@ -103,7 +103,7 @@ class Responses:
 
     def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
         """Responses are generated token by token, and not decoded from one pass."""
-        raise NotImplementedError("use bertgpt.generate")
+        raise InputError("a language model's responses are written token by token; use bertgpt.tasks.respond")
 
 
 def _turn(row: Row, number: int, message: dict[str, Any]) -> Turn:
