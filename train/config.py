@@ -95,6 +95,8 @@ class TrainSection:
     eval_every: int = 500
     eval_examples: int = 2000  # of pretraining, scored at each evaluation; a plan's epochs follow each other up to it
     patience: int = 0  # evaluations without a better one after which the run ends; 0: never
+    profile: str | None = None  # the first and last step of a profiler trace, such as 100:105
+    stall_seconds: float = 600  # a step, batch, evaluation or checkpoint that takes longer is told; 0: never
 
 
 @dataclasses.dataclass
@@ -147,6 +149,7 @@ AT_LEAST = {
     "train.eval_every": 1,
     "train.eval_examples": 1,
     "train.patience": 0,
+    "train.stall_seconds": 0,
     "task.lm_weight": 0,
     "task.max_question": 1,
     "task.stride": 1,
@@ -182,6 +185,8 @@ MAY_CHANGE = (
     "train.steps",
     "train.epochs",
     "train.patience",
+    "train.profile",
+    "train.stall_seconds",
     "train.log_every",
     "train.eval_every",
     "checkpoint",
@@ -367,8 +372,22 @@ def _check_values(config: RunConfig) -> None:
         raise InputError(f"task.choices is {config.task.choices!r}; it must be a column or a list of columns")
     if config.train.epochs is not None and not 0 < config.train.epochs < 1e6:
         raise InputError(f"train.epochs is {config.train.epochs}; it must be above 0")
+    if config.train.profile is not None:
+        parse_steps(config.train.profile)
     if not 0 < config.data.eval_fraction < 1:
         raise InputError(f"data.eval_fraction is {config.data.eval_fraction}; it must be between 0 and 1")
+
+
+def parse_steps(text: str) -> tuple[int, int]:
+    """`100:105` -> the first and the last step of a trace.
+
+    Raises:
+        InputError: it does not read so.
+    """
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+        raise InputError(f"train.profile is {text!r}; give the first and the last step, such as train.profile=100:105")
+    return int(first), int(last)
 
 
 def _is_inputs(value: Any) -> bool:

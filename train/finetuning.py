@@ -27,7 +27,7 @@ from bertgpt.errors import InputError
 from bertgpt.tasks import SPECS, architecture_of, decode_all, task_data, task_tokens
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 from train import config as configs
-from train import loop, metrics, parallel, runs
+from train import hosts, loop, metrics, parallel, runs
 from train.config import RunConfig
 from train.loop import Job
 from train.reports import report, say
@@ -59,6 +59,7 @@ def finetune(config: RunConfig) -> None:
     if config.task.kind is None:
         raise InputError(f"task.kind is missing; choose one of {', '.join(SPECS)}")
     metrics.check_libraries()
+    hosts.connect()
     loop.check_out(out, config)
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
@@ -71,8 +72,9 @@ def finetune(config: RunConfig) -> None:
     if base.step and loop.is_finished(out, base.step, config.train.steps):
         return
     loop.run(config, job, strategy)
-    for line in report(out):
-        say(line)
+    if hosts.is_first():
+        for line in report(out):
+            say(line)
 
 
 def read_splits(config: RunConfig) -> dict[str, list[Row]]:

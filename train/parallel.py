@@ -41,8 +41,12 @@ class Strategy(Protocol):
         """(params, batch) -> sums and outputs, compiled."""
         ...
 
+    def like(self, shapes: TrainState) -> TrainState:
+        """A state's shapes -> what a checkpoint is read into: with shardings, straight onto the devices."""
+        ...
+
     def put_state(self, state: TrainState) -> TrainState:
-        """Onto the devices, from the form that `saved` gives."""
+        """Onto the devices, from the form that `saved` or a checkpoint gives."""
         ...
 
     def saved(self, state: TrainState) -> TrainState:
@@ -88,7 +92,11 @@ class Jit:
         return jax.tree_util.tree_map_with_path(lambda path, x: NamedSharding(mesh, spec(path, x.shape, mesh)), state)
 
     def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
-        return lambda params: jax.jit(create, out_shardings=self.shardings(jax.eval_shape(create, params)))(params)
+        def run(params: Any) -> TrainState:
+            params = jax.device_get(params) if self.mesh is not None else params  # arrays of one device fit no mesh
+            return jax.jit(create, out_shardings=self.shardings(jax.eval_shape(create, params)))(params)
+
+        return run
 
     def compile_train(self, step: Step) -> Step:
         compiled: list[Step] = []
@@ -103,6 +111,11 @@ class Jit:
 
     def compile_eval(self, step: Step) -> Step:
         return jax.jit(step, out_shardings=self.replicated)
+
+    def like(self, shapes: TrainState) -> TrainState:
+        return jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, self.shardings(shapes)
+        )
 
     def put_state(self, state: TrainState) -> TrainState:
         return jax.device_put(state, self.shardings(state))
@@ -147,6 +160,9 @@ class Pmap:
 
     def compile_eval(self, step: Step) -> Step:
         return jax.pmap(step, axis_name=DATA, devices=self.list)
+
+    def like(self, shapes: TrainState) -> TrainState:
+        return shapes
 
     def put_state(self, state: TrainState) -> TrainState:
         rows = NamedSharding(Mesh(np.array(self.list), (DATA,)), PartitionSpec(DATA))  # as the step returns it

@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,6 +22,7 @@ from bertgpt.errors import InputError
 from bertgpt.pretrained import example_ids, family_of_folder
 from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
 from train import config as configs
+from train import hosts
 from train.checkpoints import Checkpoints, is_damage
 from train.config import RunConfig
 from train.loader import Source
@@ -220,6 +222,8 @@ def prepare_store(config: RunConfig, start: Start | None = None) -> Tokenizer:
         return load_tokenizer(folder)
     if start is not None and start.params is None and (folder / "meta.json").exists():
         raise InputError(f"{reason} since this run began at {config.out}; start a new run with another out")
+    if not hosts.is_first():
+        return _wait_for_store(folder, source, wanted)
     say(f"preparing {folder}: {reason}")
     tokenizer = given or _train_tokenizer(source, wanted)
     done = 0
@@ -235,6 +239,14 @@ def prepare_store(config: RunConfig, start: Start | None = None) -> Tokenizer:
         split = store.open_split(folder, name)
         say(f"{name}: {len(split.documents) - 1:,} documents, {len(split.tokens):,} tokens")
     return tokenizer
+
+
+def _wait_for_store(folder: Path, source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
+    """The tokenizer of the store that the first process of this run prepares, once it is there; should that process
+    fail, JAX ends this one."""
+    while store.changes(folder, source, wanted) is not None:
+        time.sleep(1)
+    return load_tokenizer(folder)
 
 
 def expected_vocab_size(config: RunConfig, start: Start | None = None) -> int:

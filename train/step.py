@@ -139,8 +139,9 @@ def split_batch(x: Array, parts: int) -> Array:
 
 def eval_step(params: Any, batch: Batch, *, task: Task, axis: str | None = None) -> tuple[Sums, dict[str, Array]]:
     """The sums and weights of every loss and accuracy of a batch, without dropout; under pmap of all devices. Also the
-    outputs that the task keeps, row by row."""
+    outputs that the task keeps, row by row, with each row's `place`."""
     output = apply(task, params, batch)
     sums = task.losses(output, batch) | task.accuracies(output, batch)
     kept = {name: getattr(output, name) for name in task.outputs}
+    kept |= {"place": batch["place"]} if kept else {}
     return (jax.lax.psum(sums, axis) if axis is not None else sums), kept
