@@ -1,6 +1,7 @@
 """Every task from its file to a model that has learnt it, its scores and its predictions; resume; mistakes."""
 
 import csv
+import functools
 import io
 import json
 
@@ -13,8 +14,11 @@ from bertgpt.tokenizers import train_bpe, train_wordpiece
 from train import config as configs
 from train import finetuning
 from train.__main__ import main
+from train.optimizers import make_optimizer
+from train.planning import make_plan
 from train.reports import read_metrics
 from train.runs import find_start, load_run
+from train.step import train_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*made anew, to be trained")
 
@@ -157,6 +161,17 @@ def test_a_task_is_learnt_scored_and_predicted(tuned, capsys, tmp_path):
     assert len(lines) == len(rows())
     for line, row in zip(lines, rows(), strict=True):
         check_prediction(name, line, row, exact=reached >= 1 or figure == "perplexity")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_tasks_train_step_lowers_for_tpu_and_cuda_from_here(name, bases, tmp_path):
+    family, rows, overrides, *_ = CASES[name]
+    (tmp_path / "run.yaml").write_text("seed: 0\n")
+    arguments = files(bases / family, write(tmp_path / "rows.jsonl", rows()), tmp_path / "run")
+    plan = make_plan(configs.load(str(tmp_path / "run.yaml"), [*OPTIONS, *overrides, *arguments]))
+    step = functools.partial(train_step, task=plan.task, optimizer=make_optimizer(plan.config.optimizer, 9))
+    exported = jax.export.export(jax.jit(step), platforms=["tpu", "cuda"])(plan.state, plan.batch)
+    assert exported.platforms == ("tpu", "cuda")
 
 
 def check_prediction(name, line, row, exact):

@@ -24,6 +24,8 @@ from train.reports import TIMINGS
 from train.runs import load_run
 
 STEPS = 40
+MESH_OF_TWO = ["parallel.strategy=mesh", "parallel.data=2"]
+NO_DROPOUT = ["model.hidden_dropout=0", "model.attention_dropout=0"]
 END = 150  # seconds after which no process may still wait for one that is gone
 
 
@@ -108,9 +110,9 @@ def assert_close(found: list[dict], expected: list[dict]) -> None:
 
 @pytest.fixture(scope="module")
 def one(config_file) -> list[dict]:
-    """The metrics of one process."""
+    """The metrics of one process on a mesh of two devices: each device drops by a key of its own."""
     out = config_file.parent / "one"
-    pretraining.pretrain(configs.load(str(config_file), [f"out={out}", "parallel.strategy=jit"]))
+    pretraining.pretrain(configs.load(str(config_file), [f"out={out}", *MESH_OF_TWO]))
     return rows(out)
 
 
@@ -153,19 +155,21 @@ def test_when_one_is_killed_the_others_end_and_all_go_on_bit_by_bit(config_file,
     assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
 
 
-def test_stopped_on_four_a_run_goes_on_on_two_under_another_mesh(config_file, one):
-    out = config_file.parent / "moved"
-    processes = start(config_file, 4, "moved")
+def test_stopped_on_four_a_run_goes_on_on_two_under_another_mesh(config_file, two):
+    """Without dropout, whose keys go by device, all is as on one device."""
+    out, still = config_file.parent / "moved", config_file.parent / "still"
+    pretraining.pretrain(configs.load(str(config_file), [f"out={still}", *NO_DROPOUT, "parallel.strategy=jit"]))
+    processes = start(config_file, 4, "moved", *NO_DROPOUT)
     wait_for(out, 6)
     processes[2].send_signal(signal.SIGTERM)  # one is told, and all leave at the same step
     ends = finish(processes, END)
     assert [code for code, *_ in ends] == [143] * 4
     (step,) = re.findall(r"saved at step (\d+)", ends[0][1])
     assert Checkpoints(out / "checkpoints", 2, read_only=True).steps()[-1] == int(step) < STEPS
-    ends = finish(start(config_file, 2, "moved", "parallel.fsdp=2"))
+    ends = finish(start(config_file, 2, "moved", *NO_DROPOUT, "parallel.fsdp=2"))
     assert [code for code, *_ in ends] == [0, 0]
     assert f"going on from step {step}" in ends[0][1]
-    assert_close(rows(out), one)
+    assert_close(rows(out), rows(still))
 
 
 def test_a_task_is_scored_in_two_processes_as_in_one(config_file, wordpiece):
@@ -189,7 +193,7 @@ def test_a_task_is_scored_in_two_processes_as_in_one(config_file, wordpiece):
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     ends = finish(start(folder / "run.yaml", 2, "two", verb="finetune"))
     assert [code for code, *_ in ends] == [0, 0], ends
-    settings = [f"out={folder / 'one'}", "parallel.strategy=jit"]
+    settings = [f"out={folder / 'one'}", *MESH_OF_TWO]
     finetuning.finetune(configs.load(str(folder / "run.yaml"), settings))
     assert_close(rows(folder / "two"), rows(folder / "one"))
 

@@ -16,6 +16,7 @@ VERBS = {
     "prepare": "tokenize a corpus to a token store",
     "pretrain": "pretrain BERT or GPT-1 from a configuration",
     "finetune": "fine-tune BERT or GPT-1 on a task from a configuration",
+    "plan": "tell what a configuration needs, without making it",
     "report": "draw a run's curves and tell where it ended",
     "fill-mask": "fill [MASK] in a text with a BERT",
     "evaluate": "score a fine-tuned model on labelled rows",

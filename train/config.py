@@ -91,6 +91,7 @@ class TrainSection:
     batch_size: int = 32  # the global batch, in examples
     accumulate: int = 1  # micro-batches a step
     dtype: str = "float32"
+    remat: str = "none"  # what the backward pass finds kept; dots and full compute more again, and take less memory
     log_every: int = 50
     eval_every: int = 500
     eval_examples: int = 2000  # of pretraining, scored at each evaluation; a plan's epochs follow each other up to it
@@ -139,6 +140,7 @@ CHOICES = {
     "task.kind": (None, *KINDS),
     "task.too_long": ("cut", "drop"),
     "train.dtype": ("float32", "bfloat16"),
+    "train.remat": ("none", "dots", "full"),
     "parallel.strategy": ("auto", "jit", "pmap", "mesh"),
 }
 AT_LEAST = {
@@ -186,6 +188,7 @@ MAY_CHANGE = (
     "train.epochs",
     "train.patience",
     "train.profile",
+    "train.remat",
     "train.stall_seconds",
     "train.log_every",
     "train.eval_every",

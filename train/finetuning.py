@@ -148,7 +148,7 @@ def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
     if base.model is not None:
         key = jax.random.key(config.seed)
         model, params = adapt(base.model, base.params, architecture, model_config, tokenizer, key=key)
-    model = model.clone(dtype=jnp.dtype(config.train.dtype))
+    model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat)
     digest = "-".join(data_digest(inputs) for inputs in (config.data.train, config.data.eval) if inputs)
     return job_for(settings, data, model, params, examples["train"], examples["eval"], digest)
 

@@ -51,7 +51,7 @@ def pretrain(config: RunConfig) -> None:
 def make_job(config: RunConfig, tokenizer: Tokenizer, start: runs.Start | None) -> Job:
     """Model and data; the store is prepared."""
     model_config = configs.model_config(config, vocabulary_size(tokenizer), start.model_config if start else None)
-    model = runs.make_model(model_config, config.train.dtype)
+    model = runs.make_model(model_config, config.train.dtype, config.train.remat)
     train_split, eval_split = (store.open_split(runs.store_folder(config), name) for name in store.SPLITS)
     family = model_config.architecture
     eval_source = runs.make_source(eval_split, tokenizer, config, family, EVAL_SEED)

@@ -15,6 +15,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from bertgpt.errors import InputError
+from bertgpt.layers import cudnn_obstacle
 from train import hosts
 
 DRAWN = (
@@ -174,12 +175,15 @@ def eval_line(step: int, figures: dict[str, float]) -> str:
 def opening(config: Any, model: Any, strategy: Any, parameters: int) -> list[str]:
     """Device, dtype, strategy, parameter count; a warning where a GPU lies idle."""
     device = jax.devices()[0]
+    width, length = model.hidden_size // model.num_heads, config.data.sequence_length
+    obstacle = cudnn_obstacle(device, config.train.dtype, length, width, model.attention_dropout)
     processes = f" in {jax.process_count()} processes" if hosts.several() else ""
     lines = [
         f"{model.architecture} with {parameters:,} parameters, {config.train.dtype}, on {jax.device_count()} x "
         f"{device.device_kind} ({device.platform}){processes}, strategy {strategy.name} over {strategy.devices}",
         f"{config.train.steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens, "
         f"into {config.out}",
+        "attention: " + ("cuDNN's" if obstacle is None else f"plain; cuDNN's is not taken, since {obstacle}"),
     ]
     if device.platform == "cpu" and has_nvidia():
         lines.append(

@@ -140,9 +140,9 @@ def need(run: Run, architecture: str, verb: str, other: str) -> Run:
     return run
 
 
-def make_model(config: ModelConfig, dtype: str = "float32") -> nn.Module:
+def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none") -> nn.Module:
     """The model of an architecture with its pretraining heads."""
-    return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype))
+    return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype), remat)
 
 
 def make_task(model: nn.Module, config: ModelConfig) -> Task:
