@@ -44,11 +44,11 @@ class GptWindows:
 
 
 class GptPieces:
-    """Documents in pieces of T tokens at most, for `packing.Packed`: none crosses a document's end, and an epoch
-    predicts every token of a document but its first once.
+    """Documents in pieces of T tokens, for `packing.Packed`: none crosses a document's end, and an epoch predicts every
+    token of a document but its first once.
 
-    A document that needs several pieces is entered at a place of its own in every epoch but the first, so that it is
-    not always cut at the same places.
+    One piece of a document is shorter, where T does not divide it: the last in epoch 0, later any, so that documents
+    are not always cut at the same places, and yet every epoch has as many pieces of every length.
     """
 
     per_token = ("input_ids", "labels", "loss_mask")
@@ -61,24 +61,23 @@ class GptPieces:
         """
         self.split, self.sequence_length, self.seed = split, sequence_length, seed
         ends = split.sentences[split.documents]  # in tokens, from 0
-        self.start, self.predicted = ends[:-1], np.diff(ends) - 1
+        self.start, self.predicted = ends[:-1], np.maximum(np.diff(ends) - 1, 0)
         if not (self.predicted > 0).any():
             raise InputError("data.pack needs documents of two tokens or more; give such text, or set data.pack=false")
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
 
     def _make_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
         """Where every piece begins, and the tokens that it reads; both [N]."""
-        rng = np.random.default_rng([self.seed, epoch])
         full = self.sequence_length
-        first = np.full(len(self.start), full)  # tokens of each document's first piece
+        pieces = -(-self.predicted // full)  # of each document
+        short = pieces - 1
         if epoch:
-            first[self.predicted > full] = rng.integers(1, full + 1, (self.predicted > full).sum())
-        pieces = np.where(self.predicted > 0, 1 + -(-np.maximum(self.predicted - first, 0) // full), 0)
-        number = np.arange(pieces.sum()) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # within its document
+            short = np.random.default_rng([self.seed, epoch]).integers(0, np.maximum(pieces, 1))
         document = np.repeat(np.arange(len(pieces)), pieces)
-        begin = np.where(number == 0, 0, first[document] + (number - 1) * full)
-        end = np.minimum(first[document] + number * full, self.predicted[document])
-        return self.start[document] + begin, end - begin
+        number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a piece in its document
+        lacking = (pieces * full - self.predicted)[document]
+        begin = self.start[document] + number * full - lacking * (number > short[document])
+        return begin, full - lacking * (number == short[document])
 
     def lengths(self, epoch: int) -> np.ndarray:
         """The tokens that every piece reads [N]; it predicts as many."""
