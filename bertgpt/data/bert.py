@@ -254,7 +254,7 @@ def pack_pairs(pairs: BertPairs) -> Packed:
     """
     length = pairs.sequence_length
     limit = max(2, length // TOKENS_A_PAIR)
-    return Packed(pairs, limit, pairs.seed, int(RATE * length + limit / 2 + 1e-6))  # 1e-6: 0.15 is not exact
+    return Packed(pairs, limit, pairs.seed, int(RATE * length + limit / 2))
 
 
 def encode(tokenizer: Tokenizer, *texts: str) -> dict[str, np.ndarray]:

@@ -9,7 +9,7 @@ import numpy as np
 
 Rows = dict[str, np.ndarray]
 HALVINGS = 2  # of a row's width, for its shorter examples
-TOKENS = 8  # of a row for every example that it may hold: more are hardly ever to be had
+TOKENS = 8  # of a row for every example that it may hold: few are shorter
 
 
 def most_examples(length: int) -> int:
@@ -50,7 +50,7 @@ def _patterns(histogram: np.ndarray, capacity: int, limit: int) -> tuple[np.ndar
     for length in range(len(histogram) - 1, 0, -1):
         left = int(histogram[length])
         while left:
-            if not heap or -heap[0][0] < length:
+            if not heap or -heap[0][0] < length:  # new packs, as many as these examples can fill
                 heapq.heappush(heap, (-capacity, (), -(-left // min(limit, capacity // length))))
             room, held, packs = heapq.heappop(heap)
             taken = min(left, packs)
@@ -69,7 +69,7 @@ def _patterns(histogram: np.ndarray, capacity: int, limit: int) -> tuple[np.ndar
 
 
 class Slots(NamedTuple):
-    """Where examples lie in packed rows, in the order of the text; all [N] int.
+    """Where examples lie in packed rows, row after row and from left to right; all [N] int.
 
     Attributes:
         row: the packed row, from 0.
@@ -243,7 +243,7 @@ class Packed:
         return packed if self.most_masked is None else to_positions(packed, self.most_masked)
 
     def _members(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows [B] -> their epochs [B], their examples [B K] (-1 where there is none) and those's lengths [B K]."""
+        """Rows [B] -> their epochs [B], their examples [B K] (-1 where there is none) and their lengths [B K]."""
         epochs, index = np.divmod(rows, len(self))
         members = np.empty((len(rows), self.limit), np.int64)
         lengths = np.empty((len(rows), self.limit), np.int64)
