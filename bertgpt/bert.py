@@ -63,6 +63,7 @@ class BertModel(Model):
         position_ids: Array | None = None,
         *,
         pack_ids: Array | None = None,
+        cls_positions: Array | None = None,
         deterministic: bool = True,
         output_hidden_states: bool = False,
     ) -> ModelOutput:
@@ -74,14 +75,17 @@ class BertModel(Model):
             token_type_ids: [B T] segments 0 and 1; None: all 0.
             position_ids: [B T] or [1 T], under `max_positions`; None: 0, 1, 2, ...
             pack_ids: [B T], equal within one example of a row; None: a row is one example.
+            cls_positions: [B K], where the [CLS] of each example stands; None: at 0. Given, `pooler_output` and all
+                that heads make of it have an axis K after B.
             deterministic: False needs `rngs={"dropout": key}`.
             output_hidden_states: also return every layer's output.
         """
         embedded = self.embeddings(input_ids, token_type_ids, position_ids, deterministic)
         layers = self.stack(embedded, attention_mask, pack_ids, deterministic)
+        first = layers[-1][:, 0] if cls_positions is None else gather_positions(layers[-1], cls_positions)
         return ModelOutput(
             last_hidden_state=layers[-1],
-            pooler_output=jnp.tanh(self.pooler(layers[-1][:, 0])) if self.add_pooling_layer else None,
+            pooler_output=jnp.tanh(self.pooler(first)) if self.add_pooling_layer else None,
             hidden_states=(embedded, *layers) if output_hidden_states else None,
         )
 
@@ -119,7 +123,7 @@ class BertForPreTraining(Model):
         masked_positions: Array | None = None,
         **options: Any,
     ) -> ModelOutput:
-        """As `BertModel`, with `nsp_logits` [B 2] and `mlm_logits`.
+        """As `BertModel`, with `nsp_logits` [B 2] (with `cls_positions` [B K 2]) and `mlm_logits`.
 
         Args:
             masked_positions: [B P] int: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).

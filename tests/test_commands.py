@@ -91,6 +91,21 @@ def test_a_gpt_run_tells_perplexity_and_bits_per_byte_and_writes_a_line(gpt_run,
     assert "bits per byte" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("family", ["bert", "gpt"])
+def test_packed_pretraining_is_scored_on_the_rows_of_an_unpacked_run(family, request, config_file, tmp_path):
+    plain = request.getfixturevalue(f"{family}_run")
+    overrides = ["model.preset=gpt1", "model.num_layers=2", "model.mlp_size=64"] if family == "gpt" else []
+    overrides += [f"out={tmp_path}", f"data.store={plain}_store", "data.pack=true", "train.steps=2"]
+    assert main(["pretrain", str(config_file), *overrides]) == 0
+    packed, unpacked = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][:2]
+        for folder in (tmp_path, plain)
+    )
+    for key in ("examples", "unigram_cross_entropy"):
+        assert packed[1][key] == unpacked[1][key]
+    assert packed[0]["loss"] != unpacked[0]["loss"]
+
+
 def test_a_finished_run_says_so(bert_run, config_file, capsys):
     before = (bert_run / "metrics.jsonl").read_text()
     assert main(["pretrain", str(config_file)]) == 0

@@ -11,6 +11,7 @@ import pytest
 from conftest import TINY
 
 import bertgpt
+from bertgpt.data.packing import assemble, lay_out
 from bertgpt.losses import SumWeight
 from train import parallel, step
 from train.config import OptimizerSection, ParallelSection
@@ -168,6 +169,36 @@ def test_evaluation_sums_are_those_of_the_whole_batch(case, name):
     }
     for key, mean in means.items():
         np.testing.assert_allclose(sums[key].mean(), mean, **CLOSE)
+
+
+def packed_batch():
+    """8 rows of up to 3 examples, of unequally many counted positions."""
+    lengths = np.array([[6, 4, 2], [12, 0, 0], [5, 5, 0], [9, 3, 0], [4, 4, 4], [7, 0, 0], [8, 3, 1], [6, 6, 0]])
+    slots = lay_out(lengths)
+    rng = np.random.default_rng(0)
+    rows = {
+        "input_ids": rng.integers(0, 64, (len(slots.row), 12)).astype(np.int32),
+        "attention_mask": np.ones((len(slots.row), 12), np.int32),
+        "token_type_ids": np.repeat([[0] * 3 + [1] * 9], len(slots.row), axis=0).astype(np.int32),
+        "next_sentence_label": rng.integers(0, 2, len(slots.row)).astype(np.int32),
+        "nsp_loss_mask": np.ones(len(slots.row), np.float32),
+    }
+    tokens = ("input_ids", "attention_mask", "token_type_ids")
+    packed = assemble(slots, (8, 3, 12), [(np.arange(len(slots.row)), rows)], tokens)
+    predicted = {name: value for name, value in make_batch("bert").items() if name in ("labels", "loss_mask")}
+    return packed | predicted | {"masked_positions": np.repeat([[1, 2, 3, 4]], 8, axis=0).astype(np.int32)}
+
+
+@pytest.mark.parametrize("name", ["jit, accumulated", "pmap over 2, accumulated", "mesh 4 x 2"])
+def test_packed_rows_give_one_gradient_however_they_are_split(name):
+    task, batch = make_task("bert"), packed_batch()
+    assert batch["nsp_loss_mask"].sum(1).tolist() == [3, 1, 2, 2, 3, 1, 3, 2]
+    (whole, expected), (split, gradient) = (
+        follow(STRATEGIES[each][0](), STRATEGIES[each][1], task, batch, 1) for each in ("jit", name)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), gradient, expected)
+    for key, value in whole[0].items():
+        np.testing.assert_allclose(split[0][key], value, **CLOSE, err_msg=key)
 
 
 def test_pmap_and_every_mesh_of_as_many_devices_agree_under_dropout():

@@ -67,6 +67,13 @@ def test_remat_keeps_less_for_the_backward_pass(settings, preset):
     assert full["parameters"] == dots["parameters"] == none["parameters"]
 
 
+@pytest.mark.parametrize("preset", ["bert_tiny", "gpt1"])
+def test_a_packed_batch_is_planned_with_its_further_arrays(settings, preset):
+    plain, packed = (planning.make_plan(settings(preset, f"data.pack={pack}")[0]).batch for pack in ("false", "true"))
+    assert packed.keys() - plain.keys() >= {"pack_ids", "position_ids"}
+    assert packed["pack_ids"].shape == (16, 16)
+
+
 @pytest.mark.parametrize("parallel", ["strategy=jit", "strategy=pmap", "fsdp=4"])
 def test_the_command_tells_the_plan_and_makes_nothing(settings, tmp_path, capsys, parallel):
     _, path = settings("gpt1")

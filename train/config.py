@@ -61,6 +61,7 @@ class DataSection:
     store: str | None = None  # the folder of the token store; OUT/store where absent
     workers: int | None = None  # processes that tokenize; one a core where absent
     sequence_length: int = 128
+    pack: bool = False  # several examples share a row of training; train.batch_size counts rows
     whole_word: bool = False
     balance_nsp: bool = True
 

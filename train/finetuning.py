@@ -20,6 +20,7 @@ from bertgpt import losses
 from bertgpt.adapt import adapt, add_tokens, config_for
 from bertgpt.config import ModelConfig
 from bertgpt.data.classification import find_labels, most_choices
+from bertgpt.data.packing import Packed, most_examples
 from bertgpt.data.readers import data_digest, read_rows
 from bertgpt.data.tagging import find_tags
 from bertgpt.data.task import Example, Row, TaskData, TaskExamples, TaskSettings
@@ -34,6 +35,7 @@ from train.reports import report, say
 from train.step import Task, gpt_task
 
 CLASSIFIED = ("classification", "multi_label")
+PACKED = {"gpt": ("sft",), "bert": ("tagging", "classification", "multi_label", "regression")}
 
 
 class Base(NamedTuple):
@@ -137,6 +139,8 @@ def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
     resumed = base.step > 0  # its vocabulary has the task's tokens already
     given = base.config if resumed else configs.model_config(config, vocabulary_size(base.tokenizer), base.config)
     architecture = architecture_of(kind, given.architecture)
+    if config.data.pack:
+        check_packed(kind, given.architecture)
     causal = given.architecture == "gpt"
     tokenizer = add_tokens(base.tokenizer, task_tokens(kind)) if causal else base.tokenizer
     model_config = config_for(labelled_config(settings, given, rows["train"]), tokenizer)
@@ -150,7 +154,22 @@ def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
         model, params = adapt(base.model, base.params, architecture, model_config, tokenizer, key=key)
     model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat)
     digest = "-".join(data_digest(inputs) for inputs in (config.data.train, config.data.eval) if inputs)
-    return job_for(settings, data, model, params, examples["train"], examples["eval"], digest)
+    job = job_for(settings, data, model, params, examples["train"], examples["eval"], digest)
+    if config.data.pack:
+        packed = Packed(TaskExamples(data, examples["train"]), most_examples(data.frame.length), config.seed)
+        return job._replace(train_source=packed)
+    return job
+
+
+def check_packed(kind: str, family: str) -> None:
+    """
+    Raises:
+        InputError: examples of this kind cannot share a row.
+    """
+    if kind not in PACKED[family]:
+        name = {"bert": "BERT", "gpt": "GPT-1"}[family]
+        able = ", ".join(PACKED[family])
+        raise InputError(f"data.pack is not for a {name} and task.kind {kind}, but for {able}; set data.pack=false")
 
 
 def job_for(

@@ -66,7 +66,8 @@ def _pretraining(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarr
     model = runs.make_model(model_config, config.train.dtype, config.train.remat)
     bounds = np.arange(0, 41, 10)
     empty = Split(np.zeros(40, np.uint16), bounds, np.arange(5), np.zeros(30, np.int64), 40)
-    source = runs.make_source(empty, train_wordpiece(["a b"], 30), config, model_config.architecture, 0)
+    tokenizer = train_wordpiece(["a b"], 30)
+    source = runs.make_source(empty, tokenizer, config, model_config.architecture, 0, config.data.pack)
     return model, runs.make_task(model, model_config), source.batch(np.arange(1))
 
 

@@ -68,7 +68,7 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, start: runs.Start | None) 
         tokenizer=tokenizer,
         params=start.params if start else None,
         task=runs.make_task(model, model_config),
-        train_source=runs.make_source(train_split, tokenizer, config, family, config.seed),
+        train_source=runs.make_source(train_split, tokenizer, config, family, config.seed, config.data.pack),
         eval_source=eval_source,
         eval_seed=EVAL_SEED,
         # windows cover the text; pairs can be drawn anew

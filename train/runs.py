@@ -15,8 +15,9 @@ import bertgpt
 from bertgpt.adapt import adapt
 from bertgpt.config import ModelConfig
 from bertgpt.data import store
-from bertgpt.data.bert import BertPairs
-from bertgpt.data.gpt import GptWindows
+from bertgpt.data.bert import BertPairs, pack_pairs
+from bertgpt.data.gpt import GptPieces, GptWindows
+from bertgpt.data.packing import Packed, most_examples
 from bertgpt.data.store import Split, TextSource
 from bertgpt.errors import InputError
 from bertgpt.pretrained import example_ids, family_of_folder
@@ -155,12 +156,17 @@ def abstract_params(model: nn.Module) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), example_ids(type(model).__name__))["params"]
 
 
-def make_source(split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int) -> Source:
-    """The examples of a split."""
-    data = config.data
+def make_source(
+    split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int, pack: bool = False
+) -> Source:
+    """The examples of a split, each in a row of its own; or several, where `pack`."""
+    data, length = config.data, config.data.sequence_length
+    if architecture == "gpt" and pack:
+        return Packed(GptPieces(split, length, seed), most_examples(length), seed)
     if architecture == "gpt":
-        return GptWindows(split, data.sequence_length, seed)
-    return BertPairs(split, tokenizer, data.sequence_length, seed, data.whole_word, data.balance_nsp)
+        return GptWindows(split, length, seed)
+    pairs = BertPairs(split, tokenizer, length, seed, data.whole_word, data.balance_nsp)
+    return pack_pairs(pairs) if pack else pairs
 
 
 def find_start(config: RunConfig) -> Start | None:

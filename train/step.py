@@ -16,6 +16,7 @@ from bertgpt.losses import Batch, SumWeight
 from train.state import TrainState, step_key
 
 Sums = dict[str, SumWeight]
+PACKED = ("position_ids", "pack_ids", "cls_positions")  # further inputs of a batch whose rows hold several examples
 
 
 class Task(NamedTuple):
@@ -23,7 +24,7 @@ class Task(NamedTuple):
 
     Attributes:
         model: its `apply` takes the batch's `inputs` by name.
-        inputs: keys of the batch.
+        inputs: keys of the batch; those of `PACKED` that it has are taken as well.
         losses: (output, batch) -> sums whose means are added and differentiated.
         accuracies: (output, batch) -> further sums of an evaluation.
         weights: (loss, its weight in what is differentiated); 1 for the others.
@@ -67,7 +68,7 @@ def gpt_task(model: nn.Module) -> Task:
 
 def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> Any:
     """The model's output for a batch; with dropout where there is a key."""
-    inputs = {name: batch[name] for name in task.inputs}
+    inputs = {name: batch[name] for name in (*task.inputs, *(name for name in PACKED if name in batch))}
     rngs = None if key is None else {"dropout": key}
     return task.model.apply({"params": params}, **inputs, **dict(task.options), deterministic=key is None, rngs=rngs)
 
