@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 import bertgpt
+from train import loader
 from train.__main__ import explain, main
 
 RUN = {
@@ -81,6 +83,23 @@ def test_a_bert_run_leaves_what_is_promised(bert_run):
     assert {"loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy", "nsp_balanced_accuracy"} <= set(rows[1])
     for row in rows:
         assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"])
+
+
+def test_a_stalled_loader_is_told_and_chosen_steps_are_traced(config_file, tmp_path, monkeypatch, capsys):
+    batches = loader.batches
+
+    def slow(*arguments):
+        for number, batch in enumerate(batches(*arguments)):
+            time.sleep(1 if number == 2 else 0)
+            yield batch
+
+    monkeypatch.setattr(loader, "batches", slow)
+    options = ["train.stall_seconds=0.5", "train.profile=2:3", "train.eval_every=4", f"out={tmp_path / 'run'}"]
+    assert main(["pretrain", str(config_file), *options]) == 0
+    output = capsys.readouterr()
+    assert "stalled: the loader, for the batch of step 3, has taken" in output.err
+    assert f"profile of steps 2:3: {tmp_path / 'run' / 'profile'}" in output.out
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
 
 
 def test_a_gpt_run_tells_perplexity_and_bits_per_byte_and_writes_a_line(gpt_run, capsys):

@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -325,6 +326,9 @@ def _without_preset(fields: dict[str, Any]) -> ModelConfig:
 def _parse_override(item: str) -> DictConfig:
     if "=" not in item or item.startswith("="):
         raise InputError(f"{item!r}: overrides look like dotted.key=value")
+    key, _, value = item.partition("=")
+    if re.fullmatch(r"\d+:\d+", value):  # 2:30 is a number to base 60 in YAML
+        item = f"{key}='{value}'"
     try:
         return OmegaConf.from_dotlist([item])
     except Exception as error:
@@ -390,7 +394,9 @@ def parse_steps(text: str) -> tuple[int, int]:
     """
     first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
-        raise InputError(f"train.profile is {text!r}; give the first and the last step, such as train.profile=100:105")
+        raise InputError(
+            f"train.profile is {text!r}; give the first and the last step, such as 100:105 (in a file within quotes)"
+        )
     return int(first), int(last)
 
 
