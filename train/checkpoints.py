@@ -1,5 +1,6 @@
 """Checkpoints of a run: written in the background, moved into place at the end, the newest few and the best kept."""
 
+import concurrent.futures
 import hashlib
 import json
 import logging
@@ -33,9 +34,11 @@ class Checkpoints:
             preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
             cleanup_tmp_directories=not read_only,
         )
+        self.background = concurrent.futures.ThreadPoolExecutor(1)
+        self.pending: concurrent.futures.Future[None] | None = None
 
     def save(self, step: int, state: TrainState, extra: dict[str, Any], loss: float | None) -> None:
-        """Copies the state to the host and writes it in the background; first an earlier write is finished and hashed.
+        """Copies the state to the host; it is written and hashed in the background, after an earlier one has been.
 
         Args:
             step: its number.
@@ -45,7 +48,8 @@ class Checkpoints:
         """
         metrics = None if loss is None else {METRIC: loss}
         self.wait()
-        self.manager.save_async(step, _tree(state), force=True, metrics=metrics, custom_metadata=extra)
+        written = self.manager.save_async(step, _tree(state), force=True, metrics=metrics, custom_metadata=extra)
+        self.pending = self.background.submit(self._finish, written)
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending."""
@@ -112,7 +116,18 @@ class Checkpoints:
 
     def wait(self) -> None:
         """Until everything is on disk and its files' hashes are noted; raises what went wrong in the background."""
+        if self.pending is not None:
+            self.pending.result()
+            self.pending = None
         self.manager.wait()
+        self._note_hashes()
+
+    def _finish(self, written: Any) -> None:
+        written.result()
+        self._note_hashes()
+
+    def _note_hashes(self) -> None:
+        """Beside every checkpoint that has none yet."""
         for step in self.steps() if hosts.is_first() else ():
             if not self._digests(step).exists():
                 found = (self.folder / str(step)).rglob("*")
@@ -124,6 +139,7 @@ class Checkpoints:
 
     def close(self) -> None:
         """Waits and lets go."""
+        self.background.shutdown()
         self.manager.close()
 
     def __enter__(self) -> "Checkpoints":

@@ -5,6 +5,7 @@ import functools
 import math
 import signal
 import time
+from collections import deque
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -26,6 +27,8 @@ from train.reports import say
 from train.state import TrainState, create_state
 from train.step import Task, eval_step, train_step
 from train.watching import Profile, Stop, Watchdog
+
+UNDER_WAY = 2  # evaluation batches that the device has got before the first of them is fetched
 
 
 class NotFiniteError(RuntimeError):
@@ -329,18 +332,27 @@ def evaluate(trainer: Trainer, params: Any, stop: Stop | None = None) -> dict[st
     sums: dict[str, list[float]] = {}
     own_sums: dict[str, list[float]] = {}  # of this process's rows
     outputs: dict[str, list[np.ndarray]] = {}
+    under_way: deque[Any] = deque()  # so that the device need not wait for the host
     began = time.monotonic()
+
+    def fetch() -> None:
+        outcome, kept = under_way.popleft()
+        for name, value in outcome.items():
+            add(sums, name, strategy.scalar(value.sum), strategy.scalar(value.weight))
+        for name, value in kept.items():
+            outputs.setdefault(name, []).append(strategy.gathered(value))
+
     size = config.train.batch_size // config.train.accumulate  # no more memory than a micro-batch
     for batch in loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples):
         if stop is not None and stop.requested():
             return None
-        outcome, kept = trainer.evaluate(params, put(trainer, batch))
-        for name, value in outcome.items():
-            add(sums, name, strategy.scalar(value.sum), strategy.scalar(value.weight))
+        under_way.append(trainer.evaluate(params, put(trainer, batch)))
         for name, pair in job.host_sums(batch).items():
             add(own_sums, name, *pair)
-        for name, value in kept.items():
-            outputs.setdefault(name, []).append(strategy.gathered(value))
+        if len(under_way) > UNDER_WAY:
+            fetch()
+    while under_way:
+        fetch()
     sums |= {name: hosts.summed(pair) for name, pair in own_sums.items()}
     means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
     figures = job.figures({"loss": job.task.total(means)} | means, in_order(outputs))
