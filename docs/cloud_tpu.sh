@@ -3,7 +3,7 @@
 #
 #   bash docs/cloud_tpu.sh NAME ZONE pretrain configs/bert_large.yaml data.train=/mnt/run/text out=/mnt/run/bert_large
 #
-# NAME is a TPU VM whose hosts have this repository in ~/bertgpt and share /mnt/run (Filestore, or a bucket by gcsfuse).
+# NAME is a TPU VM whose hosts have this repository in ~/bertgpt and share /mnt/run (Filestore, or another NFS).
 set -euo pipefail
 name=$1 zone=$2
 shift 2

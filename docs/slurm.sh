@@ -14,10 +14,11 @@
 #SBATCH --requeue
 #SBATCH --open-mode=append
 
-# Slurm's --signal tells every process 180 s before the end: they save at one step and leave with 143. When a process
-# dies, the others end by themselves, within seconds or, at the latest, when JAX misses its heartbeat (100 s).
+# Slurm's --signal tells every process 180 s before the end. They act upon it after the step under way, save at one step and
+# leave with 143; raise it where a step and a save take longer. When a process dies, the others end by themselves, within
+# seconds or, at the latest, when JAX misses its heartbeat (100 s).
 set -uo pipefail
-srun --kill-on-bad-exit=0 .venv/bin/python -m train "$@"
+srun --kill-on-bad-exit=0 --cpus-per-task="${SLURM_CPUS_PER_TASK:-1}" .venv/bin/python -m train "$@"
 code=$?
 if [ "$code" -eq 143 ]; then
   scontrol requeue "$SLURM_JOB_ID"

@@ -350,6 +350,12 @@ def test_several_processes_take_a_mesh_and_refuse_pmap(monkeypatch):
         parallel.make_strategy(ParallelSection("pmap"))
 
 
+def test_several_processes_use_all_devices(monkeypatch):
+    monkeypatch.setattr(jax, "process_count", lambda: 2)
+    with pytest.raises(bertgpt.InputError, match="2 processes must use all 8 devices"):
+        parallel.make_strategy(ParallelSection(data=4))
+
+
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(12, 1), (8, 2)])
 def test_a_batch_that_devices_and_micro_batches_do_not_divide_is_refused(batch_size, accumulate):
     with pytest.raises(bertgpt.InputError, match=f"train.batch_size {batch_size}"):

@@ -54,14 +54,20 @@ def config_file(corpus_file, tmp_path_factory) -> Path:
     return path
 
 
-def start(config_file: Path, count: int, out: str, *overrides: str, verb: str = "pretrain") -> list[subprocess.Popen]:
-    """The processes of one run, each with one device."""
+def start(
+    config_file: Path, count: int, out: str, *overrides: str, verb: str = "pretrain", folders: list[Path] | None = None
+) -> list[subprocess.Popen]:
+    """The processes of one run, each with one device, and where `folders` are given, in its own."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
     environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(config_file.parent / "compiled")}
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    environment |= {hosts.ADDRESS: address, hosts.COUNT: str(count)}
+    environment |= {
+        hosts.ADDRESS: address,
+        hosts.COUNT: str(count),
+        "PYTHONPATH": str(Path(hosts.__file__).parent.parent),
+    }
     arguments = [sys.executable, "-m", "train", verb, str(config_file), f"out={config_file.parent / out}", *overrides]
     return [
         subprocess.Popen(
@@ -70,6 +76,7 @@ def start(config_file: Path, count: int, out: str, *overrides: str, verb: str = 
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,
+            cwd=folders[index] if folders else None,
         )
         for index in range(count)
     ]
@@ -126,7 +133,7 @@ def test_two_processes_train_as_one_does_and_one_of_them_speaks(one, two):
     folder, ((code, said, _), (other_code, other_said, _)) = two
     assert (code, other_code) == (0, 0)
     assert "in 2 processes, strategy mesh over 2" in said
-    assert [line for line in other_said.splitlines() if line and not line.startswith("[Gloo]")] == []
+    assert [line for line in other_said.splitlines() if line and "Gloo" not in line and "joins" not in line] == []
     assert_close(rows(folder), one)
 
 
@@ -218,6 +225,34 @@ def test_half_an_address_is_refused(monkeypatch, environment, message):
         monkeypatch.setenv(name, value)
     with pytest.raises(bertgpt.InputError, match=message):
         hosts.connect()
+
+
+def test_a_folder_that_is_not_shared_is_told_at_once(config_file):
+    """Two processes whose `out` is relative to folders of their own."""
+    folders = [config_file.parent / name for name in ("here", "there")]
+    for folder in folders:
+        folder.mkdir()
+    ends = finish(start(config_file, 2, "unused", "out=run", folders=folders), END)
+    assert 2 in [code for code, *_ in ends]
+    assert "1 of 2 processes have another folder of that name" in "".join(errors for *_, errors in ends)
+
+
+def test_several_processes_that_jax_cannot_find_are_told_to_name_themselves(monkeypatch):
+    def find_none():
+        raise ValueError("coordinator_address should be defined.")
+
+    monkeypatch.setenv("PMI_SIZE", "2")
+    monkeypatch.setattr(jax.distributed, "initialize", find_none)
+    with pytest.raises(bertgpt.InputError, match="PMI_SIZE tells of several processes.*JAX_COORDINATOR_ADDRESS"):
+        hosts.connect()
+
+
+def test_a_users_mistake_is_no_lost_process(monkeypatch):
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    assert hosts.is_lost_peer(ValueError("UNKNOWN: Gloo all-reduce failed: Connection closed by peer"))
+    assert not hosts.is_lost_peer(bertgpt.InputError("data.train: no file gloomy.txt"))
+    assert not hosts.is_lost_peer(ValueError("RESOURCE_EXHAUSTED: NCCL ran out"))
+    assert not hosts.is_lost_peer(ValueError("shapes differ"))
 
 
 def test_alone_there_is_nobody_to_wait_for():

@@ -54,6 +54,18 @@ def test_chosen_steps_are_traced(tmp_path):
     assert list((tmp_path / "profile").rglob("*.xplane.pb"))
 
 
+def test_a_run_that_begins_or_ends_within_the_steps_traces_those_that_it_makes(tmp_path):
+    profile = Profile("2:9", tmp_path / "late")
+    profile.before(7)
+    assert not profile.after(7, jnp.ones(2))
+    profile.end()
+    profile.end()
+    assert list((tmp_path / "late").rglob("*.xplane.pb"))
+    later = Profile("2:9", tmp_path / "later")
+    later.before(10)
+    assert not later.after(10, jnp.ones(2))
+
+
 @pytest.mark.parametrize("text", ["100", "5:4", "0:4", "a:b", "1:2:3", ":"])
 def test_steps_that_are_none_are_refused(text):
     with pytest.raises(bertgpt.InputError, match="train.profile"):

@@ -62,21 +62,27 @@ def finetune(config: RunConfig) -> None:
         raise InputError(f"task.kind is missing; choose one of {', '.join(SPECS)}")
     metrics.check_libraries()
     hosts.connect()
+    hosts.check_shared(out)
     loop.check_out(out, config)
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     rows = read_splits(config)
     base = find_base(config)
     job = make_job(config, base, rows)
-    if config.train.epochs is not None:
-        rows_seen = config.train.epochs * len(job.train_source)
-        config.train.steps = max(1, math.ceil(rows_seen / config.train.batch_size))
+    decide_steps(config, job)
     if base.step and loop.is_finished(out, base.step, config.train.steps):
         return
     loop.run(config, job, strategy)
     if hosts.is_first():
         for line in report(out):
             say(line)
+
+
+def decide_steps(config: RunConfig, job: Job) -> None:
+    """`train.epochs`, where it is given, as `train.steps`."""
+    if config.train.epochs is not None:
+        rows_seen = config.train.epochs * len(job.train_source)
+        config.train.steps = max(1, math.ceil(rows_seen / config.train.batch_size))
 
 
 def read_splits(config: RunConfig) -> dict[str, list[Row]]:

@@ -138,11 +138,16 @@ def run(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Train
 
 def is_finished(out: Path, step: int, steps: int) -> bool:
     """Whether the run in `out` has made all its steps and its last checkpoint is sound; says so."""
+    if step < steps:
+        return False
     checkpoints = Checkpoints(out / "checkpoints", keep=1, read_only=True)
-    if step < steps or checkpoints.fault(step) is not None:
+    if hosts.agreed(hosts.is_first() and checkpoints.fault(step) is not None):
+        return False
+    evaluated = any(row["step"] == step and row["split"] == "eval" for row in reports.read_metrics(out))
+    if checkpoints.extra(step).get("owes_evaluation", False) and not evaluated:
         return False
     say(f"finished: {out} has made its {steps} steps; raise train.steps (or train.epochs) to go on")
-    for line in reports.report(out):
+    for line in reports.report(out) if hosts.is_first() else ():
         say(line)
     return True
 
@@ -199,7 +204,7 @@ def run_steps(trainer: Trainer, progress: Progress, checkpoints: Checkpoints) ->
     with (
         Stop() as stop,
         Watchdog(config.train.stall_seconds, reports.warn_here) as watchdog,
-        reports.Metrics(Path(config.out), progress.step) as metrics,
+        reports.Metrics(Path(config.out), progress.step, progress.owes_evaluation) as metrics,
         reports.Bar(last, progress.step) as bar,
     ):
         going = Running(trainer, progress, stop, watchdog, metrics, checkpoints)
@@ -214,6 +219,7 @@ def run_steps(trainer: Trainer, progress: Progress, checkpoints: Checkpoints) ->
             kept = badness is not None and (job.evaluates_first or config.train.patience > 0)  # it may be the best
             if going.step % config.checkpoint.every == 0 or going.ends() or kept:
                 going.save(badness)
+        going.profile.end()
         checkpoints.wait()
     if going.step < last:
         say_why(trainer, going.step, stop.received)
@@ -275,8 +281,8 @@ class Running:
         """The held-out badness, written and shown; None where a signal cuts the evaluation short: it is then owed."""
         self.window.check()
         self.watchdog.at(f"the evaluation after step {self.step}")
-        is_last = self.step >= self.config.train.steps
-        held_out = evaluate(self.trainer, self.state.params, None if is_last else self.stop)
+        decides = self.job.evaluates_first or self.config.train.patience > 0  # which checkpoint is best, or the end
+        held_out = evaluate(self.trainer, self.state.params, None if decides else self.stop)
         self.window.restart_clock()
         self.owes_evaluation = held_out is None
         if held_out is None:

@@ -302,6 +302,11 @@ def make_strategy(section: ParallelSection) -> Strategy:
         raise InputError(f"parallel.fsdp is {section.fsdp}, which parallel.strategy {name} cannot do; use mesh")
     if name == "jit" and section.data > 1:
         raise InputError(f"parallel.data is {section.data}, but parallel.strategy jit runs on one; use pmap or mesh")
+    if jax.process_count() > 1 and data * fsdp < jax.device_count():
+        raise InputError(
+            f"parallel.data is {section.data} and parallel.fsdp {section.fsdp}, but {jax.process_count()} processes "
+            f"must use all {jax.device_count()} devices; -1 for one of them takes the rest"
+        )
     devices = jax.devices()[: data * fsdp]
     if name == "mesh":
         # Auto axes: under Explicit ones, which make_mesh gives by default, Linen's Embed raises ShardingTypeError.

@@ -17,7 +17,7 @@ from train import finetuning, flops, parallel, reports, runs
 from train.config import RunConfig
 from train.optimizers import make_optimizer
 from train.parallel import Strategy
-from train.state import TrainState, create_state
+from train.state import PRNG, TrainState, create_state
 from train.step import Task, apply, train_step
 
 
@@ -74,17 +74,20 @@ def _pretraining(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarr
 def _finetuning(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarray]]:
     """Model, task and the first row of the data; the model started from is read as the run would."""
     job = finetuning.make_job(config, finetuning.find_base(config), finetuning.read_splits(config))
+    finetuning.decide_steps(config, job)
     return job.model, job.task, job.train_source.batch(np.arange(1))
 
 
 def exact(plan: Plan) -> dict[str, int]:
-    """Counts, and bytes that one device holds: gradients have the parameters' shapes and places."""
-    parameters = device_bytes(plan.strategy, plan.state, plan.state.params)
+    """Counts, and bytes that one device holds; under fsdp it also has, during a step, the gathered parameters, and in
+    any case the whole gradient."""
+    parameters, whole = device_bytes(plan.strategy, plan.state, plan.state.params), _bytes(plan.state.params)
     return {
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(plan.state.params)),
         "flops_per_token": flops.step_flops(plan.model.config, plan.batch) // tokens(plan.batch),  # type: ignore[attr-defined]
         "parameter_bytes": parameters,
-        "gradient_bytes": parameters,
+        "gathered_bytes": whole if parameters < whole else 0,
+        "gradient_bytes": whole,
         "optimizer_bytes": device_bytes(plan.strategy, plan.state, plan.state.opt_state),
         "batch_bytes": _bytes(plan.batch) // plan.strategy.devices,
         "kept_bytes": kept_bytes(plan),
@@ -108,8 +111,8 @@ def device_bytes(strategy: Strategy, state: TrainState, part: Any) -> int:
 
 
 def kept_bytes(plan: Plan) -> int:
-    """Bytes of what the forward pass of one device's micro-batch keeps for the backward pass, beside the parameters, as
-    JAX traces it: what XLA fuses or computes again by itself takes less."""
+    """Bytes of what the forward pass of one device's micro-batch keeps for the backward pass, beside the parameters and
+    the batch themselves, as JAX traces it: what XLA fuses or computes again by itself takes less."""
     rows = plan.config.train.batch_size // plan.strategy.devices // plan.config.train.accumulate
     batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in plan.batch.items()}
 
@@ -120,9 +123,11 @@ def kept_bytes(plan: Plan) -> int:
 
         return jax.vjp(loss, params)[1]
 
-    key = jax.eval_shape(lambda: jax.random.key(0, impl="rbg"))
-    kept = jax.eval_shape(backward, plan.state.params, batch, key)
-    return _bytes(kept) - _bytes(plan.state.params)
+    key = jax.eval_shape(lambda: jax.random.key(0, impl=PRNG))
+    traced = jax.make_jaxpr(backward)(plan.state.params, batch, key).jaxpr
+    given = {id(variable) for variable in traced.invars}
+    kept = {id(variable): variable.aval for variable in traced.outvars if id(variable) not in given}
+    return _bytes(list(kept.values()))
 
 
 def compiled(plan: Plan) -> dict[str, float]:
@@ -147,8 +152,9 @@ def describe(config: RunConfig) -> Iterator[str]:
     yield from reports.opening(config, model_config, plan.strategy, figures["parameters"])
     yield f"FLOPs a token, forward and backward: {figures['flops_per_token']:,}"
     yield "each device holds"
-    for name in ("parameter", "gradient", "optimizer", "batch"):
+    for name in ("parameter", "optimizer", "batch", "gradient"):
         yield f"  {name + ' bytes':<28}{figures[f'{name}_bytes']:>20,}"
+    yield f"  {'parameters gathered':<28}{figures['gathered_bytes']:>20,}  (for the length of a step)"
     yield f"  {'kept for the backward pass':<28}{figures['kept_bytes']:>20,}  (before XLA fuses; train.remat lowers it)"
     yield f"compiling for {jax.devices()[0].device_kind} ..."
     measured = compiled(plan)
@@ -157,7 +163,4 @@ def describe(config: RunConfig) -> Iterator[str]:
 
 
 def _bytes(tree: Any) -> int:
-    return sum(
-        math.prod(leaf.shape) * (16 if jax.dtypes.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf.dtype.itemsize)
-        for leaf in jax.tree.leaves(tree)
-    )
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

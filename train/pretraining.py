@@ -34,6 +34,8 @@ def pretrain(config: RunConfig) -> None:
     if config.train.epochs is not None:
         raise InputError("train.epochs is for fine-tuning; give train.steps")
     hosts.connect()
+    for folder in (out, runs.store_folder(config).parent):
+        hosts.check_shared(folder)
     loop.check_out(out, config)
     start = runs.find_start(config)
     if start is not None and start.params is None and loop.is_finished(out, start.step, config.train.steps):

@@ -69,14 +69,17 @@ def warn_here(text: str) -> None:
 class Metrics:
     """metrics.jsonl, one object a line: `step`, `split`, then figures; TensorBoard beside it where it is installed."""
 
-    def __init__(self, folder: Path, step: int) -> None:
-        """Rows after `step`, which a killed run may have left, are dropped. Only the first process of a run writes."""
+    def __init__(self, folder: Path, step: int, owes_evaluation: bool = False) -> None:
+        """Rows after `step`, which a killed run may have left, are dropped, and its evaluation where it is owed. Only
+        the first process of a run writes."""
         self.board: Any = None
         self.file: IO[str] | None = None
         if not hosts.is_first():
             return
         self.path = folder / "metrics.jsonl"
         rows = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
+        if owes_evaluation:
+            rows = [row for row in rows if (row["step"], row["split"]) != (step, "eval")]
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         temporary.replace(self.path)

@@ -27,7 +27,7 @@ from train import hosts
 from train.checkpoints import Checkpoints, is_damage
 from train.config import RunConfig
 from train.loader import Source
-from train.reports import say, warn
+from train.reports import say, warn, warn_here
 from train.step import Task, bert_task, gpt_task
 
 PRETRAINED = {"bert": "BertForPreTraining", "gpt": "OpenAIGPTLMHeadModel"}  # the model that an architecture pretrains
@@ -250,6 +250,7 @@ def prepare_store(config: RunConfig, start: Start | None = None) -> Tokenizer:
 def _wait_for_store(folder: Path, source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
     """The tokenizer of the store that the first process of this run prepares, once it is there; should that process
     fail, JAX ends this one."""
+    warn_here(f"waits for {folder}, which the first process prepares")
     while store.changes(folder, source, wanted) is not None:
         time.sleep(1)
     return load_tokenizer(folder)

@@ -82,7 +82,8 @@ def train_step(
     accumulate: int = 1,
     spread: Spread = alone,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """The update for one global batch; the same however the batch is split.
+    """The update for one global batch; without dropout, whose keys go by device and micro-batch, the same however the
+    batch is split.
 
     Args:
         state: before the update.

@@ -82,21 +82,30 @@ class Watchdog:
 
 
 class Profile:
-    """A profiler trace of the steps from `first` to `last`, for TensorBoard or Perfetto, in a folder of the run."""
+    """A profiler trace of the steps from `first` to `last`, as far as this process makes them, for TensorBoard or
+    Perfetto; of every process in a folder of its own."""
 
     def __init__(self, steps: str | None, folder: Path) -> None:
-        self.folder = folder
+        self.folder = folder / f"process_{jax.process_index()}" if hosts.several() else folder
         self.first, self.last = parse_steps(steps) if steps else (0, -1)
+        self.is_tracing = False
 
     def before(self, step: int) -> None:
-        """Begins the trace where the step is its first."""
-        if step == self.first:
+        """Begins the trace where the step is the first of them."""
+        if self.first <= step <= self.last and not self.is_tracing:
             jax.profiler.start_trace(str(self.folder))
+            self.is_tracing = True
 
     def after(self, step: int, outcome: object) -> bool:
-        """Ends it where the step was its last, once that is computed; whether it did."""
-        if step != self.last:
+        """Ends it where the step was the last, once that is computed; whether it did."""
+        if step < self.last or not self.is_tracing:
             return False
         jax.block_until_ready(outcome)
-        jax.profiler.stop_trace()
+        self.end()
         return True
+
+    def end(self) -> None:
+        """Ends it where it is still going on."""
+        if self.is_tracing:
+            jax.profiler.stop_trace()
+            self.is_tracing = False
