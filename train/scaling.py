@@ -12,6 +12,7 @@ import importlib.util
 import json
 import logging
 import os
+import resource
 import shlex
 import shutil
 import sys
@@ -129,21 +130,23 @@ class TokenizeFiles(PipelineStep):
         os.chdir(self.launched_at)
         store.use_one_core()
         try:
-            self._make_part(rank)
+            size = self._make_part(rank)
         except Exception as error:
             text = str(error) if isinstance(error, InputError) else traceback.format_exc()
             self.failure.write_text(text, encoding="utf-8")
             raise
-        print(f"task {rank} of {world_size} is done", flush=True)
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # of KiB, on Linux
+        print(f"task {rank} of {world_size}: {size / 1e6:,.1f} MB of text, peak memory {peak} MiB", flush=True)
         yield from ()
 
-    def _make_part(self, rank: int) -> None:
+    def _make_part(self, rank: int) -> int:
         run, trained = self.runs[rank], len(self.files.train)
         train = [self.files.train[index] for index in run if index < trained]
         evaluated = [self.files.eval[index - trained] for index in run if index >= trained]
         tokenizer = Tokenizer.from_file(str(self.work / "tokenizer.json"))
         expected = [self.stamps[index] for index in run]
-        parts.make_part(self.part_folder(rank), self.source, Files(train, evaluated), tokenizer, expected)
+        part = parts.make_part(self.part_folder(rank), self.source, Files(train, evaluated), tokenizer, expected)
+        return sum(sizes["text_bytes"] for sizes in part.splits.values())
 
 
 class _Slurm(SlurmPipelineExecutor):

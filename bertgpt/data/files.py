@@ -4,6 +4,7 @@ import contextlib
 import glob
 import gzip
 import importlib.util
+import io
 import json
 import os
 import zlib
@@ -20,7 +21,18 @@ MAX_LINE = 1 << 26  # bytes; a longer line is refused before it is read
 MAX_JSON = 1 << 31  # bytes of a .json file, which is read whole
 PARQUET_ROWS = 128  # held at a time
 PARQUET_BUFFER = 1 << 20  # bytes of a column; pyarrow would hold all of a row group's
-STAMPS = ("ETag", "etag", "md5Hash", "blob_id", "mtime", "LastModified", "last_modified", "updated", "created")
+STAMPS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "blob_id",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "Last-Modified",
+    "updated",
+    "created",
+)
 UNREADABLE = (OSError, EOFError, zlib.error)  # what a missing, forbidden, cut or damaged file raises
 
 
@@ -77,7 +89,7 @@ def open_raw(path: File) -> IO[bytes]:
     if isinstance(path, Path):
         return open(path, "rb")
     system, name = _file_system(path)
-    return system.open(name, "rb")
+    return io.BufferedReader(system.open(name, "rb"))  # whose readline has a limit
 
 
 @contextlib.contextmanager
