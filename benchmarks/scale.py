@@ -26,7 +26,6 @@ FILES = 16
 SUFFIXES = ("jsonl", "parquet", "jsonl", "jsonl.gz")
 WAYS = {
     "in one process": ["data.workers=1"],
-    "in 2 processes": ["data.workers=2"],
     "1 task": ["--tasks", "1", "data.workers=1"],
     f"{FILES} tasks, 1 worker": ["--tasks", str(FILES), "data.workers=1"],
     f"{FILES} tasks, 4 workers": ["--tasks", str(FILES), "data.workers=4"],

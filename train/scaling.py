@@ -1,12 +1,13 @@
 """Corpus preparation as one datatrove pipeline: tasks in local processes, on Ray or on Slurm, then a merge.
 
-Beside the store stands a work folder, named by a hash of all that decides the parts: the settings, the tokenizer, the
-files with sizes and times, and the number of tasks. It holds the tokenizer, the parts and datatrove's `completions`,
-so the same command again does only what is left.
+Beside the store stands a work folder, named by a hash of the settings and of the tokenizer (of the whole text where one
+is trained on it). It holds the tokenizer, the parts and datatrove's `completions`, so the same command again does only
+what is left. A part says which files it was made from, with sizes and times; where those have changed, it is made anew.
 """
 
 import contextlib
 import dataclasses
+import glob
 import hashlib
 import importlib.util
 import json
@@ -80,13 +81,11 @@ def prepare(
     files = source.files()
     stamps = parts.stamps(files)
     runs = parts.deal([size for _, size, _ in stamps], spread.tasks)
-    bounds = [(run.start, run.stop) for run in runs]
-    work = _work_folder(folder, [store.identity(source), wanted, stamps, bounds])
+    work = _work_folder(folder, [store.identity(source), wanted, None if "sha256" in wanted else stamps])
     step = TokenizeFiles(work, source, files, stamps, runs)
     executor = _executor(step, spread)  # before a tokenizer is trained, so that a mistake in it is told at once
     tokenizer = _keep_tokenizer(work, make_tokenizer)
-    _forget_lost_parts(executor, step)
-    if executor.get_incomplete_ranks():
+    if _incomplete(executor, step):
         step.failure.unlink(missing_ok=True)
         with _ray() if spread.ray else contextlib.nullcontext():
             executor.run()
@@ -124,6 +123,12 @@ class TokenizeFiles(PipelineStep):
     def part_folder(self, rank: int) -> Path:
         """Where a task's part lies once it is whole."""
         return self.work / "parts" / f"{rank:05d}"
+
+    def has_part(self, rank: int) -> bool:
+        """Whether a task's part is there, made from its files as they were found."""
+        part = parts.read_part(self.part_folder(rank))
+        made = [(entry["path"], entry["size"], entry["modified"]) for entry in part.files] if part else []
+        return made == [self.stamps[index] for index in self.runs[rank]]
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """Makes the part; yields nothing. What goes wrong is kept beside the parts as well, for other machines."""
@@ -209,7 +214,7 @@ def _ray() -> contextlib.AbstractContextManager:
 
 
 def _work_folders(folder: Path) -> Iterator[Path]:
-    return folder.parent.glob(f".{folder.name}.work-*")
+    return folder.parent.glob(f".{glob.escape(folder.name)}.work-*")
 
 
 def _work_folder(folder: Path, decisive: list[Any]) -> Path:
@@ -228,12 +233,12 @@ def _keep_tokenizer(work: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
     return Tokenizer.from_file(str(work / "tokenizer.json"))
 
 
-def _forget_lost_parts(executor: PipelineExecutor, step: TokenizeFiles) -> None:
-    """A task whose part is gone is not complete, whatever datatrove's mark says."""
-    for rank in range(len(step.runs)):
-        mark = f"completions/{rank:05d}"
-        if not (step.part_folder(rank) / "part.json").is_file() and executor.logging_dir.isfile(mark):
-            executor.logging_dir.rm(mark)
+def _incomplete(executor: PipelineExecutor, step: TokenizeFiles) -> list[int]:
+    """The tasks to do; the mark of one whose part is gone or of other files is taken away."""
+    for rank in range(executor.world_size):
+        if executor.is_rank_completed(rank) and not step.has_part(rank):
+            executor.logging_dir.rm(f"completions/{rank:05d}")
+    return executor.get_incomplete_ranks()
 
 
 def _check_complete(executor: PipelineExecutor, step: TokenizeFiles) -> None:
@@ -241,7 +246,7 @@ def _check_complete(executor: PipelineExecutor, step: TokenizeFiles) -> None:
     Raises:
         InputError: a task failed on Ray, which keeps its exception to itself.
     """
-    failed = executor.get_incomplete_ranks()
+    failed = _incomplete(executor, step)
     if failed:
         text = step.failure.read_text(encoding="utf-8") if step.failure.exists() else "killed, perhaps for its memory"
         reason = text.strip().splitlines()[-1]

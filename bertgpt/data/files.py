@@ -20,7 +20,7 @@ TEXTS = (".txt", ".jsonl", ".json", ".parquet")  # what a corpus is read from
 MAX_LINE = 1 << 26  # bytes; a longer line is refused before it is read
 MAX_JSON = 1 << 31  # bytes of a .json file, which is read whole
 PARQUET_ROWS = 128  # held at a time
-PARQUET_BUFFER = 1 << 20  # bytes of a column; pyarrow would hold all of a row group's
+PARQUET_READING = {"pre_buffer": False, "buffer_size": 1 << 20}  # pyarrow would hold a whole row group of a column
 STAMPS = (
     "ETag",
     "etag",
@@ -151,7 +151,7 @@ def parquet_batches(path: File, column: str | None = None) -> Iterator[list[dict
     except ImportError as error:
         raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'bertgpt[tasks]'") from error
     try:
-        with open_file(path) as raw, pyarrow.parquet.ParquetFile(raw, buffer_size=PARQUET_BUFFER) as file:
+        with open_file(path) as raw, pyarrow.parquet.ParquetFile(raw, **PARQUET_READING) as file:
             names = file.schema_arrow.names
             check_columns(str(path), names)
             if column is not None and column not in names:

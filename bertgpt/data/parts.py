@@ -64,18 +64,31 @@ def make_part(folder: Path, source: TextSource, files: Files, tokenizer: Tokeniz
     return part
 
 
+def read_part(folder: Path) -> Part | None:
+    """What a part's part.json says; None where there is none."""
+    path = folder / "part.json"
+    return Part(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+
+
 def merge(folder: Path, parts: Sequence[Path], tokenizer: Tokenizer) -> Part:
     """Writes the splits of all parts, one after the other, to a folder; constant memory.
 
     Raises:
-        InputError: a file of a part has not the size that its part.json says.
+        InputError: a part is missing, or a file of it has not the size that its part.json says.
     """
-    found = [Part(**json.loads((path / "part.json").read_text(encoding="utf-8"))) for path in parts]
+    found = [_need_part(path) for path in parts]
     splits = {}
     for split in SPLITS:
         pieces = [(path / split, part.splits[split]) for path, part in zip(parts, found, strict=True)]
         splits[split] = _merge_split(folder / split, pieces, vocabulary_size(tokenizer))
     return Part([entry for part in found for entry in part.files], splits)
+
+
+def _need_part(folder: Path) -> Part:
+    part = read_part(folder)
+    if part is None:
+        raise InputError(f"{folder}: no part of a store; give the same command again")
+    return part
 
 
 def _merge_split(folder: Path, pieces: list[tuple[Path, dict[str, int]]], vocab_size: int) -> dict[str, int]:
