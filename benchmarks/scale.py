@@ -53,9 +53,7 @@ def main() -> None:
         first = first or found
         assert found == first, f"{name}: other bytes"
         size = sum(split["text_bytes"] for split in json.loads(found["meta.json"])["splits"].values()) / 1e6
-        peaks = [int(peak) for peak in re.findall(r"peak memory (\d+)", output)]
-        memory = f", at most {max(peaks)} MiB a task" if peaks else ""
-        print(f"{name}: {size:.0f} MB in {seconds:.0f} s, {size / seconds:.2f} MB/s{memory}", flush=True)
+        print(f"{name}: {size:.0f} MB in {seconds:.0f} s, {size / seconds:.2f} MB/s{_tasks(size, output)}", flush=True)
     shutil.rmtree(folder)
 
 
@@ -74,6 +72,15 @@ def _write(path: Path, texts: list[str]) -> None:
         return pq.write_table(pa.table({"text": texts}), path)
     with gzip.open(path, "wt") if path.suffix == ".gz" else open(path, "w") as file:
         file.writelines(json.dumps({"text": text}) + "\n" for text in texts)
+
+
+def _tasks(size: float, output: str) -> str:
+    """What the tasks' lines say together."""
+    tasks = re.findall(r"in ([\d.]+) core-seconds, peak memory (\d+)", output)
+    if not tasks:
+        return ""
+    seconds, peak = sum(float(task[0]) for task in tasks), max(int(task[1]) for task in tasks)
+    return f"; tasks: {size / seconds:.2f} MB a core-second, at most {peak} MiB"
 
 
 def _prepare(folder: Path, arguments: list[str]) -> tuple[float, str]:

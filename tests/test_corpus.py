@@ -170,7 +170,8 @@ def test_the_memory_of_fsspec_is_read(request):
     memory = fsspec.filesystem("memory")
     request.addfinalizer(memory.store.clear)
     memory.pipe("/folder/a.txt", b"one\n\ntwo")
-    assert read("memory://folder") == [["one"], ["two"]]
+    memory.pipe("/folder/b.txt/c.md", b"in a folder whose name is that of a text")
+    assert read("memory://folder") == read("memory://folder/*.txt") == [["one"], ["two"]]
     size, first = files.stamp("memory://folder/a.txt")
     memory.pipe("/folder/a.txt", b"one\n\nwto")
     assert (size, first) != files.stamp("memory://folder/a.txt")

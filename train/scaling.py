@@ -17,6 +17,7 @@ import resource
 import shlex
 import shutil
 import sys
+import time
 import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -134,14 +135,17 @@ class TokenizeFiles(PipelineStep):
         """Makes the part; yields nothing. What goes wrong is kept beside the parts as well, for other machines."""
         os.chdir(self.launched_at)
         store.use_one_core()
+        start = time.process_time()
         try:
             size = self._make_part(rank)
         except Exception as error:
             text = str(error) if isinstance(error, InputError) else traceback.format_exc()
             self.failure.write_text(text, encoding="utf-8")
             raise
+        seconds = time.process_time() - start
         peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # of KiB, on Linux
-        print(f"task {rank} of {world_size}: {size / 1e6:,.1f} MB of text, peak memory {peak} MiB", flush=True)
+        text = f"{size / 1e6:,.1f} MB of text in {seconds:.1f} core-seconds, peak memory {peak} MiB"
+        print(f"task {rank} of {world_size}: {text}", flush=True)
         yield from ()
 
     def _make_part(self, rank: int) -> int:

@@ -117,4 +117,4 @@ def _blocks(path: Path, dtype: np.dtype, count: int, skip: int = 0) -> Iterator[
     """The `count` numbers of a file that stand after the first `skip`."""
     check_size(path, (skip + count) * dtype.itemsize)
     for first in range(skip, skip + count, BLOCK):
-        yield np.fromfile(path, dtype, min(BLOCK, skip + count - first), offset=first * dtype.itemsize)
+        yield np.fromfile(path, dtype, BLOCK, offset=first * dtype.itemsize)
