@@ -211,9 +211,10 @@ def _slurm(step: TokenizeFiles, spread: Spread) -> PipelineExecutor:
 
 def _ray() -> contextlib.AbstractContextManager:
     """The cluster that RAY_ADDRESS names or that runs here, or one made for this run."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports home unless told otherwise
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # and takes the tasks' lines for one; both before its import
     import ray
 
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports home unless told otherwise
     return ray.init(logging_level=logging.ERROR, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
 
 
