@@ -1,6 +1,6 @@
 """Non-padding tokens a second of MLM + NSP batches, on one core.
 
-python -m benchmarks.loader [--length 128] [--batch 64] [--batches 100] [--whole-word]
+python -m benchmarks.loader [--length 128] [--batch 64] [--batches 100] [--whole-word] [--pack]
 """
 
 import argparse
@@ -10,7 +10,7 @@ import time
 import numpy as np
 
 from benchmarks.corpus import demo_store
-from bertgpt.data.bert import BertPairs
+from bertgpt.data.bert import BertPairs, pack_pairs
 from bertgpt.data.store import open_split
 
 
@@ -21,11 +21,13 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--batches", type=int, default=100)
     parser.add_argument("--whole-word", action="store_true")
+    parser.add_argument("--pack", action="store_true")
     options = parser.parse_args()
     folder, tokenizer = demo_store()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core
-    source = BertPairs(open_split(folder, "train"), tokenizer, options.length, 0, options.whole_word)
+    pairs = BertPairs(open_split(folder, "train"), tokenizer, options.length, 0, options.whole_word)
+    source = pack_pairs(pairs) if options.pack else pairs
     order = np.random.default_rng(0).integers(0, len(source), (options.batches, options.batch))
     speeds = []
     for _ in range(6):

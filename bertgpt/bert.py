@@ -9,7 +9,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
-from bertgpt.layers import ACTIVATIONS, Stack, dense, flatten_choices, layer_norm, tied_logits, weight_init
+from bertgpt.layers import ACTIVATIONS, Model, Stack, dense, flatten_choices, layer_norm, tied_logits, weight_init
 from bertgpt.outputs import ModelOutput
 
 
@@ -44,16 +44,14 @@ class BertEmbeddings(nn.Module):
         return self.dropout(self.norm(total), deterministic=deterministic)
 
 
-class BertModel(nn.Module):
+class BertModel(Model):
     """The encoder with its pooler; without it where no head reads it."""
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
     add_pooling_layer: bool = True
 
     def setup(self) -> None:
         self.embeddings = BertEmbeddings(self.config, self.dtype)
-        self.stack = Stack(self.config, self.dtype)
+        self.stack = Stack(self.config, self.dtype, self.remat)
         if self.add_pooling_layer:
             self.pooler = dense(self.config.hidden_size, self.config, self.dtype, "pooler")
 
@@ -65,6 +63,7 @@ class BertModel(nn.Module):
         position_ids: Array | None = None,
         *,
         pack_ids: Array | None = None,
+        cls_positions: Array | None = None,
         deterministic: bool = True,
         output_hidden_states: bool = False,
     ) -> ModelOutput:
@@ -76,14 +75,17 @@ class BertModel(nn.Module):
             token_type_ids: [B T] segments 0 and 1; None: all 0.
             position_ids: [B T] or [1 T], under `max_positions`; None: 0, 1, 2, ...
             pack_ids: [B T], equal within one example of a row; None: a row is one example.
+            cls_positions: [B K], where the [CLS] of each example stands; None: at 0. Given, `pooler_output` and all
+                that heads make of it have an axis K after B.
             deterministic: False needs `rngs={"dropout": key}`.
             output_hidden_states: also return every layer's output.
         """
         embedded = self.embeddings(input_ids, token_type_ids, position_ids, deterministic)
         layers = self.stack(embedded, attention_mask, pack_ids, deterministic)
+        first = layers[-1][:, 0] if cls_positions is None else gather_positions(layers[-1], cls_positions)
         return ModelOutput(
             last_hidden_state=layers[-1],
-            pooler_output=jnp.tanh(self.pooler(layers[-1][:, 0])) if self.add_pooling_layer else None,
+            pooler_output=jnp.tanh(self.pooler(first)) if self.add_pooling_layer else None,
             hidden_states=(embedded, *layers) if output_hidden_states else None,
         )
 
@@ -103,14 +105,11 @@ class MLMHead(nn.Module):
         return tied_logits(x, token_embedding) + bias[None, None]
 
 
-class BertForPreTraining(nn.Module):
+class BertForPreTraining(Model):
     """BERT with both heads of its pretraining: masked tokens and next sentence (section 3.1)."""
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype)
+        self.bert = BertModel(self.config, self.dtype, self.remat)
         self.mlm_head = MLMHead(self.config, self.dtype)
         self.nsp_head = dense(2, self.config, self.dtype, "nsp_head")
 
@@ -124,7 +123,7 @@ class BertForPreTraining(nn.Module):
         masked_positions: Array | None = None,
         **options: Any,
     ) -> ModelOutput:
-        """As `BertModel`, with `nsp_logits` [B 2] and `mlm_logits`.
+        """As `BertModel`, with `nsp_logits` [B 2] (with `cls_positions` [B K 2]) and `mlm_logits`.
 
         Args:
             masked_positions: [B P] int: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
@@ -143,14 +142,11 @@ def gather_positions(x: Array, positions: Array | None) -> Array:
     return x if positions is None else jnp.take_along_axis(x, positions[:, :, None], axis=1)
 
 
-class BertForMaskedLM(nn.Module):
+class BertForMaskedLM(Model):
     """BERT with the masked-token head alone, and so without a pooler."""
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, add_pooling_layer=False)
+        self.bert = BertModel(self.config, self.dtype, self.remat, add_pooling_layer=False)
         self.mlm_head = MLMHead(self.config, self.dtype)
 
     def __call__(
@@ -169,14 +165,11 @@ class BertForMaskedLM(nn.Module):
         return dataclasses.replace(output, mlm_logits=self.mlm_head(x, self.bert.embeddings.token.embedding))
 
 
-class BertForNextSentencePrediction(nn.Module):
+class BertForNextSentencePrediction(Model):
     """BERT with the next-sentence head alone."""
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype)
+        self.bert = BertModel(self.config, self.dtype, self.remat)
         self.nsp_head = dense(2, self.config, self.dtype)
 
     def __call__(
@@ -195,17 +188,14 @@ class BertForNextSentencePrediction(nn.Module):
         return dataclasses.replace(output, nsp_logits=self.nsp_head(output.pooler_output).astype(jnp.float32))
 
 
-class BertForSequenceClassification(nn.Module):
+class BertForSequenceClassification(Model):
     """Classes of a text or a pair: a dense layer on the pooler's output (section 4.1).
 
     The labels' kind decides the loss: one class, several (`multi_label_classification`) or a number (`regression`).
     """
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype)
+        self.bert = BertModel(self.config, self.dtype, self.remat)
         self.dropout = nn.Dropout(self.config.head_dropout)
         self.classifier = dense(self.config.num_labels, self.config, self.dtype)
 
@@ -226,14 +216,11 @@ class BertForSequenceClassification(nn.Module):
         return dataclasses.replace(output, logits=self.classifier(x).astype(jnp.float32))
 
 
-class BertForMultipleChoice(nn.Module):
+class BertForMultipleChoice(Model):
     """One number for every choice, from the pooler's output (section 4.4)."""
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype)
+        self.bert = BertModel(self.config, self.dtype, self.remat)
         self.dropout = nn.Dropout(self.config.head_dropout)
         self.classifier = dense(1, self.config, self.dtype)
 
@@ -255,14 +242,11 @@ class BertForMultipleChoice(nn.Module):
         return dataclasses.replace(output, mc_logits=self.classifier(x).astype(jnp.float32).reshape(choices))
 
 
-class BertForTokenClassification(nn.Module):
+class BertForTokenClassification(Model):
     """A class for every token (section 5.3)."""
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, add_pooling_layer=False)
+        self.bert = BertModel(self.config, self.dtype, self.remat, add_pooling_layer=False)
         self.dropout = nn.Dropout(self.config.head_dropout)
         self.classifier = dense(self.config.num_labels, self.config, self.dtype)
 
@@ -283,14 +267,11 @@ class BertForTokenClassification(nn.Module):
         return dataclasses.replace(output, logits=self.classifier(x).astype(jnp.float32))
 
 
-class BertForQuestionAnswering(nn.Module):
+class BertForQuestionAnswering(Model):
     """Where an answer begins and ends: two vectors times every token's state (section 4.2)."""
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, add_pooling_layer=False)
+        self.bert = BertModel(self.config, self.dtype, self.remat, add_pooling_layer=False)
         self.qa_outputs = dense(2, self.config, self.dtype)
 
     def __call__(

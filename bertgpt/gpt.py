@@ -6,18 +6,13 @@ from typing import Any
 import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
-from jax.typing import DTypeLike
 
-from bertgpt.config import ModelConfig
-from bertgpt.layers import Stack, dense, flatten_choices, tied_logits, weight_init
+from bertgpt.layers import Model, Stack, dense, flatten_choices, tied_logits, weight_init
 from bertgpt.outputs import ModelOutput
 
 
-class OpenAIGPTModel(nn.Module):
+class OpenAIGPTModel(Model):
     """dropout(token + position), then the causal stack; no LayerNorm before or after it."""
-
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
 
     def setup(self) -> None:
         config = self.config
@@ -26,7 +21,7 @@ class OpenAIGPTModel(nn.Module):
             for size in (config.vocab_size, config.max_positions)
         )
         self.dropout = nn.Dropout(config.hidden_dropout)
-        self.stack = Stack(config, self.dtype)
+        self.stack = Stack(config, self.dtype, self.remat)
 
     def __call__(
         self,
@@ -58,14 +53,11 @@ class OpenAIGPTModel(nn.Module):
         )
 
 
-class OpenAIGPTLMHeadModel(nn.Module):
+class OpenAIGPTLMHeadModel(Model):
     """GPT-1 with next-token logits: the hidden state times the token embeddings, no bias."""
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
     def setup(self) -> None:
-        self.transformer = OpenAIGPTModel(self.config, self.dtype)
+        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
 
     def __call__(
         self,
@@ -80,14 +72,11 @@ class OpenAIGPTLMHeadModel(nn.Module):
         return dataclasses.replace(output, logits=logits)
 
 
-class OpenAIGPTDoubleHeadsModel(nn.Module):
+class OpenAIGPTDoubleHeadsModel(Model):
     """GPT-1 with next-token logits and one number for every choice (section 3.3, multiple choice)."""
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
     def setup(self) -> None:
-        self.transformer = OpenAIGPTModel(self.config, self.dtype)
+        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
         self.dropout = nn.Dropout(self.config.head_dropout)
         self.multiple_choice_head = dense(1, self.config, self.dtype)
 
@@ -119,14 +108,11 @@ class OpenAIGPTDoubleHeadsModel(nn.Module):
         )
 
 
-class OpenAIGPTForSequenceClassification(nn.Module):
+class OpenAIGPTForSequenceClassification(Model):
     """Classes of a text: a dense layer without bias on its last token."""
 
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
-
     def setup(self) -> None:
-        self.transformer = OpenAIGPTModel(self.config, self.dtype)
+        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
         self.dropout = nn.Dropout(self.config.head_dropout)
         self.score = dense(self.config.num_labels, self.config, self.dtype, bias=False)
 

@@ -20,6 +20,13 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 }
 
 
+REMAT: dict[str, Callable[..., bool] | None] = {  # what is kept of a block beside its input
+    "none": None,  # everything that the backward pass reads
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with parameters; not attention's own
+    "full": jax.checkpoint_policies.nothing_saveable,
+}
+
+
 def weight_init(config: ModelConfig) -> nn.initializers.Initializer:
     """N(0, initializer_range), cut at two deviations for BERT (modeling.py) and not cut for GPT-1 (train.py)."""
     if config.architecture == "bert":
@@ -45,11 +52,56 @@ def attend(
     causal: bool,
     attention_mask: Array | None = None,
     pack_ids: Array | None = None,
-    dropout: nn.Module | None = None,
+    dropout: nn.Dropout | None = None,
 ) -> Array:
-    """`mix` under the masks: query, key, value [B T H W]; attention_mask and pack_ids [B T] as in `masks.py`."""
-    mask = dense_mask(query.shape[1], causal=causal, attention_mask=attention_mask, pack_ids=pack_ids)
-    return mix(query, key, value, mask, dropout)
+    """Self-attention by the fastest form that can do it: cuDNN's on a GPU where `cudnn_obstacle` finds nothing against
+    it, else `mix`.
+
+    Args:
+        query, key, value: [B T H W].
+        causal: whether a position sees only itself and what stands before it.
+        attention_mask, pack_ids: [B T] as in `masks.py`.
+        dropout: of the probabilities.
+
+    Returns:
+        [B T H W].
+    """
+    masks = {"attention_mask": attention_mask, "pack_ids": pack_ids}
+    rate = 0.0 if dropout is None or dropout.deterministic else dropout.rate
+    if cudnn_obstacle(jax.devices()[0], query.dtype, query.shape[1], query.shape[3], rate) is None:
+        return fused(query, key, value, causal=causal, implementation="cudnn", **masks)
+    return mix(query, key, value, dense_mask(query.shape[1], causal=causal, **masks), dropout)
+
+
+def cudnn_obstacle(device: Any, dtype: DTypeLike, length: int, width: int, dropout: float) -> str | None:
+    """Why cuDNN's fused attention cannot be taken for T tokens and heads of a width; None where it can."""
+    if not device.device_kind.startswith("NVIDIA"):
+        return f"the device is a {device.device_kind}"
+    if float(device.compute_capability) < 8:
+        return f"the GPU's compute capability is {device.compute_capability}, under 8.0"
+    if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
+        return f"it takes bfloat16, and this is {jnp.dtype(dtype)}"
+    if width % 8 or width > 128 or length % 2:
+        return f"it takes heads of a width that 8 divides, to 128, and an even length; these are {width} and {length}"
+    return f"it has no dropout, and model.attention_dropout is {dropout}" if dropout else None
+
+
+def fused(
+    query: Array,
+    key: Array,
+    value: Array,
+    *,
+    causal: bool,
+    attention_mask: Array | None = None,
+    pack_ids: Array | None = None,
+    implementation: Any = None,
+) -> Array:
+    """`mix` by `jax.nn.dot_product_attention`, which never writes the scores out under cuDNN. Arguments as `attend`."""
+    length = query.shape[1]
+    mask = dense_mask(length, causal=False, attention_mask=attention_mask, pack_ids=pack_ids)
+    if mask is not None:
+        mask = jnp.broadcast_to(mask, (mask.shape[0], 1, length, length))
+    return jax.nn.dot_product_attention(query, key, value, mask=mask, is_causal=causal, implementation=implementation)
 
 
 def mix(query: Array, key: Array, value: Array, mask: Array | None, dropout: nn.Module | None = None) -> Array:
@@ -143,15 +195,27 @@ class Block(nn.Module):
         return x
 
 
-class Stack(nn.Module):
+class Model(nn.Module):
+    """What every model is given.
+
+    Attributes:
+        config: sizes and constants.
+        dtype: that it computes in; parameters stay float32.
+        remat: what the backward pass finds kept (one of REMAT); the rest of a block it computes again, so that a larger
+            batch fits. Outputs and gradients are the same.
+    """
+
+    config: ModelConfig
+    dtype: DTypeLike = jnp.float32
+    remat: str = "none"
+
+
+class Stack(Model):
     """`num_layers` blocks, one after the other, each with parameters of its own.
 
     A plain loop: a scan over stacked parameters compiles in half the time, but costs over 5 % of a step
     (docs/performance.md).
     """
-
-    config: ModelConfig
-    dtype: DTypeLike = jnp.float32
 
     @nn.compact
     def __call__(
@@ -163,8 +227,10 @@ class Stack(nn.Module):
     ) -> list[Array]:
         """x [B T D] -> every block's output, each [B T D]."""
         outputs = []
+        kept = REMAT[self.remat]
+        make = Block if kept is None else nn.remat(Block, policy=kept, static_argnums=(4,))  # deterministic
         for layer in range(self.config.num_layers):
-            block = Block(self.config, self.config.causal, self.dtype, name=f"block_{layer}")
+            block = make(self.config, self.config.causal, self.dtype, name=f"block_{layer}")
             x = block(x, attention_mask, pack_ids, deterministic)
             outputs.append(x)
         return outputs

@@ -49,7 +49,7 @@ def mlm_loss(mlm_logits: Array, batch: Batch) -> SumWeight:
 
 
 def nsp_loss(nsp_logits: Array, batch: Batch) -> SumWeight:
-    """Cross-entropy of `next_sentence_label` [B] under `nsp_loss_mask` [B]; 0 = IsNext."""
+    """Cross-entropy of `next_sentence_label` [B] under `nsp_loss_mask` [B], or both [B K]; 0 = IsNext."""
     return cross_entropy(nsp_logits, batch["next_sentence_label"], batch["nsp_loss_mask"])
 
 
@@ -86,7 +86,8 @@ def gpt_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
 
 
 def class_loss(logits: Array, batch: Batch, problem: str) -> SumWeight:
-    """A classifier's loss: logits [B L] (regression [B 1]) against `labels` under `loss_mask` [B].
+    """A classifier's loss: logits [B L] (regression [B 1]) against `labels` under `loss_mask` [B]; where rows are
+    packed, each with an axis K after B.
 
     Args:
         logits: of every class.
@@ -101,7 +102,7 @@ def class_loss(logits: Array, batch: Batch, problem: str) -> SumWeight:
     if problem == "multi_label_classification":
         # -log sigmoid(x) for a label that holds, -log sigmoid(-x) for one that does not
         return masked_sum((jax.nn.softplus(logits) - logits * labels).mean(-1), mask)
-    return masked_sum((logits[:, 0] - labels) ** 2, mask)
+    return masked_sum((logits[..., 0] - labels) ** 2, mask)
 
 
 def class_accuracy(logits: Array, batch: Batch, problem: str) -> dict[str, SumWeight]:

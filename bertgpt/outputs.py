@@ -8,6 +8,8 @@ from jax import Array
 class ModelOutput:
     """Fields carry Hugging Face's names; logits are float32.
 
+    Where several examples share a row (`cls_positions` [B K]), what BERT says of an example as a whole is [B K ...].
+
     Attributes:
         last_hidden_state: [B T D].
         pooler_output: [B D], tanh of a dense layer on [CLS] (BERT).

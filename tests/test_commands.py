@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 
 import jax
 import jax.numpy as jnp
@@ -13,6 +14,7 @@ import pytest
 import yaml
 
 import bertgpt
+from train import loader
 from train.__main__ import explain, main
 
 RUN = {
@@ -83,12 +85,44 @@ def test_a_bert_run_leaves_what_is_promised(bert_run):
         assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"])
 
 
+def test_a_stalled_loader_is_told_and_chosen_steps_are_traced(config_file, tmp_path, monkeypatch, capsys):
+    batches = loader.batches
+
+    def slow(*arguments):
+        for number, batch in enumerate(batches(*arguments)):
+            time.sleep(1 if number == 2 else 0)
+            yield batch
+
+    monkeypatch.setattr(loader, "batches", slow)
+    options = ["train.stall_seconds=0.5", "train.profile=2:3", "train.eval_every=4", f"out={tmp_path / 'run'}"]
+    assert main(["pretrain", str(config_file), *options]) == 0
+    output = capsys.readouterr()
+    assert "stalled: the loader, for the batch of step 3, has taken" in output.err
+    assert f"profile of steps 2:3: {tmp_path / 'run' / 'profile'}" in output.out
+    assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
+
+
 def test_a_gpt_run_tells_perplexity_and_bits_per_byte_and_writes_a_line(gpt_run, capsys):
     row = [json.loads(line) for line in (gpt_run / "metrics.jsonl").read_text().splitlines()][-1]
     assert row["perplexity"] == pytest.approx(2.718281828 ** row["lm_loss"])
     assert row["bits_per_byte"] > 0
     assert main(["report", str(gpt_run)]) == 0
     assert "bits per byte" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("family", ["bert", "gpt"])
+def test_packed_pretraining_is_scored_on_the_rows_of_an_unpacked_run(family, request, config_file, tmp_path):
+    plain = request.getfixturevalue(f"{family}_run")
+    overrides = ["model.preset=gpt1", "model.num_layers=2", "model.mlp_size=64"] if family == "gpt" else []
+    overrides += [f"out={tmp_path}", f"data.store={plain}_store", "data.pack=true", "train.steps=2"]
+    assert main(["pretrain", str(config_file), *overrides]) == 0
+    packed, unpacked = (
+        [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()][:2]
+        for folder in (tmp_path, plain)
+    )
+    for key in ("examples", "unigram_cross_entropy"):
+        assert packed[1][key] == unpacked[1][key]
+    assert packed[0]["loss"] != unpacked[0]["loss"]
 
 
 def test_a_finished_run_says_so(bert_run, config_file, capsys):

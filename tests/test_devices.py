@@ -11,6 +11,7 @@ import pytest
 from conftest import TINY
 
 import bertgpt
+from bertgpt.data.packing import assemble, lay_out
 from bertgpt.losses import SumWeight
 from train import parallel, step
 from train.config import OptimizerSection, ParallelSection
@@ -82,7 +83,7 @@ def make_state(task):
 def follow(strategy, accumulate, task, batch, steps):
     """The metrics of each step from seed 0 on, and the first gradient."""
     bound = functools.partial(step.train_step, task=task, optimizer=OPTIMIZER, accumulate=accumulate)
-    train, _ = parallel.compile_steps(strategy, bound, lambda axis: None)
+    train, _ = parallel.compile_steps(strategy, bound, step.eval_step)
     state, path = strategy.put_state(make_state(task)), []
     for n in range(steps):
         state, metrics = train(state, strategy.put_batch(batch))
@@ -142,7 +143,7 @@ def test_the_gradient_of_one_device_is_the_mean_losses_gradient(case, plain):
 def test_a_mean_of_device_means_would_be_another_gradient(case):
     task, batch, expected, _ = case
     state = make_state(task)
-    gradients = jax.jit(lambda batch: step.gradients(state, batch, task=task)[0])
+    gradients = jax.jit(lambda batch: step.gradients(state.params, batch, step.step_key(state), task=task)[0])
     rows = [gradients({name: value[row : row + 1] for name, value in batch.items()}) for row in range(8)]
     of_means = jax.tree.map(lambda *parts: np.mean(parts, axis=0), *rows)
     differences = jax.tree.map(lambda a, b: abs(a - b).max(), of_means, expected)
@@ -154,9 +155,7 @@ def test_a_mean_of_device_means_would_be_another_gradient(case):
 def test_evaluation_sums_are_those_of_the_whole_batch(case, name):
     task, batch, _, means = case
     strategy = STRATEGIES[name][0]()
-    _, evaluate = parallel.compile_steps(
-        strategy, lambda state, axis: None, functools.partial(step.eval_step, task=task)
-    )
+    _, evaluate = parallel.compile_steps(strategy, step.train_step, functools.partial(step.eval_step, task=task))
     params = strategy.put_state(make_state(task)).params
     sums, _ = evaluate(params, strategy.put_batch(batch))
     sums = {key: SumWeight(*map(strategy.scalar, value)) for key, value in sums.items()}
@@ -172,20 +171,51 @@ def test_evaluation_sums_are_those_of_the_whole_batch(case, name):
         np.testing.assert_allclose(sums[key].mean(), mean, **CLOSE)
 
 
-def test_jit_and_mesh_agree_under_dropout():
+def packed_batch():
+    """8 rows of up to 3 examples, of unequally many counted positions."""
+    lengths = np.array([[6, 4, 2], [12, 0, 0], [5, 5, 0], [9, 3, 0], [4, 4, 4], [7, 0, 0], [8, 3, 1], [6, 6, 0]])
+    slots = lay_out(lengths)
+    rng = np.random.default_rng(0)
+    rows = {
+        "input_ids": rng.integers(0, 64, (len(slots.row), 12)).astype(np.int32),
+        "attention_mask": np.ones((len(slots.row), 12), np.int32),
+        "token_type_ids": np.repeat([[0] * 3 + [1] * 9], len(slots.row), axis=0).astype(np.int32),
+        "next_sentence_label": rng.integers(0, 2, len(slots.row)).astype(np.int32),
+        "nsp_loss_mask": np.ones(len(slots.row), np.float32),
+    }
+    tokens = ("input_ids", "attention_mask", "token_type_ids")
+    packed = assemble(slots, (8, 3, 12), [(np.arange(len(slots.row)), rows)], tokens)
+    predicted = {name: value for name, value in make_batch("bert").items() if name in ("labels", "loss_mask")}
+    return packed | predicted | {"masked_positions": np.repeat([[1, 2, 3, 4]], 8, axis=0).astype(np.int32)}
+
+
+@pytest.mark.parametrize("name", ["jit, accumulated", "pmap over 2, accumulated", "mesh 4 x 2"])
+def test_packed_rows_give_one_gradient_however_they_are_split(name):
+    task, batch = make_task("bert"), packed_batch()
+    assert batch["nsp_loss_mask"].sum(1).tolist() == [3, 1, 2, 2, 3, 1, 3, 2]
+    (whole, expected), (split, gradient) = (
+        follow(STRATEGIES[each][0](), STRATEGIES[each][1], task, batch, 1) for each in ("jit", name)
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), gradient, expected)
+    for key, value in whole[0].items():
+        np.testing.assert_allclose(split[0][key], value, **CLOSE, err_msg=key)
+
+
+def test_pmap_and_every_mesh_of_as_many_devices_agree_under_dropout():
     task, batch = make_task("gpt", dropout=0.1), make_batch("gpt")
-    paths = [follow(STRATEGIES[name][0](), 1, task, batch, 3)[0] for name in ("jit", "mesh over 8")]
-    np.testing.assert_allclose(*([metrics["loss"] for metrics in path] for path in paths), rtol=1e-5)
+    names = ("pmap over 8", "mesh over 8", "mesh 2 x 4")
+    first, *others = ([m["loss"] for m in follow(STRATEGIES[n][0](), 1, task, batch, 3)[0]] for n in names)
+    for path in others:
+        np.testing.assert_allclose(path, first, rtol=1e-5)
 
 
-@pytest.mark.parametrize("split", ["devices", "micro-batches"])
+@pytest.mark.parametrize("split", ["pmap", "mesh", "micro-batches"])
 def test_every_device_and_micro_batch_drops_by_a_key_of_its_own(split):
     # Two equal rows, one a part: part n must see dropout by the step's key with n folded in.
     task = make_task("gpt", dropout=0.1)
     row = {name: value[2:3] for name, value in make_batch("gpt").items()}
     both = {name: np.repeat(value, 2, axis=0) for name, value in row.items()}
-    strategy = parallel.Pmap(jax.devices()[:2]) if split == "devices" else parallel.Jit()
-    accumulate = 1 if split == "devices" else 2
+    strategy = parallel.Jit() if split == "micro-batches" else parallel.make_strategy(ParallelSection(split, 2))
     state = make_state(task)
 
     @jax.jit
@@ -193,10 +223,9 @@ def test_every_device_and_micro_batch_drops_by_a_key_of_its_own(split):
         output = step.apply(task, state.params, row, jax.random.fold_in(step.step_key(state), n))
         return task.losses(output, row)["lm_loss"].mean()
 
-    bound = functools.partial(step.gradients, task=task, accumulate=accumulate, axis=strategy.axis)
-    _, sums = strategy.compile_eval(bound)(strategy.put_state(state), strategy.put_batch(both))
+    path, _ = follow(strategy, 2 if split == "micro-batches" else 1, task, both, 1)
     assert abs(part(0) - part(1)) > 1e-3
-    np.testing.assert_allclose(strategy.scalar(sums["lm_loss"].sum), (part(0) + part(1)) / 2, rtol=1e-5)
+    np.testing.assert_allclose(path[0]["lm_loss"], (part(0) + part(1)) / 2, rtol=1e-5)
 
 
 def test_every_step_has_a_key_of_its_own():
@@ -222,9 +251,19 @@ def test_share_masks_makes_every_mask_add_up_to_one_or_stay_zero():
     np.testing.assert_array_equal(shared["labels"], [3, 4])
 
 
-def test_micro_batches_take_rows_in_turn_so_that_a_mesh_moves_none():
-    parts = step.split_batch(jnp.arange(6).reshape(6, 1), 2)
-    np.testing.assert_array_equal(parts[:, :, 0], [[0, 2, 4], [1, 3, 5]])
+@pytest.mark.parametrize("name", ["jit", "pmap over 8", "mesh 4 x 2"])
+@pytest.mark.parametrize("architecture", ["bert", "gpt"])
+def test_every_train_step_lowers_for_tpu_and_cuda_from_here(architecture, name):
+    task, batch, strategy = make_task(architecture, 0.1, jnp.bfloat16), make_batch(architecture), STRATEGIES[name][0]()
+    bound = functools.partial(step.train_step, task=task, optimizer=make_optimizer(OptimizerSection(), 9))
+    train = strategy.compile_train(functools.partial(bound, spread=strategy.spread))
+    state = create_state(task.model, make_optimizer(OptimizerSection(), 9), 0, initial_params(task))
+    program = jax.jit(lambda state, batch: train(state, batch))
+    exported = jax.export.export(program, platforms=["tpu", "cuda"])(
+        strategy.put_state(state), strategy.put_batch(batch)
+    )
+    assert exported.platforms == ("tpu", "cuda")
+    assert exported.nr_devices == strategy.devices
 
 
 @pytest.mark.parametrize(
@@ -292,7 +331,7 @@ def test_a_sharded_state_is_made_and_kept_in_its_parts():
     optimizer = make_optimizer(OptimizerSection(), 9)
     state = strategy.compile_init(functools.partial(create_state, task.model, optimizer, 0))(None)
     bound = functools.partial(step.train_step, task=task, optimizer=optimizer)
-    train, _ = parallel.compile_steps(strategy, bound, lambda axis: None)
+    train, _ = parallel.compile_steps(strategy, bound, step.eval_step)
 
     def parts(state):
         return [leaf.addressable_shards[0].data.shape for leaf in jax.tree.leaves((state.params, state.opt_state))]

@@ -1,6 +1,7 @@
 """Every task from its file to a model that has learnt it, its scores and its predictions; resume; mistakes."""
 
 import csv
+import functools
 import io
 import json
 
@@ -13,8 +14,11 @@ from bertgpt.tokenizers import train_bpe, train_wordpiece
 from train import config as configs
 from train import finetuning
 from train.__main__ import main
+from train.optimizers import make_optimizer
+from train.planning import make_plan
 from train.reports import read_metrics
 from train.runs import find_start, load_run
+from train.step import train_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*made anew, to be trained")
 
@@ -99,6 +103,8 @@ CASES = {  # family, rows, overrides, the figure, what it must reach
     ),
     "gpt multiple_choice": ("gpt", choices, ["task.kind=multiple_choice"], "accuracy", 1.0),
     "gpt sft": ("gpt", responses, ["task.kind=sft"], "perplexity", 1.2),
+    "bert classification, packed": ("bert", classes, ["task.kind=classification", "data.pack=true"], "accuracy", 1.0),
+    "gpt sft, packed": ("gpt", responses, ["task.kind=sft", "data.pack=true"], "perplexity", 1.2),
 }
 
 
@@ -157,6 +163,17 @@ def test_a_task_is_learnt_scored_and_predicted(tuned, capsys, tmp_path):
     assert len(lines) == len(rows())
     for line, row in zip(lines, rows(), strict=True):
         check_prediction(name, line, row, exact=reached >= 1 or figure == "perplexity")
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_every_tasks_train_step_lowers_for_tpu_and_cuda_from_here(name, bases, tmp_path):
+    family, rows, overrides, *_ = CASES[name]
+    (tmp_path / "run.yaml").write_text("seed: 0\n")
+    arguments = files(bases / family, write(tmp_path / "rows.jsonl", rows()), tmp_path / "run")
+    plan = make_plan(configs.load(str(tmp_path / "run.yaml"), [*OPTIONS, *overrides, *arguments]))
+    step = functools.partial(train_step, task=plan.task, optimizer=make_optimizer(plan.config.optimizer, 9))
+    exported = jax.export.export(jax.jit(step), platforms=["tpu", "cuda"])(plan.state, plan.batch)
+    assert exported.platforms == ("tpu", "cuda")
 
 
 def check_prediction(name, line, row, exact):
@@ -224,6 +241,21 @@ def test_a_run_goes_on_where_it_stopped_and_ends_the_same(bases, tmp_path, capsy
         finetuning.finetune(settings(bases, data, tmp_path / "parts", *constant, "train.steps=12"))
 
 
+@pytest.mark.parametrize("pack", [False, True])
+def test_training_is_packed_and_evaluation_is_not(bases, tmp_path, pack):
+    data = write(tmp_path / "rows.jsonl", classes())
+    config = settings(bases, data, tmp_path / "run", f"data.pack={str(pack).lower()}", "seed=5")
+    job = finetuning.make_job(config, finetuning.find_base(config), finetuning.read_splits(config))
+    batch, held_out = (source.batch(np.arange(3)) for source in (job.train_source, job.eval_source))
+    assert ("pack_ids" in batch) == pack
+    assert "pack_ids" not in held_out
+    assert (job.eval_examples, len(job.eval_source)) == (8, 8)
+    assert len(job.train_source) == (3 if pack else 8)  # 8 texts of 3 pieces, 3 at most in a row
+    if pack:
+        assert job.train_source.seed == 5
+        assert (job.train_source.limit, batch["labels"].shape) == (3, (3, 3))
+
+
 def test_epochs_decide_the_steps_and_patience_ends_early(bases, tmp_path, capsys):
     data = write(tmp_path / "rows.jsonl", classes())
     still = ["optimizer.learning_rate=0", "train.eval_every=1", "train.patience=2", "train.epochs=8.5"]
@@ -277,6 +309,21 @@ def test_a_csv_file_is_read(bases, tmp_path):
         ("bert", questions, ["task.kind=question_answering", "task.answers=id"], "column 'id' is missing"),
         ("bert", list, ["task.kind=classification"], "data.train: no rows in"),
         ("gpt", long_responses, ["task.kind=sft"], "data.train: every row is too long; raise data.sequence_length"),
+        (
+            "bert",
+            choices,
+            ["task.kind=multiple_choice", "data.pack=true"],
+            "data.pack is not for a BERT and task.kind multiple_choice, but for tagging, classification, multi_label, "
+            "regression; set data.pack=false",
+        ),
+        ("bert", questions, ["task.kind=question_answering", "data.pack=true"], "set data.pack=false"),
+        (
+            "gpt",
+            alike,
+            ["task.kind=classification", "task.pair=pair", "task.both_orders=true", "data.pack=true"],
+            "data.pack is not for a GPT-1 and task.kind classification, but for sft; set data.pack=false",
+        ),
+        ("gpt", choices, ["task.kind=multiple_choice", "data.pack=true"], "set data.pack=false"),
     ],
 )
 def test_a_mistake_is_one_line_and_nothing_is_written(family, rows, overrides, message, bases, tmp_path, capsys):

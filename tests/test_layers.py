@@ -1,7 +1,10 @@
 """The shared block against plain NumPy, and what attention must not see."""
 
 import dataclasses
+import functools
+import importlib
 import math
+import types
 
 import flax.linen as nn
 import jax
@@ -232,3 +235,91 @@ def test_tied_logits_are_float32_products_with_the_embeddings():
     logits = layers.tied_logits(x, embedding)
     assert logits.dtype == jnp.float32
     np.testing.assert_array_equal(logits, [[[1, 2, 129]]])
+
+
+MASKS = [(mask, packs) for mask in (None, ATTENTION_MASK) for packs in (None, PACK_IDS)]
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("attention_mask", "pack_ids"), MASKS)
+@pytest.mark.parametrize(("dtype", "close"), [("float32", 1e-5), ("bfloat16", 2e-2)])
+@pytest.mark.parametrize(
+    "implementation",
+    ["xla", pytest.param("cudnn", marks=pytest.mark.skipif(jax.default_backend() != "gpu", reason="needs a GPU"))],
+)
+def test_the_fused_form_is_the_plain_one(causal, attention_mask, pack_ids, dtype, close, implementation):
+    if implementation == "cudnn" and dtype == "float32":
+        pytest.skip("cuDNN takes bfloat16")
+    query, key, value = (jnp.asarray(x, dtype) for x in (QUERY, KEY, VALUE))
+    masks = {"attention_mask": attention_mask, "pack_ids": pack_ids}
+    fused = layers.fused(query, key, value, causal=causal, implementation=implementation, **masks)
+    plain = layers.mix(query, key, value, layers.dense_mask(6, causal=causal, **masks))
+    real = np.ones((2, 6), bool) if attention_mask is None else attention_mask > 0
+    np.testing.assert_allclose(np.float32(fused)[real], np.float32(plain)[real], rtol=close, atol=close)
+
+
+def gpu(kind="NVIDIA H100 80GB HBM3", capability="9.0"):
+    return types.SimpleNamespace(device_kind=kind, compute_capability=capability)
+
+
+@pytest.mark.parametrize(
+    ("device", "dtype", "length", "width", "dropout", "obstacle"),
+    [
+        (gpu(), "bfloat16", 512, 64, 0.0, None),
+        (gpu(), "float16", 512, 128, 0.0, None),
+        (gpu("cpu"), "bfloat16", 512, 64, 0.0, "the device is a cpu"),
+        (gpu("Tesla T4"), "bfloat16", 512, 64, 0.0, "the device is a Tesla T4"),
+        (gpu("NVIDIA T4", "7.5"), "bfloat16", 512, 64, 0.0, "compute capability is 7.5"),
+        (gpu(), "float32", 512, 64, 0.0, "this is float32"),
+        (gpu(), "bfloat16", 512, 127, 0.0, "these are 127 and 512"),
+        (gpu(), "bfloat16", 512, 136, 0.0, "these are 136 and 512"),
+        (gpu(), "bfloat16", 511, 64, 0.0, "these are 64 and 511"),
+        (gpu(), "bfloat16", 512, 64, 0.1, "model.attention_dropout is 0.1"),
+    ],
+)
+def test_cudnn_is_taken_where_nothing_stands_against_it(device, dtype, length, width, dropout, obstacle):
+    found = layers.cudnn_obstacle(device, dtype, length, width, dropout)
+    assert found is None if obstacle is None else obstacle in found
+
+
+@pytest.mark.parametrize("deterministic", [False, True])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("attention_mask", "pack_ids"), MASKS)
+def test_a_block_lowers_to_cudnn_from_here(monkeypatch, causal, attention_mask, pack_ids, deterministic):
+    """On a machine without a GPU: JAX's look at the GPU is answered for it, and its checks of shapes and dtypes run."""
+    checks = importlib.import_module("jax._src.cudnn.fused_attention_stablehlo")
+    monkeypatch.setattr(checks, "check_cudnn_version", lambda: 91000)
+    monkeypatch.setattr(checks, "check_compute_capability", lambda capability: True)
+    monkeypatch.setattr(checks, "is_cuda_compute_capability_equal", lambda capability: False)
+    monkeypatch.setattr(layers.jax, "devices", lambda: [gpu()])
+    config = dataclasses.replace(CONFIG, attention_dropout=0.1)
+    attention = layers.Attention(config, causal, jnp.bfloat16)
+    x = jnp.ones((2, 6, 16))
+    params = jax.eval_shape(attention.init, jax.random.key(0), x, attention_mask, pack_ids)
+
+    def loss(params, key):
+        return attention.apply(params, x, attention_mask, pack_ids, deterministic, rngs={"dropout": key}).sum()
+
+    names = ["__cudnn$fmhaSoftmax", "__cudnn$fmhaScaleBiasSoftmax"]
+    calls = [jax.export.DisabledSafetyCheck.custom_call(name + end) for name in names for end in ("", "Backward")]
+    exported = jax.export.export(jax.jit(jax.grad(loss)), platforms=["cuda"], disabled_checks=calls)
+    program = exported(params, jax.random.key(0)).mlir_module()
+    assert ("__cudnn$fmha" in program) == deterministic  # with dropout the plain form serves
+    assert ("ScaleBias" in program) == (deterministic and (attention_mask is not None or pack_ids is not None))
+
+
+@pytest.mark.parametrize("remat", ["dots", "full"])
+def test_remat_changes_no_output_and_no_gradient(remat, x):
+    config = dataclasses.replace(CONFIG, num_layers=2)
+    params = layers.Stack(config).init(jax.random.key(0), x)
+
+    def loss(params, remat):
+        stack = layers.Stack(config, remat=remat)
+        layers_out = stack.apply(params, x, ATTENTION_MASK, PACK_IDS, False, rngs={"dropout": jax.random.key(1)})
+        return (layers_out[-1] ** 2).sum(), layers_out
+
+    (gradient, outputs), (expected, expected_outputs) = (
+        jax.jit(jax.grad(functools.partial(loss, remat=policy), has_aux=True))(params) for policy in (remat, "none")
+    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-5), gradient, expected)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6, atol=1e-6), outputs, expected_outputs)

@@ -140,6 +140,20 @@ def test_a_number_is_a_squared_error():
     assert losses.class_accuracy(numbers, batch, "regression") == {}
 
 
+@pytest.mark.parametrize("problem", ["single_label_classification", "multi_label_classification", "regression"])
+def test_packed_classes_are_those_of_rows_of_their_own(problem):
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(6, 1 if problem == "regression" else 3)).astype(np.float32)
+    labels = {"single_label_classification": rng.integers(0, 3, 6), "regression": rng.normal(size=6)}
+    batch = {"labels": labels.get(problem, rng.integers(0, 2, (6, 3))), "loss_mask": np.array([1, 1, 0, 1, 0, 0])}
+    packed = {name: value.reshape(2, 3, *value.shape[1:]) for name, value in batch.items()}
+    pairs = [
+        (losses.class_loss(x, given, problem), losses.class_accuracy(x, given, problem))
+        for x, given in ((logits, batch), (logits.reshape(2, 3, -1), packed))
+    ]
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), *pairs)
+
+
 def test_no_choice_is_never_chosen():
     logits = losses.choice_logits(np.array([[0.0, LOG3, 9.0]]), np.array([[1.0, 1.0, 0.0]]))
     np.testing.assert_allclose(losses.cross_entropy(logits, np.array([1]), np.array([1.0])).sum, 0.28768207, rtol=1e-6)

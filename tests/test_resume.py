@@ -1,5 +1,6 @@
 """A run that is killed, stopped or moved to other devices goes on as if nothing had happened."""
 
+import itertools
 import json
 import os
 import random
@@ -20,6 +21,7 @@ from train import pretraining
 from train.checkpoints import Checkpoints
 from train.reports import TIMINGS
 from train.runs import load_run
+from train.watching import Stop
 
 STEPS = 16
 
@@ -111,6 +113,27 @@ def test_sigterm_saves_and_exits_with_143(config_file, whole):
     assert 4 <= saved < STEPS
     assert command(config_file, f"out={out}").wait() == 0
     assert rows(out) == rows(whole)
+
+
+def test_a_signal_cuts_an_evaluation_short_which_is_made_up_for(config_file, whole, monkeypatch):
+    out, calls, requested = config_file.parent / "cut", itertools.count(1), Stop.requested
+
+    def at_the_ninth_call(stop: Stop) -> bool:  # eight steps, then the first batch of the evaluation
+        stop.received = signal.SIGTERM if next(calls) == 9 else None
+        return requested(stop)
+
+    monkeypatch.setattr(Stop, "requested", at_the_ninth_call)
+    settings = configs.load(str(config_file), [f"out={out}"])
+    with pytest.raises(SystemExit, match="143"):
+        pretraining.pretrain(settings)
+    assert Checkpoints(out / "checkpoints", 2, read_only=True).steps()[-1] == 8
+    assert [row["step"] for row in rows(out) if row["split"] == "eval"] == []
+    monkeypatch.undo()
+    pretraining.pretrain(settings)
+    found, expected = rows(out), rows(whole)  # from another process, compiled with other options
+    assert [(row["step"], row["split"]) for row in found] == [(row["step"], row["split"]) for row in expected]
+    for row, reference in zip(found, expected, strict=True):
+        np.testing.assert_allclose(row["loss"], reference["loss"], rtol=1e-5)
 
 
 def test_saved_under_pmap_a_run_goes_on_under_a_mesh(config_file, whole):

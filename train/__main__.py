@@ -5,6 +5,7 @@ import errno
 import importlib
 import os
 import sys
+import time
 import traceback
 import warnings
 from typing import Any, NoReturn
@@ -15,6 +16,7 @@ VERBS = {
     "prepare": "tokenize a corpus to a token store",
     "pretrain": "pretrain BERT or GPT-1 from a configuration",
     "finetune": "fine-tune BERT or GPT-1 on a task from a configuration",
+    "plan": "tell what a configuration needs, without making it",
     "report": "draw a run's curves and tell where it ended",
     "fill-mask": "fill [MASK] in a text with a BERT",
     "evaluate": "score a fine-tuned model on labelled rows",
@@ -57,7 +59,25 @@ def main(arguments: list[str] | None = None) -> int:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 0
     except Exception as error:
+        return leave(error)
+
+
+def leave(error: Exception) -> int:
+    """Explains what went wrong, and its exit code; one process of several goes at once, since the others may never come
+    to the point where JAX waits for all."""
+    hosts = sys.modules.get("train.hosts")
+    if hosts is None or not hosts.several():
         return explain(error)
+    if hosts.is_lost_peer(error):
+        print(f"error: {hosts.lost(error)}", file=sys.stderr)
+        code = 1
+    else:
+        code = explain(error)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if hosts.is_first():
+        time.sleep(2)  # the others end with it: let those that met the same error tell so
+    os._exit(code)
 
 
 def show_warning(message: Any, *_: Any) -> None:

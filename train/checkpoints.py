@@ -11,6 +11,7 @@ import numpy as np
 from orbax.checkpoint import v1 as ocp
 
 from bertgpt.errors import InputError
+from train import hosts
 from train.state import TrainState
 
 METRIC = "loss"  # the held-out one; the lowest is the best
@@ -67,20 +68,23 @@ class Checkpoints:
                 if not file.is_file() or _hash(file) != expected:
                     raise ValueError(f"{name} is missing or changed")
 
-    def is_sound(self, step: int) -> bool:
-        """Whether `verify` finds nothing."""
+    def fault(self, step: int) -> Exception | None:
+        """What `verify` raises, if it tells of damage."""
         try:
             self.verify(step)
-        except ValueError:
-            return False
-        return True
+        except Exception as error:
+            if not is_damage(error):
+                raise
+            return error
+        return None
 
     def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state (arrays on the host) and the extra values of one checkpoint.
+        """The state and the extra values of one checkpoint.
 
         Args:
             step: its number.
-            like: a state whose shapes it must have; arrays or `jax.ShapeDtypeStruct`.
+            like: a state whose shapes it must have: `jax.ShapeDtypeStruct`s, each with a sharding, which it is read
+                into, or without one, for an array on the host.
         """
         tree = self.manager.load(step, _tree(_empty(like)))
         return TrainState(**tree), self.extra(step)
@@ -98,16 +102,18 @@ class Checkpoints:
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way, so that its step can be saved again; nothing is deleted."""
         target = self.folder.parent / f"damaged_checkpoint_{step}"
-        while target.exists():
-            target = target.with_name(target.name + "_again")
-        (self.folder / str(step)).rename(target)
+        if hosts.is_first():
+            while target.exists():
+                target = target.with_name(target.name + "_again")
+            (self.folder / str(step)).rename(target)
+        hosts.sync(f"checkpoint {step} set aside")
         self.manager.reload()
         return target
 
     def wait(self) -> None:
         """Until everything is on disk and its files' hashes are noted; raises what went wrong in the background."""
         self.manager.wait()
-        for step in self.steps():
+        for step in self.steps() if hosts.is_first() else ():
             if not self._digests(step).exists():
                 found = (self.folder / str(step)).rglob("*")
                 files = [file for file in found if file.is_file() and file.stem != "digests"]
@@ -119,6 +125,13 @@ class Checkpoints:
     def close(self) -> None:
         """Waits and lets go."""
         self.manager.close()
+
+    def __enter__(self) -> "Checkpoints":
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if not hosts.several() or kind in (None, SystemExit):  # else a process may be gone, for whom this would wait
+            self.close()
 
     def _digests(self, step: int) -> Path:
         """Where the hashes of a checkpoint's files lie: beside its arrays, since damage spares no format."""
@@ -132,14 +145,16 @@ def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tup
         InputError: there are checkpoints, and all are damaged.
     """
     for step in reversed(checkpoints.steps()):
-        try:
-            checkpoints.verify(step)
-            return checkpoints.load(step, like)
-        except Exception as error:
-            if not is_damage(error):
-                raise
-            place = checkpoints.set_aside(step)
-            warn(f"checkpoint {step} is damaged ({_first_line(error)}); moved to {place}, going on from the one before")
+        fault: Any = checkpoints.fault(step) if hosts.is_first() else None
+        if not hosts.agreed(fault is not None):
+            try:
+                return checkpoints.load(step, like)
+            except Exception as error:
+                if hosts.several() or not is_damage(error):
+                    raise
+                fault = error
+        place = checkpoints.set_aside(step)
+        warn(f"checkpoint {step} is damaged ({_first_line(fault)}); moved to {place}, going on from the one before")
     damaged = sorted(path.name for path in checkpoints.folder.parent.glob("damaged_checkpoint_*"))
     if damaged:
         raise InputError(f"{checkpoints.folder.parent}: only {', '.join(damaged)}; start again with another out")
@@ -157,13 +172,14 @@ def _hash(file: Path) -> str:
 
 
 def _empty(like: Any) -> Any:
-    """Host arrays to load into."""
-    return jax.tree.map(lambda x: np.empty(x.shape, x.dtype), like)
+    """Host arrays to load into, where no sharding says otherwise."""
+    sharded = lambda x: isinstance(x, jax.ShapeDtypeStruct) and x.sharding is not None  # noqa: E731
+    return jax.tree.map(lambda x: x if sharded(x) else np.empty(x.shape, x.dtype), like)
 
 
 def _tree(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state, "key": state.key}
 
 
-def _first_line(error: BaseException) -> str:
+def _first_line(error: Any) -> str:
     return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

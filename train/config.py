@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -61,6 +62,7 @@ class DataSection:
     store: str | None = None  # the folder of the token store; OUT/store where absent
     workers: int | None = None  # processes that tokenize; one a core where absent
     sequence_length: int = 128
+    pack: bool = False  # several examples share a row of training; train.batch_size counts rows
     whole_word: bool = False
     balance_nsp: bool = True
 
@@ -91,10 +93,13 @@ class TrainSection:
     batch_size: int = 32  # the global batch, in examples
     accumulate: int = 1  # micro-batches a step
     dtype: str = "float32"
+    remat: str = "none"  # what the backward pass finds kept; dots and full compute more again, and take less memory
     log_every: int = 50
     eval_every: int = 500
     eval_examples: int = 2000  # of pretraining, scored at each evaluation; a plan's epochs follow each other up to it
     patience: int = 0  # evaluations without a better one after which the run ends; 0: never
+    profile: str | None = None  # the first and last step of a profiler trace, such as 100:105
+    stall_seconds: float = 600  # a step, batch, evaluation or checkpoint that takes longer is told; 0: never
 
 
 @dataclasses.dataclass
@@ -137,6 +142,7 @@ CHOICES = {
     "task.kind": (None, *KINDS),
     "task.too_long": ("cut", "drop"),
     "train.dtype": ("float32", "bfloat16"),
+    "train.remat": ("none", "dots", "full"),
     "parallel.strategy": ("auto", "jit", "pmap", "mesh"),
 }
 AT_LEAST = {
@@ -147,6 +153,7 @@ AT_LEAST = {
     "train.eval_every": 1,
     "train.eval_examples": 1,
     "train.patience": 0,
+    "train.stall_seconds": 0,
     "task.lm_weight": 0,
     "task.max_question": 1,
     "task.stride": 1,
@@ -182,6 +189,9 @@ MAY_CHANGE = (
     "train.steps",
     "train.epochs",
     "train.patience",
+    "train.profile",
+    "train.remat",
+    "train.stall_seconds",
     "train.log_every",
     "train.eval_every",
     "checkpoint",
@@ -316,6 +326,9 @@ def _without_preset(fields: dict[str, Any]) -> ModelConfig:
 def _parse_override(item: str) -> DictConfig:
     if "=" not in item or item.startswith("="):
         raise InputError(f"{item!r}: overrides look like dotted.key=value")
+    key, _, value = item.partition("=")
+    if re.fullmatch(r"\d+:\d+", value):  # 2:30 is a number to base 60 in YAML
+        item = f"{key}='{value}'"
     try:
         return OmegaConf.from_dotlist([item])
     except Exception as error:
@@ -367,8 +380,24 @@ def _check_values(config: RunConfig) -> None:
         raise InputError(f"task.choices is {config.task.choices!r}; it must be a column or a list of columns")
     if config.train.epochs is not None and not 0 < config.train.epochs < 1e6:
         raise InputError(f"train.epochs is {config.train.epochs}; it must be above 0")
+    if config.train.profile is not None:
+        parse_steps(config.train.profile)
     if not 0 < config.data.eval_fraction < 1:
         raise InputError(f"data.eval_fraction is {config.data.eval_fraction}; it must be between 0 and 1")
+
+
+def parse_steps(text: str) -> tuple[int, int]:
+    """`100:105` -> the first and the last step of a trace.
+
+    Raises:
+        InputError: it does not read so.
+    """
+    first, _, last = text.partition(":")
+    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+        raise InputError(
+            f"train.profile is {text!r}; give the first and the last step, such as 100:105 (in a file within quotes)"
+        )
+    return int(first), int(last)
 
 
 def _is_inputs(value: Any) -> bool:

@@ -74,9 +74,10 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     config.train.batch_size = batch_size or config.train.batch_size
     config.train.accumulate = 1
     strategy = parallel.Jit()
-    compiled = strategy.compile_eval(functools.partial(eval_step, task=job.task, axis=None))
+    compiled = strategy.compile_eval(functools.partial(eval_step, task=job.task))
     trainer = loop.Trainer(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
     scores = loop.evaluate(trainer, run.params)
+    assert scores is not None  # nothing stops it
     write(out, tuned, scores)
     if tuned.kind == "classification" and len(data.labels) <= MOST_DRAWN:
         golds = [data.gold(example.row) for example in examples]  # type: ignore[attr-defined]

@@ -20,6 +20,7 @@ from bertgpt import losses
 from bertgpt.adapt import adapt, add_tokens, config_for
 from bertgpt.config import ModelConfig
 from bertgpt.data.classification import find_labels, most_choices
+from bertgpt.data.packing import Packed, most_examples
 from bertgpt.data.readers import data_digest, read_rows
 from bertgpt.data.tagging import find_tags
 from bertgpt.data.task import Example, Row, TaskData, TaskExamples, TaskSettings
@@ -27,13 +28,14 @@ from bertgpt.errors import InputError
 from bertgpt.tasks import SPECS, architecture_of, decode_all, task_data, task_tokens
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 from train import config as configs
-from train import loop, metrics, parallel, runs
+from train import hosts, loop, metrics, parallel, runs
 from train.config import RunConfig
 from train.loop import Job
 from train.reports import report, say
 from train.step import Task, gpt_task
 
 CLASSIFIED = ("classification", "multi_label")
+PACKED = {"gpt": ("sft",), "bert": ("tagging", "classification", "multi_label", "regression")}
 
 
 class Base(NamedTuple):
@@ -59,6 +61,7 @@ def finetune(config: RunConfig) -> None:
     if config.task.kind is None:
         raise InputError(f"task.kind is missing; choose one of {', '.join(SPECS)}")
     metrics.check_libraries()
+    hosts.connect()
     loop.check_out(out, config)
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
@@ -71,8 +74,9 @@ def finetune(config: RunConfig) -> None:
     if base.step and loop.is_finished(out, base.step, config.train.steps):
         return
     loop.run(config, job, strategy)
-    for line in report(out):
-        say(line)
+    if hosts.is_first():
+        for line in report(out):
+            say(line)
 
 
 def read_splits(config: RunConfig) -> dict[str, list[Row]]:
@@ -135,6 +139,8 @@ def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
     resumed = base.step > 0  # its vocabulary has the task's tokens already
     given = base.config if resumed else configs.model_config(config, vocabulary_size(base.tokenizer), base.config)
     architecture = architecture_of(kind, given.architecture)
+    if config.data.pack:
+        check_packed(kind, given.architecture)
     causal = given.architecture == "gpt"
     tokenizer = add_tokens(base.tokenizer, task_tokens(kind)) if causal else base.tokenizer
     model_config = config_for(labelled_config(settings, given, rows["train"]), tokenizer)
@@ -146,9 +152,24 @@ def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
     if base.model is not None:
         key = jax.random.key(config.seed)
         model, params = adapt(base.model, base.params, architecture, model_config, tokenizer, key=key)
-    model = model.clone(dtype=jnp.dtype(config.train.dtype))
+    model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat)
     digest = "-".join(data_digest(inputs) for inputs in (config.data.train, config.data.eval) if inputs)
-    return job_for(settings, data, model, params, examples["train"], examples["eval"], digest)
+    job = job_for(settings, data, model, params, examples["train"], examples["eval"], digest)
+    if config.data.pack:
+        packed = Packed(TaskExamples(data, examples["train"]), most_examples(data.frame.length), config.seed)
+        return job._replace(train_source=packed)
+    return job
+
+
+def check_packed(kind: str, family: str) -> None:
+    """
+    Raises:
+        InputError: examples of this kind cannot share a row.
+    """
+    if kind not in PACKED[family]:
+        name = {"bert": "BERT", "gpt": "GPT-1"}[family]
+        able = ", ".join(PACKED[family])
+        raise InputError(f"data.pack is not for a {name} and task.kind {kind}, but for {able}; set data.pack=false")
 
 
 def job_for(

@@ -47,11 +47,14 @@ def batches(source: Source, batch_size: int, seed: int | None, start_row: int = 
 
 
 def eval_batches(source: Source, batch_size: int, seed: int | None, examples: int) -> Iterator[dict[str, np.ndarray]]:
-    """The same `examples` rows at every call; the last batch is filled with rows whose loss masks are 0."""
+    """The same `examples` rows at every call; the last batch is filled with rows whose loss masks are 0. Their number,
+    from 0 on, is in `place` [B] int32."""
     for start, batch in zip(range(0, examples, batch_size), batches(source, batch_size, seed), strict=False):
         share = len(next(iter(batch.values())))
-        beyond = jax.process_index() * share + np.arange(share) >= examples - start
-        yield {name: _blank(value, beyond) if name.endswith("loss_mask") else value for name, value in batch.items()}
+        place = np.arange(share, dtype=np.int32) + start + jax.process_index() * share
+        beyond = place >= examples
+        masked = {n: _blank(value, beyond) if n.endswith("loss_mask") else value for n, value in batch.items()}
+        yield masked | {"place": place}
 
 
 def real_tokens(batch: dict[str, np.ndarray]) -> int:

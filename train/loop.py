@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer
 from train import config as configs
-from train import loader, parallel, reports
+from train import flops, hosts, loader, parallel, reports
 from train.checkpoints import Checkpoints, restore_newest
 from train.config import RunConfig
 from train.optimizers import make_optimizer, make_schedule
@@ -25,6 +25,7 @@ from train.parallel import Strategy
 from train.reports import say
 from train.state import TrainState, create_state
 from train.step import Task, eval_step, train_step
+from train.watching import Profile, Stop, Watchdog
 
 
 class NotFiniteError(RuntimeError):
@@ -88,6 +89,24 @@ class Trainer(NamedTuple):
     schedule: Callable[[int], Any]
 
 
+class Progress(NamedTuple):
+    """Where a run stands.
+
+    Attributes:
+        state: on the devices.
+        step: updates made.
+        row: of the data, that comes next.
+        scored: the badness of every evaluation so far.
+        owes_evaluation: whether a signal cut the one of this step short.
+    """
+
+    state: TrainState
+    step: int = 0
+    row: int = 0
+    scored: tuple[float, ...] = ()
+    owes_evaluation: bool = False
+
+
 def run(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, TrainState]:
     """Trains to the end, from the newest checkpoint where there is one.
 
@@ -98,24 +117,26 @@ def run(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Train
         NotFiniteError: the training diverged; the last good checkpoint is kept.
     """
     out = Path(config.out)
-    trainer, state = build(config, job, strategy)
-    for line in reports.opening(config, job.model.config, strategy, count(state.params)):  # type: ignore[attr-defined]
+    trainer, create = build(config, job, strategy)
+    shapes = jax.eval_shape(create, job.params)
+    for line in reports.opening(config, job.model.config, strategy, count(shapes.params)):  # type: ignore[attr-defined]
         say(line)
+    hosts.sync("every process has read what lies in the run's folder")
     out.mkdir(parents=True, exist_ok=True)
-    checkpoints = Checkpoints(out / "checkpoints", config.checkpoint.keep)
-    try:
-        state, row = resume(trainer, state, checkpoints)
-        configs.save(config, out / "config.yaml")
-        save_tokenizer(job.tokenizer, out)
-        return trainer, run_steps(trainer, state, row, checkpoints)
-    finally:
-        checkpoints.close()
+    with Checkpoints(out / "checkpoints", config.checkpoint.keep) as checkpoints:
+        progress = resume(trainer, strategy.like(shapes), checkpoints) or Progress(
+            strategy.put_state(create(job.params))
+        )
+        if hosts.is_first():
+            configs.save(config, out / "config.yaml")
+            save_tokenizer(job.tokenizer, out)
+        return trainer, run_steps(trainer, progress, checkpoints)
 
 
 def is_finished(out: Path, step: int, steps: int) -> bool:
     """Whether the run in `out` has made all its steps and its last checkpoint is sound; says so."""
     checkpoints = Checkpoints(out / "checkpoints", keep=1, read_only=True)
-    if step < steps or not checkpoints.is_sound(step):
+    if step < steps or checkpoints.fault(step) is not None:
         return False
     say(f"finished: {out} has made its {steps} steps; raise train.steps (or train.epochs) to go on")
     for line in reports.report(out):
@@ -137,8 +158,8 @@ def check_out(out: Path, config: RunConfig) -> None:
         raise InputError(f"{out} is a file; choose a folder as out")
 
 
-def build(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, TrainState]:
-    """Optimizer and compiled steps; the state at step 0."""
+def build(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Callable[[Any], TrainState]]:
+    """Optimizer and compiled steps; and what makes the state of step 0 from given parameters or None."""
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     train, evaluate = parallel.compile_steps(
         strategy,
@@ -147,62 +168,142 @@ def build(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Tra
     )
     schedule = make_schedule(config.optimizer, config.train.steps)
     create = strategy.compile_init(functools.partial(create_state, job.model, optimizer, config.seed))
-    return Trainer(config, job, strategy, train, evaluate, schedule), create(job.params)
+    return Trainer(config, job, strategy, train, evaluate, schedule), create
 
 
-def resume(trainer: Trainer, state: TrainState, checkpoints: Checkpoints) -> tuple[TrainState, int]:
-    """The newest good checkpoint's state and the row of the data that comes next, or the fresh state and 0.
+def resume(trainer: Trainer, like: TrainState, checkpoints: Checkpoints) -> Progress | None:
+    """Where the newest good checkpoint stands; None where there is none.
 
     Raises:
         InputError: the data changed since the checkpoint.
     """
-    found = restore_newest(checkpoints, state, reports.warn)
+    found = restore_newest(checkpoints, like, reports.warn)
     if found is None:
-        return state, 0
+        return None
     state, extra = found
+    step = int(state.step)
     if extra["data"] != trainer.job.digest:
-        raise InputError(f"the data changed since checkpoint {state.step}; start a new run with another out")
-    say(f"going on from step {int(state.step)}")
-    return state, extra["row"]
+        raise InputError(f"the data changed since checkpoint {step}; start a new run with another out")
+    say(f"going on from step {step}")
+    scored, owed = tuple(extra.get("scored", ())), extra.get("owes_evaluation", False)
+    return Progress(trainer.strategy.put_state(state), step, extra["row"], scored, owed)
 
 
-def run_steps(trainer: Trainer, state: TrainState, row: int, checkpoints: Checkpoints) -> TrainState:
+def run_steps(trainer: Trainer, progress: Progress, checkpoints: Checkpoints) -> TrainState:
     """Trains to `train.steps`: logs, evaluates and saves when due; saves and leaves on SIGTERM; ends when evaluations
     bring nothing better."""
-    config, strategy, job = trainer.config, trainer.strategy, trainer.job
-    first = step = int(state.step)
-    last = config.train.steps
-    batches = loader.batches(job.train_source, config.train.batch_size, config.seed, row)
-    window, state = Window(trainer), strategy.put_state(state)
-    with Stop() as stop, reports.Metrics(Path(config.out), first) as metrics, reports.Bar(last, first) as bar:
-        if job.evaluates_first and first == 0:
-            evaluate_and_tell(trainer, state.params, metrics, 0)
-            window.restart_clock()
-        ends = step >= last or is_stale(trainer)
-        while not ends:
-            step, batch = step + 1, next(batches)
-            state, figures = trainer.train(state, put(trainer, batch))
-            window.add(step, figures, loader.real_tokens(batch))
-            bar.advance(step)
-            if step % config.train.log_every == 0 or step == last:
-                seen = window.figures()
-                metrics.write(step, "train", seen)
-                bar.show(step, seen)
-            badness = None
-            if step % config.train.eval_every == 0 or step == last:
-                window.check()
-                badness = job.best.badness(evaluate_and_tell(trainer, state.params, metrics, step))
-                window.restart_clock()
-            ends = step == last or stop.received is not None or (badness is not None and is_stale(trainer))
+    config, job, last = trainer.config, trainer.job, trainer.config.train.steps
+    with (
+        Stop() as stop,
+        Watchdog(config.train.stall_seconds, reports.warn_here) as watchdog,
+        reports.Metrics(Path(config.out), progress.step) as metrics,
+        reports.Bar(last, progress.step) as bar,
+    ):
+        going = Running(trainer, progress, stop, watchdog, metrics, checkpoints)
+        if progress.owes_evaluation or (job.evaluates_first and going.step == 0):
+            going.score()
+        while not going.ends():
+            going.advance()
+            bar.advance(going.step)
+            if going.is_due(config.train.log_every):
+                bar.show(going.step, going.log())
+            badness = going.score() if going.is_due(config.train.eval_every) else None
             kept = badness is not None and (job.evaluates_first or config.train.patience > 0)  # it may be the best
-            if step % config.checkpoint.every == 0 or ends or kept:
-                window.check()
-                metrics.sync()
-                checkpoints.save(step, strategy.saved(state), extra(trainer, step), badness)
-    checkpoints.wait()
-    if step < last:
-        say_why(trainer, step, stop.received)
-    return strategy.saved(state)
+            if going.step % config.checkpoint.every == 0 or going.ends() or kept:
+                going.save(badness)
+        checkpoints.wait()
+    if going.step < last:
+        say_why(trainer, going.step, stop.received)
+    return trainer.strategy.saved(going.state)
+
+
+class Running:
+    """A run under way: its state and all that notes what becomes of it."""
+
+    def __init__(
+        self,
+        trainer: Trainer,
+        progress: Progress,
+        stop: Stop,
+        watchdog: Watchdog,
+        metrics: reports.Metrics,
+        checkpoints: Checkpoints,
+    ) -> None:
+        self.trainer, self.config, self.job = trainer, trainer.config, trainer.job
+        self.state, self.step, row, self.scored, self.owes_evaluation = progress
+        self.stop, self.watchdog, self.metrics, self.checkpoints = stop, watchdog, metrics, checkpoints
+        self.batches = loader.batches(self.job.train_source, self.config.train.batch_size, self.config.seed, row)
+        self.profile = Profile(self.config.train.profile, Path(self.config.out) / "profile")
+        self.window = Window(trainer)
+
+    def is_due(self, every: int) -> bool:
+        """Whether something that happens every so many steps, and at the end, happens now."""
+        return self.step % every == 0 or self.step == self.config.train.steps
+
+    def ends(self) -> bool:
+        """Whether no step comes any more; every process of a run gets the same answer."""
+        return self.step >= self.config.train.steps or self.stop.received is not None or self.is_stale()
+
+    def is_stale(self) -> bool:
+        """Whether the last `train.patience` evaluations brought nothing better than those before them."""
+        patience = self.config.train.patience
+        return 0 < patience < len(self.scored) and min(self.scored[-patience:]) >= min(self.scored[:-patience])
+
+    def advance(self) -> None:
+        """One update; then looks whether a signal came."""
+        self.step += 1
+        self.watchdog.at(f"the loader, for the batch of step {self.step},")
+        batch = next(self.batches)
+        self.profile.before(self.step)
+        self.watchdog.at(f"step {self.step}")
+        self.state, figures = self.trainer.train(self.state, put(self.trainer, batch))
+        self.window.add(self.step, figures, batch)
+        if self.profile.after(self.step, figures):
+            say(f"profile of steps {self.config.train.profile}: {self.profile.folder}")
+        self.stop.requested()
+
+    def log(self) -> dict[str, float]:
+        """The newest step's figures, written down."""
+        figures = self.window.figures()
+        self.metrics.write(self.step, "train", figures)
+        return figures
+
+    def score(self) -> float | None:
+        """The held-out badness, written and shown; None where a signal cuts the evaluation short: it is then owed."""
+        self.window.check()
+        self.watchdog.at(f"the evaluation after step {self.step}")
+        is_last = self.step >= self.config.train.steps
+        held_out = evaluate(self.trainer, self.state.params, None if is_last else self.stop)
+        self.window.restart_clock()
+        self.owes_evaluation = held_out is None
+        if held_out is None:
+            return None
+        self.metrics.write(self.step, "eval", held_out)
+        say(reports.eval_line(self.step, held_out))
+        badness = self.job.best.badness(held_out)
+        if self.step > 0:
+            self.scored = (*self.scored, badness)
+        return badness
+
+    def save(self, badness: float | None) -> None:
+        """A checkpoint, written in the background; the rows of metrics before it are on disk."""
+        self.window.check()
+        self.metrics.sync()
+        self.watchdog.at(f"the checkpoint of step {self.step}")
+        self.checkpoints.save(self.step, self.trainer.strategy.saved(self.state), self.extra(), badness)
+
+    def extra(self) -> dict[str, Any]:
+        """What a checkpoint holds beside the arrays: the data position is one global row number."""
+        return {
+            "row": self.step * self.config.train.batch_size,
+            "data": self.job.digest,
+            "config": configs.to_dict(self.config),
+            "architecture": type(self.job.model).__name__,
+            "model": dataclasses.asdict(self.job.model.config),  # type: ignore[attr-defined]
+            "tokenizer": self.job.tokenizer.to_str(),
+            "scored": self.scored,
+            "owes_evaluation": self.owes_evaluation,
+        }
 
 
 def say_why(trainer: Trainer, step: int, received: signal.Signals | None) -> None:
@@ -221,42 +322,38 @@ def put(trainer: Trainer, batch: dict[str, np.ndarray]) -> Any:
     return trainer.strategy.put_batch(validated(batch, job.token_keys, job.model.config.vocab_size))  # type: ignore[attr-defined]
 
 
-def evaluate_and_tell(trainer: Trainer, params: Any, metrics: reports.Metrics, step: int) -> dict[str, float]:
-    """The held-out figures, written and shown."""
-    held_out = evaluate(trainer, params)
-    metrics.write(step, "eval", held_out)
-    say(reports.eval_line(step, held_out))
-    return held_out
-
-
-def is_stale(trainer: Trainer) -> bool:
-    """Whether the last `train.patience` evaluations brought nothing better than those before them."""
-    patience, best = trainer.config.train.patience, trainer.job.best
-    rows = reports.read_metrics(Path(trainer.config.out))
-    scored = [best.badness(row) for row in rows if row["split"] == "eval" and row["step"] > 0]
-    return 0 < patience < len(scored) and min(scored[-patience:]) >= min(scored[:-patience])
-
-
-def evaluate(trainer: Trainer, params: Any) -> dict[str, float]:
-    """Mean losses and accuracies over the held-out examples, every example once, and what the job makes of them."""
+def evaluate(trainer: Trainer, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
+    """Mean losses and accuracies over the held-out examples, every example once, and what the job makes of them; None
+    where `stop` was requested on the way."""
     config, job, strategy = trainer.config, trainer.job, trainer.strategy
     sums: dict[str, list[float]] = {}
-    outputs: dict[str, list[np.ndarray]] = {name: [] for name in job.task.outputs}
+    own_sums: dict[str, list[float]] = {}  # of this process's rows
+    outputs: dict[str, list[np.ndarray]] = {}
     began = time.monotonic()
     size = config.train.batch_size // config.train.accumulate  # no more memory than a micro-batch
     for batch in loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples):
+        if stop is not None and stop.requested():
+            return None
         outcome, kept = trainer.evaluate(params, put(trainer, batch))
         for name, value in outcome.items():
             add(sums, name, strategy.scalar(value.sum), strategy.scalar(value.weight))
         for name, pair in job.host_sums(batch).items():
-            add(sums, name, *pair)
+            add(own_sums, name, *pair)
         for name, value in kept.items():
-            outputs[name].append(strategy.gathered(value))
+            outputs.setdefault(name, []).append(strategy.gathered(value))
+    sums |= {name: hosts.summed(pair) for name, pair in own_sums.items()}
     means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
-    figures = job.figures(
-        {"loss": job.task.total(means)} | means, {name: np.concatenate(values) for name, values in outputs.items()}
-    )
+    figures = job.figures({"loss": job.task.total(means)} | means, in_order(outputs))
     return {"examples": job.eval_examples} | figures | {"seconds": time.monotonic() - began}
+
+
+def in_order(outputs: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    """Outputs of every batch -> of all rows in order: a mesh may hold a batch's rows in another."""
+    arrays = {name: np.concatenate(values) for name, values in outputs.items()}
+    if not arrays:
+        return {}
+    order = np.argsort(arrays.pop("place"), kind="stable")
+    return {name: values[order] for name, values in arrays.items()}
 
 
 def add(sums: dict[str, list[float]], name: str, total: float, weight: float) -> None:
@@ -264,19 +361,6 @@ def add(sums: dict[str, list[float]], name: str, total: float, weight: float) ->
     pair = sums.setdefault(name, [0.0, 0.0])
     pair[0] += total
     pair[1] += weight
-
-
-def extra(trainer: Trainer, step: int) -> dict[str, Any]:
-    """What a checkpoint holds beside the arrays: the data position is one global row number."""
-    job = trainer.job
-    return {
-        "row": step * trainer.config.train.batch_size,
-        "data": job.digest,
-        "config": configs.to_dict(trainer.config),
-        "architecture": type(job.model).__name__,
-        "model": dataclasses.asdict(job.model.config),  # type: ignore[attr-defined]
-        "tokenizer": job.tokenizer.to_str(),
-    }
 
 
 def count(params: Any) -> int:
@@ -305,12 +389,14 @@ class Window:
         self.trainer = trainer
         self.pending: list[tuple[int, dict[str, Any]]] = []
         self.last: dict[str, float] = {}
-        self.tokens, self.began = 0, time.monotonic()
+        self.peak = flops.peak(jax.devices()[0].device_kind)
+        self.restart_clock()
 
-    def add(self, step: int, figures: dict[str, Any], tokens: int) -> None:
-        """Notes a step that is under way."""
+    def add(self, step: int, figures: dict[str, Any], batch: dict[str, np.ndarray]) -> None:
+        """Notes a step that is under way, with this process's rows of its batch."""
         self.pending.append((step, figures))
-        self.tokens += tokens
+        self.tokens += loader.real_tokens(batch)
+        self.flops += flops.step_flops(self.trainer.job.model.config, batch)  # type: ignore[attr-defined]
 
     def check(self) -> None:
         """Fetches what is pending.
@@ -329,29 +415,17 @@ class Window:
         self.pending = []
 
     def figures(self) -> dict[str, float]:
-        """The newest step's metrics, and real tokens a second since the last call."""
+        """The newest step's metrics, and since the last call: real tokens a second, and the model FLOPs utilisation
+        (Chowdhery et al. 2022, appendix B) where the devices' peak is known."""
         self.check()
-        speed = self.tokens / (time.monotonic() - self.began)
+        seconds = time.monotonic() - self.began
+        figures = self.last | {"tokens_per_second": hosts.summed([self.tokens])[0] / seconds}
+        if self.peak:
+            used = jax.process_count() * self.flops / seconds
+            figures["mfu"] = used / (self.peak * self.trainer.strategy.devices)
         self.restart_clock()
-        return self.last | {"tokens_per_second": speed}
+        return figures
 
     def restart_clock(self) -> None:
         """Counts tokens a second from now on."""
-        self.tokens, self.began = 0, time.monotonic()
-
-
-class Stop:
-    """Notes SIGTERM and Ctrl-C, so that the loop can save at the step's end."""
-
-    received: signal.Signals | None = None
-
-    def __enter__(self) -> "Stop":
-        self.before = {number: signal.signal(number, self._note) for number in (signal.SIGTERM, signal.SIGINT)}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for number, handler in self.before.items():
-            signal.signal(number, handler)
-
-    def _note(self, number: int, _: object) -> None:
-        self.received = signal.Signals(number)
+        self.tokens, self.flops, self.began = 0, 0, time.monotonic()

@@ -11,8 +11,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding,
 from bertgpt.errors import InputError
 from train.config import ParallelSection
 from train.state import TrainState
+from train.step import Local
 
-DATA, FSDP = "data", "fsdp"  # a mesh's axes: batches are split over both, parameters and optimizer over the second
+AXES = DATA, FSDP = "data", "fsdp"  # a mesh's: batches are split over both, parameters and optimizer over the second
+ROWS, WHOLE = PartitionSpec(AXES), PartitionSpec()
 SHARDED = {  # by the end of a path, the axes that may be split, best first; one that does not divide is left whole
     "embedding": (1, 0),  # the width: 30,522 and 40,478 tokens do not divide by 8
     "kernel": (1, 0),
@@ -23,11 +25,14 @@ Step = Callable[..., Any]
 
 
 class Strategy(Protocol):
-    """How a step runs. `axis` goes to the step functions; `devices` divide the global batch."""
+    """How a step runs. `devices` divide the global batch."""
 
     name: str
-    axis: str | None
     devices: int
+
+    def spread(self, local: Local) -> Local:
+        """`step.gradients` of one device -> the same for all devices' rows, added up."""
+        ...
 
     def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
         """(params or None) -> the state at step 0, as one program: apart, every parameter would be compiled alone."""
@@ -37,12 +42,20 @@ class Strategy(Protocol):
         """(state, batch) -> (state, metrics), compiled; the state's memory is reused."""
         ...
 
+    def lower(self, step: Step, state: TrainState, batch: dict[str, Any]) -> Any:
+        """The train step for a state's and a global batch's shapes, ready to compile; nothing is allocated."""
+        ...
+
     def compile_eval(self, step: Step) -> Step:
         """(params, batch) -> sums and outputs, compiled."""
         ...
 
+    def like(self, shapes: TrainState) -> TrainState:
+        """A state's shapes -> what a checkpoint is read into: with shardings, straight onto the devices."""
+        ...
+
     def put_state(self, state: TrainState) -> TrainState:
-        """Onto the devices, from the form that `saved` gives."""
+        """Onto the devices, from the form that `saved` or a checkpoint gives."""
         ...
 
     def saved(self, state: TrainState) -> TrainState:
@@ -63,29 +76,21 @@ class Strategy(Protocol):
 
 
 class Jit:
-    """One program over global arrays: on one device, or on a mesh.
+    """Plain jit on one device."""
 
-    The batch is split over both axes of a mesh; parameters and optimizer over `fsdp`, as `SHARDED` says.
-    """
+    name = "jit"
+    devices = 1
 
-    axis: str | None = None
-
-    def __init__(self, mesh: Mesh | None = None) -> None:
-        self.name = "jit" if mesh is None else "mesh"
-        self.mesh = mesh
-        self.devices = 1 if mesh is None else mesh.devices.size
+    def __init__(self) -> None:
         self.replicated: Sharding = SingleDeviceSharding(jax.local_devices()[0])
         self.rows: Sharding = self.replicated
-        if mesh is not None:
-            self.replicated = NamedSharding(mesh, PartitionSpec())
-            self.rows = NamedSharding(mesh, PartitionSpec((DATA, FSDP)))
+
+    def spread(self, local: Local) -> Local:
+        return local
 
     def shardings(self, state: TrainState) -> TrainState:
         """Where each array of a state (or of its shapes) lies."""
-        if self.mesh is None:
-            return jax.tree.map(lambda _: self.replicated, state)
-        mesh = self.mesh
-        return jax.tree_util.tree_map_with_path(lambda path, x: NamedSharding(mesh, spec(path, x.shape, mesh)), state)
+        return jax.tree.map(lambda _: self.replicated, state)
 
     def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
         return lambda params: jax.jit(create, out_shardings=self.shardings(jax.eval_shape(create, params)))(params)
@@ -95,14 +100,25 @@ class Jit:
 
         def run(state: TrainState, batch: Any) -> Any:
             if not compiled:
-                lies = jax.tree.map(lambda x: x.sharding, state)
-                compiled.append(jax.jit(step, donate_argnums=0, out_shardings=(lies, self.replicated)))
+                compiled.append(self._jitted(step, state))
             return compiled[0](state, batch)
 
         return run
 
+    def lower(self, step: Step, state: TrainState, batch: dict[str, Any]) -> Any:
+        rows = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.rows) for name, x in batch.items()}
+        return self._jitted(step, state).lower(self.like(state), rows)
+
+    def _jitted(self, step: Step, state: TrainState) -> Any:
+        return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(state), self.replicated))
+
     def compile_eval(self, step: Step) -> Step:
         return jax.jit(step, out_shardings=self.replicated)
+
+    def like(self, shapes: TrainState) -> TrainState:
+        return jax.tree.map(
+            lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, self.shardings(shapes)
+        )
 
     def put_state(self, state: TrainState) -> TrainState:
         return jax.device_put(state, self.shardings(state))
@@ -120,6 +136,87 @@ class Jit:
         return np.asarray(value)
 
 
+class OnMesh(Jit):
+    """One program over the global arrays of a mesh, on one or many hosts.
+
+    The batch is split over both axes; parameters and optimizer over `fsdp`, as `SHARDED` says. Each device gathers the
+    whole parameters for the length of a step, works on its rows alone, and keeps its part of the added gradient.
+    """
+
+    name = "mesh"
+
+    def __init__(self, mesh: Mesh) -> None:
+        self.mesh = mesh
+        self.devices = mesh.devices.size
+        self.replicated = NamedSharding(mesh, PartitionSpec())
+        self.rows = NamedSharding(mesh, ROWS)
+
+    def shardings(self, state: TrainState) -> TrainState:
+        return jax.tree.map(lambda where: NamedSharding(self.mesh, where), specs(state, self.mesh), is_leaf=_is_spec)
+
+    def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
+        make = super().compile_init(create)
+        return lambda params: make(jax.device_get(params))  # arrays of one device fit no mesh
+
+    def spread(self, local: Local) -> Local:
+        def run(params: Any, batch: Any, key: Any) -> Any:
+            places = specs(params, self.mesh)
+
+            def on_device(params: Any, batch: Any, key: Any) -> Any:
+                key = jax.random.fold_in(key, jax.lax.axis_index(AXES))
+                grads, sums = local(gather(params, places), batch, key, AXES)
+                return scatter(grads, places), jax.lax.psum(sums, AXES)
+
+            return self._map(on_device, (places, ROWS, WHOLE), (places, WHOLE))(params, batch, key)
+
+        return run
+
+    def compile_eval(self, step: Step) -> Step:
+        def run(params: Any, batch: Any) -> Any:
+            places = specs(params, self.mesh)
+
+            def on_device(params: Any, batch: Any) -> Any:
+                sums, kept = step(gather(params, places), batch)
+                return jax.lax.psum(sums, AXES), kept
+
+            return self._map(on_device, (places, ROWS), (WHOLE, ROWS))(params, batch)
+
+        return super().compile_eval(run)
+
+    def _map(self, function: Step, inputs: Any, outputs: Any) -> Step:
+        return jax.shard_map(function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
+
+
+def gather(params: Any, places: Any) -> Any:
+    """A device's part of the parameters -> all of them."""
+
+    def whole(part: Any, place: PartitionSpec) -> Any:
+        return jax.lax.all_gather(part, FSDP, axis=place.index(FSDP), tiled=True) if FSDP in place else part
+
+    return jax.tree.map(whole, params, places)
+
+
+def scatter(grads: Any, places: Any) -> Any:
+    """Every device's gradient of all parameters -> this device's part of their sum."""
+
+    def part(whole: Any, place: PartitionSpec) -> Any:
+        if FSDP not in place:
+            return jax.lax.psum(whole, AXES)
+        mine = jax.lax.psum_scatter(whole, FSDP, scatter_dimension=place.index(FSDP), tiled=True)
+        return jax.lax.psum(mine, DATA)
+
+    return jax.tree.map(part, grads, places)
+
+
+def specs(tree: Any, mesh: Mesh) -> Any:
+    """How each array of a state, or of its parameters, is split."""
+    return jax.tree_util.tree_map_with_path(lambda path, x: spec(path, x.shape, mesh), tree)
+
+
+def _is_spec(value: Any) -> bool:
+    return isinstance(value, PartitionSpec)
+
+
 def spec(path: Any, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """How an array of the state is split over `fsdp`, by the end of its path."""
     size = mesh.shape[FSDP]
@@ -133,11 +230,17 @@ class Pmap:
     """A copy of the state on every local device; gradients are summed over them."""
 
     name = "pmap"
-    axis: str | None = DATA
 
     def __init__(self, devices: list[Any]) -> None:
         self.list = devices
         self.devices = len(devices)
+
+    def spread(self, local: Local) -> Local:
+        def run(params: Any, batch: Any, key: Any) -> Any:
+            key = jax.random.fold_in(key, jax.lax.axis_index(DATA))
+            return jax.lax.psum(local(params, batch, key, (DATA,)), DATA)
+
+        return run
 
     def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
         return jax.jit(create)
@@ -145,8 +248,23 @@ class Pmap:
     def compile_train(self, step: Step) -> Step:
         return jax.pmap(step, axis_name=DATA, devices=self.list, donate_argnums=0)
 
+    def lower(self, step: Step, state: TrainState, batch: dict[str, Any]) -> Any:
+        def stacked(x: Any, *shape: int) -> Any:
+            return jax.ShapeDtypeStruct((self.devices, *shape), x.dtype)
+
+        copies = jax.tree.map(lambda x: stacked(x, *x.shape), state)
+        rows = {n: stacked(x, x.shape[0] // self.devices, *x.shape[1:]) for n, x in batch.items()}
+        return self.compile_train(step).lower(copies, rows)  # type: ignore[attr-defined]
+
     def compile_eval(self, step: Step) -> Step:
-        return jax.pmap(step, axis_name=DATA, devices=self.list)
+        def run(params: Any, batch: Any) -> Any:
+            sums, kept = step(params, batch)
+            return jax.lax.psum(sums, DATA), kept
+
+        return jax.pmap(run, axis_name=DATA, devices=self.list)
+
+    def like(self, shapes: TrainState) -> TrainState:
+        return shapes
 
     def put_state(self, state: TrainState) -> TrainState:
         rows = NamedSharding(Mesh(np.array(self.list), (DATA,)), PartitionSpec(DATA))  # as the step returns it
@@ -187,7 +305,7 @@ def make_strategy(section: ParallelSection) -> Strategy:
     devices = jax.devices()[: data * fsdp]
     if name == "mesh":
         # Auto axes: under Explicit ones, which make_mesh gives by default, Linen's Embed raises ShardingTypeError.
-        return Jit(jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=devices))
+        return OnMesh(jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=devices))
     return Pmap(devices) if name == "pmap" else Jit()
 
 
@@ -221,6 +339,8 @@ def check_batch(batch_size: int, accumulate: int, strategy: Strategy) -> None:
 
 
 def compile_steps(strategy: Strategy, train_step: Step, eval_step: Step) -> tuple[Step, Step]:
-    """Both steps, told the strategy's axis and compiled."""
-    train = strategy.compile_train(functools.partial(train_step, axis=strategy.axis))
-    return train, strategy.compile_eval(functools.partial(eval_step, axis=strategy.axis))
+    """Both steps, spread over the strategy's devices and compiled."""
+    return (
+        strategy.compile_train(functools.partial(train_step, spread=strategy.spread)),
+        strategy.compile_eval(eval_step),
+    )

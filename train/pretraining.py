@@ -10,7 +10,7 @@ from bertgpt.decoding import generate
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import vocabulary_size
 from train import config as configs
-from train import loop, parallel, reports, runs
+from train import hosts, loop, parallel, reports, runs
 from train.config import RunConfig
 from train.loop import Job, Trainer
 from train.reports import say
@@ -33,6 +33,7 @@ def pretrain(config: RunConfig) -> None:
         raise InputError(f"task.kind {config.task.kind} is for fine-tuning: python -m train finetune")
     if config.train.epochs is not None:
         raise InputError("train.epochs is for fine-tuning; give train.steps")
+    hosts.connect()
     loop.check_out(out, config)
     start = runs.find_start(config)
     if start is not None and start.params is None and loop.is_finished(out, start.step, config.train.steps):
@@ -50,7 +51,7 @@ def pretrain(config: RunConfig) -> None:
 def make_job(config: RunConfig, tokenizer: Tokenizer, start: runs.Start | None) -> Job:
     """Model and data; the store is prepared."""
     model_config = configs.model_config(config, vocabulary_size(tokenizer), start.model_config if start else None)
-    model = runs.make_model(model_config, config.train.dtype)
+    model = runs.make_model(model_config, config.train.dtype, config.train.remat)
     train_split, eval_split = (store.open_split(runs.store_folder(config), name) for name in store.SPLITS)
     family = model_config.architecture
     eval_source = runs.make_source(eval_split, tokenizer, config, family, EVAL_SEED)
@@ -67,7 +68,7 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, start: runs.Start | None) 
         tokenizer=tokenizer,
         params=start.params if start else None,
         task=runs.make_task(model, model_config),
-        train_source=runs.make_source(train_split, tokenizer, config, family, config.seed),
+        train_source=runs.make_source(train_split, tokenizer, config, family, config.seed, config.data.pack),
         eval_source=eval_source,
         eval_seed=EVAL_SEED,
         # windows cover the text; pairs can be drawn anew
@@ -88,9 +89,11 @@ def unigram(counts: np.ndarray) -> np.ndarray:
 def finish(trainer: Trainer, state: TrainState) -> None:
     """Draws the curves and says where the run ended beside the unigram baseline; GPT-1 writes a line."""
     config, job = trainer.config, trainer.job
+    if not hosts.is_first():
+        return
     for line in reports.report(Path(config.out)):
         say(line)
-    if job.model.config.causal:  # type: ignore[attr-defined]
+    if not hosts.several() and job.model.config.causal:  # type: ignore[attr-defined]
         split = store.open_split(runs.store_folder(config), "eval")
         prompt = np.asarray(split.tokens[:8], np.int32)[None]
         room = job.model.config.max_positions - prompt.shape[1]  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import os
 import time
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import jax
 from rich.console import Console
@@ -15,6 +15,8 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextC
 from rich.table import Table
 
 from bertgpt.errors import InputError
+from bertgpt.layers import cudnn_obstacle
+from train import hosts
 
 DRAWN = (
     "mlm_loss",
@@ -36,8 +38,9 @@ errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str, end: str = "\n") -> None:
-    """One line to the user, or a part of one."""
-    console.print(text, markup=False, end=end)
+    """One line to the user, or a part of one; of several processes the first one speaks."""
+    if hosts.is_first():
+        console.print(text, markup=False, end=end)
 
 
 def check_text(text: str) -> None:
@@ -53,21 +56,31 @@ def check_text(text: str) -> None:
 
 def warn(text: str) -> None:
     """One line on stderr."""
-    errors.print(f"warning: {text}", markup=False)
+    if hosts.is_first():
+        errors.print(f"warning: {text}", markup=False)
+
+
+def warn_here(text: str) -> None:
+    """One line on stderr from whichever process it is that has something to tell."""
+    place = f"process {jax.process_index()}: " if hosts.several() else ""
+    errors.print(f"warning: {place}{text}", markup=False)
 
 
 class Metrics:
     """metrics.jsonl, one object a line: `step`, `split`, then figures; TensorBoard beside it where it is installed."""
 
     def __init__(self, folder: Path, step: int) -> None:
-        """Rows after `step`, which a killed run may have left, are dropped."""
+        """Rows after `step`, which a killed run may have left, are dropped. Only the first process of a run writes."""
+        self.board: Any = None
+        self.file: IO[str] | None = None
+        if not hosts.is_first():
+            return
         self.path = folder / "metrics.jsonl"
         rows = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
         temporary = self.path.with_suffix(".tmp")
         temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
         temporary.replace(self.path)
         self.file = self.path.open("a", encoding="utf-8")
-        self.board: Any = None
         if importlib.util.find_spec("tensorboardX"):
             from tensorboardX import SummaryWriter
 
@@ -75,6 +88,8 @@ class Metrics:
 
     def write(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Appends a row and flushes it."""
+        if self.file is None:
+            return
         self.file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
         self.file.flush()
         for name, value in figures.items() if self.board else ():
@@ -82,13 +97,15 @@ class Metrics:
 
     def sync(self) -> None:
         """What was written is on disk: called before a checkpoint, which promises these rows."""
-        os.fsync(self.file.fileno())
+        if self.file is not None:
+            os.fsync(self.file.fileno())
 
     def __enter__(self) -> "Metrics":
         return self
 
     def __exit__(self, *_: object) -> None:
-        self.file.close()
+        if self.file is not None:
+            self.file.close()
         if self.board:
             self.board.close()
 
@@ -110,7 +127,8 @@ class Bar:
 
     def __init__(self, total: int, start: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        self.progress = Progress(*columns, console=console, disable=not console.is_terminal, transient=True)
+        shown = console.is_terminal and hosts.is_first()
+        self.progress = Progress(*columns, console=console, disable=not shown, transient=True)
         self.task: TaskID = self.progress.add_task("", total=total, completed=start)
         self.total, self.start, self.began = total, start, time.monotonic()
 
@@ -157,11 +175,15 @@ def eval_line(step: int, figures: dict[str, float]) -> str:
 def opening(config: Any, model: Any, strategy: Any, parameters: int) -> list[str]:
     """Device, dtype, strategy, parameter count; a warning where a GPU lies idle."""
     device = jax.devices()[0]
+    width, length = model.hidden_size // model.num_heads, config.data.sequence_length
+    obstacle = cudnn_obstacle(device, config.train.dtype, length, width, model.attention_dropout)
+    processes = f" in {jax.process_count()} processes" if hosts.several() else ""
     lines = [
         f"{model.architecture} with {parameters:,} parameters, {config.train.dtype}, on {jax.device_count()} x "
-        f"{device.device_kind} ({device.platform}), strategy {strategy.name} over {strategy.devices}",
+        f"{device.device_kind} ({device.platform}){processes}, strategy {strategy.name} over {strategy.devices}",
         f"{config.train.steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens, "
         f"into {config.out}",
+        "attention: " + ("cuDNN's" if obstacle is None else f"plain; cuDNN's is not taken, since {obstacle}"),
     ]
     if device.platform == "cpu" and has_nvidia():
         lines.append(

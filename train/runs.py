@@ -2,6 +2,7 @@
 
 import dataclasses
 import os
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,13 +16,15 @@ import bertgpt
 from bertgpt.adapt import adapt
 from bertgpt.config import ModelConfig
 from bertgpt.data import store
-from bertgpt.data.bert import BertPairs
-from bertgpt.data.gpt import GptWindows
+from bertgpt.data.bert import BertPairs, pack_pairs
+from bertgpt.data.gpt import GptPieces, GptWindows
+from bertgpt.data.packing import Packed, most_examples
 from bertgpt.data.store import Split, TextSource
 from bertgpt.errors import InputError
 from bertgpt.pretrained import example_ids, family_of_folder
 from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
 from train import config as configs
+from train import hosts
 from train.checkpoints import Checkpoints, is_damage
 from train.config import RunConfig
 from train.loader import Source
@@ -142,9 +145,9 @@ def need(run: Run, architecture: str, verb: str, other: str) -> Run:
     return run
 
 
-def make_model(config: ModelConfig, dtype: str = "float32") -> nn.Module:
+def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none") -> nn.Module:
     """The model of an architecture with its pretraining heads."""
-    return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype))
+    return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype), remat)
 
 
 def make_task(model: nn.Module, config: ModelConfig) -> Task:
@@ -157,12 +160,17 @@ def abstract_params(model: nn.Module) -> Any:
     return jax.eval_shape(model.init, jax.random.key(0), example_ids(type(model).__name__))["params"]
 
 
-def make_source(split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int) -> Source:
-    """The examples of a split."""
-    data = config.data
+def make_source(
+    split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int, pack: bool = False
+) -> Source:
+    """The examples of a split, each in a row of its own; or several, where `pack`."""
+    data, length = config.data, config.data.sequence_length
+    if architecture == "gpt" and pack:
+        return Packed(GptPieces(split, length, seed), most_examples(length), seed)
     if architecture == "gpt":
-        return GptWindows(split, data.sequence_length, seed)
-    return BertPairs(split, tokenizer, data.sequence_length, seed, data.whole_word, data.balance_nsp)
+        return GptWindows(split, length, seed)
+    pairs = BertPairs(split, tokenizer, length, seed, data.whole_word, data.balance_nsp)
+    return pack_pairs(pairs) if pack else pairs
 
 
 def find_start(config: RunConfig) -> Start | None:
@@ -242,9 +250,10 @@ def prepare_in_tasks(config: RunConfig, start: Start | None, spread: "Spread") -
 
 
 def _must_prepare(config: RunConfig, start: Start | None, source: TextSource, wanted: dict[str, Any]) -> bool:
-    """
+    """Whether the store does not serve; a run's other processes wait until the first one has made it.
+
     Raises:
-        InputError: the store does not serve, and the run that it served has begun.
+        InputError: it does not, and the run that it served has begun.
     """
     folder = store_folder(config)
     reason = store.changes(folder, source, wanted)
@@ -252,6 +261,10 @@ def _must_prepare(config: RunConfig, start: Start | None, source: TextSource, wa
         return False
     if start is not None and start.params is None and (folder / "meta.json").exists():
         raise InputError(f"{reason} since this run began at {config.out}; start a new run with another out")
+    if not hosts.is_first():
+        while store.changes(folder, source, wanted) is not None:  # should the first process fail, JAX ends this one
+            time.sleep(1)
+        return False
     say(f"preparing {folder}: {reason}")
     return True
 

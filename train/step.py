@@ -1,6 +1,7 @@
 """One update and one evaluation, as pure functions: `jit`, `pmap` and a mesh are put around them in parallel.py."""
 
 import dataclasses
+import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from bertgpt.losses import Batch, SumWeight
 from train.state import TrainState, step_key
 
 Sums = dict[str, SumWeight]
+PACKED = ("position_ids", "pack_ids", "cls_positions")  # further inputs of a batch whose rows hold several examples
 
 
 class Task(NamedTuple):
@@ -22,7 +24,7 @@ class Task(NamedTuple):
 
     Attributes:
         model: its `apply` takes the batch's `inputs` by name.
-        inputs: keys of the batch.
+        inputs: keys of the batch; those of `PACKED` that it has are taken as well.
         losses: (output, batch) -> sums whose means are added and differentiated.
         accuracies: (output, batch) -> further sums of an evaluation.
         weights: (loss, its weight in what is differentiated); 1 for the others.
@@ -44,6 +46,15 @@ class Task(NamedTuple):
         return sum(weights.get(name, 1) * value for name, value in values.items() if name.endswith("_loss"))
 
 
+Local = Callable[..., tuple[Any, Sums]]  # `gradients` of one device
+Spread = Callable[[Local], Local]
+
+
+def alone(local: Local) -> Local:
+    """One device has all rows."""
+    return local
+
+
 def bert_task(model: nn.Module) -> Task:
     """Masked tokens and next sentence."""
     inputs = ("input_ids", "attention_mask", "token_type_ids", "masked_positions")
@@ -57,7 +68,7 @@ def gpt_task(model: nn.Module) -> Task:
 
 def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> Any:
     """The model's output for a batch; with dropout where there is a key."""
-    inputs = {name: batch[name] for name in task.inputs}
+    inputs = {name: batch[name] for name in (*task.inputs, *(name for name in PACKED if name in batch))}
     rngs = None if key is None else {"dropout": key}
     return task.model.apply({"params": params}, **inputs, **dict(task.options), deterministic=key is None, rngs=rngs)
 
@@ -69,7 +80,7 @@ def train_step(
     task: Task,
     optimizer: optax.GradientTransformation,
     accumulate: int = 1,
-    axis: str | None = None,
+    spread: Spread = alone,
 ) -> tuple[TrainState, dict[str, Array]]:
     """The update for one global batch; the same however the batch is split.
 
@@ -78,13 +89,14 @@ def train_step(
         batch: arrays [B ...]; under pmap this device's part.
         task: what to learn.
         optimizer: what to do with the gradient.
-        accumulate: micro-batches that the batch is worked off in, one after the other.
-        axis: the name of pmap's axis; None where arrays are global.
+        accumulate: micro-batches that a device works its rows off in, one after the other.
+        spread: how `gradients` runs on several devices.
 
     Returns:
         The state after it, and the batch's mean losses with `loss` (their sum) and `grad_norm` (before clipping).
     """
-    grads, sums = gradients(state, batch, task=task, accumulate=accumulate, axis=axis)
+    local = functools.partial(gradients, task=task, accumulate=accumulate)
+    grads, sums = spread(local)(state.params, batch, step_key(state))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {name: value.mean() for name, value in sums.items()}
@@ -93,13 +105,22 @@ def train_step(
 
 
 def gradients(
-    state: TrainState, batch: Batch, *, task: Task, accumulate: int = 1, axis: str | None = None
+    params: Any, batch: Batch, key: Array, axes: tuple[str, ...] = (), *, task: Task, accumulate: int = 1
 ) -> tuple[Any, Sums]:
-    """The gradient of the global batch's summed mean losses, and the losses; arguments as `train_step`."""
-    batch = share_masks(batch, axis)
-    key = step_key(state)
-    if axis is not None:
-        key = jax.random.fold_in(key, jax.lax.axis_index(axis))
+    """One device's part of the gradient of the global batch's summed mean losses, and of the losses.
+
+    Args:
+        params: whole.
+        batch: this device's rows.
+        key: of this device's dropout.
+        axes: names of the axes that hold the other devices.
+        task: what to learn.
+        accumulate: micro-batches.
+
+    Returns:
+        Gradient and losses, to be added over devices.
+    """
+    batch = share_masks(batch, axes)
 
     def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
         sums = task.losses(apply(task, params, batch, key), batch)
@@ -107,40 +128,33 @@ def gradients(
 
     def micro_batch(total: Any, index_and_batch: tuple[Array, Batch]) -> tuple[Any, None]:
         index, batch = index_and_batch
-        added = jax.grad(loss, has_aux=True)(state.params, batch, jax.random.fold_in(key, index))
+        added = jax.grad(loss, has_aux=True)(params, batch, jax.random.fold_in(key, index))
         return jax.tree.map(jnp.add, total, added), None
 
     if accumulate == 1:
-        total = jax.grad(loss, has_aux=True)(state.params, batch, key)
-    else:
-        batches = jax.tree.map(lambda x: split_batch(x, accumulate), batch)
-        shapes = jax.eval_shape(jax.grad(loss, has_aux=True), state.params, jax.tree.map(lambda x: x[0], batches), key)
-        zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-        total, _ = jax.lax.scan(micro_batch, zeros, (jnp.arange(accumulate), batches))
-    return jax.lax.psum(total, axis) if axis is not None else total
+        return jax.grad(loss, has_aux=True)(params, batch, key)
+    batches = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
+    shapes = jax.eval_shape(jax.grad(loss, has_aux=True), params, jax.tree.map(lambda x: x[0], batches), key)
+    zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
+    return jax.lax.scan(micro_batch, zeros, (jnp.arange(accumulate), batches))[0]
 
 
-def share_masks(batch: Batch, axis: str | None = None) -> Batch:
+def share_masks(batch: Batch, axes: tuple[str, ...] = ()) -> Batch:
     """Every loss mask over its sum in the global batch, so that a sum of losses, added over micro-batches and devices,
     is the global mean, divided once. A mask that is all zero stays so."""
 
     def share(mask: Array) -> Array:
         total = mask.astype(jnp.float32).sum()
-        total = jax.lax.psum(total, axis) if axis is not None else total
+        total = jax.lax.psum(total, axes) if axes else total
         return mask / jnp.where(total > 0, total, 1)
 
     return {name: share(value) if name.endswith("loss_mask") else value for name, value in batch.items()}
 
 
-def split_batch(x: Array, parts: int) -> Array:
-    """[B ...] -> [parts, B / parts, ...], row r into part r % parts: on a mesh every row stays on its device."""
-    return x.reshape(x.shape[0] // parts, parts, *x.shape[1:]).swapaxes(0, 1)
-
-
-def eval_step(params: Any, batch: Batch, *, task: Task, axis: str | None = None) -> tuple[Sums, dict[str, Array]]:
-    """The sums and weights of every loss and accuracy of a batch, without dropout; under pmap of all devices. Also the
-    outputs that the task keeps, row by row."""
+def eval_step(params: Any, batch: Batch, *, task: Task) -> tuple[Sums, dict[str, Array]]:
+    """The sums and weights of every loss and accuracy of a device's rows, without dropout, to be added over devices;
+    also the outputs that the task keeps, row by row, with each row's `place`."""
     output = apply(task, params, batch)
     sums = task.losses(output, batch) | task.accuracies(output, batch)
     kept = {name: getattr(output, name) for name in task.outputs}
-    return (jax.lax.psum(sums, axis) if axis is not None else sums), kept
+    return sums, kept | ({"place": batch["place"]} if kept else {})

@@ -8,13 +8,15 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bertgpt.data import counter
-from bertgpt.data.masking import mask_tokens
+from bertgpt.data.masking import RATE, mask_tokens
+from bertgpt.data.packing import Packed
 from bertgpt.data.store import Split
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import BERT_SPECIAL, continuation_table, special_id, vocabulary_size
 
 SHORT = 0.1  # of the documents are cut to a random shorter length (create_pretraining_data.py, short_seq_prob)
 IS_NEXT, NOT_NEXT = 0, 1
+TOKENS_A_PAIR = 32  # of a packed row, on average at least: each pair that it may hold costs a place in both heads
 
 
 class PairPlan(NamedTuple):
@@ -155,6 +157,8 @@ class BertPairs:
     them is left out or comes twice.
     """
 
+    per_token = ("input_ids", "token_type_ids", "attention_mask", "labels", "loss_mask")  # once the latter are columns
+
     def __init__(
         self,
         split: Split,
@@ -167,6 +171,7 @@ class BertPairs:
         self.split, self.sequence_length, self.seed, self.balanced = split, sequence_length, seed, balanced
         self.vocab_size = vocabulary_size(tokenizer)
         self.ids = {token: special_id(tokenizer, token) for token in BERT_SPECIAL}
+        self.pad = self.ids["[PAD]"]
         self.continues = np.array(continuation_table(tokenizer)) if whole_word else None
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs
         self.length = len(self.plan(0)[0].label)
@@ -185,27 +190,40 @@ class BertPairs:
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Rows [B] -> the batch of docs/data.md, each row the same whatever stands beside it."""
         epochs, index = np.divmod(rows, len(self))
-        pairs = PairPlan(*(np.empty(len(rows), np.int64) for _ in PairPlan._fields))
+        for epoch in np.unique(epochs):
+            plan, shift = self.plan(int(epoch))
+            index[epochs == epoch] = (index[epochs == epoch] + shift) % len(plan.label)
+        return self._assemble(self._pairs(epochs, index), counter.keys(self.seed, rows), self.sequence_length)
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """The tokens of every pair of an epoch's plan [N], special ones counted."""
+        plan, _ = self.plan(epoch)
+        return plan.a_length + plan.b_length + 3
+
+    def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
+        """Pair `index` [n] of each epoch's plan, as a batch of W tokens; its masks follow from (seed, epoch, index)."""
+        keys = counter.keys(self.seed, (epochs << 32) + index)
+        return self._assemble(self._pairs(epochs, index), keys, width)
+
+    def _pairs(self, epochs: np.ndarray, index: np.ndarray) -> PairPlan:
+        """Pair `index` [B] of each epoch's plan."""
+        pairs = PairPlan(*(np.empty(len(index), np.int64) for _ in PairPlan._fields))
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            for field, values in zip(pairs, self._planned(int(epoch), index[here]), strict=True):
-                field[here] = values
-        return self._assemble(pairs, counter.keys(self.seed, rows))
+            for field, values in zip(pairs, self.plan(int(epoch))[0], strict=True):
+                field[here] = values[index[here]]
+        return pairs
 
-    def _planned(self, epoch: int, index: np.ndarray) -> PairPlan:
-        plan, shift = self.plan(epoch)
-        return PairPlan(*(field[(index + shift) % len(plan.label)] for field in plan))
-
-    def _assemble(self, pairs: PairPlan, keys: np.ndarray) -> dict[str, np.ndarray]:
-        """[CLS] A [SEP] B [SEP], then padding."""
-        position = np.arange(self.sequence_length)[None]
+    def _assemble(self, pairs: PairPlan, keys: np.ndarray, width: int) -> dict[str, np.ndarray]:
+        """[CLS] A [SEP] B [SEP], then padding up to `width` tokens."""
+        position = np.arange(width)[None]
         a_end = pairs.a_length[:, None] + 1  # the place of the first [SEP]
         b_end = a_end + pairs.b_length[:, None] + 1  # and of the second
         source = np.where(position < a_end, pairs.a_start[:, None] - 1, pairs.b_start[:, None] - a_end - 1) + position
         fixed = (position == 0) | (position == a_end) | (position >= b_end)
         tokens = self.split.tokens[np.where(fixed, 0, source)].astype(np.int32)
         special = np.where(position == 0, self.ids["[CLS]"], self.ids["[SEP]"])
-        special = np.where(position > b_end, self.ids["[PAD]"], special)
+        special = np.where(position > b_end, self.pad, special)
         masked = mask_tokens(
             np.where(fixed, special, tokens).astype(np.int32),
             b_end[:, 0] + 1,
@@ -214,6 +232,7 @@ class BertPairs:
             self.ids["[MASK]"],
             self.vocab_size,
             self.continues,
+            self.sequence_length,
         )
         return {
             "input_ids": masked.input_ids,
@@ -225,6 +244,17 @@ class BertPairs:
             "next_sentence_label": pairs.label.astype(np.int32),
             "nsp_loss_mask": np.ones(len(keys), np.float32),
         }
+
+
+def pack_pairs(pairs: BertPairs) -> Packed:
+    """The pairs, up to K of them in a row of T tokens, each masked and judged as if it were alone.
+
+    A row has at most P' = floor(0.15 T + 0.5 K) masked tokens: a pair of n tokens has max(1, round(0.15 n)), which is
+    at most 0.15 n + 0.5 since n is 5 or more.
+    """
+    length = pairs.sequence_length
+    limit = max(2, length // TOKENS_A_PAIR)
+    return Packed(pairs, limit, pairs.seed, int(RATE * length + limit / 2))
 
 
 def encode(tokenizer: Tokenizer, *texts: str) -> dict[str, np.ndarray]:

@@ -1,10 +1,11 @@
-"""GPT-1's pretraining examples: windows over contiguous text."""
+"""GPT-1's pretraining examples: windows over contiguous text, or pieces of documents to be packed."""
 
 import functools
 
 import numpy as np
 
 from bertgpt.data.store import Split
+from bertgpt.errors import InputError
 
 
 class GptWindows:
@@ -39,4 +40,60 @@ class GptWindows:
             "input_ids": tokens[:, :-1],
             "labels": tokens[:, 1:],
             "loss_mask": (place[:, 1:] < len(self.split.tokens)).astype(np.float32),
+        }
+
+
+class GptPieces:
+    """Documents in pieces of T tokens, for `packing.Packed`: none crosses a document's end, and an epoch predicts every
+    token of a document but its first once.
+
+    One piece of a document is shorter, where T does not divide it: the last in epoch 0, later any, so that documents
+    are not always cut at the same places, and yet every epoch has as many pieces of every length.
+    """
+
+    per_token = ("input_ids", "labels", "loss_mask")
+    pad = 0
+
+    def __init__(self, split: Split, sequence_length: int, seed: int) -> None:
+        """
+        Raises:
+            InputError: no document has a second token.
+        """
+        self.split, self.sequence_length, self.seed = split, sequence_length, seed
+        ends = split.sentences[split.documents]  # in tokens, from 0
+        self.start, self.predicted = ends[:-1], np.maximum(np.diff(ends) - 1, 0)
+        if not (self.predicted > 0).any():
+            raise InputError("data.pack needs documents of two tokens or more; give such text, or set data.pack=false")
+        self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
+
+    def _make_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where every piece begins, and the tokens that it reads; both [N]."""
+        full = self.sequence_length
+        pieces = -(-self.predicted // full)  # of each document
+        short = pieces - 1
+        if epoch:
+            short = np.random.default_rng([self.seed, epoch]).integers(0, np.maximum(pieces, 1))
+        document = np.repeat(np.arange(len(pieces)), pieces)
+        number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a piece in its document
+        lacking = (pieces * full - self.predicted)[document]
+        begin = self.start[document] + number * full - lacking * (number > short[document])
+        return begin, full - lacking * (number == short[document])
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """The tokens that every piece reads [N]; it predicts as many."""
+        return self.plan(epoch)[1]
+
+    def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
+        """Piece `index` [n] of each epoch: `input_ids`, `labels` int32, `loss_mask` float32, all [n W], 0 beyond it."""
+        start, length = np.empty_like(index), np.empty_like(index)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            start[here], length[here] = (field[index[here]] for field in self.plan(int(epoch)))
+        place = np.arange(width + 1)
+        inside = place[:-1] < length[:, None]
+        tokens = self.split.tokens[start[:, None] + np.minimum(place, length[:, None])].astype(np.int32)
+        return {
+            "input_ids": np.where(inside, tokens[:, :-1], self.pad),
+            "labels": np.where(inside, tokens[:, 1:], 0),
+            "loss_mask": inside.astype(np.float32),
         }

@@ -39,6 +39,7 @@ def mask_tokens(
     mask_id: int,
     vocab_size: int,
     continues: np.ndarray | None = None,
+    full_length: int | None = None,
 ) -> Masked:
     """Chooses 15 % of each row's tokens: 80 % become [MASK], 10 % a random token of the vocabulary, 10 % stay.
 
@@ -51,8 +52,12 @@ def mask_tokens(
         vocab_size: random tokens are under it.
         continues: [V] bool, True = the piece goes on a word. Given, the pieces of a word are chosen together, and a
             word that does not fit the rest of the budget is skipped (Google's whole-word masking).
+        full_length: the T of rows that are given without columns of padding at their end; they are masked as if those
+            were there.
     """
     width = int(budget(np.array(input_ids.shape[1])))
+    full_length = full_length or input_ids.shape[1]
+    full_width = int(budget(np.array(full_length)))
     priority = counter.bits(keys, np.arange(input_ids.shape[1]))
     if continues is None:
         positions = _choose_tokens(priority, fixed, np.minimum(budget(lengths), (~fixed).sum(1)), width)
@@ -62,8 +67,8 @@ def mask_tokens(
     positions = np.where(chosen, positions, 0)
     labels = np.take_along_axis(input_ids, positions, axis=1)
 
-    draws = counter.uniform(counter.bits(keys, np.arange(width) + input_ids.shape[1]))
-    tokens = counter.uniform(counter.bits(keys, np.arange(width) + input_ids.shape[1] + width)) * vocab_size
+    draws = counter.uniform(counter.bits(keys, np.arange(width) + full_length))
+    tokens = counter.uniform(counter.bits(keys, np.arange(width) + full_length + full_width)) * vocab_size
     replaced = np.where(draws < MASKED, mask_id, np.where(draws < MASKED + RANDOM, tokens.astype(np.int32), labels))
     masked = input_ids.copy()
     np.put_along_axis(masked, positions, np.where(chosen, replaced, labels).astype(np.int32), axis=1)

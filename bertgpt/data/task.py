@@ -245,6 +245,30 @@ class TaskExamples:
         chosen = [self.features[row % len(self)] for row in rows]
         return {name: self._stack(name, [feature[name] for feature in chosen]) for name in chosen[0]}
 
+    @property
+    def sequence_length(self) -> int:
+        """T."""
+        return self.task.frame.length
+
+    @property
+    def pad(self) -> int:
+        """The token id of padding."""
+        return self.task.frame.pad
+
+    @property
+    def per_token(self) -> tuple[str, ...]:
+        """The keys that are [B T]."""
+        return self.task.per_token
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """The tokens of every feature [N], the same in every epoch."""
+        return np.array([feature["input_ids"].shape[-1] for feature in self.features])
+
+    def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
+        """Features `index` [n] with W tokens; none of them is longer."""
+        found = self.batch(index)
+        return {name: value[..., :width] if name in self.per_token else value for name, value in found.items()}
+
     def _stack(self, name: str, values: list[np.ndarray]) -> np.ndarray:
         """Vectors over tokens are padded at their end; scalars and fixed vectors are stacked."""
         if name not in self.task.per_token:

@@ -1,0 +1,229 @@
+"""Several real processes on the loopback interface: equal to one, resumable, and none waits for ever."""
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import yaml
+
+import bertgpt
+from train import config as configs
+from train import finetuning, hosts, pretraining
+from train.checkpoints import Checkpoints
+from train.loop import in_order
+from train.reports import TIMINGS
+from train.runs import load_run
+
+STEPS = 40
+MESH_OF_TWO = ["parallel.strategy=mesh", "parallel.data=2"]
+NO_DROPOUT = ["model.hidden_dropout=0", "model.attention_dropout=0"]
+END = 150  # seconds after which no process may still wait for one that is gone
+
+
+@pytest.fixture(scope="module")
+def config_file(corpus_file, tmp_path_factory) -> Path:
+    """A GPT-1 run with dropout."""
+    folder = tmp_path_factory.mktemp("hosts")
+    values = {
+        "model": {
+            "preset": "gpt1",
+            "hidden_size": 16,
+            "num_layers": 1,
+            "num_heads": 2,
+            "mlp_size": 32,
+            "max_positions": 32,
+        },
+        "tokenizer": {"vocab_size": 200},
+        "data": {"train": str(corpus_file), "eval_fraction": 0.1, "sequence_length": 32, "workers": 1},
+        "optimizer": {"learning_rate": 0.003, "warmup_steps": 2},
+        "train": {"steps": STEPS, "batch_size": 8, "log_every": 1, "eval_every": 20, "eval_examples": 14},
+        "checkpoint": {"every": 4, "keep": 2},
+    }
+    values["data"]["store"] = str(folder / "store")
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+def start(config_file: Path, count: int, out: str, *overrides: str, verb: str = "pretrain") -> list[subprocess.Popen]:
+    """The processes of one run, each with one device."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(config_file.parent / "compiled")}
+    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment |= {hosts.ADDRESS: address, hosts.COUNT: str(count)}
+    arguments = [sys.executable, "-m", "train", verb, str(config_file), f"out={config_file.parent / out}", *overrides]
+    return [
+        subprocess.Popen(
+            arguments,
+            env={**environment, hosts.INDEX: str(index)},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for index in range(count)
+    ]
+
+
+def finish(processes: list[subprocess.Popen], seconds: float = 300) -> list[tuple[int, str, str]]:
+    """Exit code, stdout and stderr of each."""
+    try:
+        ends = [process.communicate(timeout=seconds) for process in processes]
+    finally:
+        for process in processes:
+            process.kill()
+    return [(process.returncode, *end) for process, end in zip(processes, ends, strict=True)]
+
+
+def wait_for(folder: Path, step: int) -> None:
+    """Until metrics.jsonl has the step."""
+    for _ in range(9000):
+        if (folder / "metrics.jsonl").exists() and f'"step": {step},' in (folder / "metrics.jsonl").read_text():
+            return
+        time.sleep(0.01)
+    raise AssertionError(f"step {step} never came")
+
+
+def rows(folder: Path) -> list[dict]:
+    """The metrics, timings aside."""
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
+
+
+def assert_close(found: list[dict], expected: list[dict]) -> None:
+    """Every step and figure, to 1e-5."""
+    assert [(row["step"], row["split"]) for row in found] == [(row["step"], row["split"]) for row in expected]
+    for row, reference in zip(found, expected, strict=True):
+        for name in reference.keys() - {"split"}:
+            np.testing.assert_allclose(row[name], reference[name], rtol=1e-5, err_msg=f"{row['step']} {name}")
+
+
+@pytest.fixture(scope="module")
+def one(config_file) -> list[dict]:
+    """The metrics of one process on a mesh of two devices: each device drops by a key of its own."""
+    out = config_file.parent / "one"
+    pretraining.pretrain(configs.load(str(config_file), [f"out={out}", *MESH_OF_TWO]))
+    return rows(out)
+
+
+@pytest.fixture(scope="module")
+def two(config_file) -> tuple[Path, list[tuple[int, str, str]]]:
+    """The folder of two processes, which also prepare the store, and how they ended."""
+    return config_file.parent / "two", finish(start(config_file, 2, "two"))
+
+
+def test_two_processes_train_as_one_does_and_one_of_them_speaks(one, two):
+    folder, ((code, said, _), (other_code, other_said, _)) = two
+    assert (code, other_code) == (0, 0)
+    assert "in 2 processes, strategy mesh over 2" in said
+    assert [line for line in other_said.splitlines() if line and not line.startswith("[Gloo]")] == []
+    assert_close(rows(folder), one)
+
+
+def test_when_one_is_killed_the_others_end_and_all_go_on_bit_by_bit(config_file, two):
+    out = config_file.parent / "killed"
+    processes = start(config_file, 2, "killed")
+    wait_for(out, 7)
+    processes[1].kill()
+    (code, _, errors), _ = finish(processes, END)
+    assert code == 1
+    assert re.search(r"^error: process 0: another process of this run ended .*; start all of them again", errors, re.M)
+
+    processes = start(config_file, 2, "killed")
+    wait_for(out, 15)
+    processes[0].kill()  # it holds JAX's coordination service, without which JAX ends the others itself
+    _, (code, _, errors) = finish(processes, END)
+    assert code != 0
+    assert "another process of this run ended" in errors or "another task died" in errors
+
+    assert [code for code, *_ in finish(start(config_file, 2, "killed"))] == [0, 0]
+    assert rows(out) == rows(two[0])
+    leaves = []
+    for folder in (out, two[0]):
+        checkpoints = Checkpoints(folder / "checkpoints", 2, read_only=True)
+        leaves.append(jax.tree.leaves(checkpoints.load_params(STEPS, load_run(folder).params)))
+    assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
+
+
+def test_stopped_on_four_a_run_goes_on_on_two_under_another_mesh(config_file, two):
+    """Without dropout, whose keys go by device, all is as on one device."""
+    out, still = config_file.parent / "moved", config_file.parent / "still"
+    pretraining.pretrain(configs.load(str(config_file), [f"out={still}", *NO_DROPOUT, "parallel.strategy=jit"]))
+    processes = start(config_file, 4, "moved", *NO_DROPOUT)
+    wait_for(out, 6)
+    processes[2].send_signal(signal.SIGTERM)  # one is told, and all leave at the same step
+    ends = finish(processes, END)
+    assert [code for code, *_ in ends] == [143] * 4
+    (step,) = re.findall(r"saved at step (\d+)", ends[0][1])
+    assert Checkpoints(out / "checkpoints", 2, read_only=True).steps()[-1] == int(step) < STEPS
+    ends = finish(start(config_file, 2, "moved", *NO_DROPOUT, "parallel.fsdp=2"))
+    assert [code for code, *_ in ends] == [0, 0]
+    assert f"going on from step {step}" in ends[0][1]
+    assert_close(rows(out), rows(still))
+
+
+def test_a_task_is_scored_in_two_processes_as_in_one(config_file, wordpiece):
+    """Predictions of every row come together in the rows' order; the last batch is ragged."""
+    folder = config_file.parent / "task"
+    folder.mkdir()
+    words = list("abcdefghijk")
+    labels = [[1, 0, 0, 1, 1, 0, 1, 0, 0, 0, 1][n] for n in range(11)]
+    lines = [json.dumps({"text": words[n] * (n + 1), "label": label}) for n, label in enumerate(labels)]
+    (folder / "rows.jsonl").write_text("\n".join(lines))
+    wordpiece.save(str(folder / "tokenizer.json"))
+    model = {"preset": "bert_tiny", "hidden_size": 16, "num_heads": 2, "num_layers": 1, "max_positions": 32}
+    values = {
+        "model": model,
+        "tokenizer": {"path": str(folder)},
+        "task": {"kind": "classification"},
+        "data": {"train": str(folder / "rows.jsonl"), "eval": str(folder / "rows.jsonl"), "sequence_length": 32},
+        "train": {"steps": 4, "batch_size": 8, "log_every": 1, "eval_every": 2},
+        "optimizer": {"learning_rate": 0.01},
+    }
+    (folder / "run.yaml").write_text(yaml.safe_dump(values))
+    ends = finish(start(folder / "run.yaml", 2, "two", verb="finetune"))
+    assert [code for code, *_ in ends] == [0, 0], ends
+    settings = [f"out={folder / 'one'}", *MESH_OF_TWO]
+    finetuning.finetune(configs.load(str(folder / "run.yaml"), settings))
+    assert_close(rows(folder / "two"), rows(folder / "one"))
+
+
+def test_rows_that_a_mesh_holds_in_another_order_are_put_in_theirs():
+    batches = {"logits": [np.array([10, 12, 11]), np.array([13, 15, 14])], "place": [np.array([0, 2, 1]), [3, 5, 4]]}
+    np.testing.assert_array_equal(in_order(batches)["logits"], [10, 11, 12, 13, 14, 15])
+    assert in_order({}) == {}
+
+
+@pytest.mark.parametrize(
+    ("environment", "message"),
+    [
+        ({hosts.COUNT: "2"}, f"has {hosts.COUNT} without {hosts.ADDRESS}, {hosts.INDEX}"),
+        ({hosts.ADDRESS: "a:1", hosts.COUNT: "two", hosts.INDEX: "0"}, "must be whole numbers"),
+        ({hosts.ADDRESS: "a:1", hosts.COUNT: "2", hosts.INDEX: "2"}, "an index under the number"),
+        ({hosts.ADDRESS: "a", hosts.COUNT: "2", hosts.INDEX: "1"}, "give host:port"),
+    ],
+)
+def test_half_an_address_is_refused(monkeypatch, environment, message):
+    for name, value in environment.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(bertgpt.InputError, match=message):
+        hosts.connect()
+
+
+def test_alone_there_is_nobody_to_wait_for():
+    hosts.connect()
+    assert not jax.distributed.is_initialized()
+    assert hosts.is_first()
+    assert hosts.agreed(7) == 7
+    assert hosts.summed([1, 2.5]) == [1, 2.5]
+    assert not hosts.is_lost_peer(ValueError("Gloo all-reduce failed"))

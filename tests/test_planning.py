@@ -1,0 +1,97 @@
+"""The plan's figures against what a run really holds."""
+
+import functools
+import os
+import subprocess
+import sys
+
+import jax
+import pytest
+import yaml
+
+from train import config as configs
+from train import planning
+from train.__main__ import main
+from train.state import create_state
+
+SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 32, "max_positions": 32, "vocab_size": 64}
+
+
+@pytest.fixture
+def settings(tmp_path):
+    """(preset, overrides) -> the configuration and its file; the text it names is never read."""
+
+    def make(preset, *overrides):
+        values = {"model": {"preset": preset, **SIZES}, "data": {"train": "text", "sequence_length": 16}}
+        values |= {"train": {"batch_size": 16}, "tokenizer": {"vocab_size": 64}, "out": str(tmp_path / "out")}
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return configs.load(str(path), overrides), path
+
+    return make
+
+
+def held(tree):
+    """Bytes of a tree's arrays on the first device."""
+    return sum(
+        shard.data.nbytes
+        for leaf in jax.tree.leaves(tree)
+        for shard in leaf.addressable_shards
+        if shard.device == jax.devices()[0]
+    )
+
+
+@pytest.mark.parametrize("preset", ["bert_tiny", "gpt1"])
+@pytest.mark.parametrize("parallel", ["strategy=jit", "strategy=pmap", "fsdp=8", "fsdp=2"])
+def test_bytes_are_those_that_a_device_holds(settings, preset, parallel):
+    plan = planning.make_plan(settings(preset, f"parallel.{parallel}")[0])
+    figures = planning.exact(plan)
+    optimizer = planning.make_optimizer(plan.config.optimizer, plan.config.train.steps)
+    create = plan.strategy.compile_init(functools.partial(create_state, plan.model, optimizer, 0))
+    state = plan.strategy.put_state(create(None))
+    assert figures["parameter_bytes"] == figures["gradient_bytes"] == held(state.params)
+    assert figures["optimizer_bytes"] == held(state.opt_state)
+    assert figures["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(plan.state.params))
+    assert figures["flops_per_token"] * 16 * 16 == pytest.approx(
+        planning.flops.step_flops(plan.model.config, plan.batch)
+    )
+
+
+@pytest.mark.parametrize("preset", ["bert_tiny", "gpt1"])
+def test_remat_keeps_less_for_the_backward_pass(settings, preset):
+    none, dots, full = (
+        planning.exact(planning.make_plan(settings(preset, f"train.remat={remat}", "parallel.strategy=jit")[0]))
+        for remat in ("none", "dots", "full")
+    )
+    assert full["kept_bytes"] < 0.6 * dots["kept_bytes"] < 0.6 * none["kept_bytes"]
+    assert full["parameters"] == dots["parameters"] == none["parameters"]
+
+
+@pytest.mark.parametrize("preset", ["bert_tiny", "gpt1"])
+def test_a_packed_batch_is_planned_with_its_further_arrays(settings, preset):
+    plain, packed = (planning.make_plan(settings(preset, f"data.pack={pack}")[0]).batch for pack in ("false", "true"))
+    assert packed.keys() - plain.keys() >= {"pack_ids", "position_ids"}
+    assert packed["pack_ids"].shape == (16, 16)
+
+
+@pytest.mark.parametrize("parallel", ["strategy=jit", "strategy=pmap", "fsdp=4"])
+def test_the_command_tells_the_plan_and_makes_nothing(settings, tmp_path, capsys, parallel):
+    _, path = settings("gpt1")
+    before = {id(array) for array in jax.live_arrays()}
+    assert main(["plan", str(path), f"parallel.{parallel}"]) == 0
+    assert {id(array) for array in jax.live_arrays()} <= before
+    lines = capsys.readouterr().out.splitlines()
+    found = {line.split("  ")[1]: int(line.split()[-1 - line.count("(") * 5].replace(",", "")) for line in lines[5:8]}
+    assert found.keys() == {"parameter bytes", "gradient bytes", "optimizer bytes"}
+    (temporaries,) = (line for line in lines if "XLA temporaries" in line)
+    assert int(temporaries.split()[2].replace(",", "")) > 0
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_plan_for_more_devices_than_are_here(settings):
+    _, path = settings("gpt1")
+    command = [sys.executable, "-m", "train", "plan", str(path), "parallel.fsdp=16", "--devices", "16"]
+    done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "on 16 x cpu (cpu), strategy mesh over 16" in done.stdout
+    assert main(["plan", str(path), "--devices", "0"]) == 2

@@ -1,0 +1,117 @@
+"""Signals, stalls and profiles."""
+
+import math
+import os
+import signal
+import time
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import bertgpt
+from train import flops
+from train.config import load, parse_steps
+from train.watching import Profile, Stop, Watchdog
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_noted_and_the_handler_put_back(number):
+    before = signal.getsignal(number)
+    with Stop() as stop:
+        assert not stop.requested()
+        os.kill(os.getpid(), number)
+        assert stop.requested()
+        assert stop.received == number
+    assert signal.getsignal(number) == before
+
+
+def test_what_stalls_is_told_and_again_when_the_time_has_doubled():
+    told: list[str] = []
+    with Watchdog(0.2, told.append) as watchdog:
+        watchdog.at("step 3")
+        time.sleep(0.7)
+        watchdog.at("step 4")
+        time.sleep(0.05)
+    assert len(told) == 2
+    assert all(text.startswith("stalled: step 3 has taken") for text in told)
+
+
+def test_a_watchdog_of_0_seconds_never_tells():
+    with Watchdog(0, print) as watchdog:
+        assert not watchdog._thread.is_alive()
+
+
+def test_chosen_steps_are_traced(tmp_path):
+    profile = Profile("2:3", tmp_path / "profile")
+    ended = []
+    for step in range(1, 6):
+        profile.before(step)
+        assert (tmp_path / "profile").exists() == (step > 3) or step in (2, 3)
+        ended.append(profile.after(step, jnp.ones(2) + step))
+    assert ended == [False, False, True, False, False]
+    assert list((tmp_path / "profile").rglob("*.xplane.pb"))
+
+
+@pytest.mark.parametrize("text", ["100", "5:4", "0:4", "a:b", "1:2:3", ":"])
+def test_steps_that_are_none_are_refused(text):
+    with pytest.raises(bertgpt.InputError, match="train.profile"):
+        parse_steps(text)
+    assert parse_steps("100:105") == (100, 105)
+
+
+def test_steps_on_the_command_line_are_no_number_to_base_60(tmp_path):
+    (tmp_path / "run.yaml").write_text("seed: 0")
+    assert load(str(tmp_path / "run.yaml"), ["train.profile=2:30"]).train.profile == "2:30"
+    (tmp_path / "run.yaml").write_text("train: {profile: 2:30}")
+    with pytest.raises(bertgpt.InputError, match="train.profile is '150'.*in a file within quotes"):
+        load(str(tmp_path / "run.yaml"))
+
+
+def test_a_devices_peak_is_that_of_its_longest_name():
+    assert flops.peak("NVIDIA H100 80GB HBM3") == 989e12
+    assert flops.peak("NVIDIA H100 PCIe") == 756e12
+    assert flops.peak("TPU v5 lite") == 197e12
+    assert flops.peak("NVIDIA L40S") is None
+    assert flops.peak("cpu") is None
+
+
+def products(jaxpr) -> int:
+    """Operations of every product in a program."""
+    total = 0
+    for equation in jaxpr.eqns:
+        if equation.primitive.name == "dot_general":
+            (contracted, _), _ = equation.params["dimension_numbers"]
+            depth = math.prod(equation.invars[0].aval.shape[axis] for axis in contracted)
+            total += 2 * depth * equation.outvars[0].aval.size
+        total += sum(products(inner.jaxpr) for inner in equation.params.values() if hasattr(inner, "jaxpr"))
+    return total
+
+
+@pytest.mark.parametrize("name", ["tiny_bert", "tiny_gpt"])
+def test_operations_are_those_of_the_products_in_the_program(name, request):
+    model, ids = request.getfixturevalue(name), jnp.zeros((2, 24), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
+    options = {"masked_positions": jnp.zeros((2, 9), jnp.int32)} if name == "tiny_bert" else {}
+    traced = jax.make_jaxpr(lambda params: model.apply({"params": params}, ids, **options))(params)
+    pooler_and_nsp = 2 * 2 * (16 * 16 + 16 * 2) if options else 0
+    expected = flops.forward_flops(model.config, 2, 24, 9 if options else 24) + pooler_and_nsp
+    assert products(traced.jaxpr) == expected
+
+
+def test_an_update_costs_three_forward_passes_of_what_the_batch_holds():
+    config = bertgpt.presets.bert_tiny()
+    shape = lambda *sizes: np.empty(sizes)  # noqa: E731
+    bert = {"input_ids": shape(4, 16), "masked_positions": shape(4, 2), "labels": shape(4, 2)}
+    assert flops.step_flops(config, bert) == 3 * flops.forward_flops(config, 4, 16, 2)
+    assert flops.step_flops(config, {"input_ids": shape(4, 3, 16), "labels": shape(4)}) == 3 * flops.forward_flops(
+        config, 12, 16, 0
+    )
+    gpt = bertgpt.presets.gpt1()
+    assert flops.step_flops(gpt, {"input_ids": shape(4, 16), "labels": shape(4, 16)}) == 3 * flops.forward_flops(
+        gpt, 4, 16, 16
+    )
+    assert flops.step_flops(gpt, {"input_ids": shape(4, 16), "labels": shape(4)}) == 3 * flops.forward_flops(
+        gpt, 4, 16, 0
+    )

@@ -1,0 +1,102 @@
+"""What watches a run from beside the loop: signals, a clock for what stalls, a profiler for chosen steps."""
+
+import itertools
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import jax
+from jax.experimental import multihost_utils
+
+from train import hosts
+from train.config import parse_steps
+
+
+class Stop:
+    """Notes SIGTERM and Ctrl-C, so that the loop can save and leave.
+
+    In a run of several processes they all leave at the same step, whichever of them was told: JAX's preemption service
+    has SIGTERM, and Ctrl-C is passed on to it.
+    """
+
+    def __init__(self) -> None:
+        self.received: signal.Signals | None = None
+        self._calls = itertools.count()
+
+    def __enter__(self) -> "Stop":
+        if hosts.several():
+            handlers = {signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
+        else:
+            handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._note)
+        self.before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def requested(self) -> bool:
+        """Whether to stop now; every process of a run asks equally often, and gets the same answer."""
+        if self.received is None and hosts.several() and self._all_agreed():
+            self.received = signal.SIGTERM
+        return self.received is not None
+
+    def _all_agreed(self) -> bool:
+        return multihost_utils.reached_preemption_sync_point(next(self._calls))
+
+    def _note(self, number: int, _: object) -> None:
+        self.received = signal.Signals(number)
+
+
+class Watchdog:
+    """Tells when what the loop is at takes longer than `limit` seconds, and again each time that has doubled."""
+
+    def __init__(self, limit: float, tell: Callable[[str], None]) -> None:
+        """`limit` 0: never."""
+        self.limit, self.tell = limit, tell
+        self.doing, self.since, self.told = "", time.monotonic(), 0.0
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "Watchdog":
+        if self.limit:
+            self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._ended.set()
+
+    def at(self, doing: str) -> None:
+        """The loop begins something; what it did before is done."""
+        self.doing, self.since, self.told = doing, time.monotonic(), 0.0
+
+    def _watch(self) -> None:
+        while not self._ended.wait(self.limit / 10):
+            doing, seconds = self.doing, time.monotonic() - self.since
+            if doing and seconds > max(self.limit, 2 * self.told):
+                self.told = seconds
+                self.tell(f"stalled: {doing} has taken {seconds:,.0f} s")
+
+
+class Profile:
+    """A profiler trace of the steps from `first` to `last`, for TensorBoard or Perfetto, in a folder of the run."""
+
+    def __init__(self, steps: str | None, folder: Path) -> None:
+        self.folder = folder
+        self.first, self.last = parse_steps(steps) if steps else (0, -1)
+
+    def before(self, step: int) -> None:
+        """Begins the trace where the step is its first."""
+        if step == self.first:
+            jax.profiler.start_trace(str(self.folder))
+
+    def after(self, step: int, outcome: object) -> bool:
+        """Ends it where the step was its last, once that is computed; whether it did."""
+        if step != self.last:
+            return False
+        jax.block_until_ready(outcome)
+        jax.profiler.stop_trace()
+        return True
