@@ -5,6 +5,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 comma := ,
 STAMP := $(VENV)/.installed$(EXTRA)
+SCALE_STAMP := $(VENV)/.installed-scale
 PARITY_STAMP := $(VENV)/.installed-parity
 
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
@@ -40,7 +41,7 @@ demo-tasks: $(STAMP)
 	$(PY) -m train predict runs/tasks/entities_0 --text "Japan beat Syria in Dubai, said Mario Frick."
 	$(PY) -m train predict runs/tasks/responses_0 --text "My printer does not print."
 
-test: $(STAMP)
+test: $(SCALE_STAMP)
 	$(PY) -m pytest
 
 lint: $(STAMP)
@@ -48,6 +49,10 @@ lint: $(STAMP)
 	$(PY) -m ruff format --check .
 	$(PY) -m mypy
 	$(VENV)/bin/lint-imports
+
+$(SCALE_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[scale]'
+	touch $@
 
 parity: $(PARITY_STAMP)
 	$(PY) -m pytest tests/parity

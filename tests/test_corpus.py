@@ -1,9 +1,14 @@
 """Files to documents, and documents to sentences."""
 
 import gzip
+import io
 import json
 import os
+import sys
 
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from bertgpt.data import corpus, files
@@ -22,6 +27,12 @@ def write(tmp_path):
         return path
 
     return write_file
+
+
+def parquet(**columns) -> bytes:
+    stream = io.BytesIO()
+    pq.write_table(pa.table(columns), stream, row_group_size=2)
+    return stream.getvalue()
 
 
 def read(path, **options) -> list[list[str]]:
@@ -67,6 +78,142 @@ def test_json_is_one_object_or_list_of_documents(write, value):
     assert read(write("a.json", json.dumps(value, indent=2)), text_key="body") == [["one"], ["two", "three"]]
 
 
+def test_parquet_holds_a_document_a_row_in_the_column(write, monkeypatch):
+    monkeypatch.setattr(files, "PARQUET_ROWS", 2)
+    path = write("a.parquet", parquet(id=[1, 2, 3], body=["one\n\n two ", "three", "four"]))
+    assert read(path, text_key="body") == [["one", "two"], ["three"], ["four"]]
+
+
+@pytest.mark.parametrize("kind", [pa.large_string(), pa.string_view(), pa.dictionary(pa.int32(), pa.string())])
+def test_every_kind_of_text_column_is_read(write, kind):
+    assert read(write("a.parquet", parquet(text=pa.array(["one", "two"]).cast(kind)))) == [["one"], ["two"]]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (parquet(id=[1], body=["one"]), r"a\.parquet: no column 'text' \(found id, body\); set data\.text_key"),
+        (parquet(text=["one", "two", None]), r"a\.parquet row 3: no text under 'text' \(found NoneType\)"),
+        (parquet(text=[1, 2]), r"a\.parquet row 1: no text under 'text' \(found int\)"),
+        (parquet(text=[b"one"]), r"a\.parquet row 1: no text under 'text' \(found bytes\)"),
+        (b'{"text": "one"}', r"a\.parquet: not Parquet that can be read"),
+        (parquet(text=["one"])[:-9], r"a\.parquet: not Parquet that can be read"),
+    ],
+)
+def test_parquet_without_text_in_every_row_is_refused(write, content, message):
+    with pytest.raises(InputError, match=message):
+        read(write("a.parquet", content))
+
+
+class Shelf(fsspec.AbstractFileSystem):
+    """Files that are fetched by ranges, as those of a cloud's store are."""
+
+    protocol = "shelf"
+    held: dict[str, bytes] = {}  # noqa: RUF012
+
+    def ls(self, path, detail=True, **_):
+        inside = [name for name in self.held if f"{name}/".startswith(f"{path}/".lstrip("/"))]
+        found = [{"name": name, "size": len(self.held[name]), "type": "file", "ETag": f"v{name}"} for name in inside]
+        return found if detail else inside
+
+    def _open(self, path, mode="rb", **options):
+        return Book(self, path, mode, **options)
+
+
+class Book(fsspec.spec.AbstractBufferedFile):
+    def _fetch_range(self, start, end):
+        return self.fs.held[self.path][start:end]
+
+
+@pytest.fixture
+def shelf(monkeypatch):
+    """The files of shelf://, by name."""
+    held = {
+        "box/a.jsonl": b'{"text": "one"}\n\n{"text": "two"}\n',
+        "box/b.txt.gz": gzip.compress(b"three\nfour\n\nfive"),
+        "box/c.parquet": parquet(text=["six", "seven", "eight"]),
+        "box/d.json": b'["nine"]',
+        "box/e.md": b"no",
+    }
+    monkeypatch.setattr(Shelf, "held", held)
+    fsspec.register_implementation("shelf", Shelf, clobber=True)
+    return held
+
+
+def test_every_kind_is_read_from_an_address(shelf):
+    found = files.find_files("shelf://box")
+    assert found == [f"shelf://{name}" for name in shelf if not name.endswith("md")]
+    texts = [["one"], ["two"], ["three four"], ["five"], ["six"], ["seven"], ["eight"], ["nine"]]
+    assert list(corpus.read_documents(found)) == texts
+
+
+def test_an_address_may_be_a_file_or_a_glob(shelf):
+    assert files.find_files("shelf://box/e.md") == ["shelf://box/e.md"]
+    assert files.find_files(["shelf://box/*.json*", "shelf://box/a*"]) == [
+        "shelf://box/a.jsonl",
+        "shelf://box/d.json",
+        "shelf://box/a.jsonl",
+    ]
+
+
+def test_a_line_of_an_address_is_bounded_too(shelf, monkeypatch):
+    monkeypatch.setattr(files, "MAX_LINE", 8)
+    with pytest.raises(InputError, match=r"shelf://box/a\.jsonl line 1: longer than 8 bytes"):
+        read("shelf://box/a.jsonl")
+
+
+def test_an_address_has_size_and_tag(shelf):
+    assert files.stamp("shelf://box/d.json") == (8, "vbox/d.json")
+
+
+def test_the_memory_of_fsspec_is_read(request):
+    memory = fsspec.filesystem("memory")
+    request.addfinalizer(memory.store.clear)
+    memory.pipe("/folder/a.txt", b"one\n\ntwo")
+    memory.pipe("/folder/b.txt/c.md", b"in a folder whose name is that of a text")
+    assert read("memory://folder") == read("memory://folder/*.txt") == [["one"], ["two"]]
+    size, first = files.stamp("memory://folder/a.txt")
+    memory.pipe("/folder/a.txt", b"one\n\nwto")
+    assert (size, first) != files.stamp("memory://folder/a.txt")
+
+
+@pytest.mark.parametrize(
+    ("address", "message"),
+    [
+        ("shelf://none", r"shelf://none: no such file, and no folder with \.txt, \.jsonl, \.json, \.parquet files"),
+        ("shelf://box/*.csv", r"shelf://box/\*\.csv: no such file"),
+        ("nowhere://box", "nowhere://box: no such file system here: Protocol not known: nowhere"),
+    ],
+)
+def test_an_address_without_files_is_refused(shelf, address, message):
+    with pytest.raises(InputError, match=message):
+        files.find_files(address)
+
+
+def test_an_address_that_cannot_be_listed_is_refused(shelf, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(Shelf, "ls", fail)
+    with pytest.raises(InputError, match=r"shelf://box/\*: cannot be listed: no credentials"):
+        files.find_files("shelf://box/*")
+
+
+@pytest.mark.parametrize(
+    ("missing", "address", "message"),
+    [
+        ("fsspec", "memory://a", r"memory://a: reading an address needs fsspec: pip install 'bertgpt\[scale\]'"),
+        ("gcsfs", "gs://a/b", "gs://a/b: no such file system here: .*gcsfs"),
+        ("pyarrow.parquet", None, r"a\.parquet: reading Parquet needs pyarrow"),
+    ],
+)
+def test_a_package_that_reading_needs_is_named(write, monkeypatch, missing, address, message):
+    path = write("a.parquet", parquet(text=["one"]))
+    monkeypatch.setitem(sys.modules, missing, None)
+    with pytest.raises(InputError, match=message):
+        read(address or path)
+
+
 @pytest.mark.parametrize("name", ["a.txt.gz", "a.jsonl.gz", "a.json.gz"])
 def test_each_kind_may_be_compressed(write, name):
     content = {"a.txt.gz": "one", "a.jsonl.gz": '{"text": "one"}', "a.json.gz": '["one"]'}[name]
@@ -80,7 +227,7 @@ def test_a_byte_order_mark_is_not_text(write, name):
 
 
 def test_a_folder_gives_the_text_files_below_it_sorted(write, tmp_path):
-    names = ["d/b.txt", "d/a.jsonl.gz", "d/deep/c.json", "d/A.TXT", "d/z.txt.gz"]
+    names = ["d/b.txt", "d/a.jsonl.gz", "d/deep/c.json", "d/A.TXT", "d/e.parquet", "d/z.txt.gz"]
     for name in [*names, "d/no.md", "d/no.gz", "e/no.txt"]:
         write(name, "")
     assert files.find_files(str(tmp_path / "d")) == sorted(tmp_path / name for name in names)

@@ -163,13 +163,13 @@ def test_a_word_that_begins_as_a_number_is_kept_in_conllu(write):
 
 
 def test_parquet_is_held_by_batches(write, monkeypatch):
-    monkeypatch.setattr(readers, "PARQUET_ROWS", 2)
-    batches = readers._batches(write("a.parquet", parquet(a=[1, 2, 3])), pq.ParquetFile)
+    monkeypatch.setattr(files, "PARQUET_ROWS", 2)
+    batches = files.parquet_batches(write("a.parquet", parquet(a=[1, 2, 3])))
     assert list(batches) == [[{"a": 1}, {"a": 2}], [{"a": 3}]]
 
 
 def test_parquet_rows_are_counted_over_batches(write, monkeypatch):
-    monkeypatch.setattr(readers, "PARQUET_ROWS", 2)
+    monkeypatch.setattr(files, "PARQUET_ROWS", 2)
     answers = [{"text": ["x"], "answer_start": [0]}, {"text": [], "answer_start": []}, None]
     path = write("a.parquet", parquet(text=["one", "two", None], label=[0, 1, 2], answers=answers))
     assert read(path) == [

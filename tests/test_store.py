@@ -188,6 +188,27 @@ def test_changed_content_is_named(source, folder, tmp_path, name, text):
     assert store.changes(folder, source, WANTED) == f"{path} changed"
 
 
+def test_the_changed_content_of_an_address_is_named(source, wordpiece, tmp_path):
+    address = dataclasses.replace(source, train=f"file://{source.train}")
+    store.prepare(tmp_path / "store", address, wordpiece, WANTED)
+    assert store.changes(tmp_path / "store", address, WANTED) is None
+    raw = (tmp_path / "train.txt").read_text()
+    os.utime(source.train, ns=(1, 1))
+    assert store.changes(tmp_path / "store", address, WANTED) is None
+    (tmp_path / "train.txt").write_text(raw.replace("op", "po"))
+    os.utime(source.train, ns=(2, 2))
+    assert store.changes(tmp_path / "store", address, WANTED) == f"{address.train} changed"
+
+
+def test_an_address_without_a_tag_is_read_to_see_whether_it_changed(source, wordpiece, folder, tmp_path, monkeypatch):
+    monkeypatch.setattr(store, "stamp", lambda path: (path.stat().st_size, None))
+    store.prepare(folder, source, wordpiece, WANTED)
+    assert store.changes(folder, source, WANTED) is None
+    path = tmp_path / "train.txt"
+    path.write_text(path.read_text().replace("op", "po"))
+    assert store.changes(folder, source, WANTED) == f"{path} changed"
+
+
 @pytest.mark.parametrize(
     ("key", "value"),
     [("text_key", "body"), ("language", "zh"), ("sentence_per_line", True), ("eval_fraction", 0.5), ("eval", None)],

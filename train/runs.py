@@ -3,8 +3,9 @@
 import dataclasses
 import os
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -29,6 +30,9 @@ from train.config import RunConfig
 from train.loader import Source
 from train.reports import say, warn, warn_here
 from train.step import Task, bert_task, gpt_task
+
+if TYPE_CHECKING:
+    from train.scaling import Spread
 
 PRETRAINED = {"bert": "BertForPreTraining", "gpt": "OpenAIGPTLMHeadModel"}  # the model that an architecture pretrains
 
@@ -223,37 +227,66 @@ def prepare_store(config: RunConfig, start: Start | None = None) -> Tokenizer:
     source, folder = configs.text_source(config), store_folder(config)
     given = _given_tokenizer(config, start)
     wanted = _wanted_tokenizer(config, given)
+    if not _must_prepare(config, start, source, wanted):
+        return load_tokenizer(folder)
+    tokenizer = given or _train_tokenizer(source, wanted)
+    store.prepare(folder, source, tokenizer, wanted, config.data.workers or os.cpu_count() or 1, _tell_progress())
+    _tell_splits(folder)
+    return tokenizer
+
+
+def prepare_in_tasks(config: RunConfig, start: Start | None, spread: "Spread") -> bool:
+    """As `prepare_store`, in tasks; tells whether the store is there: Slurm makes it later."""
+    from train import scaling  # needs an extra
+
+    source, folder = configs.text_source(config), store_folder(config)
+    given = _given_tokenizer(config, start)
+    wanted = _wanted_tokenizer(config, given)
+    if _must_prepare(config, start, source, wanted):
+        if not scaling.prepare(folder, source, wanted, lambda: given or _train_tokenizer(source, wanted), spread):
+            return False
+        _tell_splits(folder)
+    return True
+
+
+def _must_prepare(config: RunConfig, start: Start | None, source: TextSource, wanted: dict[str, Any]) -> bool:
+    """Whether the store does not serve; a run's other processes wait until the first one has made it.
+
+    Raises:
+        InputError: it does not, and the run that it served has begun.
+    """
+    folder = store_folder(config)
     reason = store.changes(folder, source, wanted)
     if reason is None:
-        return load_tokenizer(folder)
+        return False
     if start is not None and start.params is None and (folder / "meta.json").exists():
         raise InputError(f"{reason} since this run began at {config.out}; start a new run with another out")
     if not hosts.is_first():
-        return _wait_for_store(folder, source, wanted)
+        warn_here(f"waits for {folder}, which the first process prepares")
+        while store.changes(folder, source, wanted) is not None:  # should the first process fail, JAX ends this one
+            time.sleep(1)
+        return False
     say(f"preparing {folder}: {reason}")
-    tokenizer = given or _train_tokenizer(source, wanted)
+    return True
+
+
+def _tell_progress() -> Callable[[int], None]:
+    """Takes sizes in bytes and tells their sum at every 64 MiB."""
     done = 0
 
     def progress(size: int) -> None:
         nonlocal done
-        if (done + size) >> 26 > done >> 26:  # every 64 MiB
+        if (done + size) >> 26 > done >> 26:
             say(f"tokenized {(done + size) / 2**20:,.0f} MiB")
         done += size
 
-    store.prepare(folder, source, tokenizer, wanted, config.data.workers or os.cpu_count() or 1, progress)
+    return progress
+
+
+def _tell_splits(folder: Path) -> None:
     for name in store.SPLITS:
         split = store.open_split(folder, name)
         say(f"{name}: {len(split.documents) - 1:,} documents, {len(split.tokens):,} tokens")
-    return tokenizer
-
-
-def _wait_for_store(folder: Path, source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
-    """The tokenizer of the store that the first process of this run prepares, once it is there; should that process
-    fail, JAX ends this one."""
-    warn_here(f"waits for {folder}, which the first process prepares")
-    while store.changes(folder, source, wanted) is not None:
-        time.sleep(1)
-    return load_tokenizer(folder)
 
 
 def expected_vocab_size(config: RunConfig, start: Start | None = None) -> int:

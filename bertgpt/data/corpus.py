@@ -1,35 +1,37 @@
 """Text files to documents, and documents to sentences, one at a time."""
 
+import itertools
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import sentencex
 
-from bertgpt.data.files import kind, lines, parse_json, read_json
+from bertgpt.data.files import File, kind, lines, parquet_batches, parse_json, read_json
 from bertgpt.errors import InputError
 
 MAX_DOCUMENT = 1 << 22  # characters of plain text; a longer run of lines without a blank one becomes several documents
 
 
 def read_documents(
-    files: Sequence[Path], text_key: str = "text", sentence_per_line: bool = False
+    files: Sequence[File], text_key: str = "text", sentence_per_line: bool = False
 ) -> Iterator[list[str]]:
     """Each document as its paragraphs.
 
     Plain text: a blank line ends a document; the lines of a document are joined to one paragraph (so that wrapped
     lines do not end a sentence), or kept apart where `sentence_per_line`. JSONL: an object a line with its text under
-    `text_key`. JSON: one object or list of texts, or of objects with `text_key`. Line ends within JSON texts part
-    paragraphs.
+    `text_key`. JSON: one object or list of texts, or of objects with `text_key`. Parquet: the column `text_key`, a
+    text in every row. Line ends within the texts of JSON and Parquet part paragraphs.
 
     Raises:
-        InputError: a file is not UTF-8, not JSON, or lacks the key; names the file and the line.
+        InputError: a file is not UTF-8, not what its suffix says, or lacks the key; names the file and the line.
     """
     for path in files:
         if kind(path) == ".jsonl":
             yield from _jsonl(path, text_key)
         elif kind(path) == ".json":
             yield from _json(path, text_key)
+        elif kind(path) == ".parquet":
+            yield from _parquet(path, text_key)
         else:
             yield from _plain(path, sentence_per_line)
 
@@ -42,7 +44,7 @@ def split_sentences(paragraphs: Sequence[str], language: str = "en", sentence_pe
     return [sentence for sentence in sentences if sentence]
 
 
-def _plain(path: Path, sentence_per_line: bool) -> Iterator[list[str]]:
+def _plain(path: File, sentence_per_line: bool) -> Iterator[list[str]]:
     block: list[str] = []
     size = 0
     for _, line in lines(path):
@@ -57,18 +59,24 @@ def _plain(path: Path, sentence_per_line: bool) -> Iterator[list[str]]:
         yield block if sentence_per_line else [" ".join(block)]
 
 
-def _jsonl(path: Path, text_key: str) -> Iterator[list[str]]:
+def _jsonl(path: File, text_key: str) -> Iterator[list[str]]:
     for number, line in lines(path):
         if line.strip():
             yield _paragraphs(parse_json(path, f"line {number}", line.strip()), text_key, f"{path} line {number}")
 
 
-def _json(path: Path, text_key: str) -> Iterator[list[str]]:
+def _json(path: File, text_key: str) -> Iterator[list[str]]:
     value = read_json(path)
     if not isinstance(value, dict | list):
         raise InputError(f"{path}: holds one {type(value).__name__}; give an object or a list of documents")
     for name, document in value.items() if isinstance(value, dict) else enumerate(value):
         yield _paragraphs(document, text_key, f"{path} document {name!r}")
+
+
+def _parquet(path: File, text_key: str) -> Iterator[list[str]]:
+    rows = itertools.chain.from_iterable(parquet_batches(path, text_key))
+    for number, row in enumerate(rows, 1):
+        yield _paragraphs(row[text_key], text_key, f"{path} row {number}")
 
 
 def _paragraphs(document: Any, text_key: str, place: str) -> list[str]:

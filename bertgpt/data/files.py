@@ -1,8 +1,10 @@
 """Files that came from elsewhere: found, bounded, decoded, and refused in one line that names file and line."""
 
+import contextlib
 import glob
 import gzip
 import importlib.util
+import io
 import json
 import os
 import zlib
@@ -12,27 +14,47 @@ from typing import IO, Any
 
 from bertgpt.errors import InputError
 
-TEXTS = (".txt", ".jsonl", ".json")  # what a corpus is read from
+File = Path | str  # a str is an address that fsspec reads, such as gs://bucket/file.jsonl
+
+TEXTS = (".txt", ".jsonl", ".json", ".parquet")  # what a corpus is read from
 MAX_LINE = 1 << 26  # bytes; a longer line is refused before it is read
 MAX_JSON = 1 << 31  # bytes of a .json file, which is read whole
+PARQUET_ROWS = 128  # held at a time
+PARQUET_READING = {"pre_buffer": False, "buffer_size": 1 << 20}  # pyarrow would hold a whole row group of a column
+STAMPS = (
+    "ETag",
+    "etag",
+    "md5Hash",
+    "blob_id",
+    "mtime",
+    "LastModified",
+    "last_modified",
+    "Last-Modified",
+    "updated",
+    "created",
+)
 UNREADABLE = (OSError, EOFError, zlib.error)  # what a missing, forbidden, cut or damaged file raises
 
 
-def find_files(inputs: str | Sequence[str], suffixes: Sequence[str] = TEXTS) -> list[Path]:
-    """The files that paths, folders and globs name, sorted within each.
+def find_files(inputs: str | Sequence[str], suffixes: Sequence[str] = TEXTS) -> list[File]:
+    """The files that paths, folders, globs and addresses name, sorted within each.
 
     A folder gives the files below it that have one of the suffixes, with or without .gz. `package:NAME/FILE` is a data
-    file inside an installed package, which is not imported.
+    file inside an installed package, which is not imported. An address (`gs://...`) is a file, a folder or a glob of
+    any file system that fsspec reads.
 
     Raises:
-        InputError: an input names no file.
+        InputError: an input names no file, or an address cannot be listed.
     """
-    files: list[Path] = []
+    files: list[File] = []
     for item in [inputs] if isinstance(inputs, str) else inputs:
+        found: list[File]
         if item.startswith("package:"):
             found = [_package_file(item)]
+        elif "://" in item:
+            found = _find_addresses(item, suffixes)
         elif os.path.isdir(item):
-            found = [path for path in sorted(Path(item).rglob("*")) if path.is_file() and kind(path) in suffixes]
+            found = [path for path in sorted(Path(item).rglob("*")) if kind(path) in suffixes and path.is_file()]
         elif os.path.isfile(item):  # before globbing: a name may hold brackets
             found = [Path(item)]
         else:
@@ -43,17 +65,45 @@ def find_files(inputs: str | Sequence[str], suffixes: Sequence[str] = TEXTS) -> 
     return files
 
 
-def kind(path: Path) -> str:
+def kind(path: File) -> str:
     """The suffix that says how to read the file, `.gz` aside."""
-    return (Path(path.stem) if path.suffix == ".gz" else path).suffix.lower()
+    return Path(str(path).removesuffix(".gz")).suffix.lower()
 
 
-def open_file(path: Path) -> IO[bytes]:
+def stamp(path: File) -> tuple[int, int | str | None]:
+    """A file's size in bytes and what changes with its content: its time in ns, or an address's tag or time.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    if isinstance(path, Path):
+        status = path.stat()
+        return status.st_size, status.st_mtime_ns
+    system, name = _file_system(path)
+    info = system.info(name)
+    return info["size"] or 0, next((str(info[key]) for key in STAMPS if info.get(key)), None)
+
+
+def open_raw(path: File) -> IO[bytes]:
+    """The file's bytes as they are."""
+    if isinstance(path, Path):
+        return open(path, "rb")
+    system, name = _file_system(path)
+    return io.BufferedReader(system.open(name, "rb"))  # whose readline has a limit
+
+
+@contextlib.contextmanager
+def open_file(path: File) -> Iterator[IO[bytes]]:
     """Bytes, unpacked where the name ends in .gz."""
-    return gzip.open(path, "rb") if path.suffix == ".gz" else open(path, "rb")  # type: ignore[return-value]
+    with open_raw(path) as raw:
+        if not str(path).endswith(".gz"):
+            yield raw
+            return
+        with gzip.open(raw) as file:
+            yield file  # type: ignore[misc]
 
 
-def lines(path: Path) -> Iterator[tuple[int, str]]:
+def lines(path: File) -> Iterator[tuple[int, str]]:
     """(line number from 1, line with its end), decoded; a fault of the file names it and the line."""
     number = 0
     try:
@@ -67,7 +117,7 @@ def lines(path: Path) -> Iterator[tuple[int, str]]:
         raise InputError(f"{path} line {number + 1}: cannot be read: {error}") from error
 
 
-def read_json(path: Path) -> Any:
+def read_json(path: File) -> Any:
     """What a JSON file holds."""
     try:
         with open_file(path) as file:
@@ -79,7 +129,7 @@ def read_json(path: Path) -> Any:
     return parse_json(path, "line 1", _decode(path, 1, raw))
 
 
-def parse_json(path: Path, place: str, text: str) -> Any:
+def parse_json(path: File, place: str, text: str) -> Any:
     """JSON at a place of a file."""
     try:
         return json.loads(text)
@@ -88,6 +138,70 @@ def parse_json(path: Path, place: str, text: str) -> Any:
         raise InputError(f"{path} {place}: not JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:  # nested too deep; a number of thousands of digits
         raise InputError(f"{path} {place}: JSON that Python cannot hold: {error}") from error
+
+
+def parquet_batches(path: File, column: str | None = None) -> Iterator[list[dict[str, Any]]]:
+    """The rows of a Parquet file, PARQUET_ROWS at a time; one column of them where it is named.
+
+    Raises:
+        InputError: pyarrow is not installed, the file cannot be read, has two columns of a name, or lacks the column.
+    """
+    try:
+        import pyarrow.parquet
+    except ImportError as error:
+        raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'bertgpt[tasks]'") from error
+    try:
+        with open_file(path) as raw, pyarrow.parquet.ParquetFile(raw, **PARQUET_READING) as file:
+            names = file.schema_arrow.names
+            check_columns(str(path), names)
+            if column is not None and column not in names:
+                raise InputError(f"{path}: no column {column!r} (found {', '.join(names)}); set data.text_key")
+            for batch in file.iter_batches(PARQUET_ROWS, columns=None if column is None else [column]):
+                yield batch.to_pylist()
+    except InputError:
+        raise
+    except Exception as error:  # pyarrow raises its own, and Python's of many kinds
+        raise InputError(f"{path}: not Parquet that can be read: {error}; write it again") from error
+
+
+def check_columns(place: str, names: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: a column of a table has no name, or that of another.
+    """
+    seen: set[str] = set()
+    for number, name in enumerate(names, 1):
+        if not name.strip():
+            raise InputError(f"{place}: column {number} has no name; name it or remove it")
+        if name in seen:
+            raise InputError(f"{place}: two columns are named {name!r}; rename one")
+        seen.add(name)
+
+
+def _find_addresses(item: str, suffixes: Sequence[str]) -> list[File]:
+    system, name = _file_system(item)
+    try:
+        if system.isfile(name):
+            return [item]
+        if system.isdir(name):
+            names = [found for found in system.find(name) if kind(found) in suffixes]
+        else:
+            names = [found for found, info in system.glob(name, detail=True).items() if info["type"] == "file"]
+    except Exception as error:  # each file system raises its own
+        raise InputError(f"{item}: cannot be listed: {error or type(error).__name__}") from error
+    return [system.unstrip_protocol(found) for found in sorted(names)]
+
+
+def _file_system(address: str) -> tuple[Any, str]:
+    """fsspec's file system of an address, and the file's name in it."""
+    try:
+        import fsspec
+    except ImportError as error:
+        raise InputError(f"{address}: reading an address needs fsspec: pip install 'bertgpt[scale]'") from error
+    try:
+        return fsspec.core.url_to_fs(address)
+    except (ImportError, ValueError) as error:  # a file system that needs a package, or that there is not
+        raise InputError(f"{address}: no such file system here: {error}") from error
 
 
 def _package_file(item: str) -> Path:
@@ -105,7 +219,7 @@ def _package_file(item: str) -> Path:
     return path
 
 
-def _decode(path: Path, number: int, raw: bytes) -> str:
+def _decode(path: File, number: int, raw: bytes) -> str:
     try:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:

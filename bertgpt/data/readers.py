@@ -5,16 +5,24 @@ import hashlib
 import itertools
 import json
 import re
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from bertgpt.data.files import find_files, kind, lines, open_file, parse_json, read_json
+from bertgpt.data.files import (
+    File,
+    check_columns,
+    find_files,
+    kind,
+    lines,
+    open_raw,
+    parquet_batches,
+    parse_json,
+    read_json,
+)
 from bertgpt.data.task import Row
 from bertgpt.errors import InputError
 
 MAX_WORDS = 1 << 16  # of a sentence in CoNLL columns; more is a file of another kind
-PARQUET_ROWS = 1024  # held at a time
 NO_WORD = re.compile(r"#|\d+[-.]\d+\s")  # a comment, a multi-word token and an empty node of CoNLL-U
 
 T = TypeVar("T", str, int, list)
@@ -50,14 +58,14 @@ def data_digest(inputs: str | Sequence[str]) -> str:
     digest = hashlib.blake2b()
     for path in _find_files(inputs):
         try:
-            with open(path, "rb") as file:  # a digest a file, so that their ends and their number count
-                digest.update(hashlib.file_digest(file, "blake2b").digest())
+            with open_raw(path) as file:  # a digest a file, so that their ends and their number count
+                digest.update(hashlib.file_digest(file, "blake2b").digest())  # type: ignore[arg-type]
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
     return digest.hexdigest()
 
 
-def _find_files(inputs: str | Sequence[str]) -> list[Path]:
+def _find_files(inputs: str | Sequence[str]) -> list[File]:
     files = find_files(inputs, SUFFIXES)
     for path in files:
         if kind(path) not in SUFFIXES:
@@ -65,13 +73,13 @@ def _find_files(inputs: str | Sequence[str]) -> list[Path]:
     return files
 
 
-def _read(path: Path, word_column: int, tag_column: int) -> Iterator[Row]:
+def _read(path: File, word_column: int, tag_column: int) -> Iterator[Row]:
     if kind(path) in COLUMNS:
         return _conll(path, word_column, tag_column)
     return READERS[kind(path)](path)
 
 
-def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
+def _text_lines(path: File) -> Iterator[tuple[int, str]]:
     """As `lines`, without NUL bytes."""
     for number, line in lines(path):
         if "\0" in line:
@@ -79,13 +87,13 @@ def _text_lines(path: Path) -> Iterator[tuple[int, str]]:
         yield number, line
 
 
-def _jsonl(path: Path) -> Iterator[Row]:
+def _jsonl(path: File) -> Iterator[Row]:
     for number, line in lines(path):
         if line.strip():
             yield make_row(f"{path} line {number}", parse_json(path, f"line {number}", line.strip()))
 
 
-def _json(path: Path) -> Iterator[Row]:
+def _json(path: File) -> Iterator[Row]:
     value = read_json(path)
     if isinstance(value, dict) and isinstance(value.get("data"), list):
         yield from _squad(path, value["data"])
@@ -117,7 +125,7 @@ def _check_text(place: str, value: Any) -> None:
         raise InputError(f"{place}: JSON that is nested too deep: {error}; flatten it") from error
 
 
-def _squad(path: Path, articles: list[Any]) -> Iterator[Row]:
+def _squad(path: File, articles: list[Any]) -> Iterator[Row]:
     for number, article in enumerate(articles, 1):
         for index, paragraph in enumerate(_field(f"{path} article {number}", article, "paragraphs", list), 1):
             place = f"{path} article {number} paragraph {index}"
@@ -147,7 +155,7 @@ def _field(place: str, value: Any, key: str, kind: type[T]) -> T:
     return found
 
 
-def _table(path: Path) -> Iterator[Row]:
+def _table(path: File) -> Iterator[Row]:
     """CSV as RFC 4180 has it, or TSV."""
     tabs = kind(path) == ".tsv"
     lines = (line for _, line in _text_lines(path))
@@ -159,7 +167,7 @@ def _table(path: Path) -> Iterator[Row]:
         place = f"{path} line {number}"
         if not header:
             header = cells
-            _check_header(place, header)
+            check_columns(place, header)
         elif len(cells) != len(header):
             advice = "take tabs out of the cells" if tabs else "quote a cell that holds a comma"
             raise InputError(f"{place}: {len(cells)} cells under a header of {len(header)}; {advice}")
@@ -169,7 +177,7 @@ def _table(path: Path) -> Iterator[Row]:
         raise InputError(f"{path}: empty; name the columns in the first line")
 
 
-def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
+def _records(path: File, reader: Any) -> Iterator[tuple[int, list[str]]]:
     """(number of the record's first line, its cells); blank lines are skipped."""
     while True:
         number = reader.line_num + 1
@@ -183,24 +191,14 @@ def _records(path: Path, reader: Any) -> Iterator[tuple[int, list[str]]]:
             yield number, cells
 
 
-def _check_header(place: str, names: Iterable[str]) -> None:
-    seen: set[str] = set()
-    for number, name in enumerate(names, 1):
-        if not name.strip():
-            raise InputError(f"{place}: column {number} has no name; name it or remove it")
-        if name in seen:
-            raise InputError(f"{place}: two columns are named {name!r}; rename one")
-        seen.add(name)
-
-
-def _conll(path: Path, word_column: int, tag_column: int) -> Iterator[Row]:
+def _conll(path: File, word_column: int, tag_column: int) -> Iterator[Row]:
     for sentence in _sentences(path):
         pairs = [_word_and_tag(f"{path} line {number}", line, word_column, tag_column) for number, line in sentence]
         values = {"words": [word for word, _ in pairs], "tags": [tag for _, tag in pairs]}
         yield Row(f"{path} line {sentence[0][0]}", values)
 
 
-def _sentences(path: Path) -> Iterator[list[tuple[int, str]]]:
+def _sentences(path: File) -> Iterator[list[tuple[int, str]]]:
     """Each sentence as its token lines with their numbers."""
     sentence: list[tuple[int, str]] = []
     conllu = kind(path) == ".conllu"
@@ -230,29 +228,12 @@ def _word_and_tag(place: str, line: str, word_column: int, tag_column: int) -> t
     return word, tag
 
 
-def _parquet(path: Path) -> Iterator[Row]:
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'bertgpt[tasks]'") from error
-    batches = _batches(path, pyarrow.parquet.ParquetFile)
-    for number, values in enumerate(itertools.chain.from_iterable(batches), 1):
+def _parquet(path: File) -> Iterator[Row]:
+    for number, values in enumerate(itertools.chain.from_iterable(parquet_batches(path)), 1):
         yield Row(f"{path} row {number}", values)
 
 
-def _batches(path: Path, parquet_file: Any) -> Iterator[list[dict[str, Any]]]:
-    try:
-        with open_file(path) as raw, parquet_file(raw) as file:
-            _check_header(str(path), file.schema_arrow.names)
-            for batch in file.iter_batches(PARQUET_ROWS):
-                yield batch.to_pylist()
-    except InputError:
-        raise
-    except Exception as error:  # pyarrow raises its own, and Python's of many kinds
-        raise InputError(f"{path}: not Parquet that can be read: {error}; write it again") from error
-
-
-READERS: dict[str, Callable[[Path], Iterator[Row]]] = {
+READERS: dict[str, Callable[[File], Iterator[Row]]] = {
     ".jsonl": _jsonl,
     ".json": _json,
     ".csv": _table,

@@ -7,6 +7,7 @@ where each sentence ends, in tokens), `documents.bin` (int64: where each documen
 """
 
 import concurrent.futures
+import contextlib
 import dataclasses
 import hashlib
 import itertools
@@ -23,7 +24,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bertgpt.data import corpus
-from bertgpt.data.files import find_files
+from bertgpt.data.files import File, find_files, open_raw, stamp
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer, vocabulary_size
 
@@ -32,6 +33,26 @@ SPLITS = ("train", "eval")
 TASK_BYTES = 1 << 18  # text that a worker gets at a time
 HASH_BLOCK = 1 << 20
 META_KEYS = {"identity", "tokenizer", "wanted", "files", "dtype", "vocab_size", "splits"}
+BOUND = np.dtype("<i8")  # where a sentence or a document ends
+
+
+class Files(NamedTuple):
+    """Input files. Without a TextSource's `eval`, those of `train` hold the evaluation's documents too."""
+
+    train: list[File]
+    eval: list[File]
+
+
+class Part(NamedTuple):
+    """What was tokenized: plain values, ready for JSON.
+
+    Attributes:
+        files: path, size, modified and hash of each input file.
+        splits: tokens, sentences, documents and text_bytes of each split.
+    """
+
+    files: list[dict[str, Any]]
+    splits: dict[str, dict[str, int]]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,10 +69,15 @@ class TextSource:
     language: str = "en"
     sentence_per_line: bool = False
 
-    def documents(self, split: str) -> Iterator[list[str]]:
-        """The documents of one split, each as its paragraphs, in the order of the files."""
-        inputs = self.eval if split == "eval" and self.eval else self.train
-        documents = corpus.read_documents(find_files(inputs), self.text_key, self.sentence_per_line)
+    def files(self) -> Files:
+        """The input files in order."""
+        return Files(find_files(self.train), find_files(self.eval) if self.eval else [])
+
+    def documents(self, split: str, files: Files | None = None) -> Iterator[list[str]]:
+        """The documents of one split, of all files or some, each as its paragraphs, in the order of the files."""
+        files = files or self.files()
+        paths = files.eval if split == "eval" and self.eval else files.train
+        documents = corpus.read_documents(paths, self.text_key, self.sentence_per_line)
         if self.eval:
             return documents
         return (text for text in documents if _held_out(text, self.eval_fraction) == (split == "eval"))
@@ -86,12 +112,12 @@ def changes(folder: Path, source: TextSource, tokenizer: dict[str, Any]) -> str 
     if not (folder / "meta.json").exists():
         return "there is none yet"
     meta = _read_meta(folder)
-    for key, value in _identity(source).items():
+    for key, value in identity(source).items():
         if meta["identity"].get(key) != value:
             return f"{key} changed"
     if tokenizer not in (meta["wanted"], {"sha256": meta["tokenizer"]}):
         return "tokenizer changed"
-    return _changed_file(meta["files"], _input_files(source))
+    return _changed_file(meta["files"], source.files())
 
 
 def digest(folder: Path) -> str:
@@ -130,33 +156,83 @@ def prepare(
     Raises:
         InputError: a file cannot be read, a split has no text, or the folder holds something else.
     """
+    check_replaceable(folder)
+    with temporary_folder(folder) as new:
+        part = write_part(new, source, source.files(), tokenizer, workers, progress)
+        finish(folder, new, source, tokenizer, wanted, part)
+
+
+def check_replaceable(folder: Path) -> None:
+    """
+    Raises:
+        InputError: the folder holds something else than a store.
+    """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "meta.json").is_file()):
         raise InputError(f"{folder}: not a token store, so it is not replaced; choose another folder as data.store")
-    folder.parent.mkdir(parents=True, exist_ok=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside another, gone at the end."""
     temporary = folder.with_name(f".{folder.name}.tmp")
     shutil.rmtree(temporary, ignore_errors=True)
     try:
-        files = [_describe(path) for path in _input_files(source)]
-        counts = {}
-        with _Workers(tokenizer, source.language, source.sentence_per_line, workers) as pool:
-            for split in SPLITS:
-                counts[split] = _write_split(temporary / split, source.documents(split), pool, progress)
-                if not counts[split]["tokens"]:
-                    raise InputError(_empty(split, source))
-        meta = {
-            "identity": _identity(source),
-            "tokenizer": tokenizer_hash(tokenizer),
-            "wanted": wanted,
-            "files": files,
-            "dtype": pool.dtype.name,
-            "vocab_size": pool.vocab_size,
-            "splits": counts,
-        }
-        save_tokenizer(tokenizer, temporary)
-        (temporary / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
-        _replace(folder, temporary)
+        temporary.mkdir(parents=True)
+        yield temporary
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_part(
+    folder: Path,
+    source: TextSource,
+    files: Files,
+    tokenizer: Tokenizer,
+    workers: int = 1,
+    progress: Callable[[int], None] = lambda size: None,
+) -> Part:
+    """Tokenizes some of a corpus's files to a folder for each split, in constant memory; arguments as `prepare`.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    described = [_describe(path) for path in files.train + files.eval]
+    with _Workers(tokenizer, source.language, source.sentence_per_line, workers) as pool:
+        splits = {
+            split: _write_split(folder / split, source.documents(split, files), pool, progress) for split in SPLITS
+        }
+    return Part(described, splits)
+
+
+def finish(
+    folder: Path, new: Path, source: TextSource, tokenizer: Tokenizer, wanted: dict[str, Any], part: Part
+) -> None:
+    """Makes a folder with all of a corpus's splits a store, and moves it to where the store belongs.
+
+    Raises:
+        InputError: a split has no text.
+    """
+    for split in SPLITS:
+        if not part.splits[split]["tokens"]:
+            raise InputError(_empty(split, source))
+    vocab_size = vocabulary_size(tokenizer)
+    meta = {
+        "identity": identity(source),
+        "tokenizer": tokenizer_hash(tokenizer),
+        "wanted": wanted,
+        "files": part.files,
+        "dtype": id_dtype(vocab_size).name,
+        "vocab_size": vocab_size,
+        "splits": part.splits,
+    }
+    save_tokenizer(tokenizer, new)
+    (new / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    _replace(folder, new)
+
+
+def id_dtype(vocab_size: int) -> np.dtype:
+    """How wide an id is."""
+    return np.dtype("uint16" if vocab_size <= 1 << 16 else "uint32")
 
 
 def open_split(folder: Path, split: str) -> Split:
@@ -167,12 +243,11 @@ def open_split(folder: Path, split: str) -> Split:
     """
     meta = _read_meta(folder)
     counts, dtype = meta["splits"][split], np.dtype(meta["dtype"]).newbyteorder("<")
-    bounds = np.dtype("<i8")
     return Split(
         tokens=_map(folder / split / "tokens.bin", dtype, counts["tokens"]),
-        sentences=_map(folder / split / "sentences.bin", bounds, counts["sentences"] + 1),
-        documents=_map(folder / split / "documents.bin", bounds, counts["documents"] + 1),
-        counts=_map(folder / split / "counts.bin", bounds, meta["vocab_size"]),
+        sentences=_map(folder / split / "sentences.bin", BOUND, counts["sentences"] + 1),
+        documents=_map(folder / split / "documents.bin", BOUND, counts["documents"] + 1),
+        counts=_map(folder / split / "counts.bin", BOUND, meta["vocab_size"]),
         text_bytes=counts["text_bytes"],
     )
 
@@ -211,9 +286,14 @@ class _Worker:
 _worker: _Worker
 
 
+def use_one_core() -> None:
+    """Lets the tokenizer run on one core of this process; called before its first batch."""
+    os.environ["RAYON_NUM_THREADS"] = "1"
+
+
 def _start_worker(*arguments: Any) -> None:
     global _worker
-    os.environ["RAYON_NUM_THREADS"] = "1"  # a process is one core; set before the tokenizer's first batch
+    use_one_core()
     _worker = _Worker(*arguments)
 
 
@@ -226,7 +306,7 @@ class _Workers:
 
     def __init__(self, tokenizer: Tokenizer, language: str, sentence_per_line: bool, workers: int) -> None:
         self.vocab_size = vocabulary_size(tokenizer)
-        self.dtype = np.dtype("uint16" if self.vocab_size <= 1 << 16 else "uint32")
+        self.dtype = id_dtype(self.vocab_size)
         self.arguments = (tokenizer.to_str(), language, sentence_per_line, self.dtype.str)
         self.workers = workers
 
@@ -274,7 +354,7 @@ def _write_split(
 ) -> dict[str, int]:
     folder.mkdir(parents=True)
     tokens = sentences = documents_seen = text_bytes = 0
-    counts = np.zeros(pool.vocab_size, "<i8")
+    counts = np.zeros(pool.vocab_size, BOUND)
     with (
         open(folder / "tokens.bin", "wb") as token_file,
         open(folder / "sentences.bin", "wb") as sentence_file,
@@ -296,7 +376,7 @@ def _write_split(
 
 def _write_ends(file: IO[bytes], start: int, lengths: np.ndarray) -> int:
     """Appends where pieces of these lengths end when the first begins at `start`; returns the last end."""
-    ends = start + np.cumsum(lengths, dtype="<i8")
+    ends = start + np.cumsum(lengths, dtype=BOUND)
     file.write(ends.tobytes())
     return int(ends[-1]) if len(ends) else start
 
@@ -311,7 +391,7 @@ def _replace(folder: Path, new: Path) -> None:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def _identity(source: TextSource) -> dict[str, Any]:
+def identity(source: TextSource) -> dict[str, Any]:
     """What decides a store's content besides tokenizer and files; plain JSON values."""
     return json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(source)}))
 
@@ -331,34 +411,31 @@ def _empty(split: str, source: TextSource) -> str:
     )
 
 
-def _input_files(source: TextSource) -> list[Path]:
-    return find_files(source.train) + (find_files(source.eval) if source.eval else [])
+def _describe(path: File) -> dict[str, Any]:
+    size, modified = stamp(path)
+    return {"path": str(path), "size": size, "modified": modified, "hash": _hash_file(path)}
 
 
-def _describe(path: Path) -> dict[str, Any]:
-    status = path.stat()
-    return {"path": str(path), "size": status.st_size, "modified": status.st_mtime_ns, "hash": _hash_file(path)}
-
-
-def _hash_file(path: Path) -> str:
+def _hash_file(path: File) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with open(path, "rb") as file:
+    with open_raw(path) as file:
         while block := file.read(HASH_BLOCK):
             digest.update(block)
     return digest.hexdigest()
 
 
-def _changed_file(known: list[dict[str, Any]], files: list[Path]) -> str | None:
+def _changed_file(known: list[dict[str, Any]], files: Files) -> str | None:
     """The first difference between the files that a store was made from and those of today.
 
-    A file of the same size and time is taken as the same without reading it.
+    A file of the same size and time (an address: size and tag) is taken as the same without reading it.
     """
-    if [entry["path"] for entry in known] != [str(path) for path in files]:
+    paths = files.train + files.eval
+    if [entry["path"] for entry in known] != [str(path) for path in paths]:
         return "the list of input files changed"
-    for entry, path in zip(known, files, strict=True):
-        status = path.stat()
-        same = (entry["size"], entry["modified"]) == (status.st_size, status.st_mtime_ns)
-        if not same and (entry["size"] != status.st_size or entry["hash"] != _hash_file(path)):
+    for entry, path in zip(known, paths, strict=True):
+        size, modified = stamp(path)
+        same = (entry["size"], entry["modified"]) == (size, modified) and modified is not None
+        if not same and (entry["size"] != size or entry["hash"] != _hash_file(path)):
             return f"{path} changed"
     return None
 
@@ -375,10 +452,16 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     return meta
 
 
+def check_size(path: Path, size: int) -> None:
+    """
+    Raises:
+        InputError: a file of a store has not the size in bytes that meta.json says, or is missing.
+    """
+    found = path.stat().st_size if path.exists() else -1
+    if found != size:
+        raise InputError(f"{path}: damaged ({found} bytes, expected {size}); delete its store to prepare it again")
+
+
 def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
-    size = path.stat().st_size if path.exists() else -1
-    if size != count * dtype.itemsize:
-        raise InputError(
-            f"{path}: damaged ({size} bytes, expected {count * dtype.itemsize}); delete its store to prepare it again"
-        )
+    check_size(path, count * dtype.itemsize)
     return np.memmap(path, dtype, "r", shape=(count,))
