@@ -17,8 +17,9 @@ from typing import NamedTuple
 
 from benchmarks import side_by_side
 from benchmarks.side_by_side import show, spread
-from benchmarks.train_step import DEFAULTS, OurStep, make_batches
+from benchmarks.train_step import OurStep, make_batches, sizes
 from bertgpt import presets
+from bertgpt.errors import InputError
 from train.checkpoints import Checkpoints
 from train.config import ParallelSection
 from train.state import TrainState
@@ -62,9 +63,9 @@ def save(checkpoints: Checkpoints, number: int, state: TrainState, step: Callabl
     """One checkpoint, with steps beside it until it is written."""
     began = time.perf_counter()
     copied = seconds(lambda: checkpoints.save(number, state, {}, None))
-    steps = []
     with ThreadPoolExecutor(1) as pool:
         end = pool.submit(written, checkpoints)
+        steps = [seconds(step)]
         while not end.done():
             steps.append(seconds(step))
     hashed = seconds(checkpoints.wait)
@@ -80,8 +81,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--saves", type=int, default=3)
     options = parser.parse_args(arguments)
     config = presets.get(options.model)
-    batch, length = DEFAULTS[config.architecture]
-    batch, length = options.batch or batch, options.length or length
+    batch, length = sizes(config, options.batch, options.length)
+    if options.saves < 1:
+        raise InputError(f"--saves is {options.saves}; it must be at least 1")
     batches = make_batches(config, "random", batch, length, False)[0]
     loop = OurStep(config, "float32", "none", batches, ParallelSection())
 
@@ -92,18 +94,18 @@ def main(arguments: list[str] | None = None) -> None:
     step()
     alone = spread(seconds(step) for _ in range(3))
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder), keep=1) as checkpoints:
-        saves = [
-            save(checkpoints, number, loop.strategy.saved(loop.state), step) for number in range(options.saves + 1)
-        ][1:]
+        saves = []
+        for number in range(options.saves + 1):
+            saves.append(save(checkpoints, number, loop.strategy.saved(loop.state), step))
         size = sum(file.stat().st_size for file in (Path(folder) / str(options.saves)).rglob("*") if file.is_file())
+    del saves[0]
     about = side_by_side.jax_about(loop.strategy.devices)
     print(f"{options.model}, {batch} x {length}, a checkpoint of {size / 1e6:,.0f} MB, on {about['device']}")
     for name in ("copied", "hashed", "stall", "whole"):
         print(f"{name}: {show(spread(getattr(one, name) for one in saves), 3)} s")
     print(f"stall / whole: {show(spread(100 * one.stall / one.whole for one in saves), 1)} %")
-    print(
-        f"a step: {show(alone, 3)} s alone, {show(spread(t for one in saves for t in one.steps), 3)} s beside a write"
-    )
+    beside = spread(each for one in saves for each in one.steps)
+    print(f"a step: {show(alone, 3)} s alone, {show(beside, 3)} s beside a write")
 
 
 if __name__ == "__main__":

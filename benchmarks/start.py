@@ -8,7 +8,8 @@ import subprocess
 import sys
 import time
 
-from benchmarks.side_by_side import processor, show, spread
+from benchmarks.side_by_side import leave, processor, show, spread
+from bertgpt.errors import InputError
 
 COMMANDS = {  # what is asked, and the exit code of the answer
     "python -m train --help": 0,
@@ -30,6 +31,8 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10)
     options = parser.parse_args(arguments)
+    if options.runs < 1:
+        raise InputError(f"--runs is {options.runs}; it must be at least 1")
     turns = [[seconds(*item) for item in COMMANDS.items()] for _ in range(options.runs)]
     print(f"{options.runs} runs each, on {processor()}, Python {sys.version.split()[0]}")
     for command, times in zip(COMMANDS, zip(*turns, strict=True), strict=True):
@@ -37,4 +40,4 @@ def main(arguments: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(leave(main))

@@ -43,6 +43,21 @@ OPTIMIZER = OptimizerSection(schedule="constant")
 REPORTED = "real_tokens"
 
 
+def sizes(config: ModelConfig, batch: int | None, length: int | None) -> tuple[int, int]:
+    """Rows and tokens of a batch, the usual ones where they are not given.
+
+    Raises:
+        InputError: they are impossible.
+    """
+    given = zip((batch, length), DEFAULTS[config.architecture], strict=True)
+    batch, length = (usual if size is None else size for size, usual in given)
+    if not 8 <= length <= config.max_positions:
+        raise InputError(f"--length is {length}; it must be from 8 to {config.max_positions}")
+    if batch < 1:
+        raise InputError(f"--batch is {batch}; it must be at least 1")
+    return batch, length
+
+
 def random_split(vocab_size: int) -> Split:
     """Random ids in documents whose lengths differ as an encyclopedia's do."""
     rng = np.random.default_rng(0)
@@ -266,12 +281,9 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, ModelConfig]
     parser.add_argument("--out", type=Path, default=side_by_side.OUT)
     options = parser.parse_args(arguments)
     config = presets.get(options.model, attention_dropout=options.attention_dropout)
-    batch, length = DEFAULTS[config.architecture]
-    options.batch, options.length = options.batch or batch, options.length or length
-    if not 8 <= options.length <= config.max_positions:
-        raise InputError(f"--length is {options.length}; it must be from 8 to {config.max_positions}")
-    if min(options.batch, options.repeats) < 1:
-        raise InputError(f"--batch is {options.batch} and --repeats {options.repeats}; they must be at least 1")
+    options.batch, options.length = sizes(config, options.batch, options.length)
+    if options.repeats < 1:
+        raise InputError(f"--repeats is {options.repeats}; it must be at least 1")
     return options, config
 
 

@@ -149,11 +149,12 @@ def test_without_torch_the_comparison_is_refused_in_one_line(monkeypatch, capsys
         assert "needs torch" in error
 
 
-def test_lengths_beyond_the_model_are_refused():
-    from benchmarks import generate, train_step
+def test_sizes_beyond_the_model_are_refused():
+    from benchmarks import checkpoint, generate, train_step
 
-    with pytest.raises(InputError, match="from 8 to 512"):
-        train_step.main(["--length", "513"])
+    for command in (train_step, checkpoint):
+        with pytest.raises(InputError, match="from 8 to 512"):
+            command.main(["--length", "513"])
     with pytest.raises(InputError, match="from 4 to 496"):
         generate.main(["--new", "512"])
 
