@@ -1,0 +1,112 @@
+"""How long an asynchronous checkpoint holds the train loop up, beside how long it takes to be safe on the disk.
+
+python -m benchmarks.checkpoint [--model bert_base] [--batch 16] [--length 128] [--saves 3]
+
+The loop waits in `Checkpoints.save`, while the state is copied, and at the next save, while the files are hashed. In
+between, steps go on. What is on the clock until `Checkpoints.wait` returns is both, and the write that steps hide.
+"""
+
+import argparse
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import NamedTuple
+
+from benchmarks import side_by_side
+from benchmarks.side_by_side import show, spread
+from benchmarks.train_step import OurStep, make_batches, sizes
+from bertgpt import presets
+from bertgpt.errors import InputError
+from train.checkpoints import Checkpoints
+from train.config import ParallelSection
+from train.state import TrainState
+
+
+class Save(NamedTuple):
+    """Seconds of one checkpoint.
+
+    Attributes:
+        copied: that `save` blocked.
+        hashed: that `wait` did, once all was written.
+        whole: from the call of `save` until `wait` returned; the rest of a step between is left out.
+        steps: of each step that ran beside the write.
+    """
+
+    copied: float
+    hashed: float
+    whole: float
+    steps: list[float]
+
+    @property
+    def stall(self) -> float:
+        """What the loop waited."""
+        return self.copied + self.hashed
+
+
+def seconds(call: Callable[[], object]) -> float:
+    """That a call takes."""
+    began = time.perf_counter()
+    call()
+    return time.perf_counter() - began
+
+
+def written(checkpoints: Checkpoints) -> float:
+    """The time at which all is on the disk; raises what went wrong there."""
+    checkpoints.manager.wait()
+    return time.perf_counter()
+
+
+def save(checkpoints: Checkpoints, number: int, state: TrainState, step: Callable[[], None]) -> Save:
+    """One checkpoint, with steps beside it until it is written."""
+    began = time.perf_counter()
+    copied = seconds(lambda: checkpoints.save(number, state, {}, None))
+    with ThreadPoolExecutor(1) as pool:
+        end = pool.submit(written, checkpoints)
+        steps = [seconds(step)]
+        while not end.done():
+            steps.append(seconds(step))
+    hashed = seconds(checkpoints.wait)
+    return Save(copied, hashed, end.result() - began + hashed, steps)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints the share of a save for which the loop waits; the first save is not counted."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="bert_base", choices=presets.ALL)
+    parser.add_argument("--batch", type=int)
+    parser.add_argument("--length", type=int)
+    parser.add_argument("--saves", type=int, default=3)
+    options = parser.parse_args(arguments)
+    config = presets.get(options.model)
+    batch, length = sizes(config, options.batch, options.length)
+    if options.saves < 1:
+        raise InputError(f"--saves is {options.saves}; it must be at least 1")
+    batches = make_batches(config, "random", batch, length, False)[0]
+    loop = OurStep(config, "float32", "none", batches, ParallelSection())
+
+    def step() -> None:
+        loop.step(0)
+        loop.wait()
+
+    step()
+    alone = spread(seconds(step) for _ in range(3))
+    with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder), keep=1) as checkpoints:
+        saves = []
+        for number in range(options.saves + 1):
+            saves.append(save(checkpoints, number, loop.strategy.saved(loop.state), step))
+        size = sum(file.stat().st_size for file in (Path(folder) / str(options.saves)).rglob("*") if file.is_file())
+    del saves[0]
+    about = side_by_side.jax_about(loop.strategy.devices)
+    print(f"{options.model}, {batch} x {length}, a checkpoint of {size / 1e6:,.0f} MB, on {about['device']}")
+    for name in ("copied", "hashed", "stall", "whole"):
+        print(f"{name}: {show(spread(getattr(one, name) for one in saves), 3)} s")
+    print(f"stall / whole: {show(spread(100 * one.stall / one.whole for one in saves), 1)} %")
+    beside = spread(each for one in saves for each in one.steps)
+    print(f"a step: {show(alone, 3)} s alone, {show(beside, 3)} s beside a write")
+
+
+if __name__ == "__main__":
+    sys.exit(side_by_side.leave(main))

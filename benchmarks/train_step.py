@@ -1,0 +1,323 @@
+"""The train step: tokens a second, memory and compile time; with --against transformers in turn with its models.
+
+python -m benchmarks.train_step [--model bert_base] [--batch 16] [--length 128] [--dtype float32]
+python -m benchmarks.train_step --dtype bfloat16 --against transformers
+python -m benchmarks.train_step --data demo --length 512 --pack --against transformers --pad longest
+
+A step is the whole update with dropout and AdamW: masked tokens and next sentence for BERT, next tokens for GPT-1. The
+reference has the same sizes, the same batches, its own loss, and fused AdamW; it runs under torch.compile, under bf16
+autocast for --dtype bfloat16, and BERT with SDPA. Beside it, one device is used. A timing lasts a second at least.
+"""
+
+import argparse
+import functools
+import sys
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from benchmarks import side_by_side
+from benchmarks.corpus import demo_store
+from benchmarks.side_by_side import Make, Spread, Work
+from bertgpt import presets
+from bertgpt.config import ModelConfig
+from bertgpt.data.store import Split, open_split
+from bertgpt.errors import InputError
+from bertgpt.layers import cudnn_obstacle
+from bertgpt.tokenizers import train_wordpiece
+from train import flops, parallel, runs
+from train.config import OptimizerSection, ParallelSection, RunConfig
+from train.loader import real_tokens
+from train.optimizers import make_optimizer
+from train.state import create_state
+from train.step import eval_step, train_step
+
+Batch = dict[str, np.ndarray]
+BATCHES = 4  # that are used in turn
+DOCUMENTS, SENTENCES, WORDS = 400, 20, (5, 45)  # of random text: sentences of a document on average, tokens of one
+FIRST_ID = 30  # what lies under it is special
+DEFAULTS = {"bert": (16, 128), "gpt": (4, 512)}  # rows and tokens of a batch
+OPTIMIZER = OptimizerSection(schedule="constant")
+REPORTED = "real_tokens"
+
+
+def sizes(config: ModelConfig, batch: int | None, length: int | None) -> tuple[int, int]:
+    """Rows and tokens of a batch, the usual ones where they are not given.
+
+    Raises:
+        InputError: they are impossible.
+    """
+    given = zip((batch, length), DEFAULTS[config.architecture], strict=True)
+    batch, length = (usual if size is None else size for size, usual in given)
+    if not 8 <= length <= config.max_positions:
+        raise InputError(f"--length is {length}; it must be from 8 to {config.max_positions}")
+    if batch < 1:
+        raise InputError(f"--batch is {batch}; it must be at least 1")
+    return batch, length
+
+
+def random_split(vocab_size: int) -> Split:
+    """Random ids in documents whose lengths differ as an encyclopedia's do."""
+    rng = np.random.default_rng(0)
+    documents = np.concatenate([[0], np.cumsum(rng.geometric(1 / SENTENCES, DOCUMENTS))])
+    sentences = np.concatenate([[0], np.cumsum(rng.integers(*WORDS, documents[-1]))])
+    tokens = rng.integers(FIRST_ID, vocab_size, sentences[-1]).astype(np.uint16)
+    return Split(tokens, sentences, documents, np.bincount(tokens, minlength=vocab_size), 6 * len(tokens))
+
+
+def make_batches(config: ModelConfig, data: str, batch: int, length: int, *packs: bool) -> list[list[Batch]]:
+    """The batches of the same text for every value of `packs`, made as a run makes them."""
+    if data == "demo":
+        folder, tokenizer = demo_store()
+        split = open_split(folder, "train")
+    else:
+        split, tokenizer = random_split(config.vocab_size), train_wordpiece(["a b"], FIRST_ID)
+    run = RunConfig()
+    run.data.sequence_length = length
+    made = []
+    for pack in packs:
+        source = runs.make_source(split, tokenizer, run, config.architecture, 0, pack)
+        rows = np.random.default_rng(0).integers(0, len(source), (BATCHES, batch))
+        made.append([source.batch(numbers) for numbers in rows])
+    return made
+
+
+def amounts(config: ModelConfig, batches: list[Batch]) -> list[dict[str, float]]:
+    """Of each batch; FLOPs as flops.py counts them, so for vocabulary logits at masked positions alone."""
+    return [
+        {"tokens": batch["input_ids"].size, "real_tokens": real_tokens(batch), "flops": flops.step_flops(config, batch)}
+        for batch in batches
+    ]
+
+
+class OurStep:
+    """The step of `python -m train pretrain`, with the state that it carries."""
+
+    def __init__(
+        self, config: ModelConfig, dtype: str, remat: str, batches: list[Batch], section: ParallelSection
+    ) -> None:
+        self.strategy, self.batches = parallel.make_strategy(section), batches
+        parallel.check_batch(len(batches[0]["input_ids"]), 1, self.strategy)
+        model, optimizer = runs.make_model(config, dtype, remat), make_optimizer(OPTIMIZER, 1)
+        task = runs.make_task(model, config)
+        self.train, _ = parallel.compile_steps(
+            self.strategy,
+            functools.partial(train_step, task=task, optimizer=optimizer),
+            functools.partial(eval_step, task=task),
+        )
+        create = self.strategy.compile_init(functools.partial(create_state, model, optimizer, 0))
+        self.state = self.strategy.put_state(create(None))
+        self.metrics: dict[str, Any] = {}
+
+    def step(self, number: int) -> None:
+        """Starts an update with a batch, which is moved to the devices first."""
+        self.state, self.metrics = self.train(self.state, self.strategy.put_batch(self.batches[number]))
+
+    def wait(self) -> None:
+        """Until all updates are made."""
+        jax.block_until_ready((self.state, self.metrics))
+
+
+def ours(config: ModelConfig, dtype: str, remat: str, batches: list[Batch], section: ParallelSection) -> Work:
+    """Our side."""
+    made = OurStep(config, dtype, remat, batches, section)
+    width, length = config.hidden_size // config.num_heads, batches[0]["input_ids"].shape[1]
+    obstacle = cudnn_obstacle(jax.devices()[0], dtype, length, width, config.attention_dropout)
+    about = side_by_side.jax_about(made.strategy.devices)
+    about |= {"runs": f"{made.strategy.name}, {'plain attention' if obstacle else 'cuDNN attention'}"}
+    return Work(made.step, made.wait, amounts(config, batches), about, side_by_side.jax_peak_bytes)
+
+
+def shorten(batch: Batch) -> Batch:
+    """Padding cut off beyond the longest row."""
+    shape = batch["input_ids"].shape
+    longest = int(batch["attention_mask"].sum(1).max())
+    return {name: value[:, :longest] if value.shape == shape else value for name, value in batch.items()}
+
+
+def their_inputs(batch: Batch) -> dict[str, Any]:
+    """A batch under their names: labels stand at every position of BERT's text, -100 where none is."""
+    if "masked_positions" not in batch:
+        labels = np.where(batch["loss_mask"] > 0, batch["labels"], -100)
+        return {"input_ids": batch["input_ids"], "labels": labels, "shift_labels": labels}  # shifted already
+    labels = np.full(batch["input_ids"].shape, -100)
+    rows, places = np.nonzero(batch["loss_mask"])
+    labels[rows, batch["masked_positions"][rows, places]] = batch["labels"][rows, places]
+    shared = ("input_ids", "attention_mask", "token_type_ids", "next_sentence_label")
+    return {name: batch[name] for name in shared} | {"labels": labels}
+
+
+def their_model(config: ModelConfig) -> Any:
+    """Their model of the same sizes, on the device that torch has."""
+    import torch
+    import transformers
+
+    names = {"bert": ("BertConfig", "BertForPreTraining"), "gpt": ("OpenAIGPTConfig", "OpenAIGPTLMHeadModel")}
+    kind, reference = (getattr(transformers, name) for name in names[config.architecture])
+    torch.manual_seed(0)
+    model = reference(kind(**their_sizes(config)))
+    return model.to("cuda" if torch.cuda.is_available() else "cpu").train()
+
+
+def their_sizes(config: ModelConfig) -> dict[str, Any]:
+    """The arguments of BertConfig or OpenAIGPTConfig."""
+    if config.architecture == "bert":
+        return {
+            "vocab_size": config.vocab_size,
+            "hidden_size": config.hidden_size,
+            "num_hidden_layers": config.num_layers,
+            "num_attention_heads": config.num_heads,
+            "intermediate_size": config.mlp_size,
+            "max_position_embeddings": config.max_positions,
+            "hidden_dropout_prob": config.hidden_dropout,
+            "attention_probs_dropout_prob": config.attention_dropout,
+            "attn_implementation": "sdpa",
+        }
+    if config.mlp_size != 4 * config.hidden_size:
+        raise InputError(f"their GPT-1 is four times as wide inside, not {config.mlp_size}; choose another --model")
+    return {
+        "vocab_size": config.vocab_size,
+        "n_embd": config.hidden_size,
+        "n_layer": config.num_layers,
+        "n_head": config.num_heads,
+        "n_positions": config.max_positions,
+        "embd_pdrop": config.hidden_dropout,
+        "resid_pdrop": config.hidden_dropout,
+        "attn_pdrop": config.attention_dropout,
+    }
+
+
+def their_optimizer(model: Any) -> Any:
+    """AdamW as their Trainer sets it up: fused, and no decay on biases and norms."""
+    import torch
+
+    matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
+    vectors = [parameter for parameter in model.parameters() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": OPTIMIZER.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=OPTIMIZER.learning_rate, eps=OPTIMIZER.eps, fused=True)
+
+
+def theirs(config: ModelConfig, dtype: str, batches: list[Batch]) -> Work:
+    """The same step by transformers and torch: forward, backward, gradient clipped, AdamW."""
+    import torch
+
+    about = side_by_side.torch_about()
+    model = their_model(config)
+    optimizer, device = their_optimizer(model), model.device
+    attention = "SDPA" if model.config._attn_implementation == "sdpa" else "eager attention"
+    about["runs"] = f"torch.compile, {attention}"
+    forward = [torch.compile(model)]
+    inputs = [
+        {name: torch.tensor(value, dtype=torch.long) for name, value in their_inputs(batch).items()}
+        for batch in batches
+    ]
+
+    def update(number: int) -> None:
+        optimizer.zero_grad()
+        batch = {name: value.to(device) for name, value in inputs[number].items()}
+        with torch.autocast(device.type, torch.bfloat16, enabled=dtype == "bfloat16"):
+            loss = forward[0](**batch).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), OPTIMIZER.clip_norm)
+        optimizer.step()
+
+    def step(number: int) -> None:
+        try:
+            update(number)
+        except Exception as error:
+            if forward[0] is model:
+                raise
+            forward[0] = model
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            about["runs"] = f"eager, since torch.compile failed ({reason[:100]}), {attention}"
+            update(number)
+
+    return Work(step, side_by_side.torch_wait, amounts(config, batches), about, side_by_side.torch_peak_bytes)
+
+
+def make_sides(options: argparse.Namespace, config: ModelConfig) -> dict[str, Make]:
+    """Ours, and theirs where it is asked for; packed rows are ours alone."""
+    beside = options.against is not None
+    sizes = (options.data, options.batch, options.length)
+    mine, *others = make_batches(config, *sizes, *([options.pack, False] if beside else [options.pack]))
+    section = ParallelSection(data=1 if beside else -1)
+    sides: dict[str, Make] = {"bertgpt": (ours, config, options.dtype, options.remat, mine, section)}
+    if beside:
+        shorter = options.pad == "longest" and config.architecture == "bert"
+        padded = [shorten(batch) if shorter else batch for batch in others[0]]
+        sides["transformers"] = (theirs, config, options.dtype, padded)
+    return sides
+
+
+def row(name: str, result: dict[str, Any]) -> str:
+    """A side as a line of the table."""
+    used = side_by_side.utilisation(result)
+    cells = [side_by_side.show(side_by_side.of(result, key)) for key in ("tokens", REPORTED)]
+    cells.append("not known" if used is None else f"{used.median:.1%}")
+    cells.append(side_by_side.memory(result))
+    cells.append(f"{result['compile_seconds']:.1f} s")
+    return f"| {name} | " + " | ".join(cells) + " |"
+
+
+def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
+    """The options, with the architecture's usual batch where none is given; and the model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model", default="bert_base", choices=presets.ALL)
+    parser.add_argument("--batch", type=int, help="rows; 16 for BERT and 4 for GPT-1 where absent")
+    parser.add_argument("--length", type=int, help="tokens of a row; 128 for BERT and 512 for GPT-1 where absent")
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--attention-dropout", type=float, default=0.1)
+    parser.add_argument("--remat", default="none", choices=("none", "dots", "full"))
+    parser.add_argument("--data", default="random", choices=("random", "demo"), help="ids; demo: of the demo corpus")
+    parser.add_argument("--pack", action="store_true", help="several examples in a row of ours")
+    parser.add_argument("--against", choices=("transformers",))
+    parser.add_argument("--pad", default="full", choices=("full", "longest"), help="theirs, to --length or less")
+    parser.add_argument("--repeats", type=int, default=5)
+    parser.add_argument("--out", type=Path, default=side_by_side.OUT)
+    options = parser.parse_args(arguments)
+    config = presets.get(options.model, attention_dropout=options.attention_dropout)
+    options.batch, options.length = sizes(config, options.batch, options.length)
+    if options.repeats < 1:
+        raise InputError(f"--repeats is {options.repeats}; it must be at least 1")
+    return options, config
+
+
+def name_of(options: argparse.Namespace) -> str:
+    """Of the files: one a setting."""
+    parts = [options.model, f"{options.batch}x{options.length}", options.dtype, options.data]
+    parts += [f"attention_dropout_{options.attention_dropout:g}"] if options.attention_dropout != 0.1 else []
+    parts += [f"remat_{options.remat}"] if options.remat != "none" else []
+    parts += ["packed"] if options.pack else []
+    parts += [f"against_{options.against}_{options.pad}"] if options.against else []
+    return "_".join(["train_step", *parts])
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints a table and writes it down."""
+    options, config = parse(arguments)
+    if options.against:
+        side_by_side.need_transformers()
+    results = side_by_side.measure(make_sides(options, config), options.repeats)
+    title = f"{options.model}, {options.batch} x {options.length}, {options.dtype}, {options.data} data"
+    print(f"{title}, dropout {config.hidden_dropout:g}, of attention {config.attention_dropout:g}")
+    for line in side_by_side.describe(results):
+        print(line)
+    print("| side | tokens/s | real tokens/s | MFU | peak memory | compile |\n|---|---|---|---|---|---|")
+    for name, result in results.items():
+        print(row(name, result))
+    report: dict[str, Any] = {"options": vars(options), "sides": results}
+    if options.against:
+        report["ratio"] = found = side_by_side.ratio(results["bertgpt"], results["transformers"], REPORTED)
+        print(f"real tokens/s, bertgpt / transformers: {side_by_side.show(found, 2)}")
+    bars: dict[str, Spread] = {name: side_by_side.of(result, REPORTED) for name, result in results.items()}
+    device = results["bertgpt"]["about"]["device"]
+    side_by_side.write(options.out, name_of(options), report, bars, f"{title}\n{device}: {REPORTED.replace('_', ' ')}")
+
+
+if __name__ == "__main__":
+    sys.exit(side_by_side.leave(main))

@@ -1,0 +1,214 @@
+"""The benchmarks' own arithmetic, and each command once with a model of a few numbers."""
+
+import json
+import os
+
+import numpy as np
+import pytest
+
+from benchmarks import side_by_side
+from benchmarks.side_by_side import Side, Spread, Work
+from bertgpt.config import ModelConfig
+from bertgpt.errors import InputError
+from train.config import ParallelSection
+
+SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 64, "max_positions": 64, "vocab_size": 64}
+
+
+def tiny(architecture: str) -> ModelConfig:
+    return ModelConfig(architecture=architecture, **SIZES)
+
+
+@pytest.fixture
+def tiny_presets(monkeypatch):
+    """Every preset is tiny."""
+    from bertgpt import presets
+
+    monkeypatch.setattr(presets, "get", lambda name, **_: tiny("gpt" if name.startswith("gpt") else "bert"))
+
+
+def counting() -> Work:
+    """Two units, of 10 and 30 tokens."""
+    done: list[int] = []
+    return Work(done.append, lambda: None, [{"tokens": 10}, {"tokens": 30}], {"done": done})
+
+
+def refusing() -> Work:
+    raise InputError("too wide")
+
+
+def dying() -> Work:
+    os._exit(3)
+
+
+def test_spreads_and_ratios_come_from_timings_and_from_pairs_of_them():
+    ours, theirs = ({"timings": [{"tokens": n} for n in speeds]} for speeds in ((4.0, 9.0, 2.0), (2.0, 3.0, 2.0)))
+    assert side_by_side.of(ours, "tokens") == Spread(4, 2, 9)
+    assert side_by_side.ratio(ours, theirs, "tokens") == Spread(2, 1, 3)
+    assert side_by_side.show(Spread(1234.5, 1, 2000), 1) == "1,234.5 (1.0 to 2,000.0)"
+
+
+def test_rates_count_what_each_unit_holds(monkeypatch):
+    monkeypatch.setattr(side_by_side, "timed", lambda work, numbers: 2.0)
+    assert side_by_side.rates(counting(), [0, 1, 0]) == {"seconds": 2 / 3, "tokens": 25}
+
+
+def test_utilisation_needs_a_known_device():
+    result = {"about": {"device": "NVIDIA H100 80GB HBM3", "devices": 2}, "timings": [{"flops": 989e12}]}
+    assert side_by_side.utilisation(result).median == 0.5
+    assert side_by_side.utilisation(result | {"about": {"device": "AMD EPYC, 2 cores", "devices": 1}}) is None
+
+
+class Asking:
+    """The other end of a side's pipe: asks what is listed, and is gone then."""
+
+    def __init__(self, *requests: str) -> None:
+        self.requests, self.answers = list(requests), []
+
+    def recv(self) -> str:
+        if not self.requests:
+            raise EOFError
+        return self.requests.pop(0)
+
+    def send(self, answer) -> None:
+        self.answers.append(answer)
+
+
+def test_a_side_is_warm_before_it_is_timed(monkeypatch):
+    """Both units and the first again; a timing then takes units in turn, as many as fill the time."""
+    monkeypatch.setattr(side_by_side, "timed", lambda work, numbers: [work.step(number) for number in numbers] and 1.0)
+    monkeypatch.setattr(side_by_side, "SECONDS", 2.5)
+    asking = Asking("time", "time", "about")
+    side_by_side.serve(asking, (counting,))
+    compiled, *_, about = asking.answers
+    assert compiled == 0
+    assert about["done"] == [0, 1, 0, *(0, 1, 0), *(1, 0, 1)]
+    assert about["peak_bytes"] > 1e6
+
+
+def test_what_goes_wrong_in_a_sides_process_is_raised_here():
+    with pytest.raises(InputError, match="too wide"):
+        Side((refusing,))
+    with pytest.raises(RuntimeError, match="ended with 3"):
+        Side((dying,))
+
+
+def test_batches_are_of_the_same_random_text_alone_and_packed():
+    from benchmarks.train_step import amounts, make_batches
+
+    for architecture in ("bert", "gpt"):
+        plain, packed = make_batches(tiny(architecture), "random", 4, 64, False, True)
+        for batch in (*plain, *packed):
+            assert batch["input_ids"].shape == (4, 64)
+            assert batch["input_ids"].max() < 64
+        assert "pack_ids" in packed[0]
+        assert "pack_ids" not in plain[0]
+    counted = amounts(tiny("gpt"), plain)[0]
+    assert (counted["tokens"], counted["real_tokens"]) == (256, 256)
+    assert counted["flops"] > 0
+
+
+BATCH = {
+    "input_ids": np.array([[2, 9, 3, 0, 0], [2, 4, 8, 3, 0]]),
+    "attention_mask": np.array([[1, 1, 1, 0, 0], [1, 1, 1, 1, 0]]),
+    "token_type_ids": np.zeros((2, 5), int),
+    "masked_positions": np.array([[1, 0], [1, 2]]),
+    "labels": np.array([[7, 0], [5, 6]]),
+    "loss_mask": np.array([[1.0, 0.0], [1.0, 1.0]]),
+    "next_sentence_label": np.array([0, 1]),
+    "nsp_loss_mask": np.ones(2),
+}
+
+
+def test_their_labels_stand_where_tokens_were_masked():
+    from benchmarks.train_step import shorten, their_inputs
+
+    expected = [[-100, 7, -100, -100], [-100, 5, 6, -100]]
+    assert their_inputs(BATCH)["labels"][:, :4].tolist() == expected
+    short = their_inputs(shorten(BATCH))
+    assert short["labels"].tolist() == expected
+    assert short["input_ids"].tolist() == [[2, 9, 3, 0], [2, 4, 8, 3]]
+    causal = {"input_ids": BATCH["input_ids"], "labels": np.ones((2, 5), int), "loss_mask": BATCH["attention_mask"]}
+    assert their_inputs(causal)["shift_labels"].tolist() == [[1, 1, 1, -100, -100], [1, 1, 1, 1, -100]]
+
+
+def test_places_are_the_middles_of_equal_parts():
+    from benchmarks.generate import places
+
+    assert places(16, 256, 4) == [48, 112, 176, 240]
+
+
+def test_without_torch_the_comparison_is_refused_in_one_line(monkeypatch, capsys):
+    from benchmarks import generate, train_step
+
+    monkeypatch.setattr(side_by_side.importlib.util, "find_spec", lambda name: None)
+    for command in (train_step, generate):
+        assert side_by_side.leave(lambda command=command: command.main(["--against", "transformers"])) == 2
+        error = capsys.readouterr().err
+        assert error.count("\n") == 1
+        assert "needs torch" in error
+
+
+def test_sizes_beyond_the_model_are_refused():
+    from benchmarks import checkpoint, generate, train_step
+
+    for command in (train_step, checkpoint):
+        with pytest.raises(InputError, match="from 8 to 512"):
+            command.main(["--length", "513"])
+    with pytest.raises(InputError, match="from 4 to 496"):
+        generate.main(["--new", "512"])
+
+
+@pytest.mark.parametrize("model", ["bert_tiny", "gpt1"])
+def test_the_train_step_is_timed_and_written_down(model, tiny_presets, tmp_path, capsys, monkeypatch):
+    from benchmarks import train_step
+
+    monkeypatch.setenv("XLA_FLAGS", "")  # one device in the side's process
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "1")
+    sizes = ["--batch", "8", "--length", "32", "--repeats", "2"]
+    train_step.main(["--model", model, *sizes, "--pack", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "| bertgpt | " in printed
+    name = f"train_step_{model}_8x32_float32_random_packed"
+    report = json.loads((tmp_path / f"{name}.json").read_text())
+    timings = report["sides"]["bertgpt"]["timings"]
+    assert len(timings) == 2
+    assert all(timing["tokens"] >= timing["real_tokens"] > 0 for timing in timings)
+    assert (tmp_path / f"{name}.png").stat().st_size > 1000
+
+
+def test_a_checkpoint_is_taken_apart(tiny_presets, capsys, monkeypatch):
+    from benchmarks import checkpoint
+
+    monkeypatch.setattr(checkpoint, "ParallelSection", lambda: ParallelSection(strategy="jit"))
+    checkpoint.main(["--batch", "8", "--length", "32", "--saves", "1"])
+    printed = capsys.readouterr().out
+    assert [line.split(":")[0] for line in printed.splitlines()[1:]] == [
+        "copied",
+        "hashed",
+        "stall",
+        "whole",
+        "stall / whole",
+        "a step",
+    ]
+
+
+def test_generation_counts_the_tokens_that_it_adds():
+    from benchmarks.generate import anew, cached, make_prompt
+
+    prompt = make_prompt(tiny("gpt"), 2, 4)
+    whole, plain = cached(tiny("gpt"), "float32", prompt, 8), anew(tiny("gpt"), "bfloat16", prompt, 8, 2)
+    for work, tokens in ((whole, 16), (plain, 4)):
+        work.step(0)
+        work.wait()
+        assert work.amounts == [{"tokens": tokens}]
+
+
+def test_the_first_word_is_timed(capsys, monkeypatch):
+    from benchmarks import start
+
+    monkeypatch.chdir(start.__file__.removesuffix("benchmarks/start.py"))
+    start.main(["--runs", "1"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("1 runs each")
+    assert [line.split(":")[0] for line in lines[1:]] == list(start.COMMANDS)
