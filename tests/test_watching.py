@@ -28,14 +28,28 @@ def test_a_signal_is_noted_and_the_handler_put_back(number):
 
 
 def test_what_stalls_is_told_and_again_when_the_time_has_doubled():
-    told: list[str] = []
-    with Watchdog(0.2, told.append) as watchdog:
+    told: list[float] = []
+    with Watchdog(0.2, lambda text: told.append(watchdog.told)) as watchdog:
         watchdog.at("step 3")
-        time.sleep(0.7)
+        for _ in range(1000):
+            time.sleep(0.01)
+            if len(told) == 3:
+                break
+    first, second, third = told
+    assert (first > 0.2, second > 2 * first, third > 2 * second) == (True, True, True)
+
+
+def test_what_is_done_is_no_stall_and_what_stalls_is_named():
+    told: list[str] = []
+    with Watchdog(1, told.append) as watchdog:
+        watchdog.at("step 3")
         watchdog.at("step 4")
-        time.sleep(0.05)
-    assert len(told) == 2
-    assert all(text.startswith("stalled: step 3 has taken") for text in told)
+        watchdog.since -= 5
+        for _ in range(1000):
+            time.sleep(0.01)
+            if told:
+                break
+    assert told == ["stalled: step 4 has taken 5 s"]
 
 
 def test_a_watchdog_of_0_seconds_never_tells():
