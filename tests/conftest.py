@@ -28,7 +28,9 @@ TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 32, "max
 
 def pytest_configure(config: pytest.Config) -> None:
     """Programs that several tests compile are compiled once, also from one session to the next."""
-    jax.config.update("jax_compilation_cache_dir", str(config.cache.mkdir("compiled")))
+    folder = str(config.cache.mkdir("compiled"))
+    jax.config.update("jax_compilation_cache_dir", folder)
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = folder
 
 
 @pytest.fixture(scope="session")

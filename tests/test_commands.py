@@ -3,6 +3,7 @@
 import errno
 import io
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -83,6 +84,23 @@ def test_a_bert_run_leaves_what_is_promised(bert_run):
     assert {"loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy", "nsp_balanced_accuracy"} <= set(rows[1])
     for row in rows:
         assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"])
+
+
+def test_compiled_programs_are_kept_where_nothing_else_is_said(config_file, tmp_path):
+    """Two starts of one command: the second compiles nothing that took a second the first time."""
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": "", "JAX_LOG_COMPILES": "1"}
+    environment["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
+    del environment["JAX_COMPILATION_CACHE_DIR"]
+    command = [sys.executable, "-m", "train", "pretrain", str(config_file), "train.steps=1", "train.eval_every=9"]
+    texts = []
+    for out in ("first", "second"):
+        done = subprocess.run([*command, f"out={tmp_path / out}"], env=environment, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        texts.append(done.stderr)
+    (folder,) = (tmp_path / "bertgpt").iterdir()
+    assert any(folder.iterdir())
+    first, second = ("Persistent compilation cache hit for 'jit_train_step'" in text for text in texts)
+    assert (first, second) == (False, True)
 
 
 def test_a_stalled_loader_is_told_and_chosen_steps_are_traced(config_file, tmp_path, monkeypatch, capsys):

@@ -2,12 +2,14 @@
 
 import argparse
 import errno
+import hashlib
 import importlib
 import os
 import sys
 import time
 import traceback
 import warnings
+from pathlib import Path
 from typing import Any, NoReturn
 
 from bertgpt.errors import InputError
@@ -39,6 +41,7 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns 0, 2 for a user's mistake (one line on stderr), or 1 for a fault."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_folder()))
     parser = Parser(prog="python -m train", description="Pretrain, fine-tune and use BERT and GPT-1.")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in VERBS.items():
@@ -60,6 +63,16 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except Exception as error:
         return leave(error)
+
+
+def compiled_folder() -> Path:
+    """Where compiled programs are kept from one start to the next; apart for processors of other abilities, since a
+    home may be shared, and a program of one may not run on another."""
+    cpu = Path("/proc/cpuinfo")
+    flags = {line for line in cpu.read_text().splitlines() if line.startswith("flags")} if cpu.exists() else set()
+    abilities = hashlib.sha256("".join(sorted(flags)).encode()).hexdigest()[:8]
+    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(home) / "bertgpt" / f"compiled-{abilities}"
 
 
 def leave(error: Exception) -> int:
