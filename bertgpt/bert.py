@@ -9,7 +9,17 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
-from bertgpt.layers import ACTIVATIONS, Model, Stack, dense, flatten_choices, layer_norm, tied_logits, weight_init
+from bertgpt.layers import (
+    ACTIVATIONS,
+    Dropout,
+    Model,
+    Stack,
+    dense,
+    flatten_choices,
+    layer_norm,
+    tied_logits,
+    weight_init,
+)
 from bertgpt.outputs import ModelOutput
 
 
@@ -27,7 +37,7 @@ class BertEmbeddings(nn.Module):
             for name, size in sizes.items()
         )
         self.norm = layer_norm(config, self.dtype, "norm")
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
 
     def __call__(
         self,
@@ -196,7 +206,7 @@ class BertForSequenceClassification(Model):
 
     def setup(self) -> None:
         self.bert = BertModel(self.config, self.dtype, self.remat)
-        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.dropout = Dropout(self.config.head_dropout)
         self.classifier = dense(self.config.num_labels, self.config, self.dtype)
 
     def __call__(
@@ -221,7 +231,7 @@ class BertForMultipleChoice(Model):
 
     def setup(self) -> None:
         self.bert = BertModel(self.config, self.dtype, self.remat)
-        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.dropout = Dropout(self.config.head_dropout)
         self.classifier = dense(1, self.config, self.dtype)
 
     def __call__(
@@ -247,7 +257,7 @@ class BertForTokenClassification(Model):
 
     def setup(self) -> None:
         self.bert = BertModel(self.config, self.dtype, self.remat, add_pooling_layer=False)
-        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.dropout = Dropout(self.config.head_dropout)
         self.classifier = dense(self.config.num_labels, self.config, self.dtype)
 
     def __call__(

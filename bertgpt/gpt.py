@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from bertgpt.layers import Model, Stack, dense, flatten_choices, tied_logits, weight_init
+from bertgpt.layers import Dropout, Model, Stack, dense, flatten_choices, tied_logits, weight_init
 from bertgpt.outputs import ModelOutput
 
 
@@ -20,7 +20,7 @@ class OpenAIGPTModel(Model):
             nn.Embed(size, config.hidden_size, dtype=self.dtype, embedding_init=weight_init(config))
             for size in (config.vocab_size, config.max_positions)
         )
-        self.dropout = nn.Dropout(config.hidden_dropout)
+        self.dropout = Dropout(config.hidden_dropout)
         self.stack = Stack(config, self.dtype, self.remat)
 
     def __call__(
@@ -77,7 +77,7 @@ class OpenAIGPTDoubleHeadsModel(Model):
 
     def setup(self) -> None:
         self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
-        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.dropout = Dropout(self.config.head_dropout)
         self.multiple_choice_head = dense(1, self.config, self.dtype)
 
     def __call__(
@@ -113,7 +113,7 @@ class OpenAIGPTForSequenceClassification(Model):
 
     def setup(self) -> None:
         self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
-        self.dropout = nn.Dropout(self.config.head_dropout)
+        self.dropout = Dropout(self.config.head_dropout)
         self.score = dense(self.config.num_labels, self.config, self.dtype, bias=False)
 
     def __call__(

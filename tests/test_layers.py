@@ -211,7 +211,7 @@ def test_hidden_dropout_falls_on_both_residual_branches_alone(params, x):
 def test_attention_dropout_falls_on_the_probabilities():
     # Of each query's 64 probabilities of 1/64, a random half is kept as 2/64.
     ones = jnp.ones((1, 64, 1, 1))
-    dropout = nn.Dropout(0.5, deterministic=False)
+    dropout = layers.Dropout(0.5, deterministic=False)
     mixed = nn.apply(lambda m: layers.attend(ones, ones, ones, causal=False, dropout=m), dropout)(
         {}, rngs={"dropout": jax.random.key(0)}
     )
@@ -235,6 +235,30 @@ def test_tied_logits_are_float32_products_with_the_embeddings():
     logits = layers.tied_logits(x, embedding)
     assert logits.dtype == jnp.float32
     np.testing.assert_array_equal(logits, [[[1, 2, 129]]])
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+@pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
+def test_dropout_drops_its_share_and_keeps_the_mean(rate, implementation):
+    key = jax.random.key(3, impl=implementation)
+    x = jnp.ones((101, 997))
+    dropped = round(rate * 256) / 256
+    y = np.asarray(layers.Dropout(rate, deterministic=False).apply({}, x, rngs={"dropout": key}))
+    np.testing.assert_allclose(np.unique(y), [0, 1 / (1 - dropped)], rtol=1e-6)
+    np.testing.assert_allclose((y == 0).mean(), dropped, atol=0.005)  # five deviations
+    np.testing.assert_allclose(
+        (y == 0).mean(0).std(), (dropped * (1 - dropped) / 101) ** 0.5, rtol=0.1
+    )  # in no pattern
+    np.testing.assert_allclose(np.corrcoef(y[:, 0::4].ravel()[:25000], y[:, 1::4].ravel()[:25000])[0, 1], 0, atol=0.03)
+
+
+def test_dropout_is_nothing_where_it_is_off_and_small_rates_still_drop():
+    x, rngs = jnp.ones((100, 100), jnp.bfloat16), {"dropout": jax.random.key(0)}
+    assert layers.Dropout(0.5).apply({}, x, deterministic=True) is x
+    assert layers.Dropout(0.0).apply({}, x, deterministic=False) is x
+    y = layers.Dropout(1e-6, deterministic=False).apply({}, x, rngs=rngs)
+    assert y.dtype == jnp.bfloat16
+    assert 0 < (y == 0).mean() < 0.02
 
 
 MASKS = [(mask, packs) for mask in (None, ATTENTION_MASK) for packs in (None, PACK_IDS)]
