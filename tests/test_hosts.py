@@ -7,20 +7,19 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
 import yaml
+from test_resume import rows, wait_for
 
 import bertgpt
 from train import config as configs
 from train import finetuning, hosts, pretraining
 from train.checkpoints import Checkpoints
 from train.loop import in_order
-from train.reports import TIMINGS
 from train.runs import load_run
 
 STEPS = 40
@@ -90,21 +89,6 @@ def finish(processes: list[subprocess.Popen], seconds: float = 300) -> list[tupl
         for process in processes:
             process.kill()
     return [(process.returncode, *end) for process, end in zip(processes, ends, strict=True)]
-
-
-def wait_for(folder: Path, step: int) -> None:
-    """Until metrics.jsonl has the step."""
-    for _ in range(9000):
-        if (folder / "metrics.jsonl").exists() and f'"step": {step},' in (folder / "metrics.jsonl").read_text():
-            return
-        time.sleep(0.01)
-    raise AssertionError(f"step {step} never came")
-
-
-def rows(folder: Path) -> list[dict]:
-    """The metrics, timings aside."""
-    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
-    return [{name: value for name, value in line.items() if name not in TIMINGS} for line in lines]
 
 
 def assert_close(found: list[dict], expected: list[dict]) -> None:

@@ -69,7 +69,7 @@ def command(config_file: Path, *overrides: str) -> subprocess.Popen:
 
 def wait_for(folder: Path, step: int) -> None:
     """Until metrics.jsonl has the step."""
-    for _ in range(6000):
+    for _ in range(9000):
         if (folder / "metrics.jsonl").exists() and f'"step": {step},' in (folder / "metrics.jsonl").read_text():
             return
         time.sleep(0.01)

@@ -81,14 +81,15 @@ def _finetuning(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarra
 def exact(plan: Plan) -> dict[str, int]:
     """Counts, and bytes that one device holds; under fsdp it also has, during a step, the gathered parameters, and in
     any case the whole gradient."""
-    parameters, whole = device_bytes(plan.strategy, plan.state, plan.state.params), _bytes(plan.state.params)
+    lies = plan.strategy.like(plan.state)
+    parameters, whole = device_bytes(lies.params), _bytes(plan.state.params)
     return {
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(plan.state.params)),
         "flops_per_token": flops.step_flops(plan.model.config, plan.batch) // tokens(plan.batch),  # type: ignore[attr-defined]
         "parameter_bytes": parameters,
         "gathered_bytes": whole if parameters < whole else 0,
         "gradient_bytes": whole,
-        "optimizer_bytes": device_bytes(plan.strategy, plan.state, plan.state.opt_state),
+        "optimizer_bytes": device_bytes(lies.opt_state),
         "batch_bytes": _bytes(plan.batch) // plan.strategy.devices,
         "kept_bytes": kept_bytes(plan),
     }
@@ -99,14 +100,11 @@ def tokens(batch: dict[str, Any]) -> int:
     return math.prod(batch["input_ids"].shape)
 
 
-def device_bytes(strategy: Strategy, state: TrainState, part: Any) -> int:
-    """Bytes of a part of the state on one device."""
-    lies = strategy.like(state)
-    places = dict(zip(map(id, jax.tree.leaves(state)), jax.tree.leaves(lies), strict=True))
-    held = ((leaf, places[id(leaf)].sharding) for leaf in jax.tree.leaves(part))
+def device_bytes(lies: Any) -> int:
+    """Bytes on one device of arrays given by shape and place; what has no place is there whole."""
     return sum(
-        math.prod(leaf.shape if place is None else place.shard_shape(leaf.shape)) * leaf.dtype.itemsize
-        for leaf, place in held
+        math.prod(x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(lies)
     )
 
 
