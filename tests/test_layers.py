@@ -241,13 +241,13 @@ def test_tied_logits_are_float32_products_with_the_embeddings():
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
 def test_dropout_drops_its_share_and_keeps_the_mean(rate, implementation):
     key = jax.random.key(3, impl=implementation)
-    x = jnp.ones((101, 997))
+    x = jnp.ones((1001, 997))
     dropped = round(rate * 256) / 256
     y = np.asarray(layers.Dropout(rate, deterministic=False).apply({}, x, rngs={"dropout": key}))
     np.testing.assert_allclose(np.unique(y), [0, 1 / (1 - dropped)], rtol=1e-6)
-    np.testing.assert_allclose((y == 0).mean(), dropped, atol=0.005)  # five deviations
+    np.testing.assert_allclose((y == 0).mean(), dropped, atol=0.0025)  # five deviations; 1 in 256 is 0.0039
     np.testing.assert_allclose(
-        (y == 0).mean(0).std(), (dropped * (1 - dropped) / 101) ** 0.5, rtol=0.1
+        (y == 0).mean(0).std(), (dropped * (1 - dropped) / 1001) ** 0.5, rtol=0.1
     )  # in no pattern
     np.testing.assert_allclose(np.corrcoef(y[:, 0::4].ravel()[:25000], y[:, 1::4].ravel()[:25000])[0, 1], 0, atol=0.03)
 
