@@ -13,6 +13,7 @@ from jax import Array
 
 from bertgpt import losses
 from bertgpt.losses import Batch, SumWeight
+from train.cpu import fast_dense
 from train.state import TrainState, step_key
 
 Sums = dict[str, SumWeight]
@@ -70,7 +71,9 @@ def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> An
     """The model's output for a batch; with dropout where there is a key."""
     inputs = {name: batch[name] for name in (*task.inputs, *(name for name in PACKED if name in batch))}
     rngs = None if key is None else {"dropout": key}
-    return task.model.apply({"params": params}, **inputs, **dict(task.options), deterministic=key is None, rngs=rngs)
+    options = dict(task.options) | {"deterministic": key is None, "rngs": rngs}
+    with fast_dense():
+        return task.model.apply({"params": params}, **inputs, **options)
 
 
 def train_step(

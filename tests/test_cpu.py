@@ -1,0 +1,66 @@
+"""The dense layers of a step in bfloat16 on a CPU are Linen's, and their sums stay float32."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from test_devices import initial_params, make_batch, make_task
+
+from train import cpu, step
+
+
+@pytest.fixture(scope="module")
+def operands():
+    """x [2 64 24] and dy [2 64 40] in bfloat16, kernel [24 40] and bias [40] in float32."""
+    keys = jax.random.split(jax.random.key(0), 4)
+    x, dy = (jax.random.normal(key, (2, 64, size), jnp.bfloat16) for key, size in zip(keys, (24, 40), strict=False))
+    return x, dy, jax.random.normal(keys[2], (24, 40)), jax.random.normal(keys[3], (40,))
+
+
+def test_dense_is_linens_rounded_once(operands):
+    x, dy, kernel, bias = operands
+    y, back = jax.vjp(cpu.dense, x, kernel, bias)
+    plain = nn.Dense(40, dtype=jnp.bfloat16).apply({"params": {"kernel": kernel, "bias": bias}}, x)
+    assert y.dtype == plain.dtype
+    np.testing.assert_allclose(
+        np.float32(y), np.float32(plain), atol=0.13
+    )  # plain is rounded before the bias, and after
+
+    wide, wide_kernel, wide_dy = np.float64(x), np.float64(kernel.astype(jnp.bfloat16)), np.float64(dy)
+    np.testing.assert_allclose(np.float64(y), wide @ wide_kernel + np.float64(bias), rtol=2**-8, atol=1e-6)
+    dx, d_kernel, d_bias = back(dy)
+    np.testing.assert_allclose(np.float64(dx), wide_dy @ wide_kernel.T, rtol=2**-8, atol=1e-5)
+    assert (d_kernel.dtype, d_bias.dtype) == (jnp.float32, jnp.float32)
+    np.testing.assert_allclose(d_kernel, np.einsum("bti,bto->io", wide, wide_dy), rtol=1e-5, atol=1e-5)
+    np.testing.assert_allclose(d_bias, wide_dy.sum((0, 1)), rtol=1e-5, atol=1e-5)
+
+
+def is_rounded(x):
+    return bool((x == x.astype(jnp.bfloat16)).all())
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt"])
+def test_a_step_in_bfloat16_takes_them_and_its_gradient_is_the_plain_one(architecture, monkeypatch):
+    task, batch = make_task(architecture, dtype=jnp.bfloat16), make_batch(architecture)
+    params, key = initial_params(task), jax.random.key(0)
+    fast, _ = jax.jit(lambda p: step.gradients(p, batch, key, task=task))(params)
+    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
+    plain, _ = jax.jit(lambda p: step.gradients(p, batch, key, task=task))(params)
+    kernels = 0
+    for (path, mine), other in zip(jax.tree.leaves_with_path(fast), jax.tree.leaves(plain), strict=True):
+        np.testing.assert_allclose(mine, other, atol=0.02 * float(abs(other).max()) + 1e-3, err_msg=str(path))
+        if path[-1].key == "kernel":
+            kernels += 1
+            assert is_rounded(other)
+            assert not is_rounded(mine), path
+    assert kernels >= 6
+
+
+def test_a_step_in_float32_is_left_as_it_is():
+    task = make_task("gpt")
+    batch, params = make_batch("gpt"), initial_params(task)
+    inputs = {name: batch[name] for name in task.inputs}
+    traced = jax.make_jaxpr(lambda p: step.apply(task, p, batch).logits)(params)
+    plain = jax.make_jaxpr(lambda p: task.model.apply({"params": p}, **inputs, deterministic=True).logits)(params)
+    assert str(traced) == str(plain)
