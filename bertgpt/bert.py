@@ -17,10 +17,10 @@ from bertgpt.layers import (
     dense,
     flatten_choices,
     layer_norm,
-    tied_logits,
     weight_init,
 )
 from bertgpt.outputs import ModelOutput
+from bertgpt.vocabulary import VocabularyHead
 
 
 class BertEmbeddings(nn.Module):
@@ -101,18 +101,18 @@ class BertModel(Model):
 
 
 class MLMHead(nn.Module):
-    """LayerNorm(activation(dense(x))) times the token embeddings, plus a bias of its own: [B P D] -> [B P V]."""
+    """LayerNorm(activation(dense(x))) times the token embeddings, plus a bias of its own: of x [B P D]."""
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, token_embedding: Array) -> Array:
+    def __call__(self, x: Array, token_embedding: Array) -> VocabularyHead:
         config = self.config
         x = ACTIVATIONS[config.activation](dense(config.hidden_size, config, self.dtype, "dense")(x))
         x = layer_norm(config, self.dtype, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
-        return tied_logits(x, token_embedding) + bias[None, None]
+        return VocabularyHead(x, token_embedding, bias)
 
 
 class BertForPreTraining(Model):
@@ -131,18 +131,21 @@ class BertForPreTraining(Model):
         position_ids: Array | None = None,
         *,
         masked_positions: Array | None = None,
+        output_logits: bool = True,
         **options: Any,
     ) -> ModelOutput:
         """As `BertModel`, with `nsp_logits` [B 2] (with `cls_positions` [B K 2]) and `mlm_logits`.
 
         Args:
             masked_positions: [B P] int: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
+            output_logits: False: `mlm_logits` is what they are made of, for losses that never write them all out.
         """
         output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, **options)
         x = gather_positions(output.last_hidden_state, masked_positions)
+        head = self.mlm_head(x, self.bert.embeddings.token.embedding)
         return dataclasses.replace(
             output,
-            mlm_logits=self.mlm_head(x, self.bert.embeddings.token.embedding),
+            mlm_logits=head.logits() if output_logits else head,
             nsp_logits=self.nsp_head(output.pooler_output).astype(jnp.float32),
         )
 
@@ -172,7 +175,7 @@ class BertForMaskedLM(Model):
         """As `BertForPreTraining`, without `nsp_logits`."""
         output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, **options)
         x = gather_positions(output.last_hidden_state, masked_positions)
-        return dataclasses.replace(output, mlm_logits=self.mlm_head(x, self.bert.embeddings.token.embedding))
+        return dataclasses.replace(output, mlm_logits=self.mlm_head(x, self.bert.embeddings.token.embedding).logits())
 
 
 class BertForNextSentencePrediction(Model):

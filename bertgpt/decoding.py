@@ -18,7 +18,8 @@ from jax.typing import DTypeLike
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_ids
 from bertgpt.gpt import OpenAIGPTLMHeadModel
-from bertgpt.layers import FeedForward, dense, layer_norm, mix, tied_logits
+from bertgpt.layers import FeedForward, dense, layer_norm, mix
+from bertgpt.vocabulary import VocabularyHead
 
 BUCKET = 16  # batches of one size share a compiled program up to 16, 32, 64, ... tokens of prompt and continuation
 
@@ -295,7 +296,7 @@ def _forward(
     for layer, kept in enumerate(cache):
         x, kept = _block(params["stack"][f"block_{layer}"], x, kept, start, mask[:, None], config, dtype)
         filled.append(kept)
-    return tied_logits(x[:, -1:], params["token"]["embedding"])[:, 0], filled
+    return VocabularyHead(x[:, -1:], params["token"]["embedding"]).logits()[:, 0], filled
 
 
 def _block(

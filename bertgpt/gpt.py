@@ -7,8 +7,9 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jax import Array
 
-from bertgpt.layers import Dropout, Model, Stack, dense, flatten_choices, tied_logits, weight_init
+from bertgpt.layers import Dropout, Model, Stack, dense, flatten_choices, weight_init
 from bertgpt.outputs import ModelOutput
+from bertgpt.vocabulary import VocabularyHead
 
 
 class OpenAIGPTModel(Model):
@@ -64,12 +65,18 @@ class OpenAIGPTLMHeadModel(Model):
         input_ids: Array,
         attention_mask: Array | None = None,
         position_ids: Array | None = None,
+        *,
+        output_logits: bool = True,
         **options: Any,
     ) -> ModelOutput:
-        """As `OpenAIGPTModel`, with `logits` [B T V]: position t predicts token t + 1."""
+        """As `OpenAIGPTModel`, with `logits` [B T V]: position t predicts token t + 1.
+
+        Args:
+            output_logits: False: `logits` is what they are made of, for losses that never write them all out.
+        """
         output = self.transformer(input_ids, attention_mask, position_ids, **options)
-        logits = tied_logits(output.last_hidden_state, self.transformer.token.embedding)
-        return dataclasses.replace(output, logits=logits)
+        head = VocabularyHead(output.last_hidden_state, self.transformer.token.embedding)
+        return dataclasses.replace(output, logits=head.logits() if output_logits else head)
 
 
 class OpenAIGPTDoubleHeadsModel(Model):
@@ -100,7 +107,7 @@ class OpenAIGPTDoubleHeadsModel(Model):
         x = output.last_hidden_state  # [B*C T D]
         at = last_position(x, inputs[1]) if mc_token_ids is None else mc_token_ids.reshape(-1)
         chosen = self.dropout(x[jnp.arange(x.shape[0]), at], deterministic=deterministic)
-        logits = tied_logits(x, self.transformer.token.embedding)
+        logits = VocabularyHead(x, self.transformer.token.embedding).logits()
         return dataclasses.replace(
             output,
             logits=logits.reshape(*input_ids.shape, -1),
@@ -145,7 +152,7 @@ class OpenAIGPTForSequenceClassification(Model):
         logits = self.score(self.dropout(last, deterministic=deterministic)).astype(jnp.float32)
         if not output_lm_logits:
             return dataclasses.replace(output, logits=logits)
-        lm_logits = tied_logits(x, self.transformer.token.embedding).reshape(*input_ids.shape, -1)
+        lm_logits = VocabularyHead(x, self.transformer.token.embedding).logits().reshape(*input_ids.shape, -1)
         return dataclasses.replace(output, logits=logits, lm_logits=lm_logits)
 
 

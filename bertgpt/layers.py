@@ -147,11 +147,6 @@ def mix(query: Array, key: Array, value: Array, mask: Array | None, dropout: nn.
     return jnp.einsum("BHTS,BSHW->BTHW", probabilities, value)
 
 
-def tied_logits(x: Array, token_embedding: Array) -> Array:
-    """x [B P D] times the token embeddings [V D] -> float32 logits [B P V]."""
-    return jnp.einsum("BPD,VD->BPV", x, token_embedding.astype(x.dtype), preferred_element_type=jnp.float32)
-
-
 def flatten_choices(*inputs: Array | None) -> list[Any]:
     """Each [B C T] -> [B*C T]: every choice is a row of its own; what is absent stays so."""
     return [None if x is None else x.reshape(-1, x.shape[-1]) for x in inputs]

@@ -10,6 +10,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bertgpt.vocabulary import VocabularyHead, summed_cross_entropy
+
 Batch = dict[str, Any]
 
 
@@ -31,8 +33,12 @@ def masked_sum(values: Array, mask: Array) -> SumWeight:
     return SumWeight((values * mask).sum(), mask.sum())
 
 
-def cross_entropy(logits: Array, labels: Array, mask: Array) -> SumWeight:
-    """-log softmax(logits)[label], in nats. logits [... V], labels int [...], mask [...]."""
+def cross_entropy(logits: Array | VocabularyHead, labels: Array, mask: Array) -> SumWeight:
+    """-log softmax(logits)[label], in nats. logits [... V], or what they are made of; labels int [...], mask [...]."""
+    if isinstance(logits, VocabularyHead):
+        chex.assert_equal_shape([labels, mask])
+        mask = mask.astype(jnp.float32)
+        return SumWeight(summed_cross_entropy(logits, labels, mask), mask.sum())
     logits = logits.astype(jnp.float32)
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
     return masked_sum(jax.nn.logsumexp(logits, axis=-1) - picked, mask)
@@ -43,7 +49,7 @@ def accuracy(logits: Array, labels: Array, mask: Array) -> SumWeight:
     return masked_sum((logits.argmax(-1) == labels).astype(jnp.float32), mask)
 
 
-def mlm_loss(mlm_logits: Array, batch: Batch) -> SumWeight:
+def mlm_loss(mlm_logits: Array | VocabularyHead, batch: Batch) -> SumWeight:
     """Cross-entropy of the masked tokens: `labels` [B P] under `loss_mask` [B P] (Devlin et al. 2019, 3.1)."""
     return cross_entropy(mlm_logits, batch["labels"], batch["loss_mask"])
 
@@ -53,7 +59,7 @@ def nsp_loss(nsp_logits: Array, batch: Batch) -> SumWeight:
     return cross_entropy(nsp_logits, batch["next_sentence_label"], batch["nsp_loss_mask"])
 
 
-def lm_loss(logits: Array, batch: Batch) -> SumWeight:
+def lm_loss(logits: Array | VocabularyHead, batch: Batch) -> SumWeight:
     """Cross-entropy of the next token: `labels` [B T], already one to the right, under `loss_mask` [B T]
     (Radford et al. 2018, equation 1)."""
     return cross_entropy(logits, batch["labels"], batch["loss_mask"])

@@ -230,13 +230,6 @@ def test_stack_gives_every_blocks_output_in_turn(params, x):
     np.testing.assert_allclose(outputs[1], block.apply({"params": params}, outputs[0]), rtol=1e-5, atol=1e-6)
 
 
-def test_tied_logits_are_float32_products_with_the_embeddings():
-    x, embedding = jnp.array([[[1.0, 2.0]]], jnp.bfloat16), jnp.array([[1.0, 0.0], [0.0, 1.0], [128.0, 0.5]])
-    logits = layers.tied_logits(x, embedding)
-    assert logits.dtype == jnp.float32
-    np.testing.assert_array_equal(logits, [[[1, 2, 129]]])
-
-
 @pytest.mark.parametrize("rate", [0.1, 0.5])
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
 def test_dropout_drops_its_share_and_keeps_the_mean(rate, implementation):

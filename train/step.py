@@ -18,6 +18,7 @@ from train.state import TrainState, step_key
 
 Sums = dict[str, SumWeight]
 PACKED = ("position_ids", "pack_ids", "cls_positions")  # further inputs of a batch whose rows hold several examples
+IN_BLOCKS = (("output_logits", False),)  # logits over the vocabulary exist for a block of rows at a time
 
 
 class Task(NamedTuple):
@@ -31,6 +32,7 @@ class Task(NamedTuple):
         weights: (loss, its weight in what is differentiated); 1 for the others.
         options: (name, value) of further arguments of the model.
         outputs: fields of its output that an evaluation keeps.
+        train_options: as `options`, in training alone.
     """
 
     model: nn.Module
@@ -40,6 +42,7 @@ class Task(NamedTuple):
     weights: tuple[tuple[str, float], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
     outputs: tuple[str, ...] = ()
+    train_options: tuple[tuple[str, Any], ...] = ()
 
     def total(self, values: Mapping[str, Any]) -> Any:
         """The weighted sum of the losses among named values."""
@@ -59,19 +62,20 @@ def alone(local: Local) -> Local:
 def bert_task(model: nn.Module) -> Task:
     """Masked tokens and next sentence."""
     inputs = ("input_ids", "attention_mask", "token_type_ids", "masked_positions")
-    return Task(model, inputs, losses.bert_losses, losses.bert_accuracies)
+    return Task(model, inputs, losses.bert_losses, losses.bert_accuracies, train_options=IN_BLOCKS)
 
 
 def gpt_task(model: nn.Module) -> Task:
     """Next token."""
-    return Task(model, ("input_ids",), losses.gpt_losses, losses.gpt_accuracies)
+    return Task(model, ("input_ids",), losses.gpt_losses, losses.gpt_accuracies, train_options=IN_BLOCKS)
 
 
 def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> Any:
     """The model's output for a batch; with dropout where there is a key."""
     inputs = {name: batch[name] for name in (*task.inputs, *(name for name in PACKED if name in batch))}
-    rngs = None if key is None else {"dropout": key}
-    options = dict(task.options) | {"deterministic": key is None, "rngs": rngs}
+    options = dict(task.options) | {"deterministic": True}
+    if key is not None:
+        options |= dict(task.train_options) | {"deterministic": False, "rngs": {"dropout": key}}
     with fast_dense():
         return task.model.apply({"params": params}, **inputs, **options)
 

@@ -1,0 +1,94 @@
+"""The cross-entropy of logits over the vocabulary that never writes all of them out."""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+POSITIONS = 1024  # of a block, at most where a row has fewer: over 40,478 tokens its logits take 166 MB
+
+
+class VocabularyHead(NamedTuple):
+    """What logits over the vocabulary are made of: x embedding^T + bias.
+
+    Attributes:
+        x: [B P D], in the dtype that the product is made in; its sums are float32.
+        embedding: [V D], of the tokens.
+        bias: [V]; None: there is none.
+    """
+
+    x: Array
+    embedding: Array
+    bias: Array | None = None
+
+    def logits(self) -> Array:
+        """float32 [B P V]."""
+        table = self.embedding.astype(self.x.dtype)
+        logits = jnp.einsum("BPD,VD->BPV", self.x, table, preferred_element_type=jnp.float32)
+        return logits if self.bias is None else logits + self.bias[None, None]
+
+
+@jax.custom_jvp
+def summed_cross_entropy(head: VocabularyHead, labels: Array, weights: Array) -> Array:
+    """The sum of weights x -log softmax(logits)[label], in nats: labels int [B P], weights float32 [B P] -> float32.
+
+    The same as `losses.cross_entropy` of the logits, but these exist for a block of rows at a time, and where it is
+    differentiated, the gradient is made with them, so that no product is made twice. It can be differentiated forward,
+    backward and again.
+    """
+
+    def block(total: Array, rows: Any) -> tuple[Array, None]:
+        x, labels, weights = rows
+        logits = head._replace(x=x).logits()
+        losses = jax.nn.logsumexp(logits, axis=-1) - _at(logits, labels)
+        return total + (losses * weights).sum(), None
+
+    return jax.lax.scan(block, jnp.float32(0), _blocks(head.x, labels, weights))[0]
+
+
+@summed_cross_entropy.defjvp
+def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
+    losses, slope = _with_gradient(*primals)
+    moved, _, moved_weights = tangents
+    along = jax.tree.map(lambda part, by: jnp.sum(part.astype(jnp.float32) * by), slope, moved)
+    return (losses * primals[2]).sum(), sum(jax.tree.leaves(along)) + (losses * moved_weights).sum()
+
+
+def _with_gradient(head: VocabularyHead, labels: Array, weights: Array) -> tuple[Array, VocabularyHead]:
+    """Every position's loss [B P], and the gradient of their weighted sum."""
+    table = head.embedding.astype(head.x.dtype)
+
+    def block(summed: Any, rows: Any) -> Any:
+        x, labels, weights = rows
+        logits = VocabularyHead(x, table, head.bias).logits()
+        highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
+        raised = jnp.exp(logits - highest)
+        total = raised.sum(-1, keepdims=True)
+        losses = (jnp.log(total) + highest)[..., 0] - _at(logits, labels)
+        hit = labels[..., None] == jnp.arange(logits.shape[-1])[None, None]
+        slope = (raised / total - hit) * weights[..., None]  # of the logits
+        narrow = slope.astype(x.dtype)
+        dx = jnp.einsum("BPV,VD->BPD", narrow, table, preferred_element_type=jnp.float32).astype(x.dtype)
+        d_table = jnp.einsum("BPV,BPD->VD", narrow, x, preferred_element_type=jnp.float32)
+        d_bias = None if head.bias is None else summed[1] + slope.sum((0, 1))
+        return (summed[0] + d_table, d_bias), (losses, dx)
+
+    zeros = (jnp.zeros(table.shape), None if head.bias is None else jnp.zeros(head.bias.shape))
+    (d_table, d_bias), made = jax.lax.scan(block, zeros, _blocks(head.x, labels, weights))
+    losses, dx = (part.reshape(-1, *part.shape[2:])[: labels.shape[0]] for part in made)
+    return losses, VocabularyHead(dx, d_table, d_bias)
+
+
+def _at(logits: Array, labels: Array) -> Array:
+    return jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+
+
+def _blocks(*arrays: Array) -> tuple[Array, ...]:
+    """Each [B P ...] -> [N R P ...], a block of R rows for each turn; rows of zeros fill the last."""
+    batch, positions = arrays[0].shape[:2]
+    count = math.ceil(batch / max(1, POSITIONS // positions))
+    rows = math.ceil(batch / count)
+    fill = count * rows - batch
+    return tuple(jnp.pad(x, ((0, fill), *[(0, 0)] * (x.ndim - 1))).reshape(count, rows, *x.shape[1:]) for x in arrays)

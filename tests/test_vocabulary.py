@@ -1,0 +1,123 @@
+"""The cross-entropy in blocks is that of the whole logits: its value, gradient and second derivatives."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.extend.core import jaxprs_in_params
+from test_devices import initial_params, make_batch, make_task
+
+from bertgpt import losses, vocabulary
+from bertgpt.vocabulary import VocabularyHead, summed_cross_entropy
+from train import step
+
+V, D = 11, 6
+CASES = {  # rows, positions, positions of a block: one row each, several with a filled last block, all in one
+    "a row a block": (3, 4, 2),
+    "two rows a block, one filled": (5, 3, 7),
+    "one block": (2, 3, 1024),
+    "one position": (1, 1, 4),
+}
+
+
+@pytest.fixture(params=[False, True], ids=["no bias", "bias"])
+def biased(request):
+    return request.param
+
+
+@pytest.fixture(params=CASES.values(), ids=CASES)
+def case(request, monkeypatch, biased):
+    """(head, labels, weights), in blocks."""
+    batch, positions, block = request.param
+    monkeypatch.setattr(vocabulary, "POSITIONS", block)
+    keys = jax.random.split(jax.random.key(0), 5)
+    x = jax.random.normal(keys[0], (batch, positions, D))
+    bias = jax.random.normal(keys[2], (V,)) if biased else None
+    weights = jax.random.randint(keys[3], (batch, positions), 0, 3) / 2
+    labels = jax.random.randint(keys[4], (batch, positions), 0, V)
+    return VocabularyHead(x, jax.random.normal(keys[1], (V, D)), bias), labels, weights
+
+
+def plain(head, labels, weights):
+    return losses.cross_entropy(head.logits(), labels, weights).sum
+
+
+def test_logits_are_float32_products_with_the_embeddings():
+    x, embedding = jnp.array([[[1.0, 2.0]]], jnp.bfloat16), jnp.array([[1.0, 0.0], [0.0, 1.0], [128.0, 0.5]])
+    logits = VocabularyHead(x, embedding).logits()
+    assert logits.dtype == jnp.float32
+    np.testing.assert_array_equal(logits, [[[1, 2, 129]]])
+    np.testing.assert_array_equal(VocabularyHead(x, embedding, jnp.array([1.0, 2, 3])).logits(), [[[2, 4, 132]]])
+
+
+def test_value_and_gradient_are_those_of_the_logits(case):
+    derive = [jax.jit(jax.value_and_grad(loss, argnums=(0, 2))) for loss in (summed_cross_entropy, plain)]
+    (value, gradient), (plain_value, plain_gradient) = (both(*case) for both in derive)
+    np.testing.assert_allclose(value, plain_value, rtol=1e-6)
+    np.testing.assert_allclose(jax.jit(summed_cross_entropy)(*case), plain_value, rtol=1e-6)
+    for mine, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain_gradient), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
+
+
+def test_forward_and_second_derivatives_are_those_of_the_logits(case):
+    head, labels, weights = case
+    along = jax.tree.map(jnp.cos, head)
+
+    def derive(loss):
+        def of(amount):
+            return loss(jax.tree.map(lambda part, by: part + amount * by, head, along), labels, weights)
+
+        return jax.jit(lambda: (jax.jvp(of, (0.0,), (1.0,))[1], jax.grad(of)(0.0), jax.hessian(of)(0.0)))()
+
+    (slope, gradient, hessian), expected = derive(summed_cross_entropy), derive(plain)
+    np.testing.assert_allclose(slope, gradient, rtol=1e-5)
+    np.testing.assert_allclose((slope, gradient, hessian), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_in_bfloat16_sums_are_float32():
+    keys = jax.random.split(jax.random.key(0), 3)
+    head = VocabularyHead(jax.random.normal(keys[0], (4, 64, D), jnp.bfloat16), jax.random.normal(keys[1], (V, D)))
+    labels, weights = jax.random.randint(keys[2], (4, 64), 0, V), jnp.ones((4, 64))
+    wide = VocabularyHead(*(part.astype(jnp.bfloat16).astype(jnp.float32) for part in head[:2]))
+    (value, gradient), (plain_value, plain_gradient) = (
+        jax.jit(jax.value_and_grad(loss))(given, labels, weights)
+        for loss, given in ((summed_cross_entropy, head), (plain, wide))
+    )
+    np.testing.assert_allclose(value, plain_value, rtol=1e-5)
+    assert (gradient.x.dtype, gradient.embedding.dtype) == (jnp.bfloat16, jnp.float32)
+    np.testing.assert_allclose(np.float32(gradient.x), plain_gradient.x, rtol=2**-7, atol=0.02)
+    np.testing.assert_allclose(gradient.embedding, plain_gradient.embedding, rtol=0.01, atol=0.05)
+
+
+def sizes(jaxpr):
+    """The number of values in every array of a program and the programs in it."""
+    for equation in jaxpr.eqns:
+        yield from (variable.aval.size for variable in equation.outvars)
+        for inner in jaxprs_in_params(equation.params):
+            yield from sizes(inner)
+
+
+def test_all_logits_never_exist_together(monkeypatch):
+    monkeypatch.setattr(vocabulary, "POSITIONS", 8)
+    head = VocabularyHead(jnp.ones((16, 4, D)), jnp.ones((V, D)), jnp.ones(V))
+    given = (head, jnp.zeros((16, 4), jnp.int32), jnp.ones((16, 4)))
+    largest = {
+        loss: max(sizes(jax.make_jaxpr(jax.value_and_grad(loss))(*given).jaxpr))
+        for loss in (summed_cross_entropy, plain)
+    }
+    assert largest[plain] == 16 * 4 * V
+    assert largest[summed_cross_entropy] == 16 * 4 * D  # the states'
+
+
+@pytest.mark.parametrize("architecture", ["bert", "gpt"])
+def test_training_takes_what_logits_are_made_of_and_an_evaluation_the_logits(architecture):
+    task, batch = make_task(architecture), make_batch(architecture)
+    params, field = initial_params(task), {"bert": "mlm_logits", "gpt": "logits"}[architecture]
+    for key, kind in ((jax.random.key(0), VocabularyHead), (None, jax.ShapeDtypeStruct)):
+        output = jax.eval_shape(lambda p, key=key: step.apply(task, p, batch, key), params)
+        assert isinstance(getattr(output, field), kind)
+
+
+def test_a_mask_of_another_shape_is_refused():
+    with pytest.raises(AssertionError):
+        losses.cross_entropy(VocabularyHead(jnp.ones((2, 3, D)), jnp.ones((V, D))), jnp.zeros((2, 3)), jnp.ones((2, 1)))
