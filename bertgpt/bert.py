@@ -24,7 +24,7 @@ from bertgpt.vocabulary import VocabularyHead
 
 
 class BertEmbeddings(nn.Module):
-    """dropout(LayerNorm(token + position + segment)): ids [B T] -> [B T D]."""
+    """dropout(LayerNorm(token + position + segment)), summed in float32: ids [B T] -> [B T D] of the dtype."""
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
@@ -33,7 +33,7 @@ class BertEmbeddings(nn.Module):
         config = self.config
         sizes = {"token": config.vocab_size, "position": config.max_positions, "segment": config.type_vocab_size}
         self.token, self.position, self.segment = (
-            nn.Embed(size, config.hidden_size, dtype=self.dtype, embedding_init=weight_init(config), name=name)
+            nn.Embed(size, config.hidden_size, embedding_init=weight_init(config), name=name)
             for name, size in sizes.items()
         )
         self.norm = layer_norm(config, self.dtype, "norm")

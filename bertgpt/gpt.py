@@ -13,12 +13,12 @@ from bertgpt.vocabulary import VocabularyHead
 
 
 class OpenAIGPTModel(Model):
-    """dropout(token + position), then the causal stack; no LayerNorm before or after it."""
+    """dropout(token + position), summed in float32, then the causal stack; no LayerNorm before or after it."""
 
     def setup(self) -> None:
         config = self.config
         self.token, self.position = (
-            nn.Embed(size, config.hidden_size, dtype=self.dtype, embedding_init=weight_init(config))
+            nn.Embed(size, config.hidden_size, embedding_init=weight_init(config))
             for size in (config.vocab_size, config.max_positions)
         )
         self.dropout = Dropout(config.hidden_dropout)
@@ -46,7 +46,8 @@ class OpenAIGPTModel(Model):
         """
         if position_ids is None:
             position_ids = jnp.arange(input_ids.shape[1])[None]
-        embedded = self.dropout(self.token(input_ids) + self.position(position_ids), deterministic=deterministic)
+        embedded = (self.token(input_ids) + self.position(position_ids)).astype(self.dtype)
+        embedded = self.dropout(embedded, deterministic=deterministic)
         layers = self.stack(embedded, attention_mask, pack_ids, deterministic)
         return ModelOutput(
             last_hidden_state=layers[-1],

@@ -54,6 +54,8 @@ def test_a_step_in_bfloat16_takes_them_and_its_gradient_is_the_plain_one(archite
             kernels += 1
             assert is_rounded(other)
             assert not is_rounded(mine), path
+        if path[-1].key == "embedding":
+            assert not is_rounded(mine), path  # rows of one token, position or segment are added up in float32
     assert kernels >= 6
 
 
