@@ -1,7 +1,7 @@
 """Text from a GPT-1: one pass over the prompts, then one token at a time over what the cache remembers.
 
-The block is written anew here for arrays that a cache holds, from the layers' own parts, so that training knows no
-cache. Prompts are padded on the left: every row's next token then has the same slot.
+The block is written anew here for arrays that a cache holds, so that training knows no cache. Prompts are padded on
+the left: every row's next token then has the same slot. Parameters are cast once, before the first token.
 """
 
 import functools
@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_ids
 from bertgpt.gpt import OpenAIGPTLMHeadModel
-from bertgpt.layers import FeedForward, dense, layer_norm, mix
+from bertgpt.layers import ACTIVATIONS, layer_norm, mix
 from bertgpt.vocabulary import VocabularyHead
 
 BUCKET = 16  # batches of one size share a compiled program up to 16, 32, 64, ... tokens of prompt and continuation
@@ -52,7 +52,7 @@ class State(NamedTuple):
 
     Attributes:
         ids: [B S] int32, a slot a token: padding, prompt, continuation.
-        cache: the keys and values [B S H W] of every layer.
+        cache: the keys and values [B*H S W] of every layer; with an axis for each, XLA copies those of one row.
         token: [B] int32, the newest of each row, not read yet.
         pad: [B] int32, how many slots of a row are padding.
         done: [B] bool, rows that have had their end token.
@@ -110,7 +110,8 @@ def generate(
     else:
         ids, pad = _padded(prompts)
         slots = ids.shape[1] + _bucket(max_new_tokens)
-        run = _run(params, ids, pad, max_new_tokens, sampling, config=model.config, dtype=model.dtype, slots=slots)
+        held = hold(params, model.dtype, len(ids))
+        run = _run(held, ids, pad, max_new_tokens, sampling, config=model.config, dtype=model.dtype, slots=slots)
         added = np.asarray(run)[:, ids.shape[1] :][:, :max_new_tokens]
         if end_id is not None:
             added = np.where(np.cumsum(added == end_id, axis=1) > 0, end_id, added)
@@ -147,6 +148,7 @@ def stream(
 
 def _tokens(model: Any, params: Any, prompt: np.ndarray, count: int, sampling: Sampling) -> Iterator[int]:
     ids, pad = _padded([prompt])
+    params = hold(params, model.dtype, 1)
     constants = {"config": model.config, "dtype": model.dtype}
     slots = ids.shape[1] + _bucket(count)
     for number in range(count):
@@ -227,13 +229,41 @@ def _ended(row: np.ndarray, prompt: int, end_id: int | None) -> np.ndarray:
     return row[: prompt + ends[0] + 1] if ends.size else row
 
 
+def _on_cpu() -> bool:
+    """Where products of one bfloat16 vector are slower than of a float32 one."""
+    return jax.default_backend() == "cpu"
+
+
+def hold(params: Any, dtype: DTypeLike, batch: int) -> Any:
+    """Kernels and embeddings rounded to the dtype, once and not for every token; the rest, and float32, as it is.
+
+    On a CPU they stay float32 arrays where `batch` is 1, for the products' sake.
+    """
+    if jnp.dtype(dtype) == jnp.float32:
+        return params
+    return _rounded(params, dtype=jnp.dtype(dtype), widened=_on_cpu() and batch == 1)
+
+
+@functools.partial(jax.jit, static_argnames=("dtype", "widened"))
+def _rounded(params: Any, *, dtype: DTypeLike, widened: bool) -> Any:
+    kind = jnp.finfo(dtype)
+
+    def rounded(path: Any, x: Array) -> Array:
+        if path[-1].key not in ("kernel", "embedding"):
+            return x
+        return jax.lax.reduce_precision(x, kind.nexp, kind.nmant) if widened else x.astype(dtype)
+
+    return jax.tree.map_with_path(rounded, params)
+
+
 def prefill(
     params: Any, ids: Array, pad: Array, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike, slots: int
 ) -> State:
-    """Reads prompts [B P], `pad` [B] slots of each being padding, and adds the first token."""
+    """Reads prompts [B P], `pad` [B] slots of each being padding, and adds the first token. `params` from `hold`."""
     batch, width = ids.shape
-    shape = (batch, slots, config.num_heads, config.hidden_size // config.num_heads)
-    empty = [(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype)) for _ in range(config.num_layers)]
+    shape = (batch * config.num_heads, slots, config.hidden_size // config.num_heads)
+    kept = jnp.float32 if _on_cpu() else dtype
+    empty = [(jnp.zeros(shape, kept), jnp.zeros(shape, kept)) for _ in range(config.num_layers)]
     logits, cache = _forward(params, ids, empty, jnp.int32(0), pad, config, dtype)
     ids = jnp.pad(ids, ((0, 0), (0, slots - width)))  # where a row ended, what stands here is not read
     state = State(ids, cache, ids[:, 0], pad, jnp.zeros(batch, bool), jnp.int32(0))
@@ -289,14 +319,15 @@ def _forward(
     slot = start + jnp.arange(ids.shape[1])  # [T]
     position = jnp.maximum(slot[None] - pad[:, None], 0)  # [B T]
     token, place = params["token"]["embedding"][ids], params["position"]["embedding"][position]
-    x = token.astype(dtype) + place.astype(dtype)  # [B T D]
+    x = (token + place).astype(dtype)  # [B T D]
     seen = jnp.arange(cache[0][0].shape[1])  # [S]
     mask = (seen[None, None] <= slot[None, :, None]) & (seen[None, None] >= pad[:, None, None])  # [B T S]
     filled = []
     for layer, kept in enumerate(cache):
         x, kept = _block(params["stack"][f"block_{layer}"], x, kept, start, mask[:, None], config, dtype)
         filled.append(kept)
-    return VocabularyHead(x[:, -1:], params["token"]["embedding"]).logits()[:, 0], filled
+    table = params["token"]["embedding"]
+    return VocabularyHead(x[:, -1:].astype(table.dtype), table).logits()[:, 0], filled
 
 
 def _block(
@@ -310,19 +341,44 @@ def _block(
 ) -> tuple[Array, tuple[Array, Array]]:
     """`layers.Block` over a cache: x [B T D] -> [B T D], and the cache with the keys and values of x."""
 
-    def apply(layer: Any, params: Any, x: Array) -> Any:
-        return layer.apply({"params": params}, x)
+    def project(params: Any, x: Array) -> Array:
+        y = jnp.einsum(
+            "BTI,IO->BTO", x.astype(params["kernel"].dtype), params["kernel"], preferred_element_type=jnp.float32
+        )
+        return (y + params["bias"][None, None]).astype(dtype)
 
-    project, norm = dense(config.hidden_size, config, dtype), layer_norm(config, dtype)
-    attention, heads = params["attention"], (*x.shape[:2], *cache[0].shape[2:])
-    query, *new = (apply(project, attention[name], x).reshape(heads) for name in ("query", "key", "value"))
+    def norm(name: str, x: Array) -> Any:
+        return layer_norm(config, dtype).apply({"params": params[name]}, x)
+
+    attention, feed_forward = params["attention"], params["feed_forward"]
+    heads, kept = (*x.shape[:2], config.num_heads, -1), (-1, x.shape[1], cache[0].shape[2])
+    query, *new = (project(attention[name], x).reshape(heads) for name in ("query", "key", "value"))
     key, value = (
-        jax.lax.dynamic_update_slice(old, part, (0, start, 0, 0)) for old, part in zip(cache, new, strict=True)
+        jax.lax.dynamic_update_slice(old, part.swapaxes(1, 2).reshape(kept).astype(old.dtype), (0, start, 0))
+        for old, part in zip(cache, new, strict=True)
     )
-    mixed = mix(query, key, value, mask).reshape(x.shape)
-    x = apply(norm, params["attention_norm"], x + apply(project, attention["out"], mixed))
-    x = apply(norm, params["feed_forward_norm"], x + apply(FeedForward(config, dtype), params["feed_forward"], x))
+    query = query.astype(key.dtype)
+    if x.shape[1] == 1:
+        mixed = mix_one(query[:, 0], key, value, mask[:, 0])
+    else:
+        rows = (x.shape[0], config.num_heads, *key.shape[1:])
+        mixed = mix(query, key.reshape(rows).swapaxes(1, 2), value.reshape(rows).swapaxes(1, 2), mask)
+    x = norm("attention_norm", x + project(attention["out"], mixed.reshape(x.shape)))
+    hidden = ACTIVATIONS[config.activation](project(feed_forward["up"], x))
+    x = norm("feed_forward_norm", x + project(feed_forward["down"], hidden))
     return x, (key, value)
+
+
+def mix_one(query: Array, key: Array, value: Array, mask: Array) -> Array:
+    """`layers.mix` of one token a row: query [B H W], key and value [B*H S W], mask [B 1 S] -> [B H W].
+
+    Without an axis for the token, XLA reads the cache where it lies; with one it copies it first.
+    """
+    width = query.shape[-1]
+    scores = jnp.einsum("NW,NSW->NS", query.reshape(-1, width), key, preferred_element_type=jnp.float32) / width**0.5
+    scores = jnp.where(mask, scores.reshape(*query.shape[:2], -1), jnp.finfo(jnp.float32).min)
+    probabilities = jax.nn.softmax(scores).astype(value.dtype)  # [B H S]
+    return jnp.einsum("NS,NSW->NW", probabilities.reshape(key.shape[:2]), value).reshape(query.shape)
 
 
 STATIC = ("config", "dtype", "slots")

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bertgpt
-from bertgpt import decoding
+from bertgpt import decoding, layers
 
 WIDE = TINY | {"vocab_size": 200, "initializer_range": 0.5}  # tokens differ in likelihood
 PROMPTS = np.array([[3, 14, 15], [92, 65, 35]])
@@ -191,14 +191,36 @@ def test_sampling_keeps_to_top_k(gpt):
     assert set(tokens) == set(np.argsort(-logits)[:3])
 
 
-def test_bfloat16_decodes_as_its_own_plain_pass(gpt):
+@pytest.mark.parametrize("batch", [1, 2])
+def test_bfloat16_decodes_as_its_own_plain_pass(gpt, batch):
     model = gpt[0].clone(dtype=jnp.bfloat16)
-    ids = np.asarray(bertgpt.generate(model, gpt[1], PROMPTS, 3))
-    plain = PROMPTS
-    for _ in range(3):
-        token = model.apply({"params": gpt[1]}, plain).logits[:, -1].argmax(-1)
-        plain = np.concatenate([plain, np.asarray(token)[:, None]], axis=1)
-    np.testing.assert_array_equal(ids, plain)
+    ids = np.asarray(bertgpt.generate(model, gpt[1], PROMPTS[:batch], 5))
+    logits = np.asarray(jax.jit(model.apply)({"params": gpt[1]}, ids[:, :-1]).logits)[:, 2:]  # of what was added
+    chosen = np.take_along_axis(logits, ids[:, 3:, None], axis=-1)[..., 0]
+    assert (logits.max(-1) - chosen < 2**-6 * np.ptp(logits)).all()  # roundings differ, so a tie may fall either way
+    assert (np.sort(logits)[..., -20] < chosen).all()
+
+
+def test_parameters_are_rounded_once_and_alike_whatever_holds_them(gpt):
+    params = gpt[1]
+    assert decoding.hold(params, jnp.float32, 1) is params
+    alone, several = (decoding.hold(params, jnp.bfloat16, batch) for batch in (1, 2))
+    for (path, whole), one, many in zip(
+        jax.tree.leaves_with_path(params), *map(jax.tree.leaves, (alone, several)), strict=True
+    ):
+        rounded = path[-1].key in ("kernel", "embedding")
+        np.testing.assert_array_equal(one, whole.astype(jnp.bfloat16).astype(jnp.float32) if rounded else whole)
+        np.testing.assert_array_equal(np.float32(many), one)
+        assert many.dtype == (jnp.bfloat16 if rounded else jnp.float32)
+
+
+def test_attention_of_one_token_is_the_plain_one():
+    keys = jax.random.split(jax.random.key(0), 3)
+    query, key, value = (jax.random.normal(k, (2, size, 3, 4)) for k, size in zip(keys, (1, 5, 5), strict=True))
+    mask = jnp.array([[1, 1, 0, 1, 0], [0, 0, 1, 1, 1]], bool)[:, None]
+    kept = [part.swapaxes(1, 2).reshape(6, 5, 4) for part in (key, value)]
+    plain = layers.mix(query, key, value, mask[:, None])
+    np.testing.assert_allclose(decoding.mix_one(query[:, 0], *kept, mask), plain[:, 0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(
