@@ -79,6 +79,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--batch", type=int)
     parser.add_argument("--length", type=int)
     parser.add_argument("--saves", type=int, default=3)
+    parser.add_argument("--out", type=Path, default=side_by_side.OUT)
     options = parser.parse_args(arguments)
     config = presets.get(options.model)
     batch, length = sizes(config, options.batch, options.length)
@@ -101,11 +102,16 @@ def main(arguments: list[str] | None = None) -> None:
     del saves[0]
     about = side_by_side.jax_about(loop.strategy.devices)
     print(f"{options.model}, {batch} x {length}, a checkpoint of {size / 1e6:,.0f} MB, on {about['device']}")
-    for name in ("copied", "hashed", "stall", "whole"):
-        print(f"{name}: {show(spread(getattr(one, name) for one in saves), 3)} s")
-    print(f"stall / whole: {show(spread(100 * one.stall / one.whole for one in saves), 1)} %")
-    beside = spread(each for one in saves for each in one.steps)
-    print(f"a step: {show(alone, 3)} s alone, {show(beside, 3)} s beside a write")
+    bars = {name: spread(getattr(one, name) for one in saves) for name in ("copied", "hashed", "stall", "whole")}
+    for name, value in bars.items():
+        print(f"{name}: {show(value, 3)} s")
+    share = spread(100 * one.stall / one.whole for one in saves)
+    print(f"stall / whole: {show(share, 1)} %")
+    bars |= {"a step alone": alone, "a step beside a write": spread(each for one in saves for each in one.steps)}
+    print(f"a step: {show(alone, 3)} s alone, {show(bars['a step beside a write'], 3)} s beside a write")
+    report = {"options": vars(options), "about": about, "bytes": size, "seconds": bars, "stall_percent": share}
+    title = f"A checkpoint of {options.model}\n{about['device']}"
+    side_by_side.write(options.out, f"checkpoint_{options.model}", report, bars, title, "seconds")
 
 
 if __name__ == "__main__":

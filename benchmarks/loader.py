@@ -1,44 +1,73 @@
-"""Non-padding tokens a second of MLM + NSP batches, on one core.
+"""Non-padding tokens a second of MLM + NSP batches, on one core: of every length, packed or not.
 
-python -m benchmarks.loader [--length 128] [--batch 64] [--batches 100] [--whole-word] [--pack]
+python -m benchmarks.loader [--length 128 512] [--batch 64] [--batches 100] [--whole-word]
 """
 
 import argparse
 import os
+import sys
 import time
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 
+from benchmarks import side_by_side
 from benchmarks.corpus import demo_store
+from benchmarks.side_by_side import Spread, show, spread
 from bertgpt.data.bert import BertPairs, pack_pairs
 from bertgpt.data.store import open_split
+from bertgpt.errors import InputError
+
+RUNS = 6  # the first is not counted
 
 
-def main() -> None:
-    """Prints the median of five runs."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--length", type=int, default=128)
+def measure(source: Any, batches: int, batch: int) -> tuple[list[float], float]:
+    """Real tokens a second of each run, and the share of a batch that is real."""
+    order = np.random.default_rng(0).integers(0, len(source), (batches, batch))
+    speeds = []
+    for _ in range(RUNS):
+        start = time.perf_counter()
+        masks = [source.batch(rows)["attention_mask"] for rows in order]
+        seconds = time.perf_counter() - start
+        tokens = sum(int(mask.sum()) for mask in masks)
+        speeds.append(tokens / seconds)
+    return speeds[1:], tokens / sum(mask.size for mask in masks)
+
+
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--length", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--batches", type=int, default=100)
     parser.add_argument("--whole-word", action="store_true")
-    parser.add_argument("--pack", action="store_true")
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=side_by_side.OUT)
+    options = parser.parse_args(arguments)
+    if min(options.batch, options.batches) < 1 or min(options.length) < 8:
+        raise InputError("--batch and --batches must be at least 1, and --length at least 8")
+    return options
+
+
+def main(arguments: list[str] | None = None) -> None:
+    """Prints medians and ranges, and writes them down."""
+    options = parse(arguments)
     folder, tokenizer = demo_store()
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core
-    pairs = BertPairs(open_split(folder, "train"), tokenizer, options.length, 0, options.whole_word)
-    source = pack_pairs(pairs) if options.pack else pairs
-    order = np.random.default_rng(0).integers(0, len(source), (options.batches, options.batch))
-    speeds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        tokens = sum(int(source.batch(rows)["attention_mask"].sum()) for rows in order)
-        speeds.append(tokens / (time.perf_counter() - start))
-    low, middle, high = np.percentile(speeds[1:], [0, 50, 100])
-    share = tokens / order.size / options.length
-    print(f"length {options.length}, batch {options.batch}: {middle:,.0f} real tokens/s on one core")
-    print(f"(from {low:,.0f} to {high:,.0f}; {share:.0%} of a batch is real)")
+    bars: dict[str, Spread] = {}
+    for length in options.length:
+        pairs = BertPairs(open_split(folder, "train"), tokenizer, length, 0, options.whole_word)
+        for name, source in {"": pairs, ", packed": pack_pairs(pairs)}.items():
+            speeds, share = measure(source, options.batches, options.batch)
+            bars[f"{length}{name}"] = spread(speeds)
+            print(f"length {length}{name}: {show(spread(speeds))} real tokens/s; {share:.0%} of a batch is real")
+    name = "loader_whole_word" if options.whole_word else "loader"
+    title = f"MLM + NSP batches of {options.batch} on one core of {side_by_side.processor()}"
+    side_by_side.write(
+        options.out, name, {"options": vars(options), "speeds": bars}, bars, title, "real tokens a second"
+    )
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(side_by_side.leave(main))

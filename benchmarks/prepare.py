@@ -7,23 +7,29 @@ import argparse
 import dataclasses
 import json
 import os
-import statistics
+import sys
 import tempfile
 import time
 from pathlib import Path
 
+from benchmarks import side_by_side
 from benchmarks.corpus import demo
+from benchmarks.side_by_side import show, spread
 from bertgpt.data.corpus import split_sentences
 from bertgpt.data.store import prepare
+from bertgpt.errors import InputError
 
 
-def main() -> None:
-    """Prints both speeds and their ratio, round by round."""
-    parser = argparse.ArgumentParser(description=__doc__)
+def main(arguments: list[str] | None = None) -> None:
+    """Prints both speeds and their ratio, and writes them down."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
     parser.add_argument("--copies", type=int, default=8, help="of the demo corpus, to outweigh the start of processes")
     parser.add_argument("--rounds", type=int, default=3)
-    options = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=side_by_side.OUT)
+    options = parser.parse_args(arguments)
+    if min(options.workers, options.copies, options.rounds) < 1:
+        raise InputError("--workers, --copies and --rounds must be at least 1")
     os.environ["RAYON_NUM_THREADS"] = str(options.workers)
     source, tokenizer = demo()
     documents = list(source.documents("train"))
@@ -35,18 +41,23 @@ def main() -> None:
     sentences = [part for document in documents for part in split_sentences(document)] * options.copies
     size = sum(len(sentence.encode()) for sentence in sentences)
     corpus = dataclasses.replace(source, train=str(text), text_key="text")
-    ratios = []
+    ours, theirs = [], []
     for _ in range(options.rounds):
         start = time.perf_counter()
         tokenizer.encode_batch(sentences, add_special_tokens=False)
-        batch = size / (time.perf_counter() - start) / 1e6
+        theirs.append(size / (time.perf_counter() - start) / 1e6)
         start = time.perf_counter()
         prepare(folder / "store", corpus, tokenizer, {}, options.workers)
-        ours = size / (time.perf_counter() - start) / 1e6
-        ratios.append(ours / batch)
-        print(f"prepare {ours:.2f} MB/s, encode_batch {batch:.2f} MB/s, ratio {ratios[-1]:.2f}")
-    print(f"{options.workers} workers: median ratio {statistics.median(ratios):.2f}")
+        ours.append(size / (time.perf_counter() - start) / 1e6)
+    bars = {"prepare": spread(ours), "encode_batch": spread(theirs)}
+    for name, speed in bars.items():
+        print(f"{name}: {show(speed, 2)} MB/s")
+    ratio = spread(mine / other for mine, other in zip(ours, theirs, strict=True))
+    print(f"prepare / encode_batch, {options.workers} workers: {show(ratio, 2)}")
+    title = f"{options.workers} workers on {side_by_side.processor()}"
+    report = {"options": vars(options), "speeds": bars, "ratio": ratio}
+    side_by_side.write(options.out, "prepare", report, bars, title, "MB of text a second")
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(side_by_side.leave(main))

@@ -74,8 +74,10 @@ class Timer:
         self.numbers, self.count = itertools.cycle(range(units)), math.ceil(SECONDS / warm)
 
     def ask(self, what: str) -> Any:
-        """`time`: the rates of as many units as last SECONDS; `about`: the facts."""
+        """`time`: the rates of as many units as last SECONDS, after one that is not counted: the first after an idle
+        time is slower; `about`: the facts."""
         if what == "time":
+            timed(self.work, [next(self.numbers)])
             return rates(self.work, list(itertools.islice(self.numbers, self.count)))
         device = self.work.peak_bytes()
         return self.work.about | {"peak_bytes": device or peak_resident(), "peak_of": "device" if device else "process"}
@@ -297,7 +299,9 @@ def describe(results: dict[str, dict[str, Any]]) -> Iterable[str]:
         yield f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items())
 
 
-def write(folder: Path, name: str, report: dict[str, Any], bars: dict[str, Spread], title: str) -> None:
+def write(
+    folder: Path, name: str, report: dict[str, Any], bars: dict[str, Spread], title: str, unit: str = "tokens a second"
+) -> None:
     """NAME.json with everything, and NAME.png: medians as bars, ranges as lines."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
@@ -311,7 +315,7 @@ def write(folder: Path, name: str, report: dict[str, Any], bars: dict[str, Sprea
     high = [value.high - value.median for value in bars.values()]
     axis.barh(list(bars), [value.median for value in bars.values()], xerr=[low, high], capsize=3)
     axis.invert_yaxis()
-    axis.set(title=title, xlabel="tokens a second")
+    axis.set(title=title, xlabel=unit)
     figure.savefig(folder / f"{name}.png", dpi=120)
     plt.close(figure)
     print(f"written: {folder / name}.json and .png")

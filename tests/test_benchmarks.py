@@ -9,6 +9,7 @@ import pytest
 from benchmarks import side_by_side
 from benchmarks.side_by_side import Side, Spread, Work
 from bertgpt.config import ModelConfig
+from bertgpt.data.store import TextSource
 from bertgpt.errors import InputError
 from train.config import ParallelSection
 
@@ -75,14 +76,14 @@ class Asking:
 
 
 def test_a_side_is_warm_before_it_is_timed(monkeypatch):
-    """Both units and the first again; a timing then takes units in turn, as many as fill the time."""
+    """Both units and the first again; a timing then takes one more, and units in turn, as many as fill the time."""
     monkeypatch.setattr(side_by_side, "timed", lambda work, numbers: [work.step(number) for number in numbers] and 1.0)
     monkeypatch.setattr(side_by_side, "SECONDS", 2.5)
     asking = Asking("time", "time", "about")
     side_by_side.serve(asking, (counting,))
     compiled, *_, about = asking.answers
     assert compiled == 0
-    assert about["done"] == [0, 1, 0, *(0, 1, 0), *(1, 0, 1)]
+    assert about["done"] == [0, 1, 0, *(0, *(1, 0, 1)), *(0, *(1, 0, 1))]
     assert about["peak_bytes"] > 1e6
 
 
@@ -177,13 +178,17 @@ def test_the_train_step_is_timed_and_written_down(model, tiny_presets, tmp_path,
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
 
 
-def test_a_checkpoint_is_taken_apart(tiny_presets, capsys, monkeypatch):
+def test_a_checkpoint_is_taken_apart(tiny_presets, tmp_path, capsys, monkeypatch):
     from benchmarks import checkpoint
 
     monkeypatch.setattr(checkpoint, "ParallelSection", lambda: ParallelSection(strategy="jit"))
-    checkpoint.main(["--batch", "8", "--length", "32", "--saves", "1"])
+    checkpoint.main(["--batch", "8", "--length", "32", "--saves", "1", "--out", str(tmp_path)])
     printed = capsys.readouterr().out
-    assert [line.split(":")[0] for line in printed.splitlines()[1:]] == [
+    report = json.loads((tmp_path / "checkpoint_bert_base.json").read_text())
+    assert report["bytes"] > 1000
+    assert report["seconds"]["stall"][0] < report["seconds"]["whole"][0]
+    assert (tmp_path / "checkpoint_bert_base.png").stat().st_size > 1000
+    assert [line.split(":")[0] for line in printed.splitlines()[1:-1]] == [
         "copied",
         "hashed",
         "stall",
@@ -191,6 +196,34 @@ def test_a_checkpoint_is_taken_apart(tiny_presets, capsys, monkeypatch):
         "stall / whole",
         "a step",
     ]
+
+
+def test_the_loader_is_timed_packed_and_not(bert_split, wordpiece, tmp_path, capsys, monkeypatch):
+    from benchmarks import loader
+
+    monkeypatch.setattr(loader, "demo_store", lambda: (None, wordpiece))
+    monkeypatch.setattr(loader, "open_split", lambda *_: bert_split)
+    monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
+    loader.main(["--length", "32", "64", "--batch", "2", "--batches", "2", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out.splitlines()
+    names = ["32", "32, packed", "64", "64, packed"]
+    assert [line.split(":")[0] for line in printed[:4]] == [f"length {name}" for name in names]
+    speeds = json.loads((tmp_path / "loader.json").read_text())["speeds"]
+    assert list(speeds) == names
+    assert all(speed[0] > 0 for speed in speeds.values())
+
+
+def test_preparation_is_timed_beside_the_tokenizers_own_call(corpus_file, wordpiece, tmp_path, capsys, monkeypatch):
+    from benchmarks import prepare
+
+    monkeypatch.setattr(prepare, "demo", lambda: (TextSource(str(corpus_file), eval_fraction=0.1), wordpiece))
+    monkeypatch.setitem(os.environ, "RAYON_NUM_THREADS", "1")
+    prepare.main(["--workers", "1", "--copies", "1", "--rounds", "1", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out
+    assert "prepare / encode_batch, 1 workers: " in printed
+    report = json.loads((tmp_path / "prepare.json").read_text())
+    speeds = report["speeds"]
+    np.testing.assert_allclose(report["ratio"][0], speeds["prepare"][0] / speeds["encode_batch"][0])
 
 
 def test_generation_counts_the_tokens_that_it_adds():

@@ -102,6 +102,8 @@ def _choose_words(
     taken = np.zeros((rows, length), bool)
     used = np.zeros(rows, np.int64)
     for candidate in np.argsort(word_priority, axis=1).T:  # [B], the next word of each row
+        if (used == counts).all():
+            break
         size = sizes[np.arange(rows), candidate]
         fits = (size > 0) & (used + size <= counts)
         taken[np.arange(rows), candidate] = fits
