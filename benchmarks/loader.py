@@ -1,6 +1,6 @@
 """Non-padding tokens a second of MLM + NSP batches, on one core: of every length, packed or not.
 
-python -m benchmarks.loader [--length 128 512] [--batch 64] [--batches 100] [--whole-word]
+python -m benchmarks.loader [--length 128 512] [--batch 64] [--batches 100] [--whole-word] [--out runs/benchmarks]
 """
 
 import argparse
@@ -53,6 +53,7 @@ def main(arguments: list[str] | None = None) -> None:
     """Prints medians and ranges, and writes them down."""
     options = parse(arguments)
     folder, tokenizer = demo_store()
+    title = f"MLM + NSP batches of {options.batch} on one core of {side_by_side.processor()}"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core
     bars: dict[str, Spread] = {}
@@ -63,7 +64,6 @@ def main(arguments: list[str] | None = None) -> None:
             bars[f"{length}{name}"] = spread(speeds)
             print(f"length {length}{name}: {show(spread(speeds))} real tokens/s; {share:.0%} of a batch is real")
     name = "loader_whole_word" if options.whole_word else "loader"
-    title = f"MLM + NSP batches of {options.batch} on one core of {side_by_side.processor()}"
     side_by_side.write(
         options.out, name, {"options": vars(options), "speeds": bars}, bars, title, "real tokens a second"
     )

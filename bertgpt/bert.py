@@ -111,7 +111,7 @@ class MLMHead(nn.Module):
         config = self.config
         x = ACTIVATIONS[config.activation](dense(config.hidden_size, config, self.dtype, "dense")(x))
         x = layer_norm(config, self.dtype, "norm")(x)
-        bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,))
+        bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), jnp.float32)
         return VocabularyHead(x, token_embedding, bias)
 
 

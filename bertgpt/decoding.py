@@ -235,11 +235,13 @@ def _on_cpu() -> bool:
 
 
 def hold(params: Any, dtype: DTypeLike, batch: int) -> Any:
-    """Kernels and embeddings rounded to the dtype, once and not for every token; the rest, and float32, as it is.
+    """Parameters for a continuation of `batch` rows: kernels, and as `head` the token embeddings, rounded to the dtype
+    once and not for every token.
 
     On a CPU they stay float32 arrays where `batch` is 1, for the products' sake.
     """
-    if jnp.dtype(dtype) == jnp.float32:
+    params = {"transformer": params["transformer"], "head": params["transformer"]["token"]["embedding"]}
+    if all(x.dtype == dtype for x in jax.tree.leaves(params)):
         return params
     return _rounded(params, dtype=jnp.dtype(dtype), widened=_on_cpu() and batch == 1)
 
@@ -249,8 +251,9 @@ def _rounded(params: Any, *, dtype: DTypeLike, widened: bool) -> Any:
     kind = jnp.finfo(dtype)
 
     def rounded(path: Any, x: Array) -> Array:
-        if path[-1].key not in ("kernel", "embedding"):
+        if path[-1].key not in ("kernel", "head"):
             return x
+        x = x.astype(jnp.float32)
         return jax.lax.reduce_precision(x, kind.nexp, kind.nmant) if widened else x.astype(dtype)
 
     return jax.tree.map_with_path(rounded, params)
@@ -315,19 +318,18 @@ def _forward(
     dtype: DTypeLike,
 ) -> tuple[Array, list[tuple[Array, Array]]]:
     """Reads ids [B T] into the slots from `start` on: the next token's logits [B V], and the cache with them."""
-    params = params["transformer"]
+    params, head = params["transformer"], params["head"]
     slot = start + jnp.arange(ids.shape[1])  # [T]
     position = jnp.maximum(slot[None] - pad[:, None], 0)  # [B T]
-    token, place = params["token"]["embedding"][ids], params["position"]["embedding"][position]
-    x = (token + place).astype(dtype)  # [B T D]
+    x = params["token"]["embedding"][ids] + params["position"]["embedding"][position]
+    x = x.astype(dtype)  # [B T D]
     seen = jnp.arange(cache[0][0].shape[1])  # [S]
     mask = (seen[None, None] <= slot[None, :, None]) & (seen[None, None] >= pad[:, None, None])  # [B T S]
     filled = []
     for layer, kept in enumerate(cache):
         x, kept = _block(params["stack"][f"block_{layer}"], x, kept, start, mask[:, None], config, dtype)
         filled.append(kept)
-    table = params["token"]["embedding"]
-    return VocabularyHead(x[:, -1:].astype(table.dtype), table).logits()[:, 0], filled
+    return VocabularyHead(x[:, -1:].astype(head.dtype), head).logits()[:, 0], filled
 
 
 def _block(
@@ -363,7 +365,7 @@ def _block(
     else:
         rows = (x.shape[0], config.num_heads, *key.shape[1:])
         mixed = mix(query, key.reshape(rows).swapaxes(1, 2), value.reshape(rows).swapaxes(1, 2), mask)
-    x = norm("attention_norm", x + project(attention["out"], mixed.reshape(x.shape)))
+    x = norm("attention_norm", x + project(attention["out"], mixed.reshape(x.shape).astype(dtype)))
     hidden = ACTIVATIONS[config.activation](project(feed_forward["up"], x))
     x = norm("feed_forward_norm", x + project(feed_forward["down"], hidden))
     return x, (key, value)

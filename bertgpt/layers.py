@@ -46,10 +46,10 @@ def layer_norm(config: ModelConfig, dtype: DTypeLike, name: str | None = None) -
 
 
 class Dropout(nn.Module):
-    """Zeroes each value with probability `rate`, and scales the others so that the mean stays.
+    """Zeroes each value with probability `rate` (from 0, under 1), and scales the others so that the mean stays.
 
-    A hash of a value's place decides, which costs nothing that can be measured: it is computed where it is used, and
-    gives the same on every kind of device. Random words, drawn and written out, took a twelfth of a step on a CPU.
+    A hash of a value's place and the key decides. It is computed where it is used and gives the same on every kind of
+    device; random words, drawn and written out, took a twelfth of a step on a CPU.
     """
 
     rate: float
@@ -59,10 +59,11 @@ class Dropout(nn.Module):
     def __call__(self, x: Any, deterministic: bool | None = None) -> Any:
         if nn.merge_param("deterministic", self.deterministic, deterministic) or self.rate == 0:
             return x
-        key = jax.random.bits(self.make_rng("dropout"), (2,), jnp.uint32)
+        key = jax.random.key_data(self.make_rng("dropout"))
         place = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
         drawn = scrambled(scrambled(place ^ key[0]) ^ key[1])
-        return jnp.where(drawn >= np.uint32(self.rate * 2**32), x / (1 - self.rate), 0).astype(x.dtype)
+        kept = drawn >= np.uint32(self.rate * 2**32)
+        return jnp.where(kept, x / np.float32(1 - self.rate), 0).astype(x.dtype)  # bfloat16 has no 0.9
 
 
 def scrambled(x: Array) -> Array:

@@ -36,7 +36,7 @@ def masked_sum(values: Array, mask: Array) -> SumWeight:
 def cross_entropy(logits: Array | VocabularyHead, labels: Array, mask: Array) -> SumWeight:
     """-log softmax(logits)[label], in nats. logits [... V], or what they are made of; labels int [...], mask [...]."""
     if isinstance(logits, VocabularyHead):
-        chex.assert_equal_shape([labels, mask])
+        chex.assert_shape([labels, mask], logits.x.shape[:2])
         mask = mask.astype(jnp.float32)
         return SumWeight(summed_cross_entropy(logits, labels, mask), mask.sum())
     logits = logits.astype(jnp.float32)

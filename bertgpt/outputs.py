@@ -1,9 +1,9 @@
 """What a model returns: one frozen dataclass whose absent parts are None."""
 
-from typing import Any
-
 from flax import struct
 from jax import Array
+
+from bertgpt.vocabulary import VocabularyHead
 
 
 @struct.dataclass
@@ -30,9 +30,9 @@ class ModelOutput:
     last_hidden_state: Array
     pooler_output: Array | None = None
     hidden_states: tuple[Array, ...] | None = None
-    logits: Any = None
+    logits: Array | VocabularyHead | None = None
     lm_logits: Array | None = None
-    mlm_logits: Any = None
+    mlm_logits: Array | VocabularyHead | None = None
     nsp_logits: Array | None = None
     mc_logits: Array | None = None
     start_logits: Array | None = None

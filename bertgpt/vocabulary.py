@@ -14,7 +14,7 @@ class VocabularyHead(NamedTuple):
     """What logits over the vocabulary are made of: x embedding^T + bias.
 
     Attributes:
-        x: [B P D], in the dtype that the product is made in; its sums are float32.
+        x: [B P D], float32 or bfloat16, which the product is made in; its sums are float32.
         embedding: [V D], of the tokens.
         bias: [V]; None: there is none.
     """
@@ -39,13 +39,12 @@ def summed_cross_entropy(head: VocabularyHead, labels: Array, weights: Array) ->
     backward and again.
     """
 
-    def block(total: Array, rows: Any) -> tuple[Array, None]:
+    def block(rows: Any) -> Array:
         x, labels, weights = rows
         logits = head._replace(x=x).logits()
-        losses = jax.nn.logsumexp(logits, axis=-1) - _at(logits, labels)
-        return total + (losses * weights).sum(), None
+        return ((jax.nn.logsumexp(logits, axis=-1) - _at(logits, labels)) * weights).sum()
 
-    return jax.lax.scan(block, jnp.float32(0), _blocks(head.x, labels, weights))[0]
+    return jax.lax.map(block, _blocks(head.x, labels, weights)).sum()
 
 
 @summed_cross_entropy.defjvp
@@ -75,7 +74,8 @@ def _with_gradient(head: VocabularyHead, labels: Array, weights: Array) -> tuple
         d_bias = None if head.bias is None else summed[1] + slope.sum((0, 1))
         return (summed[0] + d_table, d_bias), (losses, dx)
 
-    zeros = (jnp.zeros(table.shape), None if head.bias is None else jnp.zeros(head.bias.shape))
+    zero = 0 * head.x.ravel()[:1].astype(jnp.float32).sum()  # differs by device under shard_map, as what is added does
+    zeros = jax.tree.map(lambda part: jnp.full(part.shape, zero), (table, head.bias))
     (d_table, d_bias), made = jax.lax.scan(block, zeros, _blocks(head.x, labels, weights))
     losses, dx = (part.reshape(-1, *part.shape[2:])[: labels.shape[0]] for part in made)
     return losses, VocabularyHead(dx, d_table, d_bias)
@@ -88,7 +88,7 @@ def _at(logits: Array, labels: Array) -> Array:
 def _blocks(*arrays: Array) -> tuple[Array, ...]:
     """Each [B P ...] -> [N R P ...], a block of R rows for each turn; rows of zeros fill the last."""
     batch, positions = arrays[0].shape[:2]
-    count = math.ceil(batch / max(1, POSITIONS // positions))
+    count = max(1, math.ceil(batch / max(1, POSITIONS // max(1, positions))))
     rows = math.ceil(batch / count)
     fill = count * rows - batch
     return tuple(jnp.pad(x, ((0, fill), *[(0, 0)] * (x.ndim - 1))).reshape(count, rows, *x.shape[1:]) for x in arrays)

@@ -59,10 +59,26 @@ def test_a_step_in_bfloat16_takes_them_and_its_gradient_is_the_plain_one(archite
     assert kernels >= 6
 
 
-def test_a_step_in_float32_is_left_as_it_is():
-    task = make_task("gpt")
-    batch, params = make_batch("gpt"), initial_params(task)
-    inputs = {name: batch[name] for name in task.inputs}
-    traced = jax.make_jaxpr(lambda p: step.apply(task, p, batch).logits)(params)
-    plain = jax.make_jaxpr(lambda p: task.model.apply({"params": p}, **inputs, deterministic=True).logits)(params)
-    assert str(traced) == str(plain)
+def test_a_step_in_float32_and_another_device_are_left_to_linen(monkeypatch):
+    batch = make_batch("gpt")
+
+    def traced(dtype, platform):
+        monkeypatch.setattr(jax, "default_backend", lambda: platform)
+        task = make_task("gpt", dtype=dtype)
+        return str(
+            jax.make_jaxpr(lambda p: step.gradients(p, batch, jax.random.key(0), task=task))(initial_params(task))
+        )
+
+    assert traced(jnp.float32, "cpu") == traced(jnp.float32, "tpu")
+    assert traced(jnp.bfloat16, "cpu") != traced(jnp.bfloat16, "tpu")
+
+
+def test_an_evaluation_takes_them_too(monkeypatch):
+    task, batch = make_task("gpt", dtype=jnp.bfloat16), make_batch("gpt")
+
+    def products(platform):
+        monkeypatch.setattr(jax, "default_backend", lambda: platform)
+        text = str(jax.make_jaxpr(lambda p: step.eval_step(p, batch, task=task)[0])(initial_params(task)))
+        return sum("dot_general" in line and ":bf16" in line for line in text.splitlines())
+
+    assert products("cpu") < products("tpu")

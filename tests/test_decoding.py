@@ -201,16 +201,18 @@ def test_bfloat16_decodes_as_its_own_plain_pass(gpt, batch):
     assert (np.sort(logits)[..., -20] < chosen).all()
 
 
-def test_parameters_are_rounded_once_and_alike_whatever_holds_them(gpt):
-    params = gpt[1]
-    assert decoding.hold(params, jnp.float32, 1) is params
-    alone, several = (decoding.hold(params, jnp.bfloat16, batch) for batch in (1, 2))
+def test_what_is_multiplied_is_rounded_once_and_alike_whatever_holds_it(gpt):
+    params = gpt[1] | {"head": gpt[1]["transformer"]["token"]["embedding"]}
+    as_given = decoding.hold(gpt[1], jnp.float32, 1)
+    assert all(mine is other for mine, other in zip(*map(jax.tree.leaves, (as_given, params)), strict=True))
+    alone, several = (decoding.hold(gpt[1], jnp.bfloat16, batch) for batch in (1, 2))
     for (path, whole), one, many in zip(
         jax.tree.leaves_with_path(params), *map(jax.tree.leaves, (alone, several)), strict=True
     ):
-        rounded = path[-1].key in ("kernel", "embedding")
+        rounded = path[-1].key in ("kernel", "head")
         np.testing.assert_array_equal(one, whole.astype(jnp.bfloat16).astype(jnp.float32) if rounded else whole)
         np.testing.assert_array_equal(np.float32(many), one)
+        assert one.dtype == jnp.float32
         assert many.dtype == (jnp.bfloat16 if rounded else jnp.float32)
 
 

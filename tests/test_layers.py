@@ -246,6 +246,21 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate, implementation):
         np.testing.assert_allclose(dropped.mean(axis).std(), deviation / count**0.5, rtol=0.1)
 
 
+def test_dropout_keeps_the_mean_in_bfloat16():
+    """Whose nearest number to 0.9 is 0.8984."""
+    x = jax.random.uniform(jax.random.key(0), (1000, 1000), minval=1, maxval=2).astype(jnp.bfloat16)
+    y = layers.Dropout(0.1, deterministic=False).apply({}, x, rngs={"dropout": jax.random.key(1)})
+    x, y = np.float64(x), np.float64(y)
+    np.testing.assert_allclose((y[y > 0] / x[y > 0]).mean(), 1 / 0.9, rtol=2e-4)
+
+
+def test_dropout_is_the_same_on_every_kind_of_device():
+    y = layers.Dropout(0.5, deterministic=False).apply(
+        {}, jnp.ones(16), rngs={"dropout": jax.random.key(7, impl="rbg")}
+    )
+    np.testing.assert_array_equal(y == 0, [1, 0, 1, 0, 0, 0, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1])
+
+
 def test_dropout_under_one_key_tells_nothing_of_another():
     first, *others = (
         np.asarray(layers.Dropout(0.5, deterministic=False).apply({}, jnp.ones(4096), rngs={"dropout": key})) == 0

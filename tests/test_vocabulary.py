@@ -118,6 +118,34 @@ def test_training_takes_what_logits_are_made_of_and_an_evaluation_the_logits(arc
         assert isinstance(getattr(output, field), kind)
 
 
-def test_a_mask_of_another_shape_is_refused():
+@pytest.mark.parametrize("labels", [(2, 3), (2, 1)])
+@pytest.mark.parametrize("mask", [(2, 3), (2, 1)])
+def test_labels_and_masks_of_another_shape_are_refused(labels, mask):
+    head = VocabularyHead(jnp.ones((2, 3, D)), jnp.ones((V, D)))
+    if labels == mask == (2, 3):
+        assert losses.cross_entropy(head, jnp.zeros(labels, jnp.int32), jnp.ones(mask)).weight == 6
+        return
     with pytest.raises(AssertionError):
-        losses.cross_entropy(VocabularyHead(jnp.ones((2, 3, D)), jnp.ones((V, D))), jnp.zeros((2, 3)), jnp.ones((2, 1)))
+        losses.cross_entropy(head, jnp.zeros(labels, jnp.int32), jnp.ones(mask))
+
+
+def test_nothing_to_predict_costs_nothing():
+    for shape in ((2, 0), (0, 3)):
+        head = VocabularyHead(jnp.ones((*shape, D)), jnp.ones((V, D)))
+        assert losses.cross_entropy(head, jnp.zeros(shape, jnp.int32), jnp.ones(shape)).sum == 0
+
+
+def test_every_device_sums_its_own_rows_where_sharding_is_checked():
+    mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
+    head = VocabularyHead(jax.random.normal(jax.random.key(0), (4, 3, D)), jnp.ones((V, D)), jnp.arange(float(V)))
+    labels, weights = jnp.ones((4, 3), jnp.int32), jnp.ones((4, 3))
+
+    def local(x, labels, weights):
+        return jax.lax.psum(summed_cross_entropy(head._replace(x=x), labels, weights), "data")
+
+    rows = jax.sharding.PartitionSpec("data")
+    spread = jax.shard_map(local, mesh=mesh, in_specs=(rows, rows, rows), out_specs=jax.sharding.PartitionSpec())
+    value, slope = jax.jit(jax.value_and_grad(spread))(head.x, labels, weights)
+    expected, plain_slope = jax.value_and_grad(lambda x: plain(head._replace(x=x), labels, weights))(head.x)
+    np.testing.assert_allclose(value, expected, rtol=1e-6)
+    np.testing.assert_allclose(slope, plain_slope, rtol=1e-5, atol=1e-6)

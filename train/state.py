@@ -11,7 +11,7 @@ from jax import Array
 
 from bertgpt.pretrained import example_ids
 
-PRNG = "rbg"  # hardware random bits: much cheaper for dropout than threefry, and the same under every sharding
+PRNG = "rbg"  # the same under every sharding; of dropout it gives the keys alone
 
 
 @flax.struct.dataclass

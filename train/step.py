@@ -76,8 +76,7 @@ def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> An
     options = dict(task.options) | {"deterministic": True}
     if key is not None:
         options |= dict(task.train_options) | {"deterministic": False, "rngs": {"dropout": key}}
-    with fast_dense():
-        return task.model.apply({"params": params}, **inputs, **options)
+    return task.model.apply({"params": params}, **inputs, **options)
 
 
 def train_step(
@@ -131,7 +130,9 @@ def gradients(
     batch = share_masks(batch, axes)
 
     def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
-        sums = task.losses(apply(task, params, batch, key), batch)
+        with fast_dense():
+            output = apply(task, params, batch, key)
+        sums = task.losses(output, batch)
         return task.total({name: value.sum for name, value in sums.items()}), sums
 
     def micro_batch(total: Any, index_and_batch: tuple[Array, Batch]) -> tuple[Any, None]:
@@ -162,7 +163,8 @@ def share_masks(batch: Batch, axes: tuple[str, ...] = ()) -> Batch:
 def eval_step(params: Any, batch: Batch, *, task: Task) -> tuple[Sums, dict[str, Array]]:
     """The sums and weights of every loss and accuracy of a device's rows, without dropout, to be added over devices;
     also the outputs that the task keeps, row by row, with each row's `place`."""
-    output = apply(task, params, batch)
+    with fast_dense():
+        output = apply(task, params, batch)
     sums = task.losses(output, batch) | task.accuracies(output, batch)
     kept = {name: getattr(output, name) for name in task.outputs}
     return sums, kept | ({"place": batch["place"]} if kept else {})
