@@ -305,13 +305,14 @@ print(*peaks)
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux tells a process's peak")
-@pytest.mark.parametrize(("suffix", "sizes", "growth"), [("jsonl", (1, 3), 2), ("parquet", (60, 180), 40)])
-def test_three_times_the_text_takes_no_more_memory(wordpiece, tmp_path, suffix, sizes, growth):
+@pytest.mark.parametrize(("suffix", "sizes", "growth"), [("jsonl", (2, 10), 4), ("parquet", (60, 180), 40)])
+def test_more_text_takes_no_more_memory(wordpiece, tmp_path, suffix, sizes, growth):
     save_tokenizer(wordpiece, tmp_path)
     for size in sizes:  # in MB
         write(tmp_path / f"{size}.{suffix}", [f"{number} " + "x y z. " * 1500 for number in range(size * 100)])
     command = [sys.executable, "-c", MEMORY, *(f"{size}.{suffix}" for size in sizes)]
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1"}
+    # GLIBC_TUNABLES: a huge page, 2 MiB at once, would hide what grows
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1", "GLIBC_TUNABLES": ""}
     result = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)
     small, large = map(float, result.stdout.split())
     assert large < small + growth, (small, large)  # MiB
