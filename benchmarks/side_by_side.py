@@ -1,8 +1,8 @@
 """Sides that do the same work, timed in turn, each in a process of its own, so that its peak memory is its own."""
 
+import contextlib
 import dataclasses
 import importlib.util
-import itertools
 import json
 import math
 import multiprocessing
@@ -35,7 +35,7 @@ class Work:
     Attributes:
         step: starts unit number n.
         wait: until all that was started is done.
-        amounts: of every unit, how much it is by name; all units are done in turn.
+        amounts: of every unit, how much it is by name; a timing does all of them, once or more often.
         about: facts to tell; what becomes known on the way may be added.
         peak_bytes: the device's peak; None where the process's own is to be told.
     """
@@ -69,18 +69,20 @@ class Timer:
         self.work: Work = function(*arguments)
         units = len(self.work.amounts)
         first = timed(self.work, range(units))
-        warm = timed(self.work, range(1))
-        self.compile_seconds = max(0.0, first - units * warm)
-        self.numbers, self.count = itertools.cycle(range(units)), math.ceil(SECONDS / warm)
+        warm = timed(self.work, range(units))
+        self.compile_seconds = max(0.0, first - warm)
+        self.numbers = [*range(units)] * math.ceil(SECONDS / warm)
 
     def ask(self, what: str) -> Any:
-        """`time`: the rates of as many units as last SECONDS, after one that is not counted: the first after an idle
-        time is slower; `about`: the facts."""
+        """`time`: the rates of all units, as often as last SECONDS, after one that is not counted: the first after an
+        idle time is slower; `about`: the facts."""
         if what == "time":
-            timed(self.work, [next(self.numbers)])
-            return rates(self.work, list(itertools.islice(self.numbers, self.count)))
+            timed(self.work, [0])
+            return rates(self.work, self.numbers)
         device = self.work.peak_bytes()
-        return self.work.about | {"peak_bytes": device or peak_resident(), "peak_of": "device" if device else "process"}
+        pages = {"GLIBC_TUNABLES": os.environ.get("GLIBC_TUNABLES") or "not set"}
+        peak = {"peak_bytes": device or peak_resident(), "peak_of": "device" if device else "process"}
+        return self.work.about | pages | peak
 
     def end(self) -> None:
         """Nothing is left behind."""
@@ -99,7 +101,8 @@ class Side:
 
     def ask(self, what: str) -> Any:
         """As `Timer.ask`."""
-        self.pipe.send(what)
+        with contextlib.suppress(BrokenPipeError):  # the answer tells
+            self.pipe.send(what)
         return self.answer()
 
     def answer(self) -> Any:
@@ -110,7 +113,7 @@ class Side:
         """
         try:
             answer = self.pipe.recv()
-        except EOFError as error:
+        except (EOFError, ConnectionError) as error:
             self.process.join()
             raise RuntimeError(f"a side's process ended with {self.process.exitcode}; out of memory?") from error
         if isinstance(answer, Exception):

@@ -2,6 +2,7 @@
 
 import json
 import os
+import threading
 
 import numpy as np
 import pytest
@@ -76,14 +77,16 @@ class Asking:
 
 
 def test_a_side_is_warm_before_it_is_timed(monkeypatch):
-    """Both units and the first again; a timing then takes one more, and units in turn, as many as fill the time."""
+    """Both units twice; a timing then does one that is not counted, and both as often as fills the time."""
     monkeypatch.setattr(side_by_side, "timed", lambda work, numbers: [work.step(number) for number in numbers] and 1.0)
     monkeypatch.setattr(side_by_side, "SECONDS", 2.5)
     asking = Asking("time", "time", "about")
     side_by_side.serve(asking, (counting,))
-    compiled, *_, about = asking.answers
+    compiled, first, second, about = asking.answers
     assert compiled == 0
-    assert about["done"] == [0, 1, 0, *(0, *(1, 0, 1)), *(0, *(1, 0, 1))]
+    timing = [0, *(0, 1), *(0, 1), *(0, 1)]
+    assert about["done"] == [*(0, 1), *(0, 1), *timing, *timing]
+    assert first["tokens"] == second["tokens"] == 3 * (10 + 30)  # a second
     assert about["peak_bytes"] > 1e6
 
 
@@ -92,6 +95,18 @@ def test_what_goes_wrong_in_a_sides_process_is_raised_here():
         Side((refusing,))
     with pytest.raises(RuntimeError, match="ended with 3"):
         Side((dying,))
+
+
+def later() -> Work:
+    """Is there when it is asked for, and gone when it is asked for more."""
+    return Work(lambda _: None, lambda: None, [{"tokens": 1}], {"left": threading.Timer(0.5, os._exit, [3]).start()})
+
+
+def test_a_side_that_dies_while_it_is_idle_is_told():
+    side = Side((later,))
+    side.process.join()
+    with pytest.raises(RuntimeError, match="ended with 3; out of memory"):
+        side.ask("time")
 
 
 def test_batches_are_of_the_same_random_text_alone_and_packed():
