@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from bertgpt.data.store import TextSource, prepare
+from bertgpt.data.store import Split, TextSource, open_split, prepare
 from bertgpt.tokenizers import train_wordpiece
 from train.config import load, text_source
 
@@ -20,9 +20,10 @@ def demo() -> tuple[TextSource, Tokenizer]:
     return source, train_wordpiece(texts, recipe.tokenizer.vocab_size or 8000)
 
 
-def demo_store() -> tuple[Path, Tokenizer]:
-    """The demo recipe's token store in a temporary folder."""
+def demo_split() -> tuple[Split, Tokenizer]:
+    """The demo recipe's training text, tokenized; its files have no name any more."""
     source, tokenizer = demo()
-    folder = Path(tempfile.mkdtemp()) / "store"
-    prepare(folder, source, tokenizer, {}, workers=2)
-    return folder, tokenizer
+    with tempfile.TemporaryDirectory() as folder:
+        store = Path(folder) / "store"
+        prepare(store, source, tokenizer, {}, workers=2)
+        return open_split(store, "train"), tokenizer

@@ -13,10 +13,9 @@ from typing import Any
 import numpy as np
 
 from benchmarks import side_by_side
-from benchmarks.corpus import demo_store
+from benchmarks.corpus import demo_split
 from benchmarks.side_by_side import Spread, show, spread
 from bertgpt.data.bert import BertPairs, pack_pairs
-from bertgpt.data.store import open_split
 from bertgpt.errors import InputError
 
 RUNS = 6  # the first is not counted
@@ -52,13 +51,13 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> None:
     """Prints medians and ranges, and writes them down."""
     options = parse(arguments)
-    folder, tokenizer = demo_store()
+    split, tokenizer = demo_split()
     title = f"MLM + NSP batches of {options.batch} on one core of {side_by_side.processor()}"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core
     bars: dict[str, Spread] = {}
     for length in options.length:
-        pairs = BertPairs(open_split(folder, "train"), tokenizer, length, 0, options.whole_word)
+        pairs = BertPairs(split, tokenizer, length, 0, options.whole_word)
         for name, source in {"": pairs, ", packed": pack_pairs(pairs)}.items():
             speeds, share = measure(source, options.batches, options.batch)
             bars[f"{length}{name}"] = spread(speeds)

@@ -33,22 +33,22 @@ def main(arguments: list[str] | None = None) -> None:
     os.environ["RAYON_NUM_THREADS"] = str(options.workers)
     source, tokenizer = demo()
     documents = list(source.documents("train"))
-    folder = Path(tempfile.mkdtemp())
-    text = folder / "text.jsonl"
-    with text.open("w", encoding="utf-8") as file:
-        for copy in range(options.copies):
-            file.writelines(json.dumps({"text": f"{copy} " + "\n".join(parts)}) + "\n" for parts in documents)
     sentences = [part for document in documents for part in split_sentences(document)] * options.copies
     size = sum(len(sentence.encode()) for sentence in sentences)
-    corpus = dataclasses.replace(source, train=str(text), text_key="text")
     ours, theirs = [], []
-    for _ in range(options.rounds):
-        start = time.perf_counter()
-        tokenizer.encode_batch(sentences, add_special_tokens=False)
-        theirs.append(size / (time.perf_counter() - start) / 1e6)
-        start = time.perf_counter()
-        prepare(folder / "store", corpus, tokenizer, {}, options.workers)
-        ours.append(size / (time.perf_counter() - start) / 1e6)
+    with tempfile.TemporaryDirectory() as folder:
+        text = Path(folder) / "text.jsonl"
+        with text.open("w", encoding="utf-8") as file:
+            for copy in range(options.copies):
+                file.writelines(json.dumps({"text": f"{copy} " + "\n".join(parts)}) + "\n" for parts in documents)
+        corpus = dataclasses.replace(source, train=str(text), text_key="text")
+        for _ in range(options.rounds):
+            start = time.perf_counter()
+            tokenizer.encode_batch(sentences, add_special_tokens=False)
+            theirs.append(size / (time.perf_counter() - start) / 1e6)
+            start = time.perf_counter()
+            prepare(Path(folder) / "store", corpus, tokenizer, {}, options.workers)
+            ours.append(size / (time.perf_counter() - start) / 1e6)
     bars = {"prepare": spread(ours), "encode_batch": spread(theirs)}
     for name, speed in bars.items():
         print(f"{name}: {show(speed, 2)} MB/s")

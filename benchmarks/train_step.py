@@ -19,11 +19,11 @@ import jax
 import numpy as np
 
 from benchmarks import side_by_side
-from benchmarks.corpus import demo_store
+from benchmarks.corpus import demo_split
 from benchmarks.side_by_side import Make, Spread, Work
 from bertgpt import presets
 from bertgpt.config import ModelConfig
-from bertgpt.data.store import Split, open_split
+from bertgpt.data.store import Split
 from bertgpt.errors import InputError
 from bertgpt.layers import cudnn_obstacle
 from bertgpt.tokenizers import train_wordpiece
@@ -70,8 +70,7 @@ def random_split(vocab_size: int) -> Split:
 def make_batches(config: ModelConfig, data: str, batch: int, length: int, *packs: bool) -> list[list[Batch]]:
     """The batches of the same text for every value of `packs`, made as a run makes them."""
     if data == "demo":
-        folder, tokenizer = demo_store()
-        split = open_split(folder, "train")
+        split, tokenizer = demo_split()
     else:
         split, tokenizer = random_split(config.vocab_size), train_wordpiece(["a b"], FIRST_ID)
     run = RunConfig()

@@ -117,7 +117,8 @@ def generate(
             added = np.where(np.cumsum(added == end_id, axis=1) > 0, end_id, added)
     rows = [np.concatenate(pair) for pair in zip(prompts, added, strict=True)]
     if isinstance(prompt_ids, np.ndarray | Array):
-        return jnp.asarray(np.stack(rows) if rows else prompt_ids, jnp.int32)
+        none = np.zeros((0, prompt_ids.shape[-1] + max_new_tokens))
+        return jnp.asarray(np.stack(rows) if rows else none, jnp.int32)
     return [_ended(row, len(prompt), end_id) for row, prompt in zip(rows, prompts, strict=True)]
 
 
@@ -241,9 +242,10 @@ def hold(params: Any, dtype: DTypeLike, batch: int) -> Any:
     On a CPU they stay float32 arrays where `batch` is 1, for the products' sake.
     """
     params = {"transformer": params["transformer"], "head": params["transformer"]["token"]["embedding"]}
-    if all(x.dtype == dtype for x in jax.tree.leaves(params)):
+    widened = _on_cpu() and batch == 1
+    if all(x.dtype == dtype for x in jax.tree.leaves(params)) and (dtype == jnp.float32 or not widened):
         return params
-    return _rounded(params, dtype=jnp.dtype(dtype), widened=_on_cpu() and batch == 1)
+    return _rounded(params, dtype=jnp.dtype(dtype), widened=widened)
 
 
 @functools.partial(jax.jit, static_argnames=("dtype", "widened"))

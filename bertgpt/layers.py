@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
+from bertgpt.errors import InputError
 from bertgpt.masks import dense_mask
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -59,6 +60,8 @@ class Dropout(nn.Module):
     def __call__(self, x: Any, deterministic: bool | None = None) -> Any:
         if nn.merge_param("deterministic", self.deterministic, deterministic) or self.rate == 0:
             return x
+        if not 0 < self.rate < 1 or x.size > 2**32:  # beyond, places would repeat
+            raise InputError(f"dropout of {x.size} values at rate {self.rate}; it takes at most 2**32, and under 1")
         key = jax.random.key_data(self.make_rng("dropout"))
         place = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
         drawn = scrambled(scrambled(place ^ key[0]) ^ key[1])
@@ -97,7 +100,9 @@ def attend(
     """
     masks = {"attention_mask": attention_mask, "pack_ids": pack_ids}
     rate = 0.0 if dropout is None or dropout.deterministic else dropout.rate
-    if cudnn_obstacle(jax.devices()[0], query.dtype, query.shape[1], query.shape[3], rate) is None:
+    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]  # a device, its kind, or None
+    device = chosen if isinstance(chosen, jax.Device) else jax.devices(chosen)[0]
+    if cudnn_obstacle(device, query.dtype, query.shape[1], query.shape[3], rate) is None:
         return fused(query, key, value, causal=causal, implementation="cudnn", **masks)
     return mix(query, key, value, dense_mask(query.shape[1], causal=causal, **masks), dropout)
 

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from bertgpt.vocabulary import VocabularyHead, summed_cross_entropy
+from bertgpt.vocabulary import VocabularyHead, summed_cross_entropy, summed_hits
 
 Batch = dict[str, Any]
 
@@ -44,8 +44,12 @@ def cross_entropy(logits: Array | VocabularyHead, labels: Array, mask: Array) ->
     return masked_sum(jax.nn.logsumexp(logits, axis=-1) - picked, mask)
 
 
-def accuracy(logits: Array, labels: Array, mask: Array) -> SumWeight:
+def accuracy(logits: Array | VocabularyHead, labels: Array, mask: Array) -> SumWeight:
     """The share of labels that have the highest logit. Shapes as `cross_entropy`."""
+    if isinstance(logits, VocabularyHead):
+        chex.assert_shape([labels, mask], logits.x.shape[:2])
+        mask = mask.astype(jnp.float32)
+        return SumWeight(summed_hits(logits, labels, mask), mask.sum())
     return masked_sum((logits.argmax(-1) == labels).astype(jnp.float32), mask)
 
 

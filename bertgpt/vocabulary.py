@@ -47,6 +47,16 @@ def summed_cross_entropy(head: VocabularyHead, labels: Array, weights: Array) ->
     return jax.lax.map(block, _blocks(head.x, labels, weights)).sum()
 
 
+def summed_hits(head: VocabularyHead, labels: Array, weights: Array) -> Array:
+    """The sum of the weights of positions whose label has the highest logit. Shapes as `summed_cross_entropy`."""
+
+    def block(rows: Any) -> Array:
+        x, labels, weights = rows
+        return ((head._replace(x=x).logits().argmax(-1) == labels) * weights).sum()
+
+    return jax.lax.map(block, _blocks(head.x, labels, weights)).sum()
+
+
 @summed_cross_entropy.defjvp
 def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     losses, slope = _with_gradient(*primals)
@@ -74,7 +84,8 @@ def _with_gradient(head: VocabularyHead, labels: Array, weights: Array) -> tuple
         d_bias = None if head.bias is None else summed[1] + slope.sum((0, 1))
         return (summed[0] + d_table, d_bias), (losses, dx)
 
-    zero = 0 * head.x.ravel()[:1].astype(jnp.float32).sum()  # differs by device under shard_map, as what is added does
+    # differs by device under shard_map where anything does that is added
+    zero = sum(0 * part.ravel()[:1].astype(jnp.float32).sum() for part in jax.tree.leaves((head, labels, weights)))
     zeros = jax.tree.map(lambda part: jnp.full(part.shape, zero), (table, head.bias))
     (d_table, d_bias), made = jax.lax.scan(block, zeros, _blocks(head.x, labels, weights))
     losses, dx = (part.reshape(-1, *part.shape[2:])[: labels.shape[0]] for part in made)

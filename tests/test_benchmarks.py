@@ -1,8 +1,10 @@
-"""The benchmarks' own arithmetic, and each command once with a model of a few numbers."""
+"""The benchmarks' own arithmetic, and most commands once with a model of a few numbers."""
 
 import json
 import os
 import threading
+import time
+import types
 
 import numpy as np
 import pytest
@@ -193,6 +195,28 @@ def test_the_train_step_is_timed_and_written_down(model, tiny_presets, tmp_path,
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
 
 
+def test_a_save_is_timed_with_the_steps_beside_it():
+    from benchmarks import checkpoint
+
+    written, steps = threading.Event(), []
+
+    def step():
+        time.sleep(0.02)
+        steps.append(0)
+        if len(steps) == 3:
+            written.set()
+
+    manager = types.SimpleNamespace(wait=written.wait)
+    checkpoints = types.SimpleNamespace(
+        manager=manager, save=lambda *_: time.sleep(0.03), wait=lambda: time.sleep(0.04)
+    )
+    one = checkpoint.save(checkpoints, 1, None, step)
+    assert len(one.steps) == len(steps) >= 3
+    assert (one.copied >= 0.03, one.hashed >= 0.04) == (True, True)
+    assert one.stall == one.copied + one.hashed
+    assert one.whole >= 0.03 + 0.04 + 3 * 0.02
+
+
 def test_a_checkpoint_is_taken_apart(tiny_presets, tmp_path, capsys, monkeypatch):
     from benchmarks import checkpoint
 
@@ -201,7 +225,8 @@ def test_a_checkpoint_is_taken_apart(tiny_presets, tmp_path, capsys, monkeypatch
     printed = capsys.readouterr().out
     report = json.loads((tmp_path / "checkpoint_bert_base.json").read_text())
     assert report["bytes"] > 1000
-    assert report["seconds"]["stall"][0] < report["seconds"]["whole"][0]
+    stall, whole = (report["seconds"][name][0] for name in ("stall", "whole"))
+    np.testing.assert_allclose(report["stall_percent"][0], 100 * stall / whole)
     assert (tmp_path / "checkpoint_bert_base.png").stat().st_size > 1000
     assert [line.split(":")[0] for line in printed.splitlines()[1:-1]] == [
         "copied",
@@ -216,8 +241,7 @@ def test_a_checkpoint_is_taken_apart(tiny_presets, tmp_path, capsys, monkeypatch
 def test_the_loader_is_timed_packed_and_not(bert_split, wordpiece, tmp_path, capsys, monkeypatch):
     from benchmarks import loader
 
-    monkeypatch.setattr(loader, "demo_store", lambda: (None, wordpiece))
-    monkeypatch.setattr(loader, "open_split", lambda *_: bert_split)
+    monkeypatch.setattr(loader, "demo_split", lambda: (bert_split, wordpiece))
     monkeypatch.setattr(os, "sched_setaffinity", lambda *_: None)
     loader.main(["--length", "32", "64", "--batch", "2", "--batches", "2", "--out", str(tmp_path)])
     printed = capsys.readouterr().out.splitlines()
@@ -250,6 +274,19 @@ def test_generation_counts_the_tokens_that_it_adds():
         work.step(0)
         work.wait()
         assert work.amounts == [{"tokens": tokens}]
+
+
+def test_generation_is_timed_beside_reading_anew(tiny_presets, tmp_path, capsys, monkeypatch):
+    from benchmarks import generate
+
+    monkeypatch.setattr(side_by_side, "SECONDS", 0.01)
+    generate.main(["--new", "8", "--prompt", "4", "--plain-tokens", "2", "--repeats", "2", "--out", str(tmp_path)])
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "gpt1, float32, batch 1, 8 new tokens after 4"
+    (run,) = json.loads((tmp_path / "generate_gpt1.json").read_text())["runs"]
+    speeds = {name: [timing["tokens"] for timing in side["timings"]] for name, side in run["sides"].items()}
+    pairs = sorted(mine / other for mine, other in zip(*speeds.values(), strict=True))
+    np.testing.assert_allclose(run["ratios"]["anew"], [sum(pairs) / 2, *pairs])
 
 
 def test_the_first_word_is_timed(capsys, monkeypatch):

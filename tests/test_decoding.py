@@ -205,6 +205,9 @@ def test_what_is_multiplied_is_rounded_once_and_alike_whatever_holds_it(gpt):
     params = gpt[1] | {"head": gpt[1]["transformer"]["token"]["embedding"]}
     as_given = decoding.hold(gpt[1], jnp.float32, 1)
     assert all(mine is other for mine, other in zip(*map(jax.tree.leaves, (as_given, params)), strict=True))
+    narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), gpt[1])
+    assert {x.dtype for x in jax.tree.leaves(decoding.hold(narrow, jnp.bfloat16, 2))} == {jnp.dtype(jnp.bfloat16)}
+    assert decoding.hold(narrow, jnp.bfloat16, 1)["head"].dtype == jnp.float32
     alone, several = (decoding.hold(gpt[1], jnp.bfloat16, batch) for batch in (1, 2))
     for (path, whole), one, many in zip(
         jax.tree.leaves_with_path(params), *map(jax.tree.leaves, (alone, several)), strict=True
@@ -305,6 +308,7 @@ def test_one_program_serves_a_whole_stream(gpt):
 
 def test_no_prompts_and_no_new_tokens_are_no_work(gpt):
     assert bertgpt.generate(*gpt, [], 4) == []
+    assert bertgpt.generate(*gpt, np.zeros((0, 3), int), 4).shape == (0, 7)
     np.testing.assert_array_equal(bertgpt.generate(*gpt, PROMPTS, 0), PROMPTS)
 
 

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertgpt import ModelConfig, layers
+from bertgpt import InputError, ModelConfig, layers
 
 CONFIG = ModelConfig("bert", vocab_size=64, hidden_size=16, num_layers=1, num_heads=2, mlp_size=32)
 SURE = 0.9999999  # a dropout that drops everything
@@ -279,6 +279,13 @@ def test_dropout_is_nothing_where_it_is_off_and_small_rates_still_drop():
     assert 0 < (y == 0).mean() < 3e-3
 
 
+@pytest.mark.parametrize(("rate", "size"), [(1.0, 4), (-0.1, 4), (0.1, 2**32 + 1)])
+def test_dropout_refuses_what_it_cannot_do(rate, size):
+    x, rngs = jax.ShapeDtypeStruct((size,), jnp.bfloat16), {"dropout": jax.random.key(0)}
+    with pytest.raises(InputError, match=f"dropout of {size} values at rate {rate}"):
+        jax.eval_shape(lambda x: layers.Dropout(rate, deterministic=False).apply({}, x, rngs=rngs), x)
+
+
 MASKS = [(mask, packs) for mask in (None, ATTENTION_MASK) for packs in (None, PACK_IDS)]
 
 
@@ -324,6 +331,14 @@ def test_cudnn_is_taken_where_nothing_stands_against_it(device, dtype, length, w
     assert found is None if obstacle is None else obstacle in found
 
 
+def test_on_a_chosen_cpu_attention_is_plain_beside_a_gpu(monkeypatch):
+    query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in (QUERY, KEY, VALUE))
+    plain = layers.attend(query, key, value, causal=True)
+    with jax.default_device(jax.devices()[0]):
+        monkeypatch.setattr(layers.jax, "devices", lambda _: [gpu()])
+        np.testing.assert_array_equal(layers.attend(query, key, value, causal=True), plain)
+
+
 @pytest.mark.parametrize("deterministic", [False, True])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("attention_mask", "pack_ids"), MASKS)
@@ -333,7 +348,7 @@ def test_a_block_lowers_to_cudnn_from_here(monkeypatch, causal, attention_mask, 
     monkeypatch.setattr(checks, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(checks, "check_compute_capability", lambda capability: True)
     monkeypatch.setattr(checks, "is_cuda_compute_capability_equal", lambda capability: False)
-    monkeypatch.setattr(layers.jax, "devices", lambda: [gpu()])
+    monkeypatch.setattr(layers.jax, "devices", lambda _: [gpu()])
     config = dataclasses.replace(CONFIG, attention_dropout=0.1)
     attention = layers.Attention(config, causal, jnp.bfloat16)
     x = jnp.ones((2, 6, 16))

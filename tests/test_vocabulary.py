@@ -1,5 +1,7 @@
 """The cross-entropy in blocks is that of the whole logits: its value, gradient and second derivatives."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -55,6 +57,11 @@ def test_value_and_gradient_are_those_of_the_logits(case):
     (value, gradient), (plain_value, plain_gradient) = (both(*case) for both in derive)
     np.testing.assert_allclose(value, plain_value, rtol=1e-6)
     np.testing.assert_allclose(jax.jit(summed_cross_entropy)(*case), plain_value, rtol=1e-6)
+    likeliest = case[0].logits().argmax(-1)
+    for labels in (case[1], likeliest):
+        mine, other = (losses.accuracy(logits, labels, case[2]) for logits in (case[0], case[0].logits()))
+        assert mine == other
+    assert losses.accuracy(case[0], likeliest, case[2]).sum == case[2].sum()
     for mine, other in zip(jax.tree.leaves(gradient), jax.tree.leaves(plain_gradient), strict=True):
         np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)
 
@@ -87,14 +94,23 @@ def test_in_bfloat16_sums_are_float32():
     assert (gradient.x.dtype, gradient.embedding.dtype) == (jnp.bfloat16, jnp.float32)
     np.testing.assert_allclose(np.float32(gradient.x), plain_gradient.x, rtol=2**-7, atol=0.02)
     np.testing.assert_allclose(gradient.embedding, plain_gradient.embedding, rtol=0.01, atol=0.05)
+    program = jax.make_jaxpr(jax.grad(summed_cross_entropy))(head, labels, weights).jaxpr
+    products = [each for each in equations(program) if each.primitive.name == "dot_general"]
+    assert [each.outvars[0].aval.dtype for each in products] == 3 * [jnp.float32]
+    assert {part.aval.dtype for each in products for part in each.invars} == {jnp.dtype(jnp.bfloat16)}
+
+
+def equations(jaxpr):
+    """Of a program and the programs in it."""
+    for equation in jaxpr.eqns:
+        yield equation
+        for inner in jaxprs_in_params(equation.params):
+            yield from equations(inner)
 
 
 def sizes(jaxpr):
     """The number of values in every array of a program and the programs in it."""
-    for equation in jaxpr.eqns:
-        yield from (variable.aval.size for variable in equation.outvars)
-        for inner in jaxprs_in_params(equation.params):
-            yield from sizes(inner)
+    return (variable.aval.size for equation in equations(jaxpr) for variable in equation.outvars)
 
 
 def test_all_logits_never_exist_together(monkeypatch):
@@ -110,12 +126,15 @@ def test_all_logits_never_exist_together(monkeypatch):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt"])
-def test_training_takes_what_logits_are_made_of_and_an_evaluation_the_logits(architecture):
+def test_training_and_evaluation_take_what_logits_are_made_of(architecture):
     task, batch = make_task(architecture), make_batch(architecture)
     params, field = initial_params(task), {"bert": "mlm_logits", "gpt": "logits"}[architecture]
-    for key, kind in ((jax.random.key(0), VocabularyHead), (None, jax.ShapeDtypeStruct)):
+    for key in (jax.random.key(0), None):
         output = jax.eval_shape(lambda p, key=key: step.apply(task, p, batch, key), params)
-        assert isinstance(getattr(output, field), kind)
+        assert isinstance(getattr(output, field), VocabularyHead)
+    whole = task._replace(options=())
+    mine, other = (jax.jit(functools.partial(step.eval_step, task=each))(params, batch)[0] for each in (task, whole))
+    jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), mine, other)
 
 
 @pytest.mark.parametrize("labels", [(2, 3), (2, 1)])
@@ -125,8 +144,9 @@ def test_labels_and_masks_of_another_shape_are_refused(labels, mask):
     if labels == mask == (2, 3):
         assert losses.cross_entropy(head, jnp.zeros(labels, jnp.int32), jnp.ones(mask)).weight == 6
         return
-    with pytest.raises(AssertionError):
-        losses.cross_entropy(head, jnp.zeros(labels, jnp.int32), jnp.ones(mask))
+    for sums in (losses.cross_entropy, losses.accuracy):
+        with pytest.raises(AssertionError):
+            sums(head, jnp.zeros(labels, jnp.int32), jnp.ones(mask))
 
 
 def test_nothing_to_predict_costs_nothing():
@@ -135,17 +155,26 @@ def test_nothing_to_predict_costs_nothing():
         assert losses.cross_entropy(head, jnp.zeros(shape, jnp.int32), jnp.ones(shape)).sum == 0
 
 
-def test_every_device_sums_its_own_rows_where_sharding_is_checked():
+@pytest.mark.parametrize("split", [True, False], ids=["rows are split", "weights alone differ"])
+def test_every_device_sums_its_own_rows_where_sharding_is_checked(split):
     mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
-    head = VocabularyHead(jax.random.normal(jax.random.key(0), (4, 3, D)), jnp.ones((V, D)), jnp.arange(float(V)))
+    keys = jax.random.split(jax.random.key(0), 2)
+    head = VocabularyHead(
+        jax.random.normal(keys[0], (4, 3, D)), jax.random.normal(keys[1], (V, D)), jnp.arange(1.0 * V)
+    )
     labels, weights = jnp.ones((4, 3), jnp.int32), jnp.ones((4, 3))
 
-    def local(x, labels, weights):
-        return jax.lax.psum(summed_cross_entropy(head._replace(x=x), labels, weights), "data")
+    def local(head, labels, weights):
+        if not split:
+            weights = weights * (jax.lax.axis_index("data") == 0)
+        return jax.lax.psum(summed_cross_entropy(head, labels, weights), "data")
 
-    rows = jax.sharding.PartitionSpec("data")
-    spread = jax.shard_map(local, mesh=mesh, in_specs=(rows, rows, rows), out_specs=jax.sharding.PartitionSpec())
-    value, slope = jax.jit(jax.value_and_grad(spread))(head.x, labels, weights)
-    expected, plain_slope = jax.value_and_grad(lambda x: plain(head._replace(x=x), labels, weights))(head.x)
+    whole = jax.sharding.PartitionSpec()
+    rows = jax.sharding.PartitionSpec("data") if split else whole
+    given = (VocabularyHead(rows, whole, whole), rows, rows)
+    spread = jax.shard_map(local, mesh=mesh, in_specs=given, out_specs=whole)
+    value, slope = jax.jit(jax.value_and_grad(spread))(head, labels, weights)
+    expected, plain_slope = jax.value_and_grad(plain)(head, labels, weights)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
-    np.testing.assert_allclose(slope, plain_slope, rtol=1e-5, atol=1e-6)
+    for mine, other in zip(jax.tree.leaves(slope), jax.tree.leaves(plain_slope), strict=True):
+        np.testing.assert_allclose(mine, other, rtol=1e-5, atol=1e-6)

@@ -110,7 +110,7 @@ def device_bytes(lies: Any) -> int:
 
 def kept_bytes(plan: Plan) -> int:
     """Bytes of what the forward pass of one device's micro-batch keeps for the backward pass, beside the parameters and
-    the batch themselves, as JAX traces it: what XLA fuses or computes again by itself takes less."""
+    the batch themselves, as JAX traces it for an accelerator: what XLA fuses or computes again by itself takes less."""
     rows = plan.config.train.batch_size // plan.strategy.devices // plan.config.train.accumulate
     batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in plan.batch.items()}
 

@@ -32,7 +32,6 @@ class Task(NamedTuple):
         weights: (loss, its weight in what is differentiated); 1 for the others.
         options: (name, value) of further arguments of the model.
         outputs: fields of its output that an evaluation keeps.
-        train_options: as `options`, in training alone.
     """
 
     model: nn.Module
@@ -42,7 +41,6 @@ class Task(NamedTuple):
     weights: tuple[tuple[str, float], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
     outputs: tuple[str, ...] = ()
-    train_options: tuple[tuple[str, Any], ...] = ()
 
     def total(self, values: Mapping[str, Any]) -> Any:
         """The weighted sum of the losses among named values."""
@@ -62,12 +60,12 @@ def alone(local: Local) -> Local:
 def bert_task(model: nn.Module) -> Task:
     """Masked tokens and next sentence."""
     inputs = ("input_ids", "attention_mask", "token_type_ids", "masked_positions")
-    return Task(model, inputs, losses.bert_losses, losses.bert_accuracies, train_options=IN_BLOCKS)
+    return Task(model, inputs, losses.bert_losses, losses.bert_accuracies, options=IN_BLOCKS)
 
 
 def gpt_task(model: nn.Module) -> Task:
     """Next token."""
-    return Task(model, ("input_ids",), losses.gpt_losses, losses.gpt_accuracies, train_options=IN_BLOCKS)
+    return Task(model, ("input_ids",), losses.gpt_losses, losses.gpt_accuracies, options=IN_BLOCKS)
 
 
 def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> Any:
@@ -75,7 +73,7 @@ def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> An
     inputs = {name: batch[name] for name in (*task.inputs, *(name for name in PACKED if name in batch))}
     options = dict(task.options) | {"deterministic": True}
     if key is not None:
-        options |= dict(task.train_options) | {"deterministic": False, "rngs": {"dropout": key}}
+        options |= {"deterministic": False, "rngs": {"dropout": key}}
     return task.model.apply({"params": params}, **inputs, **options)
 
 
