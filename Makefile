@@ -2,6 +2,9 @@
 PYTHON ?= python3
 EXTRA ?=
 VENV := .venv
+ifneq ($(filter-out cuda tpu,$(EXTRA)),)
+$(error EXTRA is $(EXTRA); it may be cuda or tpu)
+endif
 PY := $(VENV)/bin/python
 comma := ,
 STAMP := $(VENV)/.installed$(EXTRA)

@@ -183,7 +183,7 @@ def _checked(model: Any, prompt_ids: Any, max_new_tokens: int, cut_left: bool) -
     if len(prompt) + max_new_tokens > positions and not cut_left:
         raise InputError(
             f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones are over the model's {positions} "
-            "positions; shorten the prompt, ask for fewer, or have its left cut"
+            "positions; shorten the prompt, ask for fewer, or have its left cut (cut_left, --cut-left)"
         )
     return prompt[-(positions - max_new_tokens) :].astype(np.int32)
 
@@ -191,11 +191,12 @@ def _checked(model: Any, prompt_ids: Any, max_new_tokens: int, cut_left: bool) -
 def _sampling(
     temperature: float, key: Array | None, top_k: int, top_p: float, end_id: int | None, vocab_size: int
 ) -> Sampling:
-    if not (temperature == 0 or 1e-4 <= temperature < 1e4) or top_k < 0 or not 0 < top_p <= 1:
-        raise InputError(
-            f"temperature {temperature}, top_k {top_k} and top_p {top_p} must be 0 or from 0.0001 to 10000, at least "
-            "0, and above 0 up to 1"
-        )
+    if not (temperature == 0 or 1e-4 <= temperature < 1e4):
+        raise InputError(f"temperature {temperature} must be 0, or from 0.0001 to 10000")
+    if top_k < 0:
+        raise InputError(f"top_k {top_k} must be at least 0")
+    if not 0 < top_p <= 1:
+        raise InputError(f"top_p {top_p} must be above 0, up to 1")
     if end_id is not None and not 0 <= end_id < vocab_size:
         raise InputError(f"end_id {end_id} does not fit the vocabulary of {vocab_size}")
     if temperature and key is None:

@@ -5,6 +5,7 @@ import io
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -15,7 +16,8 @@ import pytest
 import yaml
 
 import bertgpt
-from train import loader
+from bertgpt.tokenizers import train_wordpiece
+from train import loader, runs
 from train.__main__ import explain, main
 
 RUN = {
@@ -269,6 +271,9 @@ def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
     assert not same(two, four)
     assert "no checkpoint 3; there are 2, 4" in fails(capsys, "export", tmp_path / "run", tmp_path / "3", "--step", 3)
     assert "leave --step out" in fails(capsys, "export", tmp_path / "2", tmp_path / "3", "--step", 2)
+    kept = (tmp_path / "run" / "tokenizer.json").read_bytes()
+    assert "run is a run; give another folder" in fails(capsys, "export", tmp_path / "2", tmp_path / "run")
+    assert (tmp_path / "run" / "tokenizer.json").read_bytes() == kept
     assert not (tmp_path / "3").exists()
 
 
@@ -369,7 +374,7 @@ def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, conf
         (["tokenizer.path=nowhere"], "nowhere: no tokenizer.json"),
         (["data.train=[1,2]"], "must be a path or a list of paths"),
         (["parallel.strategy=mesh", "parallel.data=9"], "there are 8 devices"),
-        (["steps"], "overrides look like dotted.key=value"),
+        (["steps"], "error: 'steps': overrides look like dotted.key=value"),
         (["train.dtype=float16"], "choose one of float32, bfloat16"),
     ],
 )
@@ -377,6 +382,29 @@ def test_a_mistake_is_one_line_and_writes_nothing(overrides, expected, config_fi
     line = fails(capsys, "pretrain", config_file, f"out={tmp_path}/out", f"data.store={tmp_path}/store", *overrides)
     assert expected in line
     assert list(tmp_path.iterdir()) == []
+
+
+def test_an_impossible_place_is_told_before_the_work(config_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(runs, "_train_tokenizer", lambda *_: pytest.fail("a tokenizer is trained"))
+    (tmp_path / "file").write_text("")
+    below = [f"out={tmp_path}/file/x", f"data.store={tmp_path}/store"]
+    assert f"{tmp_path}/file is a file; choose a folder as out" in fails(capsys, "pretrain", config_file, *below)
+    mine = [f"out={tmp_path}/out", f"data.store={tmp_path}"]
+    assert "not a token store, so it is not replaced" in fails(capsys, "pretrain", config_file, *mine)
+
+
+def test_ctrl_c_ends_a_tokenizers_training_at_once(config_file, tmp_path, monkeypatch):
+    seen = []
+
+    def train(*arguments):
+        seen.append(signal.getsignal(signal.SIGINT))
+        return train_wordpiece(*arguments)
+
+    monkeypatch.setattr(runs, "train_wordpiece", train)
+    before = signal.getsignal(signal.SIGINT)
+    assert main(["prepare", str(config_file), f"out={tmp_path}/out", f"data.store={tmp_path}/store"]) == 0
+    assert seen == [signal.SIG_DFL]
+    assert signal.getsignal(signal.SIGINT) == before
 
 
 def test_missing_files_and_arguments_are_one_line(capsys, tmp_path):

@@ -41,6 +41,15 @@ def test_the_report_draws_and_compares_with_the_unigram(tmp_path):
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_worse_than_the_unigram_is_told_as_such(tmp_path):
+    losses = {"loss": 7.0, "lm_loss": 7.0, "bits_per_byte": 3.5, "perplexity": 1096.6}
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write(2, "eval", {**losses, "unigram_cross_entropy": 5.6, "examples": 50})
+    text = "\n".join(report(tmp_path))
+    assert "LM loss 7.000 nats, 1.400 over the unigram's 5.600" in text
+    assert "3.500 bits per byte, 25.0% over the unigram's 2.800" in text
+
+
 def test_an_idle_gpu_is_seen(tmp_path):
     assert not has_nvidia(str(tmp_path))
     (tmp_path / "dev").mkdir()

@@ -121,4 +121,9 @@ def explain(error: Exception) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    code = main()
+    if code == 130:  # JAX may have been stopped while it started; the interpreter's own end can crash then
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)

@@ -208,13 +208,14 @@ def load(file: str, overrides: Sequence[str] = ()) -> RunConfig:
         InputError: no such file, not YAML, an unknown key (the nearest is named), a wrong type or an impossible value.
     """
     try:
-        layers = [OmegaConf.load(file), *(_parse_override(item) for item in overrides)]
+        loaded = OmegaConf.load(file)
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such file") from error
     except (OSError, ValueError, OmegaConfBaseException) as error:
         raise InputError(f"{file}: cannot be read: {_one_line(error)}") from error
     except Exception as error:  # PyYAML's errors share no base that OmegaConf exports
         raise InputError(f"{file}: not YAML: {_one_line(error)}") from error
+    layers = [loaded, *(_parse_override(item) for item in overrides)]
     for layer, source in zip(layers, [file, *overrides], strict=True):
         if not isinstance(layer, DictConfig):
             raise InputError(f"{source}: must hold keys and values")
@@ -299,7 +300,7 @@ def model_config(config: RunConfig, vocab_size: int, base: ModelConfig | None = 
     if config.data.sequence_length > model.max_positions:
         raise InputError(
             f"data.sequence_length {config.data.sequence_length} is over model.max_positions {model.max_positions}; "
-            "lower it, or raise model.max_positions"
+            + ("lower it, or raise model.max_positions" if base is None else "lower it, as the weights have no more")
         )
     return model
 

@@ -97,7 +97,10 @@ def read_splits(config: RunConfig) -> dict[str, list[Row]]:
     columns = {"word_column": config.task.word_column, "tag_column": config.task.tag_column}
     train = list(read_rows(data.train, **columns))
     if data.eval:
-        rows = {"train": train, "eval": list(read_rows(data.eval, **columns))}
+        try:
+            rows = {"train": train, "eval": list(read_rows(data.eval, **columns))}
+        except InputError as error:
+            raise InputError(f"data.eval: {error}; data.eval=null holds some of data.train out instead") from error
     else:
         held_out = [_hash(row) < data.eval_fraction for row in train]
         rows = {
@@ -106,7 +109,7 @@ def read_splits(config: RunConfig) -> dict[str, list[Row]]:
         }
     for split, found in rows.items():
         if not found:
-            hint = "" if data.eval else " after data.eval_fraction of them is held out; give data.eval"
+            hint = "" if data.eval else " after data.eval_fraction of them is held out; raise it, or give data.eval"
             raise InputError(f"data.{split}: no rows in {getattr(data, split) or data.train}{hint}")
     return rows
 

@@ -146,7 +146,7 @@ def is_finished(out: Path, step: int, steps: int) -> bool:
     evaluated = any(row["step"] == step and row["split"] == "eval" for row in reports.read_metrics(out))
     if checkpoints.extra(step).get("owes_evaluation", False) and not evaluated:
         return False
-    say(f"finished: {out} has made its {steps} steps; raise train.steps (or train.epochs) to go on")
+    say(f"finished: {out} has made {step} steps of {steps}; raise train.steps (or train.epochs) to go on")
     for line in reports.report(out) if hosts.is_first() else ():
         say(line)
     return True
@@ -155,15 +155,16 @@ def is_finished(out: Path, step: int, steps: int) -> bool:
 def check_out(out: Path, config: RunConfig) -> None:
     """
     Raises:
-        InputError: it holds a run of another configuration, or is a file.
+        InputError: it holds a run of another configuration, or is or lies below a file.
     """
     saved = out / "config.yaml"
     if saved.exists():
         differing = configs.differences(configs.load(str(saved)), config)
         if differing:
             raise InputError(f"{out} holds a run of another configuration: {', '.join(differing)}; choose another out")
-    elif out.exists() and not out.is_dir():
-        raise InputError(f"{out} is a file; choose a folder as out")
+    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is a file; choose a folder as out")
 
 
 def build(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Callable[[Any], TrainState]]:

@@ -236,7 +236,7 @@ def report(folder: Path) -> list[str]:
     for name, title in (("mlm_loss", "MLM loss"), ("lm_loss", "LM loss")):
         if name in last:
             gain = unigram - last[name]
-            lines.append(f"{place} {title} {last[name]:.3f} nats, {gain:.3f} under the unigram's {unigram:.3f}")
+            lines.append(f"{place} {title} {last[name]:.3f} nats, {_beside(gain, '.3f')} the unigram's {unigram:.3f}")
     if "nsp_balanced_accuracy" in last:
         lines.append(
             f"{place} MLM accuracy {last['mlm_accuracy']:.3f}, "
@@ -247,10 +247,14 @@ def report(folder: Path) -> list[str]:
         bits = per_nat * unigram
         share = 1 - last["bits_per_byte"] / bits if bits else 0.0
         lines.append(
-            f"{place} {last['bits_per_byte']:.3f} bits per byte, {share:.1%} under the unigram's {bits:.3f}; "
+            f"{place} {last['bits_per_byte']:.3f} bits per byte, {_beside(share, '.1%')} the unigram's {bits:.3f}; "
             f"perplexity {last['perplexity']:.1f}"
         )
     return lines
+
+
+def _beside(gain: float, form: str) -> str:
+    return f"{abs(gain):{form}} {'under' if gain >= 0 else 'over'}"
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:

@@ -1,9 +1,12 @@
 """A run's parts made from its configuration, and a finished run's folder read back."""
 
+import contextlib
 import dataclasses
 import os
+import signal
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -259,6 +262,7 @@ def _must_prepare(config: RunConfig, start: Start | None, source: TextSource, wa
     reason = store.changes(folder, source, wanted)
     if reason is None:
         return False
+    store.check_replaceable(folder)  # before a tokenizer is trained for it
     if start is not None and start.params is None and (folder / "meta.json").exists():
         raise InputError(f"{reason} since this run began at {config.out}; start a new run with another out")
     if not hosts.is_first():
@@ -330,6 +334,20 @@ def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, A
 def _train_tokenizer(source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
     say(f"training a {wanted['kind']} tokenizer of {wanted['vocab_size']:,} pieces")
     texts = ("\n".join(document) for document in source.documents("train"))
-    if wanted["kind"] == "bpe":
-        return train_bpe(texts, wanted["vocab_size"])
-    return train_wordpiece(texts, wanted["vocab_size"], wanted["lowercase"])
+    with ctrl_c_ends_at_once():
+        if wanted["kind"] == "bpe":
+            return train_bpe(texts, wanted["vocab_size"])
+        return train_wordpiece(texts, wanted["vocab_size"], wanted["lowercase"])
+
+
+@contextlib.contextmanager
+def ctrl_c_ends_at_once() -> Iterator[None]:
+    """For long calls of Rust code, which look at no signal, while nothing is being written."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)

@@ -187,7 +187,8 @@ def label_name(row: Row, value: Any) -> str:
         return value.strip()
     if isinstance(value, bool | int):
         return json.dumps(value)
-    raise InputError(f"{row.place}: label {value!r} is no name; for numbers with a fraction set task.kind=regression")
+    hint = "for numbers with a fraction set task.kind=regression" if isinstance(value, float) else "give a text"
+    raise InputError(f"{row.place}: label {value!r} is no name; {hint}")
 
 
 def label_names(row: Row, value: Any) -> list[str]:

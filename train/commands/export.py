@@ -1,6 +1,9 @@
 """Write a run's model as a Hugging Face folder, or as StableHLO."""
 
 import argparse
+from pathlib import Path
+
+from bertgpt.errors import InputError
 
 FORMATS = ("huggingface", "stablehlo")
 
@@ -15,6 +18,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes the folder."""
+    if (Path(options.folder) / "checkpoints").is_dir():
+        raise InputError(f"{options.folder} is a run; give another folder, which is made or replaced")
+
     from bertgpt.pretrained import save_pretrained
     from bertgpt.stablehlo import export_stablehlo
     from train.reports import say

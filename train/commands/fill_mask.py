@@ -5,7 +5,7 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A run folder and a text."""
-    parser.add_argument("run", metavar="RUN", help="the run folder of a BERT")
+    parser.add_argument("run", metavar="RUN", help="the run or model folder of a BERT")
     parser.add_argument("text", metavar="TEXT", help='such as "the capital of france is [MASK] ."')
 
 
