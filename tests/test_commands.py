@@ -393,7 +393,10 @@ def test_an_impossible_place_is_told_before_the_work(config_file, tmp_path, caps
     assert "not a token store, so it is not replaced" in fails(capsys, "pretrain", config_file, *mine)
 
 
-def test_ctrl_c_ends_a_tokenizers_training_at_once(config_file, tmp_path, monkeypatch):
+@pytest.mark.parametrize(
+    ("before", "meanwhile"), [(signal.default_int_handler, signal.SIG_DFL), (signal.SIG_IGN, signal.SIG_IGN)]
+)
+def test_ctrl_c_ends_a_tokenizers_training_at_once(before, meanwhile, config_file, tmp_path, monkeypatch):
     seen = []
 
     def train(*arguments):
@@ -401,10 +404,13 @@ def test_ctrl_c_ends_a_tokenizers_training_at_once(config_file, tmp_path, monkey
         return train_wordpiece(*arguments)
 
     monkeypatch.setattr(runs, "train_wordpiece", train)
-    before = signal.getsignal(signal.SIGINT)
-    assert main(["prepare", str(config_file), f"out={tmp_path}/out", f"data.store={tmp_path}/store"]) == 0
-    assert seen == [signal.SIG_DFL]
-    assert signal.getsignal(signal.SIGINT) == before
+    found = signal.signal(signal.SIGINT, before)
+    try:
+        assert main(["prepare", str(config_file), f"out={tmp_path}/out", f"data.store={tmp_path}/store"]) == 0
+        assert seen == [meanwhile]
+        assert signal.getsignal(signal.SIGINT) == before
+    finally:
+        signal.signal(signal.SIGINT, found)
 
 
 def test_missing_files_and_arguments_are_one_line(capsys, tmp_path):

@@ -100,7 +100,7 @@ def read_splits(config: RunConfig) -> dict[str, list[Row]]:
         try:
             rows = {"train": train, "eval": list(read_rows(data.eval, **columns))}
         except InputError as error:
-            raise InputError(f"data.eval: {error}; data.eval=null holds some of data.train out instead") from error
+            raise InputError(f"data.eval: {error}") from error
     else:
         held_out = [_hash(row) < data.eval_fraction for row in train]
         rows = {

@@ -342,12 +342,14 @@ def _train_tokenizer(source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
 
 @contextlib.contextmanager
 def ctrl_c_ends_at_once() -> Iterator[None]:
-    """For long calls of Rust code, which look at no signal, while nothing is being written."""
-    if threading.current_thread() is not threading.main_thread():
+    """For long calls of Rust code, which look at no signal, while nothing is being written. Where Ctrl-C does something
+    else, such as nothing in the background of a shell, that stays."""
+    usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    if not usual or threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.signal(signal.SIGINT, signal.default_int_handler)
