@@ -141,7 +141,7 @@ def test_when_one_is_killed_the_others_end_and_all_go_on_bit_by_bit(config_file,
     assert rows(out) == rows(two[0])
     leaves = []
     for folder in (out, two[0]):
-        checkpoints = Checkpoints(folder / "checkpoints", 2, read_only=True)
+        checkpoints = Checkpoints(folder / "checkpoints")
         leaves.append(jax.tree.leaves(checkpoints.load_params(STEPS, load_run(folder).params)))
     assert all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
 
@@ -156,7 +156,7 @@ def test_stopped_on_four_a_run_goes_on_on_two_under_another_mesh(config_file, tw
     ends = finish(processes, END)
     assert [code for code, *_ in ends] == [143] * 4
     (step,) = re.findall(r"saved at step (\d+)", ends[0][1])
-    assert Checkpoints(out / "checkpoints", 2, read_only=True).steps()[-1] == int(step) < STEPS
+    assert Checkpoints(out / "checkpoints").steps()[-1] == int(step) < STEPS
     ends = finish(start(config_file, 2, "moved", *NO_DROPOUT, "parallel.fsdp=2"))
     assert [code for code, *_ in ends] == [0, 0]
     assert f"going on from step {step}" in ends[0][1]

@@ -86,7 +86,7 @@ def same_params(first: Path, second: Path) -> bool:
     """Whether the last checkpoints' parameters are equal bit by bit."""
     leaves = []
     for folder in (first, second):
-        checkpoints = Checkpoints(folder / "checkpoints", 2, read_only=True)
+        checkpoints = Checkpoints(folder / "checkpoints")
         params = checkpoints.load_params(STEPS, load_run(folder).params)
         leaves.append(jax.tree.leaves(params))
     return all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
@@ -109,7 +109,7 @@ def test_sigterm_saves_and_exits_with_143(config_file, whole):
     wait_for(out, 4)
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 143
-    saved = Checkpoints(out / "checkpoints", 2, read_only=True).steps()[-1]
+    saved = Checkpoints(out / "checkpoints").steps()[-1]
     assert 4 <= saved < STEPS
     assert command(config_file, f"out={out}").wait() == 0
     assert rows(out) == rows(whole)
@@ -126,7 +126,7 @@ def test_a_signal_cuts_an_evaluation_short_which_is_made_up_for(config_file, who
     settings = configs.load(str(config_file), [f"out={out}"])
     with pytest.raises(SystemExit, match="143"):
         pretraining.pretrain(settings)
-    assert Checkpoints(out / "checkpoints", 2, read_only=True).steps()[-1] == 8
+    assert Checkpoints(out / "checkpoints").steps()[-1] == 8
     assert [row["step"] for row in rows(out) if row["split"] == "eval"] == []
     monkeypatch.undo()
     pretraining.pretrain(settings)

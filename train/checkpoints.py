@@ -1,10 +1,15 @@
-"""Checkpoints of a run: written in the background, moved into place at the end, the newest few and the best kept."""
+"""Checkpoints of a run: written in the background, moved into place at the end, the newest few and the best kept.
+
+Each has the hashes of its files beside them. A checkpoint is damaged where a file differs from its hash, and only then:
+what else goes wrong while one is read is no reason to move it away.
+"""
 
 import concurrent.futures
+import functools
 import hashlib
 import json
 import logging
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 import jax
@@ -16,26 +21,34 @@ from train import hosts
 from train.state import TrainState
 
 METRIC = "loss"  # the held-out one; the lowest is the best
+STATE = "state"  # orbax's name for the arrays' folder
+ARRAYS = "d"  # the folders that hold the arrays' numbers; the other files are small
+
+
+class DamageError(ValueError):
+    """A file of a checkpoint is not what was written."""
 
 
 class Checkpoints:
     """The numbered checkpoints in a folder. What is not an array (row, config, tokenizer) lies beside the arrays."""
 
-    def __init__(self, folder: Path, keep: int, read_only: bool = False) -> None:
-        """Opens or makes the folder; unless `read_only`, half-written checkpoints of a killed run are removed."""
+    def __init__(self, folder: Path, keep: int = 1) -> None:
+        """The first `save` makes the folder; reading changes nothing. `keep`: the newest so many, beside the best."""
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # what goes wrong is raised; the log would repeat it
-        self.folder = folder.absolute()
+        self.folder, self.keep = folder.absolute(), keep
+        self.background = concurrent.futures.ThreadPoolExecutor(1)
+        self.pending: concurrent.futures.Future[None] | None = None
+
+    @functools.cached_property
+    def manager(self) -> ocp.training.Checkpointer:
+        """Writes and deletes. It reads the metrics of all checkpoints when it is made, so they must be sound by then.
+        Half-written checkpoints of a killed run are removed."""
         policies = ocp.training.preservation_policies
         best = policies.BestN(
             get_metric_fn=lambda metrics: metrics[METRIC], reverse=True, n=1, keep_checkpoints_without_metrics=False
         )
-        self.manager = ocp.training.Checkpointer(
-            self.folder,
-            preservation_policy=policies.AnyPreservationPolicy([policies.LatestN(keep), best]),
-            cleanup_tmp_directories=not read_only,
-        )
-        self.background = concurrent.futures.ThreadPoolExecutor(1)
-        self.pending: concurrent.futures.Future[None] | None = None
+        policy = policies.AnyPreservationPolicy([policies.LatestN(self.keep), best])
+        return ocp.training.Checkpointer(self.folder, preservation_policy=policy, cleanup_tmp_directories=True)
 
     def save(self, step: int, state: TrainState, extra: dict[str, Any], loss: float | None) -> None:
         """Copies the state to the host; it is written and hashed in the background, after an earlier one has been.
@@ -53,32 +66,38 @@ class Checkpoints:
 
     def steps(self) -> list[int]:
         """The steps that have a checkpoint, ascending."""
-        return [checkpoint.step for checkpoint in self.manager.checkpoints]
+        found = self.folder.iterdir() if self.folder.is_dir() else ()
+        return sorted(int(path.name) for path in found if path.name.isdecimal() and path.is_dir())
 
     def best(self) -> int | None:
-        """The step of lowest held-out loss, or the newest where none has one."""
-        scored = [(c.metrics[METRIC], c.step) for c in self.manager.checkpoints if c.metrics]
-        return min(scored)[1] if scored else max(self.steps(), default=None)
+        """The step of lowest held-out loss, or the newest where none has one; damaged ones aside."""
+        sound = [step for step in self.steps() if self.fault(step, arrays=False) is None]
+        scored = [(loss, step) for step in sound if (loss := self._loss(step)) is not None]
+        return min(scored)[1] if scored else max(sound, default=None)
 
-    def verify(self, step: int) -> None:
+    def verify(self, step: int, arrays: bool = True) -> None:
         """
+        Args:
+            step: of the checkpoint.
+            arrays: False: only the small files beside the arrays' numbers.
+
         Raises:
-            ValueError: a file of the checkpoint is not what was written; names it.
+            DamageError: a file of the checkpoint is not what was written; names it.
+            OSError: a file cannot be read.
         """
         digests = self._digests(step)
-        if digests.exists():  # a run that is killed in the moment between leaves a checkpoint without
-            for name, expected in json.loads(digests.read_text(encoding="utf-8")).items():
-                file = self.folder / str(step) / name
-                if not file.is_file() or _hash(file) != expected:
-                    raise ValueError(f"{name} is missing or changed")
+        if not digests.exists():  # a run that is killed in the moment between leaves a checkpoint without
+            return
+        for name, expected in _read_digests(digests, step).items():
+            file = self.folder / str(step) / name
+            if (arrays or ARRAYS not in PurePosixPath(name).parts) and not (file.is_file() and _hash(file) == expected):
+                raise DamageError(f"{name} is missing or changed")
 
-    def fault(self, step: int) -> Exception | None:
-        """What `verify` raises, if it tells of damage."""
+    def fault(self, step: int, arrays: bool = True) -> DamageError | None:
+        """The damage that `verify` finds."""
         try:
-            self.verify(step)
-        except Exception as error:
-            if not is_damage(error):
-                raise
+            self.verify(step, arrays)
+        except DamageError as error:
             return error
         return None
 
@@ -89,19 +108,25 @@ class Checkpoints:
             step: its number.
             like: a state whose shapes it must have: `jax.ShapeDtypeStruct`s, each with a sharding, which it is read
                 into, or without one, for an array on the host.
+
+        Raises:
+            InputError: it has other arrays; names the first.
         """
-        tree = self.manager.load(step, _tree(_empty(like)))
+        self._check_fit(step, _tree(like))
+        tree = ocp.load(self.folder / str(step), _tree(_empty(like)), checkpointable_name=STATE)
         return TrainState(**tree), self.extra(step)
 
     def load_params(self, step: int, like: Any) -> Any:
-        """The parameters alone."""
+        """The parameters alone; errors as `load`."""
+        self._check_fit(step, {"params": like})
         partial = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
         with ocp.Context(pytree_options=partial):
-            return self.manager.load(step, {"params": _empty(like)})["params"]
+            wanted = {"params": _empty(like)}
+            return ocp.load(self.folder / str(step), wanted, checkpointable_name=STATE)["params"]
 
     def extra(self, step: int) -> dict[str, Any]:
         """The JSON values saved with a checkpoint."""
-        return self.manager.metadata(step).custom_metadata
+        return self._metadata(step).custom_metadata
 
     def set_aside(self, step: int) -> Path:
         """Moves a damaged checkpoint out of the way, so that its step can be saved again; nothing is deleted."""
@@ -111,7 +136,8 @@ class Checkpoints:
                 target = target.with_name(target.name + "_again")
             (self.folder / str(step)).rename(target)
         hosts.sync(f"checkpoint {step} set aside")
-        self.manager.reload()
+        if "manager" in vars(self):
+            self.manager.reload()
         return target
 
     def wait(self) -> None:
@@ -134,13 +160,35 @@ class Checkpoints:
                 files = [file for file in found if file.is_file() and file.stem != "digests"]
                 digests = {str(file.relative_to(self.folder / str(step))): _hash(file) for file in files}
                 temporary = self._digests(step).with_suffix(".tmp")
-                temporary.write_text(json.dumps(digests), encoding="utf-8")
+                temporary.write_text(json.dumps({"step": step, "files": digests}), encoding="utf-8")
                 temporary.replace(self._digests(step))
+
+    def _metadata(self, step: int) -> Any:
+        return ocp.metadata(self.folder / str(step), checkpointable_name=STATE)
+
+    def _loss(self, step: int) -> float | None:
+        """The held-out loss that was saved with a checkpoint, from the JSON that orbax writes it to."""
+        file = self.folder / str(step) / "metrics" / "metrics"
+        return json.loads(file.read_text(encoding="utf-8"))[METRIC] if file.exists() else None
+
+    def _check_fit(self, step: int, like: Any) -> None:
+        """
+        Raises:
+            InputError: the checkpoint lacks an array of `like`, or has it in another shape.
+        """
+        saved = _shapes(self._metadata(step).metadata)
+        parameters_first = sorted(_shapes(like).items(), key=lambda item: not item[0].startswith("params/"))
+        for name, shape in parameters_first:
+            if saved.get(name) != shape:
+                found = f"has {name} in shape {saved[name]}" if name in saved else f"has no {name}"
+                advice = "restore the settings that the run began with, or choose another out"
+                raise InputError(f"{self.folder / str(step)} {found}, and this run needs {shape}; {advice}")
 
     def close(self) -> None:
         """Waits and lets go."""
         self.background.shutdown()
-        self.manager.close()
+        if "manager" in vars(self):
+            self.manager.close()
 
     def __enter__(self) -> "Checkpoints":
         return self
@@ -155,31 +203,45 @@ class Checkpoints:
 
 
 def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest checkpoint that can be read; damaged ones are set aside, and `warn` is told.
+    """The newest checkpoint that is sound; damaged ones are set aside, and `warn` is told. Of those before it only the
+    small files are looked at.
 
     Raises:
-        InputError: there are checkpoints, and all are damaged.
+        InputError: there are checkpoints, and all are damaged; or the newest does not fit `like`.
     """
+    newest: int | None = None
     for step in reversed(checkpoints.steps()):
-        fault: Any = checkpoints.fault(step) if hosts.is_first() else None
-        if not hosts.agreed(fault is not None):
-            try:
-                return checkpoints.load(step, like)
-            except Exception as error:
-                if hosts.several() or not is_damage(error):
-                    raise
-                fault = error
-        place = checkpoints.set_aside(step)
-        warn(f"checkpoint {step} is damaged ({_first_line(fault)}); moved to {place}, going on from the one before")
+        fault = checkpoints.fault(step, arrays=newest is None) if hosts.is_first() else None
+        if hosts.agreed(fault is not None):
+            place = checkpoints.set_aside(step)
+            warn(f"checkpoint {step} is damaged ({fault}); moved to {place}")
+        elif newest is None:
+            newest = step
+    if newest is not None:
+        return checkpoints.load(newest, like)
     damaged = sorted(path.name for path in checkpoints.folder.parent.glob("damaged_checkpoint_*"))
     if damaged:
         raise InputError(f"{checkpoints.folder.parent}: only {', '.join(damaged)}; start again with another out")
     return None
 
 
-def is_damage(error: Exception) -> bool:
-    """Whether a failed load tells of its files: the storage raises many kinds, but memory and rights are no damage."""
-    return not isinstance(error, MemoryError | PermissionError) and "RESOURCE_EXHAUSTED" not in str(error)
+def _read_digests(file: Path, step: int) -> dict[str, str]:
+    """The hash of each file of a checkpoint, by its path in it."""
+    try:
+        noted = json.loads(file.read_text(encoding="utf-8"))
+        files = noted.get("files", noted)  # version 0.1.0 noted the files alone
+        outside = [name for name in files if ".." in PurePosixPath(name).parts or name.startswith("/")]
+    except (ValueError, AttributeError, TypeError) as error:
+        raise DamageError(f"{file.name} does not hold hashes: {error}") from error
+    if outside or noted.get("step", step) != step:
+        raise DamageError(f"{file.name} belongs to another checkpoint")
+    return files
+
+
+def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+    """The shape of every array in a tree, by path."""
+    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
 def _hash(file: Path) -> str:
@@ -195,7 +257,3 @@ def _empty(like: Any) -> Any:
 
 def _tree(state: TrainState) -> dict[str, Any]:
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state, "key": state.key}
-
-
-def _first_line(error: Any) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]

@@ -140,7 +140,7 @@ def is_finished(out: Path, step: int, steps: int) -> bool:
     """Whether the run in `out` has made all its steps and its last checkpoint is sound; says so."""
     if step < steps:
         return False
-    checkpoints = Checkpoints(out / "checkpoints", keep=1, read_only=True)
+    checkpoints = Checkpoints(out / "checkpoints")
     if hosts.agreed(hosts.is_first() and checkpoints.fault(step) is not None):
         return False
     evaluated = any(row["step"] == step and row["split"] == "eval" for row in reports.read_metrics(out))

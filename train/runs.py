@@ -28,7 +28,7 @@ from bertgpt.pretrained import example_ids, family_of_folder
 from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
 from train import config as configs
 from train import hosts
-from train.checkpoints import Checkpoints, is_damage
+from train.checkpoints import Checkpoints
 from train.config import RunConfig
 from train.loader import Source
 from train.reports import say, warn, warn_here
@@ -76,20 +76,18 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         return _load_model_folder(folder, step)
-    checkpoints = Checkpoints(folder / "checkpoints", keep=1, read_only=True)
+    checkpoints = Checkpoints(folder / "checkpoints")
     steps, best = checkpoints.steps(), checkpoints.best()
-    if best is None:
+    if not steps:
         raise InputError(f"{folder}: no checkpoint yet; let the run reach its first, or lower checkpoint.every")
     if step is not None and step not in steps:
         raise InputError(f"{folder}: no checkpoint {step}; there are {', '.join(map(str, sorted(steps)))}")
     wanted = [step] if step is not None else sorted(steps, key=lambda step: (step != best, -step))
     for number in wanted:
-        try:
+        fault = checkpoints.fault(number)
+        if fault is None:
             return _load_step(checkpoints, number)
-        except Exception as error:
-            if not is_damage(error):
-                raise
-            warn(f"checkpoint {number} of {folder} is damaged: {error}")
+        warn(f"checkpoint {number} of {folder} is damaged: {fault}")
     rest = "leave --step out for another" if step is not None else "train again with another out"
     raise InputError(f"{folder}: no checkpoint can be read; {rest}")
 
@@ -122,7 +120,6 @@ def _load_start(folder: Path) -> Run:
 
 
 def _load_step(checkpoints: Checkpoints, step: int) -> Run:
-    checkpoints.verify(step)
     extra = checkpoints.extra(step)
     config = ModelConfig(**extra["model"])
     model = getattr(bertgpt, _architecture_of(extra))(config)
@@ -192,15 +189,11 @@ def find_start(config: RunConfig) -> Start | None:
 
 def find_resumed(config: RunConfig) -> Start | None:
     """The run already in config.out."""
-    folder = Path(config.out) / "checkpoints"
-    checkpoints = Checkpoints(folder, keep=1, read_only=True) if folder.is_dir() else None
-    for step in reversed(checkpoints.steps() if checkpoints else []):
-        try:
-            extra = checkpoints.extra(step) if checkpoints else {}
+    checkpoints = Checkpoints(Path(config.out) / "checkpoints")
+    for step in reversed(checkpoints.steps()):
+        if checkpoints.fault(step, arrays=False) is None:  # else the restore that follows sets it aside
+            extra = checkpoints.extra(step)
             return Start(ModelConfig(**extra["model"]), Tokenizer.from_str(extra["tokenizer"]), None, step)
-        except Exception as error:  # the restore that follows tells of it and sets it aside
-            if not is_damage(error):
-                raise
     return None
 
 
