@@ -54,9 +54,16 @@ def config_file(corpus_file, tmp_path_factory) -> Path:
 
 
 def start(
-    config_file: Path, count: int, out: str, *overrides: str, verb: str = "pretrain", folders: list[Path] | None = None
+    config_file: Path,
+    count: int,
+    out: str,
+    *overrides: str,
+    verb: str = "pretrain",
+    folders: list[Path] | None = None,
+    last: tuple[str, ...] = (),
 ) -> list[subprocess.Popen]:
-    """The processes of one run, each with one device, and where `folders` are given, in its own."""
+    """The processes of one run, each with one device, and where `folders` are given, in its own; `last`: further
+    arguments of the last one alone."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
@@ -70,7 +77,7 @@ def start(
     arguments = [sys.executable, "-m", "train", verb, str(config_file), f"out={config_file.parent / out}", *overrides]
     return [
         subprocess.Popen(
-            arguments,
+            [*arguments, *(last if index == count - 1 else ())],
             env={**environment, hosts.INDEX: str(index)},
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
@@ -219,6 +226,16 @@ def test_a_folder_that_is_not_shared_is_told_at_once(config_file):
     ends = finish(start(config_file, 2, "unused", "out=run", folders=folders), END)
     assert 2 in [code for code, *_ in ends]
     assert "1 of 2 processes have another folder of that name" in "".join(errors for *_, errors in ends)
+
+
+@pytest.mark.parametrize("key", ["optimizer.learning_rate", "train.batch_size"])
+def test_a_process_with_another_configuration_is_named(config_file, key):
+    ends = finish(start(config_file, 2, "differing", last=(f"{key}=16",)), END)
+    assert {code for code, *_ in ends} <= {1, 2}
+    assert ends[0][0] == 2
+    told = rf"^error: process 1 has {key} = 16(\.0)?, and process 0 has [\d.]+; start every process with the same"
+    assert re.search(told, ends[0][2], re.M)
+    assert not (config_file.parent / "differing").exists()
 
 
 def test_several_processes_that_jax_cannot_find_are_told_to_name_themselves(monkeypatch):

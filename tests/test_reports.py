@@ -4,6 +4,7 @@ import json
 
 import pytest
 
+from bertgpt.errors import InputError
 from train.reports import Metrics, derived, has_nvidia, read_metrics, report
 
 
@@ -19,6 +20,22 @@ def test_rows_after_the_restored_step_are_dropped(tmp_path):
 def test_a_line_cut_by_a_kill_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "split": "train"}) + '\n{"step": 2, "sp')
     assert [row["step"] for row in read_metrics(tmp_path)] == [1]
+
+
+@pytest.mark.parametrize("line", ['{"step": 2, "sp', "", "[2]", '{"step": "2", "split": "train"}', '{"step": 2}'])
+def test_a_broken_line_in_the_middle_is_refused_and_nothing_is_dropped(tmp_path, line):
+    text = f'{{"step": 1, "split": "train"}}\n{line}\n{{"step": 3, "split": "train"}}\n'
+    (tmp_path / "metrics.jsonl").write_text(text)
+    with pytest.raises(InputError, match=r"metrics\.jsonl line 2: not a row of metrics"):
+        Metrics(tmp_path, 3)
+    assert (tmp_path / "metrics.jsonl").read_text() == text
+
+
+def test_a_kill_may_take_the_last_line_end_alone(tmp_path):
+    (tmp_path / "metrics.jsonl").write_text('{"step": 1, "split": "train"}\n{"step": 2, "split": "train"}')
+    assert [row["step"] for row in read_metrics(tmp_path)] == [1, 2]
+    (tmp_path / "metrics.jsonl").write_bytes(b"")
+    assert read_metrics(tmp_path) == []
 
 
 def test_derived_figures():

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import yaml
 
+from bertgpt.errors import InputError
 from train import config as configs
 from train import pretraining
 from train.checkpoints import Checkpoints
@@ -41,7 +42,7 @@ def config_file(request, corpus_file, tmp_path_factory) -> Path:
             "store": str(folder / "store"),
         },
         "optimizer": {"learning_rate": 0.003, "warmup_steps": 2},
-        "train": {"steps": STEPS, "batch_size": 8, "log_every": 2, "eval_every": 8, "eval_examples": 16},
+        "train": {"steps": STEPS, "batch_size": 8, "log_every": 3, "eval_every": 8, "eval_examples": 16},
         "checkpoint": {"every": 4, "keep": 2},
         "parallel": {"strategy": "jit"},
         "out": str(folder / "whole"),
@@ -95,7 +96,7 @@ def same_params(first: Path, second: Path) -> bool:
 def test_killed_at_a_random_step_and_restarted_a_run_is_bit_identical(config_file, whole):
     out = config_file.parent / "killed"
     process = command(config_file, f"out={out}")
-    wait_for(out, random.Random(os.getpid()).randrange(4, STEPS - 3, 2))
+    wait_for(out, random.Random(os.getpid()).randrange(6, STEPS - 3, 3))
     process.send_signal(signal.SIGKILL)
     assert process.wait() == -signal.SIGKILL
     assert command(config_file, f"out={out}").wait() == 0
@@ -106,13 +107,35 @@ def test_killed_at_a_random_step_and_restarted_a_run_is_bit_identical(config_fil
 def test_sigterm_saves_and_exits_with_143(config_file, whole):
     out = config_file.parent / "stopped"
     process = command(config_file, f"out={out}")
-    wait_for(out, 4)
+    wait_for(out, 6)
+    with pytest.raises(InputError, match=f"{out}: in use by process {process.pid} on .*; stop that run, or choose"):
+        pretraining.pretrain(configs.load(str(config_file), [f"out={out}"]))  # a second start, while the first runs
     process.send_signal(signal.SIGTERM)
     assert process.wait() == 143
     saved = Checkpoints(out / "checkpoints").steps()[-1]
     assert 4 <= saved < STEPS
     assert command(config_file, f"out={out}").wait() == 0
     assert rows(out) == rows(whole)
+
+
+def test_a_run_that_ended_before_its_first_checkpoint_blocks_no_other(config_file, whole, monkeypatch, capsys):
+    out = config_file.parent / "failed"
+    settings = configs.load(str(config_file), [f"out={out}", "train.steps=2", "optimizer.learning_rate=0.5"])
+    monkeypatch.setattr(Checkpoints, "save", lambda *_: (_ for _ in ()).throw(OSError("no space")))
+    with pytest.raises(OSError, match="no space"):
+        pretraining.pretrain(settings)
+    monkeypatch.undo()
+    assert len(rows(out)) == 2
+    settings.optimizer.learning_rate = 0.003
+    pretraining.pretrain(settings)
+    told = (
+        f"{out}: replaces a run with other settings, which ended before its first checkpoint: optimizer.learning_rate"
+    )
+    assert told in capsys.readouterr().out
+    assert [(row["step"], row["split"]) for row in rows(out)] == [(2, "train"), (2, "eval")]
+    settings.optimizer.learning_rate = 0.5
+    with pytest.raises(InputError, match=r"different settings: optimizer\.learning_rate \(0\.003 -> 0\.5\); rest"):
+        pretraining.pretrain(settings)
 
 
 def test_a_signal_cuts_an_evaluation_short_which_is_made_up_for(config_file, whole, monkeypatch):
@@ -138,7 +161,7 @@ def test_a_signal_cuts_an_evaluation_short_which_is_made_up_for(config_file, who
 
 def test_saved_under_pmap_a_run_goes_on_under_a_mesh(config_file, whole):
     """Dropout off: under pmap each device has a key of its own."""
-    off = ["model.hidden_dropout=0", "model.attention_dropout=0"]
+    off = ["model.hidden_dropout=0", "model.attention_dropout=0", "train.log_every=1"]
 
     def losses(out: str, *strategies: tuple[str, int]) -> list[float]:
         for strategy, steps in strategies:

@@ -28,7 +28,7 @@ from bertgpt.errors import InputError
 from bertgpt.tasks import SPECS, architecture_of, decode_all, task_data, task_tokens
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 from train import config as configs
-from train import hosts, loop, metrics, parallel, runs
+from train import hosts, locks, loop, metrics, parallel, runs
 from train.config import RunConfig
 from train.loop import Job
 from train.reports import report, say
@@ -62,7 +62,13 @@ def finetune(config: RunConfig) -> None:
         raise InputError(f"task.kind is missing; choose one of {', '.join(SPECS)}")
     metrics.check_libraries()
     hosts.connect()
+    hosts.check_same({"command": "finetune", **configs.flatten(configs.to_dict(config))})
     hosts.check_shared(out)
+    with locks.run_folder(out):
+        _finetune(config, out)
+
+
+def _finetune(config: RunConfig, out: Path) -> None:
     loop.check_out(out, config)
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)

@@ -1,17 +1,22 @@
 """Several processes of one run: how they meet, which of them speaks, and how they agree."""
 
 import contextlib
+import hashlib
+import importlib.metadata
 import importlib.util
+import json
 import os
 import secrets
 import time
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import jax
 import numpy as np
 from jax.experimental import multihost_utils
 
+import bertgpt
 from bertgpt.errors import InputError
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
@@ -81,6 +86,45 @@ def sync(name: str) -> None:
     """Until every process is here."""
     if several():
         multihost_utils.sync_global_devices(name)
+
+
+def check_same(values: dict[str, Any]) -> None:
+    """Compares what every process was started with, and its code; call it before anything else that they do together.
+
+    Args:
+        values: of this process, by key; ready for JSON.
+
+    Raises:
+        InputError: a process has other values than the first; names process and key.
+    """
+    if not several():
+        return
+    mine = json.dumps(values | _versions(), sort_keys=True, default=str).encode()
+    sizes = _gathered(np.array([len(mine)], np.int32))
+    texts = _gathered(np.frombuffer(mine.ljust(sizes.max()), np.uint8))
+    first, *others = (json.loads(text.tobytes()) for text in texts)
+    for process, other in enumerate(others, 1):
+        for key in sorted(first.keys() | other.keys()):
+            if first.get(key) != other.get(key):
+                raise InputError(
+                    f"process {process} has {key} = {other.get(key)}, and process 0 has {first.get(key)}; start every "
+                    "process with the same command and the same code"
+                )
+
+
+def _gathered(values: np.ndarray) -> np.ndarray:
+    """[N] of every process -> [processes N]."""
+    return np.asarray(multihost_utils.process_allgather(values))
+
+
+def _versions() -> dict[str, str]:
+    """Of the packages that compute; of this project a hash of its code, since two checkouts may share a version."""
+    digest = hashlib.sha256()
+    for folder in (Path(bertgpt.__file__).parent, Path(__file__).parent):
+        for file in sorted(folder.rglob("*.py")):
+            digest.update(file.read_bytes())
+    versions = {f"version of {name}": importlib.metadata.version(name) for name in ("jax", "jaxlib", "flax", "optax")}
+    return versions | {"code of bertgpt": digest.hexdigest()[:16]}
 
 
 def agreed(number: int) -> int:

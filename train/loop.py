@@ -101,6 +101,7 @@ class Progress(NamedTuple):
         row: of the data, that comes next.
         scored: the badness of every evaluation so far.
         owes_evaluation: whether a signal cut the one of this step short.
+        logged: the steps since the last row of metrics, and the sums of their figures.
     """
 
     state: TrainState
@@ -108,6 +109,7 @@ class Progress(NamedTuple):
     row: int = 0
     scored: tuple[float, ...] = ()
     owes_evaluation: bool = False
+    logged: tuple[int, dict[str, float]] = (0, {})
 
 
 def run(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, TrainState]:
@@ -153,18 +155,21 @@ def is_finished(out: Path, step: int, steps: int) -> bool:
 
 
 def check_out(out: Path, config: RunConfig) -> None:
-    """
+    """Whether this run may use the folder. Of a run that ended before its first checkpoint nothing is kept.
+
     Raises:
-        InputError: it holds a run of another configuration, or is or lies below a file.
+        InputError: a run with other settings has a checkpoint there.
     """
     saved = out / "config.yaml"
-    if saved.exists():
-        differing = configs.differences(configs.load(str(saved)), config)
-        if differing:
-            raise InputError(f"{out} holds a run of another configuration: {', '.join(differing)}; choose another out")
-    nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
-    if not nearest.is_dir():
-        raise InputError(f"{nearest} is a file; choose a folder as out")
+    differing = configs.differences(configs.load(str(saved)), config) if saved.exists() else []
+    if not differing:
+        return
+    if Checkpoints(out / "checkpoints").steps() or any(out.glob("damaged_checkpoint_*")):
+        raise InputError(
+            f"{out} was started with different settings: {', '.join(differing)}; restore them, or start a new run: "
+            "another out, with model.init_from to keep the weights"
+        )
+    say(f"{out}: replaces a run with other settings, which ended before its first checkpoint: {', '.join(differing)}")
 
 
 def build(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Callable[[Any], TrainState]]:
@@ -195,7 +200,8 @@ def resume(trainer: Trainer, like: TrainState, checkpoints: Checkpoints) -> Prog
         raise InputError(f"the data changed since checkpoint {step}; start a new run with another out")
     say(f"going on from step {step}")
     scored, owed = tuple(extra.get("scored", ())), extra.get("owes_evaluation", False)
-    return Progress(trainer.strategy.put_state(state), step, extra["row"], scored, owed)
+    steps, sums = extra.get("logged", (0, {}))
+    return Progress(trainer.strategy.put_state(state), step, extra["row"], scored, owed, (steps, sums))
 
 
 def run_steps(trainer: Trainer, progress: Progress, checkpoints: Checkpoints) -> TrainState:
@@ -240,11 +246,11 @@ class Running:
         checkpoints: Checkpoints,
     ) -> None:
         self.trainer, self.config, self.job = trainer, trainer.config, trainer.job
-        self.state, self.step, row, self.scored, self.owes_evaluation = progress
+        self.state, self.step, row, self.scored, self.owes_evaluation, logged = progress
         self.stop, self.watchdog, self.metrics, self.checkpoints = stop, watchdog, metrics, checkpoints
         self.batches = loader.batches(self.job.train_source, self.config.train.batch_size, self.config.seed, row)
         self.profile = Profile(self.config.train.profile, Path(self.config.out) / "profile")
-        self.window = Window(trainer)
+        self.window = Window(trainer, *logged)
 
     def is_due(self, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, happens now."""
@@ -273,7 +279,7 @@ class Running:
         self.stop.requested()
 
     def log(self) -> dict[str, float]:
-        """The newest step's figures, written down."""
+        """The means since the last row, written down."""
         figures = self.window.figures()
         self.metrics.write(self.step, "train", figures)
         return figures
@@ -313,6 +319,7 @@ class Running:
             "tokenizer": self.job.tokenizer.to_str(),
             "scored": self.scored,
             "owes_evaluation": self.owes_evaluation,
+            "logged": (self.window.steps, self.window.sums),
         }
 
 
@@ -402,12 +409,20 @@ def validated(batch: dict[str, np.ndarray], token_keys: tuple[str, ...], vocab_s
 
 
 class Window:
-    """The steps since the last look: their metrics stay on the device until then, so that no step waits."""
+    """The steps since the last row of metrics. Their figures stay on the device until they are looked at, so that no
+    step waits."""
 
-    def __init__(self, trainer: Trainer) -> None:
+    def __init__(self, trainer: Trainer, steps: int = 0, sums: dict[str, float] | None = None) -> None:
+        """
+        Args:
+            trainer: of the run.
+            steps: how many the row to come has already, from a checkpoint.
+            sums: of their figures.
+        """
         self.trainer = trainer
         self.pending: list[tuple[int, dict[str, Any]]] = []
-        self.last: dict[str, float] = {}
+        self.steps, self.sums = steps, dict(sums or {})
+        self.learning_rate = 0.0
         self.peak = flops.peak(jax.devices()[0].device_kind)
         self.restart_clock()
 
@@ -424,24 +439,29 @@ class Window:
             NotFiniteError: names the first step whose loss or gradient is not finite.
         """
         for step, figures in self.pending:
-            self.last = {name: self.trainer.strategy.scalar(value) for name, value in figures.items()}
-            if not (math.isfinite(self.last["loss"]) and math.isfinite(self.last["grad_norm"])):
+            found = {name: self.trainer.strategy.scalar(value) for name, value in figures.items()}
+            if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
                 raise NotFiniteError(
-                    f"step {step}: loss {self.last['loss']}, gradient norm {self.last['grad_norm']}; stopped, the last "
+                    f"step {step}: loss {found['loss']}, gradient norm {found['grad_norm']}; stopped, the last "
                     "checkpoint is kept; lower optimizer.learning_rate or raise optimizer.warmup_steps"
                 )
-            self.last["learning_rate"] = float(self.trainer.schedule(step - 1))
+            self.sums = {name: self.sums.get(name, 0.0) + value for name, value in found.items()}
+            self.steps += 1
+            self.learning_rate = float(self.trainer.schedule(step - 1))
         self.pending = []
 
     def figures(self) -> dict[str, float]:
-        """The newest step's metrics, and since the last call: real tokens a second, and the model FLOPs utilisation
-        (Chowdhery et al. 2022, appendix B) where the devices' peak is known."""
+        """Means over the steps since the last call, the newest learning rate, real tokens a second, and the model FLOPs
+        utilisation (Chowdhery et al. 2022, appendix B) where the devices' peak is known."""
         self.check()
         seconds = time.monotonic() - self.began
-        figures = self.last | {"tokens_per_second": hosts.summed([self.tokens])[0] / seconds}
+        figures = {name: total / self.steps for name, total in self.sums.items()}
+        figures["learning_rate"] = self.learning_rate
+        figures["tokens_per_second"] = hosts.summed([self.tokens])[0] / seconds
         if self.peak:
             used = jax.process_count() * self.flops / seconds
             figures["mfu"] = used / (self.peak * self.trainer.strategy.devices)
+        self.steps, self.sums = 0, {}
         self.restart_clock()
         return figures
 

@@ -10,7 +10,7 @@ from bertgpt.decoding import generate
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import vocabulary_size
 from train import config as configs
-from train import hosts, loop, parallel, reports, runs
+from train import hosts, locks, loop, parallel, reports, runs
 from train.config import RunConfig
 from train.loop import Job, Trainer
 from train.reports import say
@@ -34,8 +34,14 @@ def pretrain(config: RunConfig) -> None:
     if config.train.epochs is not None:
         raise InputError("train.epochs is for fine-tuning; give train.steps")
     hosts.connect()
+    hosts.check_same({"command": "pretrain", **configs.flatten(configs.to_dict(config))})
     for folder in (out, runs.store_folder(config).parent):
         hosts.check_shared(folder)
+    with locks.run_folder(out):
+        _pretrain(config, out)
+
+
+def _pretrain(config: RunConfig, out: Path) -> None:
     loop.check_out(out, config)
     start = runs.find_start(config)
     if start is not None and start.params is None and loop.is_finished(out, start.step, config.train.steps):

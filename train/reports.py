@@ -1,5 +1,6 @@
 """What a run shows: metrics.jsonl, the console, TensorBoard, curves.png."""
 
+import contextlib
 import importlib.util
 import json
 import math
@@ -114,15 +115,28 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; a last line that a kill cut short is left out."""
+    """The rows of metrics.jsonl; a last line that a kill cut short is left out.
+
+    Raises:
+        InputError: another line is no row; names it.
+    """
     path = folder / "metrics.jsonl"
-    rows = []
-    for line in path.read_text(encoding="utf-8").splitlines() if path.exists() else ():
-        try:
-            rows.append(json.loads(line))
-        except ValueError:
-            break
+    *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
+    rows = [_metrics_row(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
+    with contextlib.suppress(InputError):  # of a whole row the kill took the line's end alone
+        rows.append(_metrics_row(rest, f"{path} line {len(lines) + 1}"))
     return rows
+
+
+def _metrics_row(line: bytes, place: str) -> dict[str, Any]:
+    try:
+        row = json.loads(line)
+        if isinstance(row["step"], int) and isinstance(row["split"], str):
+            return row
+        reason = "step must be a whole number, and split a text"
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        reason = f"{type(error).__name__} {error}"
+    raise InputError(f"{place}: not a row of metrics ({reason}); correct or remove the line")
 
 
 class Bar:
