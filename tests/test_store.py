@@ -8,7 +8,7 @@ import os
 import numpy as np
 import pytest
 
-from bertgpt.data import corpus, store
+from bertgpt.data import corpus, integrity, store, workers
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer, train_bpe, train_wordpiece
 
@@ -44,11 +44,11 @@ def folder(source, wordpiece, tmp_path):
 
 
 def test_neither_workers_nor_pieces_change_a_byte(corpus_file, wordpiece, tmp_path, monkeypatch):
-    monkeypatch.setattr(store, "TASK_BYTES", 1000)  # many pieces, more than may be under way at once
+    monkeypatch.setattr(workers, "TASK_BYTES", 1000)  # many pieces, more than may be under way at once
     text = store.TextSource(str(corpus_file), eval_fraction=0.1)
     sizes = {1: [], 2: []}
-    for workers in (1, 2):
-        store.prepare(tmp_path / str(workers), text, wordpiece, WANTED, workers, sizes[workers].append)
+    for count in (1, 2):
+        store.prepare(tmp_path / str(count), text, wordpiece, WANTED, count, sizes[count].append)
     monkeypatch.undo()
     store.prepare(tmp_path / "whole", text, wordpiece, WANTED)
     assert contents(tmp_path / "1") == contents(tmp_path / "2") == contents(tmp_path / "whole")
@@ -231,6 +231,64 @@ def test_a_new_file_under_the_same_glob_is_named(source, wordpiece, tmp_path):
     store.prepare(tmp_path / "store", globbed, wordpiece, WANTED)
     (tmp_path / "two.txt").write_text("more")
     assert store.changes(tmp_path / "store", globbed, WANTED) == "the list of input files changed"
+
+
+@pytest.mark.parametrize("name", SIZES)
+def test_hashes_see_a_changed_bit(folder, name):
+    assert store.fault(folder) is None
+    path = folder / "eval" / name
+    raw = bytearray(path.read_bytes())
+    raw[-1] ^= 1
+    path.write_bytes(raw)
+    assert store.fault(folder) == f"eval/{name} is not what was written"
+
+
+@pytest.mark.parametrize(
+    ("name", "ends"), [("sentences", [1, 5]), ("sentences", [0, 4]), ("documents", [0, 5]), ("documents", [0, -1])]
+)
+def test_bounds_that_do_not_rise_to_the_end_are_named(folder, name, ends):
+    (folder / "eval" / f"{name}.bin").write_bytes(np.array(ends, "<i8").tobytes())
+    with pytest.raises(InputError, match=rf"eval/{name}\.bin: damaged \(bounds must rise from 0 to [17]\)"):
+        store.open_split(folder, "eval")
+
+
+def test_bounds_that_fall_between_two_blocks_are_named(folder, monkeypatch):
+    monkeypatch.setattr(integrity, "BLOCK", 1)
+    split = store.open_split(folder, "train")
+    assert len(split.sentences) == 4
+    (folder / "train/sentences.bin").write_bytes(np.array([0, 9, 9, split.sentences[-1]], "<i8").tobytes())
+    with pytest.raises(InputError, match=r"train/sentences\.bin: damaged"):
+        store.open_split(folder, "train")
+
+
+def test_counts_that_are_not_those_of_the_tokens_are_named(folder):
+    path = folder / "train" / "counts.bin"
+    path.write_bytes(bytes(len(path.read_bytes())))
+    with pytest.raises(InputError, match=r"train/counts\.bin: damaged"):
+        store.open_split(folder, "train")
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("identity", None),
+        ("tokenizer", 3),
+        ("files", [{"path": "a"}]),
+        ("files", "abc"),
+        ("dtype", "object"),
+        ("vocab_size", 2**40),
+        ("vocab_size", True),
+        ("splits", {"train": {}}),
+        ("splits", {"train": {"tokens": "9"}}),
+        ("hashes", {"../secret": ""}),
+        ("hashes", []),
+    ],
+)
+def test_a_meta_file_of_other_types_is_named(source, folder, key, value):
+    path = folder / "meta.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
+    with pytest.raises(InputError, match=rf"meta\.json: damaged \(.*({key}|train).*\); delete the folder"):
+        store.changes(folder, source, WANTED)
 
 
 @pytest.mark.parametrize("name", SIZES)

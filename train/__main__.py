@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bertgpt.errors import InputError
+from train.folders import user_cache
 
 VERBS = {
     "prepare": "tokenize a corpus to a token store",
@@ -71,8 +72,7 @@ def compiled_folder() -> Path:
     cpu = Path("/proc/cpuinfo")
     flags = {line for line in cpu.read_text().splitlines() if line.startswith("flags")} if cpu.exists() else set()
     abilities = hashlib.sha256("".join(sorted(flags)).encode()).hexdigest()[:8]
-    home = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(home) / "bertgpt" / f"compiled-{abilities}"
+    return user_cache() / f"compiled-{abilities}"
 
 
 def leave(error: Exception) -> int:

@@ -18,6 +18,7 @@ from orbax.checkpoint import v1 as ocp
 
 from bertgpt.errors import InputError
 from train import hosts
+from train.folders import write_whole
 from train.state import TrainState
 
 METRIC = "loss"  # the held-out one; the lowest is the best
@@ -157,11 +158,9 @@ class Checkpoints:
         for step in self.steps() if hosts.is_first() else ():
             if not self._digests(step).exists():
                 found = (self.folder / str(step)).rglob("*")
-                files = [file for file in found if file.is_file() and file.stem != "digests"]
+                files = [file for file in found if file.is_file() and "digests" not in file.name]
                 digests = {str(file.relative_to(self.folder / str(step))): _hash(file) for file in files}
-                temporary = self._digests(step).with_suffix(".tmp")
-                temporary.write_text(json.dumps({"step": step, "files": digests}), encoding="utf-8")
-                temporary.replace(self._digests(step))
+                write_whole(self._digests(step), json.dumps({"step": step, "files": digests}))
 
     def _metadata(self, step: int) -> Any:
         return ocp.metadata(self.folder / str(step), checkpointable_name=STATE)

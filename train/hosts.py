@@ -7,8 +7,9 @@ import importlib.util
 import json
 import os
 import secrets
+import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from jax.experimental import multihost_utils
 
 import bertgpt
 from bertgpt.errors import InputError
+from train import native_errors
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 LAUNCHED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # what launchers tell of their processes
+PATIENCE = 5  # seconds that a process waits for the first one without a word
 SHOWN = 10  # seconds that a shared file system may take to show a new file to other hosts
 LOST = ("gloo", "nccl", "coordination service", "connection closed by peer", "socket closed", "heartbeat")
 
@@ -55,6 +58,8 @@ def connect() -> None:
     elif importlib.util.find_spec("libtpu") and "tpu" in os.environ.get("JAX_PLATFORMS", "tpu").split(","):
         with contextlib.suppress(ValueError):  # one host alone: JAX found no others
             jax.distributed.initialize()
+    if several():
+        native_errors.attach(jax.process_index())
 
 
 def _checked(given: dict[str, str]) -> tuple[str, int, int]:
@@ -127,6 +132,35 @@ def _versions() -> dict[str, str]:
     return versions | {"code of bertgpt": digest.hexdigest()[:16]}
 
 
+def after_first(folder: Path, work: Callable[[], bool], waiting: str) -> bool:
+    """Runs `work` in the first process, while the others wait for it; returns what it returns, in the others True.
+
+    The wait is for a file and not for a collective, which gives up after a while.
+
+    Args:
+        folder: that all share.
+        work: may take hours.
+        waiting: what the others tell where they wait long.
+    """
+    if not several():
+        return work()
+    mark = folder / f".done_{agreed(secrets.randbelow(2**31))}"
+    if is_first():
+        outcome = work()
+        mark.touch()
+    else:
+        outcome, began, told = True, time.monotonic(), False
+        while not mark.exists():  # should the first process fail, this one ends too
+            time.sleep(0.2)
+            if not told and time.monotonic() - began > PATIENCE:
+                told = True
+                print(f"process {jax.process_index()}: {waiting}", file=sys.stderr, flush=True)
+    sync(f"{mark} is seen")
+    if is_first():
+        mark.unlink()
+    return outcome
+
+
 def agreed(number: int) -> int:
     """The first process's number, in every process."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
@@ -174,8 +208,4 @@ def is_lost_peer(error: Exception) -> bool:
 
 def lost(error: Exception) -> str:
     """The same in one line, with what to do."""
-    reason = " ".join(str(error).split())[:300]
-    return (
-        f"process {jax.process_index()}: another process of this run ended ({reason}); start all of them again with "
-        "the same command: the run goes on from its last checkpoint"
-    )
+    return native_errors.lost(jax.process_index(), " ".join(str(error).split())[:300])

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from bertgpt.data import store
 from bertgpt.decoding import generate
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import vocabulary_size
+from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 from train import config as configs
 from train import hosts, locks, loop, parallel, reports, runs
 from train.config import RunConfig
@@ -50,8 +50,8 @@ def _pretrain(config: RunConfig, out: Path) -> None:
     configs.model_config(config, runs.expected_vocab_size(config, start), base)  # a mistake is told before the work
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
-    tokenizer = runs.prepare_store(config, start)
-    job = make_job(config, tokenizer, start)
+    runs.prepare_store(config, start)
+    job = make_job(config, load_tokenizer(runs.store_folder(config)), start)
     trainer, state = loop.run(config, job, strategy)
     finish(trainer, state)
 
@@ -60,7 +60,7 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, start: runs.Start | None) 
     """Model and data; the store is prepared."""
     model_config = configs.model_config(config, vocabulary_size(tokenizer), start.model_config if start else None)
     model = runs.make_model(model_config, config.train.dtype, config.train.remat)
-    train_split, eval_split = (store.open_split(runs.store_folder(config), name) for name in store.SPLITS)
+    train_split, eval_split = runs.open_store(config, tokenizer)
     family = model_config.architecture
     eval_source = runs.make_source(eval_split, tokenizer, config, family, EVAL_SEED)
     examples = config.train.eval_examples

@@ -18,6 +18,7 @@ from rich.table import Table
 from bertgpt.errors import InputError
 from bertgpt.layers import cudnn_obstacle
 from train import hosts
+from train.folders import write_whole
 
 DRAWN = (
     "mlm_loss",
@@ -81,9 +82,7 @@ class Metrics:
         rows = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
         if owes_evaluation:
             rows = [row for row in rows if (row["step"], row["split"]) != (step, "eval")]
-        temporary = self.path.with_suffix(".tmp")
-        temporary.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        temporary.replace(self.path)
+        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self.file = self.path.open("a", encoding="utf-8")
         if importlib.util.find_spec("tensorboardX"):
             from tensorboardX import SummaryWriter

@@ -5,7 +5,6 @@ import dataclasses
 import os
 import signal
 import threading
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -27,11 +26,11 @@ from bertgpt.errors import InputError
 from bertgpt.pretrained import example_ids, family_of_folder
 from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
 from train import config as configs
-from train import hosts
+from train import hosts, locks, verified
 from train.checkpoints import Checkpoints
 from train.config import RunConfig
 from train.loader import Source
-from train.reports import say, warn, warn_here
+from train.reports import say, warn
 from train.step import Task, bert_task, gpt_task
 
 if TYPE_CHECKING:
@@ -212,10 +211,22 @@ def store_folder(config: RunConfig) -> Path:
     return Path(config.data.store) if config.data.store else Path(config.out) / "store"
 
 
-def prepare_store(config: RunConfig, start: Start | None = None) -> Tokenizer:
-    """Makes the token store where it is missing or its inputs changed; returns its tokenizer.
+def prepare_store(
+    config: RunConfig, start: Start | None = None, spread: "Spread | None" = None, verify: bool = False
+) -> bool:
+    """Makes the token store where it is missing, damaged, or its inputs changed. One process at a time does; others
+    that need the same store wait for it.
 
     The tokenizer is that of the run started from, that of tokenizer.path, or one trained on the training text.
+
+    Args:
+        config: of the run.
+        start: what the run begins or goes on with.
+        spread: makes the store in tasks.
+        verify: reads the whole store even where this machine has found it sound before.
+
+    Returns:
+        Whether the store is there; Slurm makes it later.
 
     Raises:
         InputError: the text or the tokenizer cannot be used, or changed under a run that has begun.
@@ -223,48 +234,83 @@ def prepare_store(config: RunConfig, start: Start | None = None) -> Tokenizer:
     source, folder = configs.text_source(config), store_folder(config)
     given = _given_tokenizer(config, start)
     wanted = _wanted_tokenizer(config, given)
-    if not _must_prepare(config, start, source, wanted):
-        return load_tokenizer(folder)
+
+    def bring_up_to_date() -> bool:
+        if _why_prepare(config, start, source, wanted, verify) is None:
+            return True
+        store.check_replaceable(folder)  # before a tokenizer is trained for it
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _store_lock(folder, spread):
+            reason = _why_prepare(config, start, source, wanted, verify=False)  # another may have made it meanwhile
+            if reason is None:
+                return True
+            say(f"preparing {folder}: {reason}")
+            if not _prepare(config, source, wanted, given, spread):
+                return False
+            verified.remember(folder)
+            _tell_splits(folder)
+            return True
+
+    return hosts.after_first(folder.parent, bring_up_to_date, f"waits for {folder}, which the first process prepares")
+
+
+def _prepare(
+    config: RunConfig, source: TextSource, wanted: dict[str, Any], given: Tokenizer | None, spread: "Spread | None"
+) -> bool:
+    folder = store_folder(config)
+    if spread is not None:
+        from train import scaling  # needs an extra
+
+        return scaling.prepare(folder, source, wanted, lambda: given or _train_tokenizer(source, wanted), spread)
+    workers = config.data.workers or os.cpu_count() or 1
     tokenizer = given or _train_tokenizer(source, wanted)
-    store.prepare(folder, source, tokenizer, wanted, config.data.workers or os.cpu_count() or 1, _tell_progress())
-    _tell_splits(folder)
-    return tokenizer
-
-
-def prepare_in_tasks(config: RunConfig, start: Start | None, spread: "Spread") -> bool:
-    """As `prepare_store`, in tasks; tells whether the store is there: Slurm makes it later."""
-    from train import scaling  # needs an extra
-
-    source, folder = configs.text_source(config), store_folder(config)
-    given = _given_tokenizer(config, start)
-    wanted = _wanted_tokenizer(config, given)
-    if _must_prepare(config, start, source, wanted):
-        if not scaling.prepare(folder, source, wanted, lambda: given or _train_tokenizer(source, wanted), spread):
-            return False
-        _tell_splits(folder)
+    store.prepare(folder, source, tokenizer, wanted, workers, _tell_progress())
     return True
 
 
-def _must_prepare(config: RunConfig, start: Start | None, source: TextSource, wanted: dict[str, Any]) -> bool:
-    """Whether the store does not serve; a run's other processes wait until the first one has made it.
+@contextlib.contextmanager
+def _store_lock(folder: Path, spread: "Spread | None") -> Iterator[None]:
+    """Keeps others from preparing the store. Handing tasks to Slurm needs no lock: its last job takes it."""
+    if spread is not None and spread.slurm is not None:
+        yield
+        return
+    path = folder.with_name(f".{folder.name}.lock")
+    with locks.lock(path, lambda holder: say(f"waiting for {folder}, which {holder} is preparing")):
+        store.remove_leftovers(folder)
+        yield
+
+
+def _why_prepare(
+    config: RunConfig, start: Start | None, source: TextSource, wanted: dict[str, Any], verify: bool
+) -> str | None:
+    """Why the store does not serve, in one phrase; None where it does.
 
     Raises:
-        InputError: it does not, and the run that it served has begun.
+        InputError: its inputs changed, and the run that it served has begun; or it is damaged, and its text is gone.
     """
     folder = store_folder(config)
-    reason = store.changes(folder, source, wanted)
-    if reason is None:
-        return False
-    store.check_replaceable(folder)  # before a tokenizer is trained for it
-    if start is not None and start.params is None and (folder / "meta.json").exists():
+    damage = verified.fault(folder, verify) if (folder / "meta.json").exists() else None
+    try:
+        reason = store.changes(folder, source, wanted)
+    except InputError as error:
+        raise InputError(f"{folder}: {damage}, and cannot be made again: {error}") if damage else error from None
+    has_begun = start is not None and start.params is None and (folder / "meta.json").exists()
+    if reason is not None and has_begun:
         raise InputError(f"{reason} since this run began at {config.out}; start a new run with another out")
-    if not hosts.is_first():
-        warn_here(f"waits for {folder}, which the first process prepares")
-        while store.changes(folder, source, wanted) is not None:  # should the first process fail, JAX ends this one
-            time.sleep(1)
-        return False
-    say(f"preparing {folder}: {reason}")
-    return True
+    return reason or (damage and f"the store there is damaged: {damage}")
+
+
+def open_store(config: RunConfig, tokenizer: Tokenizer) -> list[Split]:
+    """The training and the held-out split of the run's store.
+
+    Raises:
+        InputError: the store is damaged, or was made with another tokenizer.
+    """
+    folder = store_folder(config)
+    splits = [store.open_split(folder, name) for name in store.SPLITS]
+    if store.made_with(folder) != store.tokenizer_hash(tokenizer):
+        raise InputError(f"{folder}: another run has replaced this store; give each run a data.store of its own")
+    return splits
 
 
 def _tell_progress() -> Callable[[int], None]:

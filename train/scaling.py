@@ -5,6 +5,7 @@ is trained on it). It holds the tokenizer, the parts and datatrove's `completion
 what is left. A part says which files it was made from, with sizes and times; where those have changed, it is made anew.
 """
 
+import concurrent.futures
 import contextlib
 import dataclasses
 import glob
@@ -12,6 +13,7 @@ import hashlib
 import importlib.util
 import json
 import logging
+import multiprocessing
 import os
 import resource
 import shlex
@@ -20,6 +22,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 from typing import Any
 
@@ -31,10 +34,10 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 from tokenizers import Tokenizer
 
-from bertgpt.data import parts, store
+from bertgpt.data import parts, store, workers
 from bertgpt.data.store import Files, TextSource
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import save_tokenizer
+from train.folders import write_whole
 
 ROOT = Path(__file__).parent.parent
 TASK_MEMORY = 1  # GB that Ray sets aside for a task; docs/scale.md has what one takes
@@ -134,7 +137,7 @@ class TokenizeFiles(PipelineStep):
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
         """Makes the part; yields nothing. What goes wrong is kept beside the parts as well, for other machines."""
         os.chdir(self.launched_at)
-        store.use_one_core()
+        workers.use_one_core()
         start = time.process_time()
         try:
             size = self._make_part(rank)
@@ -158,6 +161,23 @@ class TokenizeFiles(PipelineStep):
         return sum(sizes["text_bytes"] for sizes in part.splits.values())
 
 
+class _Local(LocalPipelineExecutor):
+    """Tasks in processes that end with this one, and whose death is told: datatrove's pool waits for a killed one."""
+
+    def run(self) -> None:
+        if self.workers == 1:
+            return super().run()
+        context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads' locks
+        with concurrent.futures.ProcessPoolExecutor(self.workers, context, workers.end_with_parent) as pool:
+            try:
+                for _ in pool.map(self._run_for_rank, self.get_incomplete_ranks()):
+                    pass
+            except BrokenProcessPool as error:
+                raise workers.killed_worker(self.workers) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
 class _Slurm(SlurmPipelineExecutor):
     """A job for each task, and one after them that merges instead of adding datatrove's statistics up."""
 
@@ -178,11 +198,10 @@ def _executor(step: TokenizeFiles, spread: Spread) -> PipelineExecutor:
     if spread.ray:
         if importlib.util.find_spec("ray") is None:
             raise InputError("--ray needs ray: pip install 'bertgpt[scale]'")
-        workers = spread.workers or -1
-        return RayPipelineExecutor([step], tasks, workers, logging_dir=logging_dir, mem_per_cpu_gb=TASK_MEMORY)
-    multiprocess.set_start_method("forkserver", force=True)  # a fork would copy JAX's threads' locks
-    workers = min(tasks, spread.workers or os.cpu_count() or 1)
-    return LocalPipelineExecutor([step], tasks, workers, logging_dir)
+        at_once = spread.workers or -1
+        return RayPipelineExecutor([step], tasks, at_once, logging_dir=logging_dir, mem_per_cpu_gb=TASK_MEMORY)
+    multiprocess.set_start_method("forkserver", force=True)  # of datatrove's own helper: as for the tasks
+    return _Local([step], tasks, min(tasks, spread.workers or os.cpu_count() or 1), logging_dir)
 
 
 def _slurm(step: TokenizeFiles, spread: Spread) -> PipelineExecutor:
@@ -230,11 +249,9 @@ def _work_folder(folder: Path, decisive: list[Any]) -> Path:
 
 
 def _keep_tokenizer(work: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
-    """The tokenizer of an earlier try: training twice may give two. It is moved into place whole."""
+    """The tokenizer of an earlier try: training twice may give two."""
     if not (work / "tokenizer.json").exists():
-        (work / "new").mkdir(exist_ok=True)
-        save_tokenizer(make(), work / "new")
-        (work / "new" / "tokenizer.json").replace(work / "tokenizer.json")
+        write_whole(work / "tokenizer.json", make().to_str(pretty=True))
     return Tokenizer.from_file(str(work / "tokenizer.json"))
 
 

@@ -15,7 +15,9 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bertgpt.data.files import stamp
-from bertgpt.data.store import BOUND, SPLITS, Files, Part, TextSource, check_size, id_dtype, write_part
+from bertgpt.data.integrity import check_size, first_changed, hash_arrays
+from bertgpt.data.store import BOUND, SPLITS, Files, Part, TextSource, write_part
+from bertgpt.data.workers import id_dtype
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import vocabulary_size
 
@@ -65,29 +67,33 @@ def make_part(folder: Path, source: TextSource, files: Files, tokenizer: Tokeniz
 
 
 def read_part(folder: Path) -> Part | None:
-    """What a part's part.json says; None where there is none."""
+    """What a part's part.json says; None where there is none, or one of another version."""
     path = folder / "part.json"
-    return Part(**json.loads(path.read_text(encoding="utf-8"))) if path.is_file() else None
+    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return Part(**values) if values.keys() == set(Part._fields) else None
 
 
 def merge(folder: Path, parts: Sequence[Path], tokenizer: Tokenizer) -> Part:
     """Writes the splits of all parts, one after the other, to a folder; constant memory.
 
     Raises:
-        InputError: a part is missing, or a file of it has not the size that its part.json says.
+        InputError: a part is missing, or a file of it is not what was written.
     """
     found = [_need_part(path) for path in parts]
     splits = {}
     for split in SPLITS:
         pieces = [(path / split, part.splits[split]) for path, part in zip(parts, found, strict=True)]
         splits[split] = _merge_split(folder / split, pieces, vocabulary_size(tokenizer))
-    return Part([entry for part in found for entry in part.files], splits)
+    return Part([entry for part in found for entry in part.files], splits, hash_arrays(folder, SPLITS))
 
 
 def _need_part(folder: Path) -> Part:
     part = read_part(folder)
     if part is None:
         raise InputError(f"{folder}: no part of a store; give the same command again")
+    changed = first_changed(folder, part.hashes)
+    if changed:
+        raise InputError(f"{folder / changed}: damaged; delete {folder} and give the same command again")
     return part
 
 

@@ -6,16 +6,13 @@ where each sentence ends, in tokens), `documents.bin` (int64: where each documen
 (int64: how often each id occurs).
 """
 
-import concurrent.futures
 import contextlib
 import dataclasses
+import glob
 import hashlib
-import itertools
 import json
-import multiprocessing
-import os
+import secrets
 import shutil
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -25,14 +22,14 @@ from tokenizers import Tokenizer
 
 from bertgpt.data import corpus
 from bertgpt.data.files import File, find_files, open_raw, stamp
+from bertgpt.data.integrity import check_meta, first_changed, hash_arrays, map_array, map_ends
+from bertgpt.data.workers import Workers, id_dtype, pieces
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer, vocabulary_size
 
 FORMAT = 1  # raised whenever the files or the splitting rule change
 SPLITS = ("train", "eval")
-TASK_BYTES = 1 << 18  # text that a worker gets at a time
 HASH_BLOCK = 1 << 20
-META_KEYS = {"identity", "tokenizer", "wanted", "files", "dtype", "vocab_size", "splits"}
 BOUND = np.dtype("<i8")  # where a sentence or a document ends
 
 
@@ -49,10 +46,12 @@ class Part(NamedTuple):
     Attributes:
         files: path, size, modified and hash of each input file.
         splits: tokens, sentences, documents and text_bytes of each split.
+        hashes: of every array, by its name, such as train/tokens.bin.
     """
 
     files: list[dict[str, Any]]
     splits: dict[str, dict[str, int]]
+    hashes: dict[str, str]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,11 +170,17 @@ def check_replaceable(folder: Path) -> None:
         raise InputError(f"{folder}: not a token store, so it is not replaced; choose another folder as data.store")
 
 
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed preparations of the store have left beside it; call it only while no other can run."""
+    for pattern in ("tmp", "old"):
+        for stale in folder.parent.glob(f".{glob.escape(folder.name)}.*.{pattern}"):
+            shutil.rmtree(stale, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside another, gone at the end."""
-    temporary = folder.with_name(f".{folder.name}.tmp")
-    shutil.rmtree(temporary, ignore_errors=True)
+    """An empty folder beside another, under a name that no other process takes; gone at the end."""
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.mkdir(parents=True)
         yield temporary
@@ -197,11 +202,11 @@ def write_part(
         InputError: a file cannot be read.
     """
     described = [_describe(path) for path in files.train + files.eval]
-    with _Workers(tokenizer, source.language, source.sentence_per_line, workers) as pool:
+    with Workers(tokenizer, source.language, source.sentence_per_line, workers) as pool:
         splits = {
             split: _write_split(folder / split, source.documents(split, files), pool, progress) for split in SPLITS
         }
-    return Part(described, splits)
+    return Part(described, splits, hash_arrays(folder, SPLITS))
 
 
 def finish(
@@ -224,133 +229,58 @@ def finish(
         "dtype": id_dtype(vocab_size).name,
         "vocab_size": vocab_size,
         "splits": part.splits,
+        "hashes": part.hashes,
     }
     save_tokenizer(tokenizer, new)
     (new / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     _replace(folder, new)
 
 
-def id_dtype(vocab_size: int) -> np.dtype:
-    """How wide an id is."""
-    return np.dtype("uint16" if vocab_size <= 1 << 16 else "uint32")
-
-
 def open_split(folder: Path, split: str) -> Split:
     """Maps one split of a store.
 
     Raises:
-        InputError: the store is missing, or a file has not the size that meta.json says.
+        InputError: the store is missing, a file has not the size that meta.json says, or its bounds are none.
     """
     meta = _read_meta(folder)
-    counts, dtype = meta["splits"][split], np.dtype(meta["dtype"]).newbyteorder("<")
+    sizes, dtype = meta["splits"][split], np.dtype(meta["dtype"]).newbyteorder("<")
+    counts = map_array(folder / split / "counts.bin", BOUND, meta["vocab_size"])
+    if counts.min(initial=0) < 0 or counts.sum() != sizes["tokens"]:
+        raise InputError(f"{folder / split / 'counts.bin'}: damaged; delete its store to prepare it again")
     return Split(
-        tokens=_map(folder / split / "tokens.bin", dtype, counts["tokens"]),
-        sentences=_map(folder / split / "sentences.bin", BOUND, counts["sentences"] + 1),
-        documents=_map(folder / split / "documents.bin", BOUND, counts["documents"] + 1),
-        counts=_map(folder / split / "counts.bin", BOUND, meta["vocab_size"]),
-        text_bytes=counts["text_bytes"],
+        tokens=map_array(folder / split / "tokens.bin", dtype, sizes["tokens"]),
+        sentences=map_ends(folder / split / "sentences.bin", BOUND, sizes["sentences"], sizes["tokens"]),
+        documents=map_ends(folder / split / "documents.bin", BOUND, sizes["documents"], sizes["sentences"]),
+        counts=counts,
+        text_bytes=sizes["text_bytes"],
     )
 
 
-class _Tokenized(NamedTuple):
-    """What a worker sends back for a few documents."""
+def fault(folder: Path) -> str | None:
+    """What is wrong with the arrays of a store, in one phrase; None where they are what was written. Reads all of them.
 
-    tokens: bytes
-    sentence_lengths: np.ndarray  # in tokens
-    document_lengths: np.ndarray  # in sentences
-    text_bytes: int
-
-
-class _Worker:
-    """Splits and tokenizes documents; one a process."""
-
-    def __init__(self, tokenizer: str, language: str, sentence_per_line: bool, dtype: str) -> None:
-        self.tokenizer = Tokenizer.from_str(tokenizer)
-        self.tokenizer.no_padding()
-        self.tokenizer.no_truncation()
-        self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
-        self.language, self.sentence_per_line, self.dtype = language, sentence_per_line, np.dtype(dtype)
-
-    def __call__(self, documents: list[list[str]]) -> _Tokenized:
-        split = [corpus.split_sentences(text, self.language, self.sentence_per_line) for text in documents]
-        sentences = list(itertools.chain.from_iterable(split))
-        encoded = [item.ids for item in self.tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
-        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
-        ends = np.cumsum([0, *map(len, split)])
-        documents_of = np.repeat(np.arange(len(split)), np.diff(ends))
-        kept = np.bincount(documents_of[lengths > 0], minlength=len(split))  # a sentence may clean up to nothing
-        ids = np.fromiter(itertools.chain.from_iterable(encoded), self.dtype, int(lengths.sum()))
-        return _Tokenized(ids.tobytes(), lengths[lengths > 0], kept[kept > 0], sum(len(s.encode()) for s in sentences))
+    Raises:
+        InputError: there is no store, or its meta.json is damaged.
+    """
+    hashes = _read_meta(folder).get("hashes")
+    if hashes is None:
+        return "it was made without hashes of its arrays"
+    changed = first_changed(folder, hashes)
+    return f"{changed} is not what was written" if changed else None
 
 
-_worker: _Worker
+def array_files(folder: Path) -> list[Path]:
+    """Every file that `fault` reads, and meta.json."""
+    return [folder / "meta.json", *(folder / name for name in _read_meta(folder).get("hashes") or ())]
 
 
-def use_one_core() -> None:
-    """Lets the tokenizer run on one core of this process; called before its first batch."""
-    os.environ["RAYON_NUM_THREADS"] = "1"
-
-
-def _start_worker(*arguments: Any) -> None:
-    global _worker
-    use_one_core()
-    _worker = _Worker(*arguments)
-
-
-def _work(documents: list[list[str]]) -> _Tokenized:
-    return _worker(documents)
-
-
-class _Workers:
-    """Maps documents to tokens in order, with a bounded number of pieces under way."""
-
-    def __init__(self, tokenizer: Tokenizer, language: str, sentence_per_line: bool, workers: int) -> None:
-        self.vocab_size = vocabulary_size(tokenizer)
-        self.dtype = id_dtype(self.vocab_size)
-        self.arguments = (tokenizer.to_str(), language, sentence_per_line, self.dtype.str)
-        self.workers = workers
-
-    def __enter__(self) -> "_Workers":
-        self.pool = None
-        if self.workers > 1:
-            context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads' locks
-            self.pool = concurrent.futures.ProcessPoolExecutor(self.workers, context, _start_worker, self.arguments)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.pool:
-            self.pool.shutdown(cancel_futures=True)
-
-    def map(self, pieces: Iterable[list[list[str]]]) -> Iterator[_Tokenized]:
-        """Tokenizes the pieces; results come in the pieces' order."""
-        if self.pool is None:
-            yield from map(_Worker(*self.arguments), pieces)
-            return
-        running: deque[concurrent.futures.Future[_Tokenized]] = deque()
-        for piece in pieces:
-            running.append(self.pool.submit(_work, piece))
-            if len(running) > 3 * self.workers:
-                yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-
-
-def _pieces(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Groups documents to about TASK_BYTES of text."""
-    piece: list[list[str]] = []
-    size = 0
-    for document in documents:
-        piece.append(document)
-        size += sum(map(len, document))
-        if size >= TASK_BYTES:
-            yield piece
-            piece, size = [], 0
-    if piece:
-        yield piece
+def made_with(folder: Path) -> str:
+    """The hash of the tokenizer that made the store, as `tokenizer_hash` gives it."""
+    return _read_meta(folder)["tokenizer"]
 
 
 def _write_split(
-    folder: Path, documents: Iterable[list[str]], pool: _Workers, progress: Callable[[int], None]
+    folder: Path, documents: Iterable[list[str]], pool: Workers, progress: Callable[[int], None]
 ) -> dict[str, int]:
     folder.mkdir(parents=True)
     tokens = sentences = documents_seen = text_bytes = 0
@@ -362,7 +292,7 @@ def _write_split(
     ):
         _write_ends(sentence_file, 0, np.zeros(1, np.int64))
         _write_ends(document_file, 0, np.zeros(1, np.int64))
-        for piece in pool.map(_pieces(documents)):
+        for piece in pool.map(pieces(documents)):
             token_file.write(piece.tokens)
             tokens = _write_ends(sentence_file, tokens, piece.sentence_lengths)
             sentences = _write_ends(document_file, sentences, piece.document_lengths)
@@ -444,24 +374,9 @@ def _read_meta(folder: Path) -> dict[str, Any]:
     path = folder / "meta.json"
     try:
         meta = json.loads(path.read_text(encoding="utf-8"))
-        missing = META_KEYS - set(meta)
-    except (OSError, ValueError, TypeError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a token store ({error}); delete the folder to prepare it again") from error
-    if missing:
-        raise InputError(f"{path}: damaged (no {min(missing)}); delete the folder to prepare it again")
+    wrong = check_meta(meta, SPLITS)
+    if wrong:
+        raise InputError(f"{path}: damaged ({wrong}); delete the folder to prepare it again")
     return meta
-
-
-def check_size(path: Path, size: int) -> None:
-    """
-    Raises:
-        InputError: a file of a store has not the size in bytes that meta.json says, or is missing.
-    """
-    found = path.stat().st_size if path.exists() else -1
-    if found != size:
-        raise InputError(f"{path}: damaged ({found} bytes, expected {size}); delete its store to prepare it again")
-
-
-def _map(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
-    check_size(path, count * dtype.itemsize)
-    return np.memmap(path, dtype, "r", shape=(count,))

@@ -16,6 +16,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--tasks", type=int, metavar="N", help="spread the files over N tasks; data.workers run at once"
     )
+    parser.add_argument("--verify", action="store_true", help="read the whole store again, to see that it is sound")
     parser.add_argument("--ray", action="store_true", help="on the Ray cluster at RAY_ADDRESS, or one made here")
     parser.add_argument("--slurm", metavar="KEY=VALUE,...", help="on Slurm: partition=...,time=..., what sbatch takes")
 
@@ -31,9 +32,7 @@ def run(options: argparse.Namespace) -> None:
     from train.reports import say
 
     start = runs.find_start(settings)
-    if spread is None:
-        runs.prepare_store(settings, start)
-    elif not runs.prepare_in_tasks(settings, start, spread):
+    if not runs.prepare_store(settings, start, spread, options.verify):
         return say("handed to Slurm, whose last job makes the store; if tasks fail, the same command does them again")
     say(f"ready: {runs.store_folder(settings)}")
 
