@@ -154,10 +154,15 @@ def test_a_task_is_learnt_scored_and_predicted(tuned, capsys, tmp_path):
     assert best <= reached if figure == "perplexity" else best >= reached
     capsys.readouterr()
     assert main(["evaluate", str(folder), "--out", str(tmp_path)]) == 0
-    assert figure in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert figure in printed
     written = json.loads((tmp_path / "evaluation.json").read_text())
     assert written[figure] == pytest.approx(best, abs=1e-4)  # of the best checkpoint, and not the last
     assert (tmp_path / "confusion.png").exists() == ("classification" in name or "similar" in name or "pairs" in name)
+    perfect = {"f1": 1.0, "precision": 1.0, "recall": 1.0, "support": 8}
+    by_type = {"BEAST": perfect, "PLANT": perfect} if "tagging" in name else None
+    assert written.get("by_type") == by_type
+    assert printed.count("1.0000 │       8 │") == (2 if by_type else 0)
     assert main(["predict", str(folder), "--file", str(data)]) == 0
     lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(lines) == len(rows())
@@ -231,7 +236,10 @@ def test_a_run_goes_on_where_it_stopped_and_ends_the_same(bases, tmp_path, capsy
     constant = ["optimizer.schedule=constant", "train.eval_every=5", "model.hidden_dropout=0.1"]
     for out, steps in (("whole", 10), ("parts", 5), ("parts", 10)):
         finetuning.finetune(settings(bases, data, tmp_path / out, *constant, f"train.steps={steps}"))
-    assert "going on from step 5" in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert "going on from step 5" in output.out
+    shared = "warning: 8 of 8 rows of data.eval are also in data.train (same text), so the scores say little about new"
+    assert output.err.count(shared) == 3
     whole, parts = (load_run(tmp_path / out, 10).params for out in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     finetuning.finetune(settings(bases, data, tmp_path / "parts", *constant, "train.steps=10"))
@@ -266,16 +274,104 @@ def test_epochs_decide_the_steps_and_patience_ends_early(bases, tmp_path, capsys
     assert "step 3: 2 evaluations brought no better accuracy; stopped early" in capsys.readouterr().out
 
 
-def test_rows_are_held_out_by_what_stands_in_them(bases, tmp_path):
-    rows = [{"text": "ant " * (n % 40 + 1), "label": "a"} for n in range(200)]
-    data = write(tmp_path / "rows.jsonl", rows)
-    config = settings(bases, data, tmp_path / "run", "data.eval_fraction=0.2")
+ASKED = {  # task settings; two rows whose inputs are equal, of the nth
+    "classification": ([], lambda n: ({"text": f"ant {n}", "label": "a"}, {"text": f" ant\t{n} ", "label": "b"})),
+    "pairs": (
+        ["task.kind=classification", "task.pair=pair"],
+        lambda n: tuple({"text": "ant", "pair": f"fir {n}", "label": label} for label in "ab"),
+    ),
+    "multi_label": (["task.kind=multi_label"], lambda n: tuple({"text": f"a{n}", "label": x} for x in ([], ["b"]))),
+    "regression": (["task.kind=regression"], lambda n: tuple({"text": f"a{n}", "label": x} for x in (0.5, 1))),
+    "multiple_choice": (
+        ["task.kind=multiple_choice"],
+        lambda n: tuple({"text": "who", "choices": ["ant", f"fir {n}"], "label": label} for label in (0, 1)),
+    ),
+    "multiple_choice of columns": (
+        ["task.kind=multiple_choice", "task.choices=[one, two]"],
+        lambda n: tuple({"text": "who", "one": "ant", "two": f"fir {n}", "label": label} for label in (0, 1)),
+    ),
+    "question_answering": (
+        ["task.kind=question_answering"],
+        lambda n: tuple({"question": asked, "context": f"ant {n}", "answers": "ant"} for asked in ("who", "where")),
+    ),
+    "tagging": (
+        ["task.kind=tagging"],
+        lambda n: ({"words": ["ant", f"fir{n}"], "tags": ["O", "B-a"]}, {"words": f"ant fir{n}", "tags": "O O"}),
+    ),
+    "sft": (
+        ["task.kind=sft"],
+        lambda n: (
+            {"prompt": f"near {n}", "response": "ant"},
+            {"messages": [{"role": r, "content": c} for r, c in (("user", f"near {n}"), ("assistant", "fir"))]},
+        ),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_rows_with_equal_inputs_are_on_one_side(name, bases, tmp_path):
+    overrides, asked = ASKED[name]
+    rows = [{"id": f"{n} {index}", **row} for n in range(60) for index, row in enumerate(asked(n))]
+    config = settings(
+        bases, write(tmp_path / "rows.jsonl", rows), tmp_path / "run", "data.eval_fraction=0.3", *overrides
+    )
     config.data.eval = None
     splits = finetuning.read_splits(config)
-    texts = {split: {row.values["text"] for row in found} for split, found in splits.items()}
-    assert not texts["train"] & texts["eval"]
-    assert sum(map(len, splits.values())) == 200
-    assert 10 < len(splits["eval"]) < 80
+    sides = {split: [row.values["id"].split() for row in found] for split, found in splits.items()}
+    numbers = {split: {n for n, _ in found} for split, found in sides.items()}
+    assert not numbers["train"] & numbers["eval"]
+    assert sum(map(len, sides.values())) == 120
+    assert 6 <= len(numbers["eval"]) <= 30  # of 18 expected, 3.5 standard deviations
+    write(tmp_path / "rows.jsonl", [{**row, "id": f"{row['id']} again"} for row in rows[::-1]])
+    again = finetuning.read_splits(config)
+    assert {row.values["id"].rpartition(" ")[0] for row in again["eval"]} == {" ".join(row) for row in sides["eval"]}
+    repeated = {"train": splits["train"], "eval": [*splits["eval"], *splits["train"][:3]]}
+    assert finetuning.count_shared(config.task, repeated) == 3
+    assert finetuning.count_shared(config.task, splits) == 0
+
+
+def test_the_rule_that_holds_rows_out_keeps_its_name(bases, tmp_path):
+    """These rows are held out under the name HELD_OUT: change both or neither, so that no run resumes on others."""
+    data = write(tmp_path / "rows.jsonl", [{"text": f"ant {n}", "label": "a"} for n in range(40)])
+    config = settings(bases, data, tmp_path / "run", "data.eval_fraction=0.1")
+    config.data.eval = None
+    held_out = [row.values["text"] for row in finetuning.read_splits(config)["eval"]]
+    assert (finetuning.HELD_OUT, held_out) == ("inputs-1", ["ant 10", "ant 24", "ant 30", "ant 35"])
+
+
+@pytest.mark.parametrize(
+    ("count", "overrides", "message"),
+    [
+        (
+            3,
+            ["data.eval_fraction=0.001"],
+            "data.eval when data.eval_fraction=0.001 divides data.train .*; raise it, or",
+        ),
+        (3, ["data.eval_fraction=0.999"], "no row is left for data.train when .* lower it, or give data.eval"),
+        (0, [], r"data.train: no rows in .*rows.jsonl$"),
+        (3, ["task.text=sentence"], r"rows.jsonl line 1: column 'sentence' is missing \(columns: text, label\)"),
+        (3, ["task.kind=sft"], r"column 'prompt' is missing .*set task.prompt"),
+    ],
+)
+def test_rows_that_cannot_be_divided_are_told(count, overrides, message, bases, tmp_path):
+    config = settings(bases, write(tmp_path / "rows.jsonl", classes()[:count]), tmp_path / "run", *overrides)
+    config.data.eval = None
+    with pytest.raises(bertgpt.InputError, match=message):
+        finetuning.read_splits(config)
+
+
+def test_a_run_that_held_out_other_rows_is_neither_resumed_nor_scored(bases, tmp_path, monkeypatch, capsys):
+    data = write(tmp_path / "rows.jsonl", classes() * 2)
+    (tmp_path / "run.yaml").write_text("seed: 0\n")
+    arguments = [*OPTIONS, "task.kind=classification", "data.eval_fraction=0.3", f"model.init_from={bases / 'bert'}"]
+    command = ["finetune", str(tmp_path / "run.yaml"), *arguments, f"data.train={data}", f"out={tmp_path / 'run'}"]
+    assert main([*command, "train.steps=1"]) == 0
+    monkeypatch.setattr(finetuning, "HELD_OUT", "inputs-2")
+    capsys.readouterr()
+    assert main([*command, "train.steps=2"]) == 2
+    assert "did not divide data.train as this version does" in capsys.readouterr().err
+    assert main(["evaluate", str(tmp_path / "run")]) == 2
+    assert "its held-out rows cannot be found again; give other labelled rows: --data" in capsys.readouterr().err
 
 
 def test_a_csv_file_is_read(bases, tmp_path):

@@ -2,8 +2,12 @@
 
 import sys
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
+from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
+from bertgpt.data.tagging import entity_spans
 from bertgpt.errors import InputError
 from train import metrics
 from train.loop import Best
@@ -38,6 +42,59 @@ def test_entities_count_whole():
     assert metrics.tag_scores(golds, [["O"] * 4])["f1"] == 0
 
 
+def test_a_missed_entity_of_one_word_counts():
+    golds, tags = [["U-LOC", "O", "U-PER", "U-PER"]], [["U-LOC", "O", "U-PER", "O"]]
+    assert metrics.tag_scores(golds, tags) == pytest.approx(
+        {"accuracy": 0.75, "f1": 0.8, "precision": 1.0, "recall": 2 / 3}
+    )
+    assert metrics.type_scores(golds, tags) == {
+        "LOC": {"f1": 1.0, "precision": 1.0, "recall": 1.0, "support": 1},
+        "PER": {"f1": pytest.approx(2 / 3), "precision": 1.0, "recall": 0.5, "support": 2},
+    }
+
+
+def test_a_type_that_is_only_predicted_has_no_support():
+    found = metrics.type_scores([["O", "B-P"]], [["B-L", "O"]])
+    assert found == {label: {"f1": 0, "precision": 0, "recall": 0, "support": n} for label, n in (("L", 0), ("P", 1))}
+    assert metrics.type_scores([["O"]], [["O"]]) == {}
+
+
+def test_the_models_labels_say_whether_tags_mark_entities():
+    golds, tags = [["O", "X"]], [["O", "X"]]
+    assert metrics.tag_scores(golds, tags, ["O", "B-PER", "X"])["precision"] == 0
+    assert metrics.tag_scores(golds, tags, ["O", "N", "X"]) == {"accuracy": 1, "f1": 1}
+
+
+IOBES = str.maketrans("LUMW", "ESIS")  # which seqeval reads
+
+
+def sentences(letters):
+    tag = st.one_of(st.just("O"), st.builds("{}-{}".format, st.sampled_from(letters), st.sampled_from(["P", "L-x"])))
+    return st.lists(st.lists(st.tuples(tag, tag), min_size=1, max_size=8), min_size=1, max_size=4)
+
+
+@pytest.mark.parametrize("letters", ["BI", "IE", "BIES", "BILU", "BMES", "BMEW"])
+@hypothesis.given(st.data())
+def test_scores_are_those_of_the_lists_of_entities(letters, data):
+    pairs = data.draw(sentences(letters))
+    golds, tags = ([[pair[side] for pair in sentence] for sentence in pairs] for side in (0, 1))
+    gold, found = (
+        [(number, *span) for number, sentence in enumerate(rows) for span in entity_spans(sentence)]
+        for rows in (golds, tags)
+    )
+    right = len([entity for entity in found if entity in gold])
+    scores = metrics.tag_scores(golds, tags, [f"{letter}-P" for letter in letters])
+    assert scores["precision"] == (right / len(found) if found else 0)
+    assert scores["recall"] == (right / len(gold) if gold else 0)
+    assert scores["f1"] == (2 * right / (len(found) + len(gold)) if found or gold else 0)
+    by_type = metrics.type_scores(golds, tags)
+    assert sum(figures["support"] for figures in by_type.values()) == len(gold)
+    iobes = [[[tag[0].translate(IOBES) + tag[1:] for tag in row] for row in rows] for rows in (golds, tags)]
+    theirs = zip(*precision_recall_fscore_support(*iobes, average=None, zero_division=0), strict=True)
+    for figures, expected in zip(by_type.values(), theirs, strict=True):
+        assert [figures[name] for name in ("precision", "recall", "f1", "support")] == pytest.approx(expected)
+
+
 def test_parts_of_speech_are_classes():
     found = metrics.tag_scores([["N", "V"], ["N"]], [["N", "N"], ["N"]])
     assert found == pytest.approx({"accuracy": 2 / 3, "f1": (0.8 + 0) / 2})
@@ -50,8 +107,8 @@ def test_better_is_lower_or_higher():
 
 def test_a_missing_library_is_one_line(monkeypatch):
     metrics.check_libraries()
-    monkeypatch.setitem(sys.modules, "seqeval", None)
-    with pytest.raises(InputError, match=r"seqeval is not installed; pip install 'bertgpt\[tasks\]'"):
+    monkeypatch.setitem(sys.modules, "scipy", None)
+    with pytest.raises(InputError, match=r"scipy is not installed; pip install 'bertgpt\[tasks\]'"):
         metrics.check_libraries()
 
 

@@ -2,6 +2,7 @@
 
 import contextlib
 import io
+import json
 import re
 import shlex
 import subprocess
@@ -17,6 +18,7 @@ from train.__main__ import main
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+WORDS = {"fine": "good", "dull": "bad"}
 TINY = ["hidden_size=16", "num_layers=1", "num_heads=2", "mlp_size=32"]
 
 
@@ -84,14 +86,16 @@ def test_the_readmes_python_runs(code):
 
 
 @pytest.mark.filterwarnings("ignore:.*made anew, to be trained")
-def test_the_readmes_commands_run(documents, tmp_path, monkeypatch):
+def test_the_readmes_commands_run(documents, tmp_path, monkeypatch, capsys):
     """In order and as printed, but with models of a few numbers and a step or two."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "text.txt").write_text("\n\n".join(documents), encoding="utf-8")
-    (tmp_path / "reviews.csv").write_text("text,label\nA fine film.,good\nA dull film.,bad\n")
-    (tmp_path / "talks.jsonl").write_text('{"prompt": "Which film?", "response": "This one."}\n')
+    reviews = [f"A {word} film {number}.,{label}\n" for number in range(20) for word, label in WORDS.items()]
+    (tmp_path / "reviews.csv").write_text("text,label\n" + "".join(reviews))
+    for name, prompt in (("talks", "Which film?"), ("new_talks", "Which other film?")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": prompt, "response": "This one."}) + "\n")
     short = ["train.steps=2", "train.batch_size=8", "train.accumulate=1", "parallel.strategy=jit"]
     small = [*short, "tokenizer.vocab_size=200", "train.eval_examples=8", "data.eval_fraction=0.1", "data.workers=1"]
     lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
@@ -108,7 +112,9 @@ def test_the_readmes_commands_run(documents, tmp_path, monkeypatch):
             arguments += ["model.mlp_size=64"] if "gpt1" in line else []
         if arguments[2] == "finetune":
             arguments += [*short, "train.epochs=null", "data.sequence_length=16"]
+        capsys.readouterr()
         assert main(arguments[2:]) == 0, line
+        assert "also in data.train" not in capsys.readouterr().err
 
 
 def test_the_order_of_imports_holds():

@@ -5,7 +5,7 @@ import json
 import pytest
 
 from bertgpt.errors import InputError
-from train.reports import Metrics, derived, has_nvidia, read_metrics, report
+from train.reports import Metrics, derived, has_nvidia, read_metrics, report, show_types
 
 
 def test_rows_after_the_restored_step_are_dropped(tmp_path):
@@ -65,6 +65,16 @@ def test_worse_than_the_unigram_is_told_as_such(tmp_path):
     text = "\n".join(report(tmp_path))
     assert "LM loss 7.000 nats, 1.400 over the unigram's 5.600" in text
     assert "3.500 bits per byte, 25.0% over the unigram's 2.800" in text
+
+
+def test_figures_of_types_are_rows_and_labels_are_no_markup(capsys):
+    rates = {"f1": 0.4, "precision": 0.5, "recall": 1 / 3}
+    show_types({"[red]": rates | {"support": 1200}, "x[/]": rates | {"support": 0}})
+    rows = [[cell.strip() for cell in line.split("│")[1:-1]] for line in capsys.readouterr().out.splitlines()]
+    assert [row for row in rows if row] == [
+        ["[red]", "0.5000", "0.3333", "0.4000", "1,200"],
+        ["x[/]", "0.5000", "0.3333", "0.4000", "0"],
+    ]
 
 
 def test_an_idle_gpu_is_seen(tmp_path):

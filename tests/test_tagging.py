@@ -270,7 +270,7 @@ def test_a_prediction_has_probabilities_and_entities_at_characters(make_task):
 
 
 def test_parts_of_speech_mark_no_entities(make_task):
-    for labels in (("NOUN", "VERB"), ("B", "E", "I", "S", "V"), ("O", "NOUN")):
+    for labels in (("NOUN", "VERB"), ("B", "E", "I", "S", "V"), ("O", "NOUN"), ("M", "U"), ("L", "W")):
         task = make_task(labels=labels)
         example = task.encode(make_row(["Jim", "was"], list(labels[:2])))
         prediction = task.decode(example, pointing(task, example, list(labels[:2])))
@@ -368,6 +368,12 @@ def test_the_tags_of_rows_are_o_and_then_in_order():
     assert tagging.find_tags([make_row("a", None, ner="B")], "ner") == ("B",)
 
 
+UPOS = "ADJ ADP ADV AUX CCONJ DET INTJ NOUN NUM PART PRON PROPN PUNCT SCONJ SYM VERB X"
+PENN = (
+    "CC CD DT EX FW IN JJ JJR JJS LS MD NN NNS NNP PDT POS PRP PRP$ RB RP SYM TO UH VB WDT WP WP$ WRB -LRB- -RRB- . ``"
+)
+
+
 @pytest.mark.parametrize(
     ("labels", "mark"),
     [
@@ -378,6 +384,25 @@ def test_the_tags_of_rows_are_o_and_then_in_order():
         (["NOUN", "O"], False),
         (["B", "S", "V"], False),
         (["I-", "S-", "Nb"], False),
+        (["O", "U-LOC", "U-PER"], True),
+        (["S-LOC", "O"], True),
+        (["B-PER", "L-PER"], True),
+        (["O", "B-L-x", "I-L-x"], True),
+        (["B-LOC", "M-LOC", "E-LOC", "S-LOC"], True),
+        (["B", "M", "E", "S"], True),  # words of Chinese
+        (["O", "B", "L", "U"], True),
+        (["O"], True),
+        (["L", "M", "U", "W"], False),
+        *((["O", letter], False) for letter in "ESLUMWX"),
+        (["M", "S"], False),
+        (["I", "L", "M"], False),  # of no scheme
+        (["S-BAR", "S", "NP", "VP"], False),
+        (["W-ADV", "L-ADJ", "M-NUM"], False),
+        (["O", "S-BAR", "SYM"], False),
+        (UPOS.split(), False),
+        (PENN.split(), False),
+        (["N------S1R", "S----3MS4-", "U---------", "I---------"], False),  # positions of the Prague Arabic treebank
+        (["A", "B", "E", "I", "N", "P", "S", "V", "X", "SYM"], False),
     ],
 )
 def test_which_labels_mark_entities(labels, mark):
@@ -394,21 +419,57 @@ def test_which_labels_mark_entities(labels, mark):
         ("B-PER I-PER E-PER I-PER S-PER E-PER", [("PER", 0, 3), ("PER", 3, 4), ("PER", 4, 5), ("PER", 5, 6)]),
         ("I-a-b I-a-b I-a", [("a-b", 0, 2), ("a", 2, 3)]),
         ("B I O I", [("_", 0, 2), ("_", 3, 4)]),
-        ("NOUN Intj SYM B- O", []),
+        ("NOUN Intj SYM B- U- M--- O", []),
+        ("I-PER I-PER B-PER O", [("PER", 0, 2), ("PER", 2, 3)]),
+        ("B-PER E-PER S-PER O", [("PER", 0, 2), ("PER", 2, 3)]),
+        ("B-PER L-PER U-PER O", [("PER", 0, 2), ("PER", 2, 3)]),
+        ("O U-LOC O", [("LOC", 1, 2)]),
+        ("B-LOC M-LOC E-LOC S-LOC", [("LOC", 0, 3), ("LOC", 3, 4)]),
+        ("B-LOC M-LOC E-LOC W-LOC", [("LOC", 0, 3), ("LOC", 3, 4)]),
+        ("B M E S B E", [("_", 0, 3), ("_", 3, 4), ("_", 4, 6)]),
+        ("B-L-x I-L-x L-x", [("L-x", 0, 2), ("x", 2, 3)]),
+        ("O L-PER M-PER U-PER L-PER", [("PER", 1, 2), ("PER", 2, 3), ("PER", 3, 4), ("PER", 4, 5)]),
     ],
 )
 def test_entities_as_conlleval_reads_tags(tags, spans):
     assert tagging.entity_spans(tags.split()) == spans
 
 
+LETTERS = "BIESLUMW"
 TAG = st.one_of(
     st.just("O"),
-    st.sampled_from("BIES"),
-    st.builds("{}-{}".format, *map(st.sampled_from, ("BIES", ["PER", "a-b", "x"]))),
+    st.sampled_from(LETTERS),
+    st.builds("{}-{}".format, *map(st.sampled_from, (LETTERS, ["PER", "a-b", "x"]))),
 )
 
 
 @hypothesis.settings(max_examples=500)
 @hypothesis.given(st.lists(TAG, max_size=12))
 def test_entities_equal_seqevals(tags):
-    assert tagging.entity_spans(tags) == [(label, first, last + 1) for label, first, last in get_entities(tags)]
+    iobes = [tag[0].translate(str.maketrans("LUMW", "ESIS")) + tag[1:] for tag in tags]  # which seqeval reads
+    assert tagging.entity_spans(tags) == [(label, first, last + 1) for label, first, last in get_entities(iobes)]
+
+
+SPELLINGS = {  # the letters of an entity's only, first, inner and last word
+    "IOB2": "BBII",
+    "IOE2": "EIIE",
+    "IOBES": "SBIE",
+    "BILOU": "UBIL",
+    "BMES": "SBME",
+    "BMEWO": "WBME",
+}
+
+
+@pytest.mark.parametrize("scheme", SPELLINGS)
+@hypothesis.given(
+    st.lists(st.tuples(st.sampled_from(["PER", "LOC", "U-x"]), st.integers(0, 2), st.integers(1, 4)), max_size=5)
+)
+def test_entities_written_in_a_scheme_are_read_from_it(scheme, entities):
+    only, first, inner, last = SPELLINGS[scheme]
+    tags, spans = [], []
+    for label, gap, length in entities:
+        tags += ["O"] * gap
+        spans.append((label, len(tags), len(tags) + length))
+        letters = only if length == 1 else first + inner * (length - 2) + last
+        tags += [f"{letter}-{label}" for letter in letters]
+    assert tagging.entity_spans(tags) == spans

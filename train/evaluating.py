@@ -24,11 +24,12 @@ CHUNK = 32  # rows predicted at once
 
 
 class Tuned(NamedTuple):
-    """A fine-tuned model with the configuration that says how its rows are read."""
+    """A fine-tuned model, the configuration that says how its rows are read, and the folder that it came from."""
 
     run: Run
     config: RunConfig
     kind: str
+    folder: Path
 
 
 def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> Tuned:
@@ -54,18 +55,22 @@ def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> T
     config.task.kind = config.task.kind or kind
     if config.task.kind != kind:
         raise InputError(f"{folder}: its model was made for {kind}, and not for task.kind {config.task.kind}")
-    return Tuned(run, config, kind)
+    return Tuned(run, config, kind, Path(folder))
 
 
-def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str, float]:
+def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str, Any]:
     """The figures on the held-out rows; writes evaluation.json, and for classes confusion.png, into `out`.
 
+    Returns:
+        Figures by name; for tags that mark entities also `by_type`, those of each type of entity
+        (`metrics.type_scores`).
+
     Raises:
-        InputError: there are no rows to score.
+        InputError: there are no rows to score, or those that the run held out cannot be found again.
     """
     metrics.check_libraries()
     config, run = tuned.config, tuned.run
-    rows = held_out_rows(config)
+    rows = held_out_rows(tuned)
     data = _task_data(tuned, rows)
     examples = finetuning.encode(data, rows, "eval")
     job = finetuning.job_for(config.task, data, run.model, run.params, examples, examples)
@@ -76,8 +81,10 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     strategy = parallel.Jit()
     compiled = strategy.compile_eval(functools.partial(eval_step, task=job.task))
     trainer = loop.Trainer(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
-    scores = loop.evaluate(trainer, run.params)
+    scores: dict[str, Any] | None = loop.evaluate(trainer, run.params)
     assert scores is not None  # nothing stops it
+    by_type = metrics.score_types(data, examples, found)
+    scores |= {"by_type": by_type} if by_type else {}
     write(out, tuned, scores)
     if tuned.kind == "classification" and len(data.labels) <= MOST_DRAWN:
         golds = [data.gold(example.row) for example in examples]  # type: ignore[attr-defined]
@@ -86,11 +93,14 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     return scores
 
 
-def held_out_rows(config: RunConfig) -> list[Row]:
-    """Those of data.eval, or the share of data.train that a run held out."""
+def held_out_rows(tuned: Tuned) -> list[Row]:
+    """Those of data.eval, or the share of data.train that the run held out."""
+    config = tuned.config
     if not config.data.eval:
         if not config.data.train:
             raise InputError("data.eval is missing; give a file of rows: --data PATH")
+        if tuned.run.step:  # a model folder has held nothing out
+            finetuning.check_held_out(tuned.folder, tuned.run.step, "give other labelled rows: --data PATH")
         return finetuning.read_splits(config)["eval"]
     task = config.task
     rows = list(read_rows(config.data.eval, word_column=task.word_column, tag_column=task.tag_column))
@@ -99,7 +109,7 @@ def held_out_rows(config: RunConfig) -> list[Row]:
     return rows
 
 
-def write(out: Path, tuned: Tuned, scores: dict[str, float]) -> None:
+def write(out: Path, tuned: Tuned, scores: dict[str, Any]) -> None:
     """evaluation.json, whole or not at all."""
     out.mkdir(parents=True, exist_ok=True)
     rows = tuned.config.data.eval or tuned.config.data.train

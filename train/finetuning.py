@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 import math
 from collections.abc import Sequence
@@ -29,12 +30,15 @@ from bertgpt.tasks import SPECS, architecture_of, decode_all, task_data, task_to
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 from train import config as configs
 from train import hosts, locks, loop, metrics, parallel, runs
+from train.checkpoints import Checkpoints
 from train.config import RunConfig
 from train.loop import Job
-from train.reports import report, say
+from train.reports import report, say, warn
 from train.step import Task, gpt_task
 
 CLASSIFIED = ("classification", "multi_label")
+HELD_OUT = "inputs-1"  # names the rule of `_hold_out` in checkpoints; another rule needs another name
+INPUTS = {"question_answering": "context", "tagging": "words", "multiple_choice": "text and choices", "sft": "prompt"}
 PACKED = {"gpt": ("sft",), "bert": ("tagging", "classification", "multi_label", "regression")}
 
 
@@ -78,6 +82,10 @@ def _finetune(config: RunConfig, out: Path) -> None:
     decide_steps(config, job)
     if base.step and loop.is_finished(out, base.step, config.train.steps):
         return
+    if config.data.eval:
+        warn_of_shared(config.task, rows)
+    elif base.step:
+        check_held_out(out, base.step, "start a new run with another out")
     loop.run(config, job, strategy)
     if hosts.is_first():
         for line in report(out):
@@ -92,38 +100,111 @@ def decide_steps(config: RunConfig, job: Job) -> None:
 
 
 def read_splits(config: RunConfig) -> dict[str, list[Row]]:
-    """The rows of training and evaluation; a share of the first, chosen by what stands in them, without data.eval.
+    """The rows of training and evaluation; without data.eval a share of the first is held out.
 
     Raises:
-        InputError: data.train is absent, or a split has no row.
+        InputError: data.train is absent, a split has no row, or a row to divide lacks a column that the task reads.
     """
     data = config.data
     if not data.train:
         raise InputError("data.train is missing; give a file of rows: data.train=PATH")
     columns = {"word_column": config.task.word_column, "tag_column": config.task.tag_column}
-    train = list(read_rows(data.train, **columns))
+    rows = {"train": list(read_rows(data.train, **columns))}
     if data.eval:
         try:
-            rows = {"train": train, "eval": list(read_rows(data.eval, **columns))}
+            rows["eval"] = list(read_rows(data.eval, **columns))
         except InputError as error:
             raise InputError(f"data.eval: {error}") from error
-    else:
-        held_out = [_hash(row) < data.eval_fraction for row in train]
-        rows = {
-            split: [row for row, held in zip(train, held_out, strict=True) if held == (split == "eval")]
-            for split in ("train", "eval")
-        }
     for split, found in rows.items():
         if not found:
-            hint = "" if data.eval else " after data.eval_fraction of them is held out; raise it, or give data.eval"
-            raise InputError(f"data.{split}: no rows in {getattr(data, split) or data.train}{hint}")
-    return rows
+            raise InputError(f"data.{split}: no rows in {getattr(data, split)}")
+    return rows if data.eval else _hold_out(config, rows["train"])
 
 
-def _hash(row: Row) -> float:
-    """From 0 to 1; equal rows have the same, so that none is in both splits."""
-    text = json.dumps(row.values, sort_keys=True, default=str)
-    return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "little") / 2**64
+def _hold_out(config: RunConfig, rows: list[Row]) -> dict[str, list[Row]]:
+    """A share of the rows for evaluation. A hash of a row's input decides, so that rows with equal inputs are on one
+    side, and neither labels, nor unused columns, nor the order of rows matter."""
+    share = config.data.eval_fraction
+    splits: dict[str, list[Row]] = {"train": [], "eval": []}
+    for row in rows:
+        digest = hashlib.blake2b(input_key(config.task, row).encode(), digest_size=8).digest()
+        splits["eval" if int.from_bytes(digest, "little") < share * 2**64 else "train"].append(row)
+    for split, change in (("train", "lower"), ("eval", "raise")):
+        if not splits[split]:
+            problem = f"no row is left for data.{split} when data.eval_fraction={share:g} divides data.train"
+            raise InputError(f"{problem} (rows with equal inputs stay together); {change} it, or give data.eval")
+    return splits
+
+
+def input_key(settings: TaskSettings, row: Row) -> str:
+    """What the task reads of a row before it answers, as JSON in which all white space is single spaces.
+
+    It is the text and the pair or choices, or the words. Of a question it is the context alone, so that all questions
+    about a context have one key; of a response the prompt, or the messages before the assistant's first.
+
+    Raises:
+        InputError: a column is missing or empty.
+    """
+    kind, choices = settings.kind, settings.choices
+    if kind == "sft" and row.values.get(settings.messages) is not None:
+        found = _opening(row.values[settings.messages])
+    elif kind == "sft":
+        found = [row.get(settings.prompt, "task.prompt")]
+    elif kind == "question_answering":
+        found = [row.get(settings.context, "task.context")]
+    elif kind == "tagging":
+        words = row.get(settings.words, "task.words")
+        found = words.split() if isinstance(words, str) else words
+    else:
+        found = [row.get(settings.text, "task.text")]
+        if kind == "multiple_choice":
+            columns = [choices] if isinstance(choices, str) else choices
+            found += [row.get(column, "task.choices") for column in columns]
+        elif settings.pair:
+            found.append(row.get(settings.pair, "task.pair"))
+    return json.dumps(_single_spaced(found), sort_keys=True, default=str)
+
+
+def _opening(messages: Any) -> Any:
+    """The texts before the assistant's first; anything but a conversation is left as it is, and refused later."""
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        return messages
+    opening = itertools.takewhile(lambda message: message.get("role") != "assistant", messages)
+    return [message.get("content") for message in opening]
+
+
+def _single_spaced(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_single_spaced(item) for item in value]
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def check_held_out(folder: Path, step: int, advice: str) -> None:
+    """
+    Raises:
+        InputError: the run in the folder did not hold out the rows that this version would.
+    """
+    digest = Checkpoints(folder / "checkpoints").extra(step)["data"]
+    if not digest.endswith(f"-{HELD_OUT}"):
+        problem = "this run did not divide data.train as this version does, so its held-out rows cannot be found again"
+        raise InputError(f"{folder}: {problem}; {advice}")
+
+
+def warn_of_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> None:
+    """One line where rows of data.eval are in data.train too."""
+    shared = count_shared(settings, rows)
+    if shared:
+        same = INPUTS.get(str(settings.kind), "text and pair" if settings.pair else "text")
+        warn(
+            f"{shared:,} of {len(rows['eval']):,} rows of data.eval are also in data.train (same {same}), so the "
+            "scores say little about new rows; remove them from one of the two, or set data.eval=null to hold rows out"
+        )
+
+
+def count_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> int:
+    """How many rows of evaluation have the input of a row of training."""
+    keys = {input_key(settings, row) for row in rows["train"]}
+    return sum(input_key(settings, row) in keys for row in rows["eval"])
 
 
 def find_base(config: RunConfig) -> Base:
@@ -168,8 +249,8 @@ def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
         key = jax.random.key(config.seed)
         model, params = adapt(base.model, base.params, architecture, model_config, tokenizer, key=key)
     model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat)
-    digest = "-".join(data_digest(inputs) for inputs in (config.data.train, config.data.eval) if inputs)
-    job = job_for(settings, data, model, params, examples["train"], examples["eval"], digest)
+    parts = [data_digest(config.data.train), data_digest(config.data.eval) if config.data.eval else HELD_OUT]
+    job = job_for(settings, data, model, params, examples["train"], examples["eval"], "-".join(parts))
     if config.data.pack:
         packed = Packed(TaskExamples(data, examples["train"]), most_examples(data.frame.length), config.seed)
         return job._replace(train_source=packed)

@@ -1,7 +1,7 @@
 """How well predictions fit the held-out labels, by the libraries that the field uses (the extra `tasks`)."""
 
-import warnings
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from bertgpt.data.classification import Classification
 from bertgpt.data.squad import Answers, squad_scores
-from bertgpt.data.tagging import Tagging, mark_entities
+from bertgpt.data.tagging import Tagging, entity_spans, mark_entities
 from bertgpt.data.task import Example, TaskData
 from bertgpt.errors import InputError
 from train.loop import Best
@@ -32,7 +32,6 @@ def check_libraries() -> None:
     """
     try:
         import scipy  # noqa: F401
-        import seqeval  # noqa: F401
         import sklearn  # noqa: F401
     except ImportError as error:
         raise InputError(f"{error.name} is not installed; pip install 'bertgpt[tasks]'") from error
@@ -44,13 +43,23 @@ def score(data: TaskData, examples: Sequence[Example], predictions: Sequence[dic
     if isinstance(data, Answers):
         return squad_scores([prediction["answer"] for prediction in predictions], golds)
     if isinstance(data, Tagging):
-        return tag_scores(golds, [prediction["tags"] for prediction in predictions])
+        return tag_scores(golds, [prediction["tags"] for prediction in predictions], data.labels)
     if isinstance(data, Classification) and data.problem == "regression":
         return number_scores(golds, [prediction["score"] for prediction in predictions])
     if isinstance(data, Classification) and data.problem == "multi_label_classification":
         return several_scores(data.labels, golds, [prediction["labels"] for prediction in predictions])
     names = data.labels if isinstance(data, Classification) else ()
     return class_scores(golds, [prediction["label"] for prediction in predictions], names)
+
+
+def score_types(
+    data: TaskData, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]
+) -> dict[str, dict[str, float]]:
+    """`type_scores` of a task whose tags mark entities; nothing for other tasks."""
+    if not isinstance(data, Tagging) or not mark_entities(data.labels):
+        return {}
+    golds = [data.gold(example.row) for example in examples]
+    return type_scores(golds, [prediction["tags"] for prediction in predictions])
 
 
 def class_scores(golds: Sequence[Any], labels: Sequence[Any], names: Sequence[str] = ()) -> dict[str, float]:
@@ -90,24 +99,46 @@ def number_scores(golds: Sequence[float], numbers: Sequence[float]) -> dict[str,
     return {name: float(value) for name, value in found.items()} | {"mean_squared_error": error}
 
 
-def tag_scores(golds: Sequence[list[str]], tags: Sequence[list[str]]) -> dict[str, float]:
-    """Accuracy over words; for tags that mark entities their precision, recall and F1 as conlleval counts them, else
-    F1 averaged over the tags."""
-    from seqeval.metrics import f1_score, precision_score, recall_score
-    from sklearn.metrics import f1_score as class_f1
+def tag_scores(golds: Sequence[list[str]], tags: Sequence[list[str]], labels: Iterable[str] = ()) -> dict[str, float]:
+    """Accuracy over words; for tags that mark entities the precision, recall and F1 of `entity_spans`, as conlleval
+    counts them, else F1 averaged over the tags.
+
+    Args:
+        golds: the right tags of each sentence.
+        tags: the predicted ones.
+        labels: all tags that the model knows, which say whether they mark entities; those that occur where empty.
+    """
+    from sklearn.metrics import f1_score
 
     flat_gold, flat = ([tag for row in rows for tag in row] for rows in (golds, tags))
-    accuracy = float(np.mean(np.array(flat_gold, object) == np.array(flat, object)))
-    if not mark_entities(flat_gold):
-        return {"accuracy": accuracy, "f1": float(class_f1(flat_gold, flat, average="macro", zero_division=0))}
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that no entity was found is seen in the figures
-        return {
-            "accuracy": accuracy,
-            "f1": float(f1_score(golds, tags)),
-            "precision": float(precision_score(golds, tags)),
-            "recall": float(recall_score(golds, tags)),
-        }
+    accuracy = {"accuracy": float(np.mean(np.array(flat_gold, object) == np.array(flat, object)))}
+    if not mark_entities(labels or {*flat_gold, *flat}):
+        return accuracy | {"f1": float(f1_score(flat_gold, flat, average="macro", zero_division=0))}
+    return accuracy | _rates(*(sum(counts.values()) for counts in _count_entities(golds, tags)))
+
+
+def type_scores(golds: Sequence[list[str]], tags: Sequence[list[str]]) -> dict[str, dict[str, float]]:
+    """For each label of entities, sorted: `f1`, `precision`, `recall`, and `support`, the number of right entities."""
+    right, found, gold = _count_entities(golds, tags)
+    return {
+        label: _rates(right[label], found[label], gold[label]) | {"support": gold[label]}
+        for label in sorted(found | gold)
+    }
+
+
+def _count_entities(golds: Sequence[list[str]], tags: Sequence[list[str]]) -> tuple[Counter[str], ...]:
+    """How many entities of each label were found rightly, were found, and are there."""
+    right, found, gold = Counter[str](), Counter[str](), Counter[str]()
+    for pair in zip(golds, tags, strict=True):
+        there, said = (set(entity_spans(sentence)) for sentence in pair)
+        for counter, spans in ((right, there & said), (found, said), (gold, there)):
+            counter.update(label for label, _, _ in spans)
+    return right, found, gold
+
+
+def _rates(right: int, found: int, gold: int) -> dict[str, float]:
+    """F1, precision and recall, 0 where there is nothing to divide by."""
+    return {"f1": 2 * right / max(found + gold, 1), "precision": right / max(found, 1), "recall": right / max(gold, 1)}
 
 
 def draw_confusion(golds: Sequence[str], labels: Sequence[str], names: Sequence[str], path: Path) -> None:

@@ -39,7 +39,8 @@ def lost(index: int, reason: str) -> str:
 def main(index: int) -> None:
     """Passes lines from stdin to stderr until there are no more."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with the process beside it
-    told, held = False, None  # what is written from the first sign on is shown where nothing fatal follows
+    told = False
+    held: list[str] | None = None  # what is written from the first sign on is shown where nothing fatal follows
     for line in sys.stdin:
         if FATAL in line:
             reason = line.partition(STATUS)[2].strip()[:200]

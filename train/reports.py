@@ -14,6 +14,7 @@ import jax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
+from rich.text import Text
 
 from bertgpt.errors import InputError
 from bertgpt.layers import cudnn_obstacle
@@ -175,6 +176,19 @@ def show_table(title: str, figures: dict[str, float]) -> None:
     table.add_column("value", justify="right")
     for name, value in figures.items():
         table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+    console.print(table)
+
+
+def show_types(scores: dict[str, dict[str, float]]) -> None:
+    """The precision, recall and F1 of each type of entity, and how many right ones there are (support)."""
+    names = ("precision", "recall", "f1", "support")
+    table = Table()
+    table.add_column("type")
+    for name in names:
+        table.add_column(name, justify="right")
+    for label, figures in scores.items():
+        cells = (f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in map(figures.get, names))
+        table.add_row(Text(label), *cells)  # a label is no markup
     console.print(table)
 
 

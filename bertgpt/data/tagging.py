@@ -14,8 +14,10 @@ from bertgpt.errors import InputError
 from bertgpt.tokenizers import special_id
 
 OUTSIDE = "O"
-UNNAMED = "_"  # the label of entities whose tags are a bare B or I
-ENTITY_TAG = re.compile(r"([BIES])(?:-(.+))?", re.DOTALL)  # a word begins, is inside, ends or is a single entity
+UNNAMED = "_"  # the label of entities whose tags are bare letters
+ENTITY_TAG = re.compile(r"([BIESLUMW])(?:-([^-].*))?", re.DOTALL)  # a letter alone, or with the label of its entity
+POSITIONS = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}  # by a tag's letter
+SCHEMES = ("BIES", "BILU", "BMESW")  # letters that stand together: IOB, IOE and IOBES; BILOU; BMES and BMEWO
 
 Span = tuple[int, int]  # first, and one past the last
 
@@ -221,21 +223,31 @@ def find_tags(rows: Iterable[Row], tags_column: str) -> tuple[str, ...]:
 
 
 def mark_entities(labels: Iterable[str]) -> bool:
-    """Whether tags mark entities: B-PER or the like is among them, or all are bare O, B, I, E or S."""
-    labels = set(labels)
-    return labels <= set("OBIES") or any(_split(label)[1] not in ("", UNNAMED) for label in labels)
+    """Whether a set of tags marks entities; if not, its tags are classes of words, such as parts of speech.
+
+    It does where B-PER, I-PER or the like is among the tags, whatever else is. Without such a tag every tag but O must
+    be a letter of one scheme, and carry a label (U-PER) or stand beside a bare B or I.
+    """
+    labels = set(labels) - {OUTSIDE}
+    found = [match for match in map(ENTITY_TAG.fullmatch, labels) if match]
+    letters, named = {match[1] for match in found}, any(match[2] for match in found)
+    if named and not letters.isdisjoint("BI"):
+        return True
+    alone = len(found) == len(labels) and any(letters.issubset(scheme) for scheme in SCHEMES)
+    return alone and (named or not labels or not letters.isdisjoint("BI"))
 
 
 def _split(tag: str) -> tuple[str, str]:
-    """B-PER -> B, PER; a bare B -> B, _; any other -> O and nothing."""
+    """A tag of any scheme as IOBES has it: U-PER -> S, PER; a bare M -> I, _; any other form -> O and nothing."""
     match = ENTITY_TAG.fullmatch(tag)
-    return (match[1], match[2] or UNNAMED) if match else (OUTSIDE, "")
+    return (POSITIONS[match[1]], match[2] or UNNAMED) if match else (OUTSIDE, "")
 
 
 def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
     """(label, first word, one past the last) of each entity, as CoNLL's conlleval reads tags.
 
-    I and E go on an entity of the same label that has not ended, and else begin one; tags of other forms are O.
+    The tags may be of IOB, IOE, IOBES, BILOU, BMES or BMEWO. An I or E continues an entity of the same label that has
+    not ended, and otherwise begins one. Tags of other forms count as O.
     """
     spans: list[tuple[str, int, int]] = []
     last = (OUTSIDE, "")

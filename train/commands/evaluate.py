@@ -15,10 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the table."""
+    """Prints the table, and for entities one with a row for each type."""
     from bertgpt.errors import InputError
     from train.evaluating import evaluate, load_tuned
-    from train.reports import show_table
+    from train.reports import show_table, show_types
     from train.runs import load_run
 
     if options.batch_size is not None and options.batch_size < 1:
@@ -28,4 +28,7 @@ def run(options: argparse.Namespace) -> None:
         tuned.config.data.eval = options.data
     out = options.out or Path(options.run)
     scores = evaluate(tuned, out, options.batch_size)
+    by_type = scores.pop("by_type", {})
     show_table(f"{tuned.kind}, step {tuned.run.step}", scores)
+    if by_type:
+        show_types(by_type)
