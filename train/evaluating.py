@@ -16,6 +16,7 @@ from bertgpt.tasks import SPECS, kind_of, predict_rows, respond, task_data
 from train import config as configs
 from train import finetuning, loop, metrics, parallel
 from train.config import RunConfig
+from train.folders import write_whole
 from train.runs import Run
 from train.step import eval_step
 
@@ -114,9 +115,7 @@ def write(out: Path, tuned: Tuned, scores: dict[str, Any]) -> None:
     out.mkdir(parents=True, exist_ok=True)
     rows = tuned.config.data.eval or tuned.config.data.train
     record = {"kind": tuned.kind, "step": tuned.run.step, "data": rows, **scores}
-    temporary = out / "evaluation.tmp"
-    temporary.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
-    temporary.replace(out / "evaluation.json")
+    write_whole(out / "evaluation.json", json.dumps(record, indent=2) + "\n")
 
 
 def predict(tuned: Tuned, rows: Iterable[Row], max_new_tokens: int = 64) -> Iterator[dict[str, Any]]:
