@@ -1,6 +1,7 @@
 """The size and the constants of a model, in one frozen dataclass."""
 
 import dataclasses
+import math
 
 from bertgpt.errors import InputError
 
@@ -54,8 +55,9 @@ class ModelConfig:
         ):
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
-        if self.layer_norm_eps <= 0 or self.initializer_range <= 0:
-            raise InputError("model.layer_norm_eps and model.initializer_range must be above 0")
+        for name in ("layer_norm_eps", "initializer_range"):
+            if not 0 < getattr(self, name) < math.inf:  # NaN is not, either
+                raise InputError(f"model.{name} is {getattr(self, name)}; it must be a finite number above 0")
         for name in ("hidden_dropout", "attention_dropout", "classifier_dropout"):
             if not 0 <= (getattr(self, name) or 0) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 0 and under 1")

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from bertgpt import hf_config, names, openai_release
 from bertgpt.config import ModelConfig
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_local
 from bertgpt.json_files import read_json_object
 from bertgpt.names import Entry, Family
 from bertgpt.tensor_files import SHARD_BYTES, WEIGHTS, Tensor, open_tensors, write_tensors
@@ -328,8 +328,9 @@ def replacing(folder: Path, superseded: Iterable[str] = ()) -> Iterator[Path]:
         superseded: globs of files that go where they were not written anew.
 
     Raises:
-        InputError: `folder` is a file.
+        InputError: `folder` is a file or an address.
     """
+    check_local("the folder to write to", folder)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a folder")
     folder.parent.mkdir(parents=True, exist_ok=True)

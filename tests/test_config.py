@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 
 import jax
 import jax.numpy as jnp
@@ -85,6 +86,7 @@ def test_a_preset_takes_any_field():
         ({"architecture": "t5"}, "model.architecture"),
         ({"hidden_dropout": 1.0}, "model.hidden_dropout"),
         ({"attention_dropout": -0.1}, "model.attention_dropout"),
+        ({"layer_norm_eps": 0}, "model.layer_norm_eps is 0; it must be a finite number above 0"),
         ({"num_layers": 0}, "model.num_layers"),
         ({"vocab_size": 0}, "model.vocab_size"),
         ({"num_labels": 0}, "model.num_labels"),
@@ -96,6 +98,15 @@ def test_a_preset_takes_any_field():
 def test_an_impossible_value_is_refused_by_its_key(change, key):
     with pytest.raises(bertgpt.InputError, match=key):
         bertgpt.ModelConfig(**({"architecture": "bert"} | SIZES | change))
+
+
+@pytest.mark.parametrize(
+    "field", ["layer_norm_eps", "initializer_range", "hidden_dropout", "attention_dropout", "classifier_dropout"]
+)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_what_is_not_finite_is_refused_by_its_key(field, value):
+    with pytest.raises(bertgpt.InputError, match=f"model.{field} is {value}; it must be"):
+        bertgpt.ModelConfig("bert", **SIZES, **{field: value})
 
 
 def test_labels_read_from_json_are_as_those_that_were_written():

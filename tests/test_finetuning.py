@@ -4,6 +4,7 @@ import csv
 import functools
 import io
 import json
+import shutil
 
 import jax
 import numpy as np
@@ -223,6 +224,20 @@ def test_python_predicts_as_the_command_line_does(tuned, capsys):
     assert main(["predict", str(folder), "--text", "ant", "--pair", "ant"]) == 0
     line = json.loads(capsys.readouterr().out)
     assert (line["label"], line["probability"]) == (found["label"], pytest.approx(found["probability"], abs=1e-6))
+
+
+@pytest.mark.parametrize("tuned", ["bert pairs"], indirect=True)
+def test_rows_are_found_whatever_their_file_is_called(tuned, tmp_path, monkeypatch):
+    _, folder, data = tuned
+    name = "~run #2 = [a], ${x}.jsonl"
+    shutil.copy(data, tmp_path / name)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert main(["evaluate", str(folder), f"--data=~/{name}", "--out=~/scores"]) == 0
+    assert json.loads((tmp_path / "scores" / "evaluation.json").read_text())["data"] == f"{tmp_path}/{name}"
+    assert main(["evaluate", str(folder), f"data.eval={tmp_path}/{name}", f"--out={tmp_path}/again"]) == 0
+    assert main(["predict", str(folder), f"--file=~/{name}"]) == 0
+    monkeypatch.chdir(tmp_path)
+    assert main(["predict", str(folder), "--file", name]) == 0
 
 
 def settings(bases, data, out, *overrides):
@@ -524,8 +539,8 @@ def test_a_resumed_run_may_name_the_size_that_it_began_with(bases, tmp_path):
     ("verb", "override", "message"),
     [
         ("finetune", "train.epochs=0", "train.epochs is 0.0; it must be above 0"),
-        ("finetune", "train.epochs=.inf", "train.epochs is inf; it must be above 0"),
-        ("finetune", "task.choices=5", "task.choices is 5; it must be a column or a list of columns"),
+        ("finetune", "train.epochs=.inf", "train.epochs is '.inf'; it must be a finite number"),
+        ("finetune", "task.choices=[5]", "task.choices is [5]; it must be a column or a list of columns"),
         ("pretrain", "train.epochs=2", "train.epochs is for fine-tuning; give train.steps"),
         ("pretrain", "task.kind=sft", "task.kind sft is for fine-tuning: python -m train finetune"),
     ],

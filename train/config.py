@@ -1,20 +1,20 @@
 """The run's configuration: strict dataclasses, filled from YAML and dotted overrides."""
 
+import copy
 import dataclasses
 import difflib
-import re
+import os
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
 
 from bertgpt import presets
 from bertgpt.config import ModelConfig
 from bertgpt.data.store import TextSource
 from bertgpt.data.task import KINDS, TaskSettings
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_local
+from train.yaml_files import number, read_yaml, scalar, write_yaml
 
 
 @dataclasses.dataclass
@@ -53,8 +53,8 @@ class TokenizerSection:
 class DataSection:
     """The text and how examples are cut from it."""
 
-    train: Any = None  # a path, folder, glob or package:NAME/FILE, or a list of them
-    eval: Any = None
+    train: str | list[str] | None = None  # a path, folder, glob or package:NAME/FILE, or a list of them
+    eval: str | list[str] | None = None
     eval_fraction: float = 0.01  # of the documents, held out where data.eval is absent
     text_key: str = "text"
     language: str = "en"
@@ -99,7 +99,7 @@ class TrainSection:
     eval_examples: int = 2000  # of pretraining, scored at each evaluation; a plan's epochs follow each other up to it
     patience: int = 0  # evaluations without a better one after which the run ends; 0: never
     profile: str | None = None  # the first and last step of a profiler trace, such as 100:105
-    stall_seconds: float = 600  # a step, batch, evaluation or checkpoint that takes longer is told; 0: never
+    stall_seconds: float = 600.0  # a step, batch, evaluation or checkpoint that takes longer is told; 0: never
 
 
 @dataclasses.dataclass
@@ -135,6 +135,26 @@ class RunConfig:
     out: str = "runs/run"
 
 
+SECTIONS = tuple(field.name for field in dataclasses.fields(RunConfig) if dataclasses.is_dataclass(field.type))
+
+
+def _key_types() -> dict[str, tuple[Any, ...]]:
+    """Every dotted key with the types of its value, such as (str, list[str], NoneType)."""
+    hints = typing.get_type_hints(RunConfig)
+    for section in SECTIONS:
+        hints |= {f"{section}.{name}": hint for name, hint in typing.get_type_hints(hints.pop(section)).items()}
+    return {key: typing.get_args(hint) or (hint,) for key, hint in hints.items()}
+
+
+KEYS = _key_types()
+PATHS = ("out", "data.train", "data.eval", "data.store", "model.init_from", "tokenizer.path")
+LOCAL = ("out", "data.store", "model.init_from", "tokenizer.path")  # paths that cannot be addresses
+LISTS = {
+    "data.train": "a path or a list of paths",
+    "data.eval": "a path or a list of paths",
+    "task.choices": "a column or a list of columns",
+}
+WANTED = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number"}
 CHOICES = {
     "tokenizer.kind": (None, "wordpiece", "bpe"),
     "optimizer.name": ("adamw", "lamb"),
@@ -204,31 +224,19 @@ MAY_CHANGE = (
 def load(file: str, overrides: Sequence[str] = ()) -> RunConfig:
     """The configuration in a YAML file, changed by `dotted.key=value` overrides.
 
+    A key that holds text takes it as the file spells it: `007` and `no` are texts. Comments and quotes mean what they
+    do in YAML, and null, ~ and nothing are None. An override gives such a key its text literally, except that null is
+    None, and that `[...]` is a YAML list for a key that may hold one. A path may begin with `~/`, the home folder.
+
     Raises:
         InputError: no such file, not YAML, an unknown key (the nearest is named), a wrong type or an impossible value.
     """
-    try:
-        loaded = OmegaConf.load(file)
-    except FileNotFoundError as error:
-        raise InputError(f"{file}: no such file") from error
-    except (OSError, ValueError, OmegaConfBaseException) as error:
-        raise InputError(f"{file}: cannot be read: {_one_line(error)}") from error
-    except Exception as error:  # PyYAML's errors share no base that OmegaConf exports
-        raise InputError(f"{file}: not YAML: {_one_line(error)}") from error
-    layers = [loaded, *(_parse_override(item) for item in overrides)]
-    for layer, source in zip(layers, [file, *overrides], strict=True):
-        if not isinstance(layer, DictConfig):
-            raise InputError(f"{source}: must hold keys and values")
-        _check_keys(OmegaConf.to_container(layer), source)
-    return _build(layers, file)
+    return _build(RunConfig(), [(f"{file}: ", _dotted(read_yaml(file), file)), *_layers(overrides)])
 
 
 def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The configuration, changed by `dotted.key=value` overrides; errors as `load`."""
-    layers = [_parse_override(item) for item in overrides]
-    for layer, source in zip(layers, overrides, strict=True):
-        _check_keys(OmegaConf.to_container(layer), source)
-    return _build([OmegaConf.create(to_dict(config)), *layers], "arguments")
+    """The configuration, changed by `dotted.key=value` overrides; values and errors as `load`."""
+    return _build(config, _layers(overrides))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
@@ -237,8 +245,8 @@ def to_dict(config: RunConfig) -> dict[str, Any]:
 
 
 def save(config: RunConfig, path: Path) -> None:
-    """Writes the configuration as YAML."""
-    OmegaConf.save(OmegaConf.create(to_dict(config)), path)
+    """Writes the configuration as YAML, from which `load` makes an equal one."""
+    write_yaml(to_dict(config), path)
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
@@ -324,43 +332,116 @@ def _without_preset(fields: dict[str, Any]) -> ModelConfig:
     return ModelConfig(**(constants | fields))
 
 
-def _parse_override(item: str) -> DictConfig:
-    if "=" not in item or item.startswith("="):
+def _dotted(values: dict[Any, Any], file: str) -> dict[str, Any]:
+    """The values of a file by dotted keys.
+
+    Raises:
+        InputError: an unknown key, or a section without keys.
+    """
+    dotted: dict[str, Any] = {}
+    for name, value in values.items():
+        if name not in SECTIONS:
+            if "." in str(name):
+                raise InputError(f"{file}: {name}: a dotted key is for the command line; in a file, nest the keys")
+            _check_key(str(name), file)
+            dotted[name] = value
+        elif isinstance(value, dict):
+            for key, inner in value.items():
+                _check_key(f"{name}.{key}", file)
+                dotted[f"{name}.{key}"] = inner
+        else:
+            raise InputError(f"{file}: {name} must hold keys, such as {_first_key(name)}; give one or leave {name} out")
+    return dotted
+
+
+def _check_key(name: str, source: str) -> None:
+    if name in SECTIONS:
+        raise InputError(f"{source}: {name} is a section; give a key of it, such as {_first_key(name)}")
+    if name not in KEYS:
+        near = difflib.get_close_matches(name, [*KEYS, *SECTIONS], 1, 0.0)
+        raise InputError(f"{source}: unknown key {name}; did you mean {near[0]}?")
+
+
+def _first_key(section: str) -> str:
+    return next(key for key in KEYS if key.startswith(f"{section}."))
+
+
+def _layers(overrides: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
+    return [("", _parse_override(item)) for item in overrides]
+
+
+def _parse_override(item: str) -> dict[str, Any]:
+    """`key=value` -> the key with None, a text or a list of texts."""
+    key, _, text = item.partition("=")
+    if "=" not in item or not key:
         raise InputError(f"{item!r}: overrides look like dotted.key=value")
-    key, _, value = item.partition("=")
-    if re.fullmatch(r"\d+:\d+", value):  # 2:30 is a number to base 60 in YAML
-        item = f"{key}='{value}'"
-    try:
-        return OmegaConf.from_dotlist([item])
-    except Exception as error:
-        raise InputError(f"{item!r}: not a value: {_one_line(error)}") from error
+    _check_key(key, item)
+    if text == "null":
+        return {key: None}
+    if key not in LISTS or not (text.startswith("[") and text.endswith("]")):
+        return {key: text}
+    found = scalar(text)
+    if not _is_texts(found):
+        raise InputError(f"{key} is {text}; it must be {LISTS[key]} (quote an item such as 7 or no)")
+    return {key: found}
 
 
-def _known_keys() -> set[str]:
-    known = flatten(to_dict(RunConfig()))
-    return set(known) | {key.rpartition(".")[0] for key in known if "." in key}
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(item, str) and item for item in value)
 
 
-def _check_keys(values: Any, source: str, prefix: str = "") -> None:
-    known = _known_keys()
-    for key, value in values.items():
-        name = f"{prefix}{key}"
-        if name not in known:
-            near = difflib.get_close_matches(name, known, 1, 0.0)
-            raise InputError(f"{source}: unknown key {name}; did you mean {near[0]}?")
-        if isinstance(value, dict):
-            _check_keys(value, source, f"{name}.")
-
-
-def _build(layers: Sequence[Any], source: str) -> RunConfig:
-    try:
-        merged = OmegaConf.merge(OmegaConf.structured(RunConfig), *layers)
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise InputError(f"{source}: {error.full_key or 'configuration'}: {_one_line(error)}") from error
-    assert isinstance(config, RunConfig)
+def _build(base: RunConfig, layers: Sequence[tuple[str, dict[str, Any]]]) -> RunConfig:
+    """The configuration changed by layers of (what errors begin with, values by dotted key)."""
+    config = copy.deepcopy(base)
+    for source, values in layers:
+        for key, given in values.items():
+            section, _, name = key.rpartition(".")
+            setattr(getattr(config, section) if section else config, name, _value(key, given, source))
     _check_values(config)
     return config
+
+
+def _value(key: str, given: Any, source: str) -> Any:
+    """What a file or an override gives for a key, as a value of the key's type.
+
+    Raises:
+        InputError: it is none; the error begins with `source`.
+    """
+    kind, optional = KEYS[key][0], type(None) in KEYS[key]
+    value = scalar(given) if isinstance(given, str) and kind is not str else given
+    if value is None and optional:
+        return None
+    if kind is not str:
+        value = number(kind, value)
+    elif not (isinstance(value, str) and value) and not (key in LISTS and _is_texts(value)):
+        value = None
+    if value is None:
+        wanted = LISTS.get(key, WANTED[kind]) + (", or null" if optional else "")
+        raise InputError(f"{source}{key} is {_shown(given)}; it must be {wanted}")
+    return expand_home(value, f"{source}{key}") if key in PATHS else value
+
+
+def _shown(given: Any) -> str:
+    """A value in an error; one that may be of any size by its kind alone."""
+    if isinstance(given, str):
+        return repr(given[:80]) if given else "empty"
+    return "null" if given is None else f"a {'list' if isinstance(given, list) else 'mapping'}"
+
+
+def expand_home(path: Any, name: str) -> Any:
+    """A path, or each of a list, with the home folder in the place of a `~` at its beginning, as a shell has it.
+
+    Raises:
+        InputError: there is no home folder; the error begins with `name`.
+    """
+    if isinstance(path, list):
+        return [expand_home(item, name) for item in path]
+    if path != "~" and not path.startswith("~/"):
+        return path
+    expanded = os.path.expanduser(path)
+    if expanded.startswith("~"):
+        raise InputError(f"{name} is {path}, but no home folder is known; set HOME or give the full path")
+    return expanded
 
 
 def _check_values(config: RunConfig) -> None:
@@ -374,11 +455,9 @@ def _check_values(config: RunConfig) -> None:
     for key, limit in UNDER.items():
         if flat[key] >= limit:
             raise InputError(f"{key} is {flat[key]}; it must be under {limit}")
-    for key in ("data.train", "data.eval"):
-        if flat[key] is not None and not _is_inputs(flat[key]):
-            raise InputError(f"{key} is {flat[key]!r}; it must be a path or a list of paths")
-    if not _is_inputs(config.task.choices):
-        raise InputError(f"task.choices is {config.task.choices!r}; it must be a column or a list of columns")
+    for key in LOCAL:
+        if flat[key] is not None:
+            check_local(key, flat[key])
     if config.train.epochs is not None and not 0 < config.train.epochs < 1e6:
         raise InputError(f"train.epochs is {config.train.epochs}; it must be above 0")
     if config.train.profile is not None:
@@ -395,15 +474,5 @@ def parse_steps(text: str) -> tuple[int, int]:
     """
     first, _, last = text.partition(":")
     if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
-        raise InputError(
-            f"train.profile is {text!r}; give the first and the last step, such as 100:105 (in a file within quotes)"
-        )
+        raise InputError(f"train.profile is {text!r}; give the first and the last step, such as 100:105")
     return int(first), int(last)
-
-
-def _is_inputs(value: Any) -> bool:
-    return isinstance(value, str) or (isinstance(value, list) and all(isinstance(item, str) for item in value))
-
-
-def _one_line(error: BaseException) -> str:
-    return str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__

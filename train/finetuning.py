@@ -249,7 +249,7 @@ def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
         key = jax.random.key(config.seed)
         model, params = adapt(base.model, base.params, architecture, model_config, tokenizer, key=key)
     model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat)
-    parts = [data_digest(config.data.train), data_digest(config.data.eval) if config.data.eval else HELD_OUT]
+    parts = [data_digest(config.data.train or []), data_digest(config.data.eval) if config.data.eval else HELD_OUT]
     job = job_for(settings, data, model, params, examples["train"], examples["eval"], "-".join(parts))
     if config.data.pack:
         packed = Packed(TaskExamples(data, examples["train"]), most_examples(data.frame.length), config.seed)

@@ -16,11 +16,11 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import save_tokenizer
 from train import config as configs
 from train import flops, hosts, loader, parallel, reports
 from train.checkpoints import Checkpoints, restore_newest
 from train.config import RunConfig
+from train.folders import write_whole
 from train.optimizers import make_optimizer, make_schedule
 from train.parallel import Strategy
 from train.reports import say
@@ -134,7 +134,7 @@ def run(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Train
         )
         if hosts.is_first():
             configs.save(config, out / "config.yaml")
-            save_tokenizer(job.tokenizer, out)
+            write_whole(out / "tokenizer.json", job.tokenizer.to_str(pretty=True))
         return trainer, run_steps(trainer, progress, checkpoints)
 
 

@@ -22,7 +22,7 @@ from bertgpt.data.bert import BertPairs, pack_pairs
 from bertgpt.data.gpt import GptPieces, GptWindows
 from bertgpt.data.packing import Packed, most_examples
 from bertgpt.data.store import Split, TextSource
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_local
 from bertgpt.pretrained import example_ids, family_of_folder
 from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
 from train import config as configs
@@ -72,6 +72,7 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     Raises:
         InputError: the folder is neither, or has no such checkpoint that can be read.
     """
+    check_local("the run or model folder", folder)
     folder = Path(folder)
     if not (folder / "config.yaml").is_file():
         return _load_model_folder(folder, step)

@@ -85,7 +85,7 @@ class TaskSettings:
     text: str = "text"
     pair: str | None = None  # the column of a second text
     label: str = "label"  # of a multiple choice: its number from 0
-    choices: Any = "choices"  # the column of a list, or a list of columns
+    choices: str | list[str] = "choices"  # the column of a list, or a list of columns
     question: str = "question"
     context: str = "context"
     answers: str = "answers"

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_local
 
 FORMATS = ("huggingface", "stablehlo")
 
@@ -18,6 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Writes the folder."""
+    check_local("the folder to write to", options.folder)
     if (Path(options.folder) / "checkpoints").is_dir():
         raise InputError(f"{options.folder} is a run; give another folder, which is made or replaced")
 

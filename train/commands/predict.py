@@ -60,12 +60,14 @@ def _rows(tuned: Any, options: argparse.Namespace) -> Iterator[Any]:
     from bertgpt.data.readers import read_rows
     from bertgpt.data.task import Row
     from bertgpt.errors import InputError
+    from train.config import expand_home
     from train.evaluating import main_column
     from train.reports import check_text
 
     task, column = tuned.config.task, main_column(tuned)
     if options.file is not None:
-        return read_rows(options.file, word_column=task.word_column, tag_column=task.tag_column)
+        file = expand_home(options.file, "--file")
+        return read_rows(file, word_column=task.word_column, tag_column=task.tag_column)
     given = {
         column: options.text,
         task.pair or "pair": options.pair,

@@ -1,0 +1,414 @@
+"""The run's configuration: texts arrive as they were given, numbers are what they look like, paths are local."""
+
+import math
+import os
+import typing
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+import bertgpt
+from train import config as configs
+from train.__main__ import main
+from train.config import KEYS, RunConfig, flatten, load, override, save, to_dict
+
+TEXTS = ["007", "1e3", "1_000", "0x10", "no", "NULL", "true", "2024-01-01", "1:30", "#2", "#2 String", "run #2", "a: b"]
+TEXTS += [
+    "${x}",
+    "${x",
+    "\\${x}",
+    "???",
+    "~",
+    "[a]",
+    "{a: b}",
+    "- a",
+    " a ",
+    "a=b",
+    "&a",
+    "*a",
+    "!!int 3",
+    "<<",
+    "=",
+    "%",
+]
+TEXTS += ["'a'", '"a"', "a\nb", "a\r\nb", "\x85", "\u2028", "\ufeff", "\x00", "\udc80", "größe", "a" * 200, "a b " * 60]
+TEXT = st.one_of(st.text(min_size=1), st.sampled_from(TEXTS), st.text(" \n\t\x85:#-'\"\\[]{}a~", min_size=1))
+PATH_KEYS = ["out", "data.train", "data.eval", "data.store", "model.init_from", "tokenizer.path"]
+
+
+def flat(config: RunConfig) -> dict:
+    return flatten(to_dict(config))
+
+
+@pytest.fixture
+def read(tmp_path):
+    """(YAML, *overrides) -> every value by its dotted key."""
+
+    def read(text, *overrides):
+        (tmp_path / "run.yaml").write_text(text, encoding="utf-8")
+        return flat(load(str(tmp_path / "run.yaml"), overrides))
+
+    return read
+
+
+@pytest.fixture
+def refused(read):
+    """(YAML, *overrides) -> the error's one line."""
+
+    def refused(text, *overrides):
+        with pytest.raises(bertgpt.InputError) as caught:
+            read(text, *overrides)
+        return str(caught.value)
+
+    return refused
+
+
+def nested(key: str, value: str) -> str:
+    """A file of one key."""
+    section, _, name = key.rpartition(".")
+    return f"{section}:\n  {name}: {value}\n" if section else f"{name}: {value}\n"
+
+
+# Texts of the command line
+
+
+@pytest.mark.parametrize("text", TEXTS)
+@pytest.mark.parametrize("key", ["task.pair", "task.choices", "data.text_key"])
+def test_an_override_gives_its_text_literally(key, text, read):
+    if key == "task.choices" and text == "[a]":
+        return
+    assert read("seed: 0", f"{key}={text}")[key] == text
+
+
+@given(TEXT.filter(lambda text: text != "null"))
+def test_any_text_is_literal(text):
+    config = override(RunConfig(), [f"task.pair={text}"])
+    assert config.task.pair == text
+    assert override(config, ["task.label=no"]).task.pair == text  # a second change, as evaluate makes, keeps it
+
+
+def test_null_and_nothing_on_the_command_line(read, refused):
+    assert read("task: {pair: a}", "task.pair=null")["task.pair"] is None
+    assert "out is null; it must be a text" in refused("", "out=null")
+    assert "task.pair is empty; it must be a text, or null" in refused("", "task.pair=")
+    assert "data.train is empty; it must be a path or a list of paths, or null" in refused("", "data.train=")
+
+
+@pytest.mark.parametrize("key", ["data.train", "data.eval", "task.choices"])
+def test_a_list_on_the_command_line_is_one_of_texts(key, read, refused):
+    assert read("", f"{key}=[a, 'run #2', \"b, c\", gs://x/*.txt]")[key] == ["a", "run #2", "b, c", "gs://x/*.txt"]
+    for text in ("[1, 2]", "[a, no]", "[a, [b]]", "[a, null]", "[a #2, b]", "[a, {b: c}]", "[a, '']", "[]", "[a]]"):
+        assert f"{key} is {text}; it must be a " in refused("", f"{key}={text}")
+        assert "or a list of" in refused("", f"{key}={text}")
+
+
+def test_a_bracket_alone_makes_no_list(read):
+    assert read("", "data.train=[a].txt")["data.train"] == "[a].txt"
+    assert read("", "data.train=./[ab]")["data.train"] == "./[ab]"
+    assert read("", "out=[a]", "task.label=[a]")["out"] == "[a]"
+
+
+# Texts of a file
+
+
+@pytest.mark.parametrize("key", ["out", "task.label", "task.pair", "tokenizer.path", "data.train", "task.choices"])
+@pytest.mark.parametrize(
+    "text",
+    ["007", "1_000", "1e3", "1.50", "0x10", "1:30", "no", "Yes", "on", "2024-01-01", ".inf", "=", "${x}", "${x", "???"],
+)
+def test_a_file_gives_a_text_as_it_is_spelt(key, text, read):
+    assert read(nested(key, text))[key] == text
+
+
+@pytest.mark.parametrize(
+    ("yaml", "text"),
+    [
+        ("run # the second", "run"),
+        ("run#2", "run#2"),
+        ("'run #2'", "run #2"),
+        ('"a\\tb"', "a\tb"),
+        ("'null'", "null"),
+        ("'~'", "~"),
+        ("|-\n    a\n    b", "a\nb"),
+        ("!!str 007", "007"),
+        ("!!int 007", "007"),
+    ],
+)
+def test_comments_quotes_and_blocks_keep_their_meaning(yaml, text, read):
+    assert read(nested("task.pair", yaml))["task.pair"] == text
+
+
+@pytest.mark.parametrize("yaml", ["null", "Null", "NULL", "~", "", "# nothing", "!!null a"])
+def test_null_and_nothing_in_a_file_are_absent(yaml, read, refused):
+    found = read(nested("task.pair", yaml) + nested("train.epochs", yaml) + nested("data.train", yaml))
+    assert (found["task.pair"], found["train.epochs"], found["data.train"]) == (None, None, None)
+    assert "run.yaml: out is null; it must be a text" in refused(nested("out", yaml))
+    assert "run.yaml: train.steps is null; it must be a whole number" in refused(nested("train.steps", yaml))
+
+
+def test_items_of_a_list_in_a_file_are_as_they_are_spelt(read, refused):
+    assert read("data: {train: [007, no, 'a, b']}")["data.train"] == ["007", "no", "a, b"]
+    assert read("task:\n  choices:\n  - 1e3\n  - ${x}")["task.choices"] == ["1e3", "${x}"]
+    for items in ("[]", "[~]", "[[a]]", "[{a: b}]", "['']"):
+        assert "data.train is a list; it must be a path or a list of paths, or null" in refused(
+            f"data: {{train: {items}}}"
+        )
+    assert "out is a list; it must be a text" in refused("out: [a]")
+    assert "data.train is a mapping; it must be a path" in refused("data: {train: {a: b}}")
+    assert "task.pair is empty; it must be a text" in refused("task: {pair: ''}")
+
+
+def test_anchors_and_merges_are_read_and_no_key_twice(read, refused):
+    found = read("seed: &n 010\nout: *n\ndata: {train: &t [007], eval: *t}")
+    assert (found["seed"], found["out"], found["data.train"], found["data.eval"]) == (8, "010", ["007"], ["007"])
+    found = read("train: {<<: [{steps: 2, patience: 1}, {steps: 3, log_every: 4}], patience: 5}")
+    assert [found[f"train.{name}"] for name in ("steps", "patience", "log_every")] == [2, 5, 4]
+    assert "not YAML: line 3: key out twice" in refused("out: a\nseed: 1\nout: b")
+    assert "not YAML: line 1: key steps twice" in refused("train: {steps: 1, steps: 1}")
+    assert "<< needs keys and values" in refused("train: {<<: 5}")
+    assert "a key is no text" in refused("? [a]\n: b")
+
+
+@pytest.mark.parametrize(
+    ("yaml", "message"),
+    [
+        ("train: &t {<<: *t}", "nested too deeply"),
+        ("[" * 600, "nested too deeply"),
+        ("data: {train: &a [*a]}", "recursive"),
+        (
+            "a0: &a0 {b: c}\n" + "".join(f"a{i}: &a{i} {{<<: [*a{i - 1}, *a{i - 1}]}}\n" for i in range(1, 60)),
+            "unknown key a0",
+        ),
+        (
+            "a0: &a0 [b]\n" + "".join(f"a{i}: &a{i} [*a{i - 1}, *a{i - 1}]\n" for i in range(1, 60)) + "out: *a59",
+            "unknown key",
+        ),
+        ("train:\n  steps: [", "not YAML: line 2: "),
+        ("seed: 1\n---\nseed: 2", "not YAML: line 2: "),
+        ("out: 'a", "not YAML: line 1: "),
+        ("\x01", "not YAML: "),
+        ("- a", "must hold keys and values"),
+        ("a", "must hold keys and values"),
+        ("#" * (1 << 20) + "\n", "over 1048576 bytes"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_what_is_no_configuration_is_refused_at_once(yaml, message, refused):
+    assert message in refused(yaml)
+
+
+def test_bytes_that_are_no_utf8_and_no_file_are_refused(tmp_path):
+    (tmp_path / "run.yaml").write_bytes(b"out: \xff")
+    with pytest.raises(bertgpt.InputError, match="run.yaml: not YAML: "):
+        load(str(tmp_path / "run.yaml"))
+    with pytest.raises(bertgpt.InputError, match="cannot be read: "):
+        load(str(tmp_path))
+
+
+@given(TEXT, st.lists(TEXT, min_size=1, max_size=3), TEXT, st.floats(0, 1e30), st.booleans())
+def test_a_saved_configuration_reads_back_equal(tmp_path_factory, text, texts, name, rate, flag):
+    path = tmp_path_factory.getbasetemp() / "saved.yaml"
+    config = RunConfig()
+    config.task.pair, config.task.choices, config.data.text_key, config.task.label = text, texts, name, name
+    config.optimizer.learning_rate, config.data.pack = rate, flag
+    config.out = config.data.store = f"./{text}"
+    config.data.train, config.data.eval = [f"./{item}" for item in texts], f"./{name}"
+    save(config, path)
+    assert load(str(path)) == config
+
+
+def test_a_saved_configuration_stays_readable(tmp_path):
+    config = RunConfig()
+    config.data.train, config.task.pair, config.optimizer.eps = ["größe.txt", "007"], "#2 String", 1e-6
+    save(config, tmp_path / "config.yaml")
+    text = (tmp_path / "config.yaml").read_text(encoding="utf-8")
+    assert text.startswith("model:\n  preset: null\n")
+    for line in ("  - größe.txt\n", "  - '007'\n", "  pair: '#2 String'\n", "  eps: 1.0e-06\n", "out: runs/run\n"):
+        assert line in text
+
+
+# Keys
+
+
+@pytest.mark.parametrize(
+    ("yaml", "overrides", "message"),
+    [
+        ("train: {stepz: 1}", [], "run.yaml: unknown key train.stepz; did you mean train.steps?"),
+        ("", ["train.stepz=1"], "train.stepz=1: unknown key train.stepz; did you mean train.steps?"),
+        ("train.steps: 5", [], "run.yaml: train.steps: a dotted key is for the command line"),
+        ("~: 5", [], "unknown key None"),
+        ("optimizer:", [], "run.yaml: optimizer must hold keys, such as optimizer.name"),
+        ("train: 5", [], "run.yaml: train must hold keys, such as train.steps"),
+        ("", ["train=5"], "train=5: train is a section; give a key of it, such as train.steps"),
+        ("", ["train.steps"], "'train.steps': overrides look like dotted.key=value"),
+        ("", ["=5"], "'=5': overrides look like dotted.key=value"),
+    ],
+)
+def test_a_key_that_is_none_is_named(yaml, overrides, message, refused):
+    assert message in refused(yaml, *overrides)
+
+
+def test_every_key_has_a_type_that_is_read():
+    assert set(KEYS) == set(flat(RunConfig()))
+    assert {types[0] for types in KEYS.values()} == {str, bool, int, float}
+    for key, value in flat(RunConfig()).items():
+        assert type(value) in KEYS[key]
+    lists = {key for key, types in KEYS.items() if any(typing.get_origin(kind) is list for kind in types)}
+    assert lists == set(configs.LISTS)
+
+
+# Numbers
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "value"),
+    [
+        ("train.steps", "5", 5),
+        ("train.steps", "1_000", 1000),
+        ("train.steps", "0x10", 16),
+        ("train.steps", "'5'", 5),
+        ("train.steps", "5 # five", 5),
+        ("optimizer.learning_rate", "1e-4", 1e-4),
+        ("optimizer.learning_rate", "5.0e-5", 5e-5),
+        ("optimizer.learning_rate", "1", 1.0),
+        ("optimizer.clip_norm", ".5", 0.5),
+        ("train.epochs", "null", None),
+        ("train.epochs", "~", None),
+        ("train.epochs", "", None),
+        ("data.pack", "true", True),
+        ("data.pack", "YES", True),
+        ("data.pack", "on", True),
+        ("data.pack", "y", True),
+        ("data.pack", "1", True),
+        ("tokenizer.lowercase", "off", False),
+        ("tokenizer.lowercase", "0", False),
+    ],
+)
+def test_numbers_and_truths_are_those_of_yaml(key, text, value, read):
+    for found in (read("", f"{key}={text}")[key], read(nested(key, text))[key]):
+        assert (found, type(found)) == (value, type(value))
+
+
+@pytest.mark.parametrize(
+    ("key", "text", "wanted"),
+    [
+        ("train.steps", "true", "a whole number"),
+        ("train.steps", "1.5", "a whole number"),
+        ("train.batch_size", "1.0", "a whole number"),
+        ("train.batch_size", "1e3", "a whole number"),
+        ("train.batch_size", "many", "a whole number"),
+        ("train.batch_size", "1:30", "a whole number"),
+        ("train.batch_size", "2024-01-01", "a whole number"),
+        ("train.batch_size", "${seed}", "a whole number"),
+        ("train.batch_size", "9" * 5000, "a whole number"),
+        ("train.batch_size", "!!bool a", "a whole number"),
+        ("seed", "no", "a whole number"),
+        ("data.workers", "yes", "a whole number, or null"),
+        ("data.pack", "3", "true or false"),
+        ("data.pack", "1.0", "true or false"),
+        ("data.pack", "maybe", "true or false"),
+        ("data.pack", "[true]", "true or false"),
+        ("data.pack", "0x" + "f" * 5000, "true or false"),
+        ("optimizer.learning_rate", "true", "a finite number"),
+        ("optimizer.learning_rate", "1:30.5", "a finite number"),
+        ("optimizer.learning_rate", "fast", "a finite number"),
+        ("optimizer.learning_rate", "[1.0]", "a finite number"),
+        ("optimizer.learning_rate", "{a: 1}", "a finite number"),
+        ("task.null_threshold", "no", "a finite number, or null"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_what_would_have_to_change_to_be_a_number_is_refused(key, text, wanted, refused):
+    for line in (refused("", f"{key}={text}"), refused(nested(key, text))):
+        assert f"{key} is " in line
+        assert line.endswith(f"; it must be {wanted}")
+        assert len(line) < 300
+
+
+@pytest.mark.parametrize("key", [key for key, types in KEYS.items() if types[0] is float])
+@pytest.mark.parametrize("text", ["nan", ".nan", "inf", ".inf", "-.INF", "1e999", "9" * 400])
+def test_no_key_takes_what_is_not_finite(key, text, refused):
+    for line in (refused("", f"{key}={text}"), refused(nested(key, text))):
+        assert f"{key} is '{text[:80]}'; it must be a finite number" in line
+    assert math.isfinite(flat(RunConfig())[key] or 0)
+
+
+# Paths
+
+
+@pytest.mark.parametrize("key", PATH_KEYS)
+def test_a_tilde_in_a_path_is_the_home_folder(key, read, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    for path, expected in {
+        "~": "/home/ann",
+        "~/run #2": "/home/ann/run #2",
+        "~bob/x": "~bob/x",
+        "./~/x": "./~/x",
+        "a/~/x": "a/~/x",
+    }.items():
+        assert read("", f"{key}={path}")[key] == expected
+        assert read(nested(key, f"'{path}'"))[key] == expected
+    assert read(nested(key, "~/x"))[key] == "/home/ann/x"
+
+
+def test_a_tilde_stays_where_no_path_is_meant(read, monkeypatch):
+    monkeypatch.setenv("HOME", "/home/ann")
+    assert read("", "data.train=[~/a, b, '~']")["data.train"] == ["/home/ann/a", "b", "/home/ann"]
+    assert read("data: {eval: [~/a, '~/b']}")["data.eval"] == ["/home/ann/a", "/home/ann/b"]
+    assert read("", "task.pair=~/x", "task.choices=~")["task.pair"] == "~/x"
+    kept = ["gs://~/x", "package:name/~/x"]
+    assert read("", f"data.train=[{', '.join(kept)}]")["data.train"] == kept
+
+
+def test_a_tilde_without_a_home_folder_is_refused(refused, monkeypatch):
+    monkeypatch.setattr(os.path, "expanduser", lambda path: path)  # as where the user has no entry and no HOME
+    assert "out is ~/x, but no home folder is known; set HOME or give the full path" in refused("out: ~/x")
+
+
+@pytest.mark.parametrize("key", ["out", "data.store", "model.init_from", "tokenizer.path"])
+@pytest.mark.parametrize(
+    "address", ["gs://bucket/x", "s3://bucket", "file:///tmp/x", "simplecache::gs://b/x", "hf://a/b"]
+)
+def test_an_address_is_refused_where_a_folder_is_needed(key, address, read, refused):
+    for line in (refused("", f"{key}={address}"), refused(nested(key, address))):
+        assert f"{key} is {address}, an address; give a folder on this machine or on a disk that machines share" in line
+    assert read("", f"data.train={address}", f"data.eval=[{address}]")["data.train"] == address
+    for path in ("runs/a:b", "a:b/c", "./gs://x", "C:/x", "/gs://x"):
+        assert read("", f"{key}={path}")[key] == path
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["prepare", "run.yaml", "data.store=gs://bucket/x"],
+        ["pretrain", "run.yaml", "out=gs://bucket/x"],
+        ["finetune", "run.yaml", "out=gs://bucket/x"],
+        ["plan", "run.yaml", "out=gs://bucket/x"],
+        ["export", "run", "gs://bucket/x"],
+        ["export", "run", "gs://bucket/x", "--format", "stablehlo"],
+        ["export", "gs://bucket/x", "model"],
+        ["evaluate", "run", "--out", "gs://bucket/x"],
+        ["evaluate", "gs://bucket/x"],
+        ["predict", "gs://bucket/x", "--text", "a"],
+    ],
+    ids=" ".join,
+)
+def test_no_command_makes_a_folder_of_an_address(arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "run.yaml").write_text("seed: 0")
+    assert main(arguments) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "gs://bucket/x, an address; give a folder on this machine" in line
+    assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
+
+
+def test_python_writes_no_model_to_an_address(tmp_path, monkeypatch, saved):
+    _, model, params = saved("BertModel")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+    for folder in ("gs://bucket/x", Path("gs://bucket/x")):
+        with pytest.raises(bertgpt.InputError, match="gs:/bucket/x, an address; give a folder on this machine"):
+            bertgpt.save_pretrained(folder, model, params)
+    assert list(Path().iterdir()) == []

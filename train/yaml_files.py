@@ -1,0 +1,120 @@
+"""YAML files whose scalars are read as they are spelt, and what a scalar is as a number."""
+
+import math
+import re
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from bertgpt.errors import InputError
+from train.folders import write_whole
+
+MAX_YAML = 1 << 20  # bytes of a configuration
+NULL = "tag:yaml.org,2002:null"
+TRUTH = {"true": True, "yes": True, "y": True, "on": True, "1": True} | {
+    "false": False,
+    "no": False,
+    "n": False,
+    "off": False,
+    "0": False,
+}
+
+
+class AsSpelt(yaml.BaseLoader):
+    """Reads every scalar as the text that stands in the file, whatever it looks like; null, ~ and nothing are None."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        """Also merges `<<` and refuses a key that stands there twice, which BaseLoader does not."""
+        self._merge(node)
+        return super().construct_mapping(node, deep=deep)
+
+    def _merge(self, node: yaml.Node) -> None:
+        if not isinstance(node, yaml.MappingNode):
+            raise yaml.constructor.ConstructorError(None, None, "<< needs keys and values", node.start_mark)
+        pairs: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+        merged: list[yaml.Node] = []
+        for key, value in node.value:
+            if not isinstance(key, yaml.ScalarNode):
+                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key.start_mark)
+            if key.value in pairs:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key.value} twice", key.start_mark)
+            if key.value == "<<":
+                merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
+            else:
+                pairs[key.value] = (key, value)
+        for other in merged:  # the first that has a key decides it
+            self._merge(other)
+            for pair in other.value:
+                pairs.setdefault(pair[0].value, pair)
+        node.value = list(pairs.values())
+
+
+AsSpelt.add_implicit_resolver(NULL, re.compile(r"(?:~|null|Null|NULL|)$"), ["~", "n", "N", ""])
+AsSpelt.add_constructor(NULL, lambda loader, node: None)
+
+
+def read_yaml(file: str) -> dict[Any, Any]:
+    """The keys and values of a YAML file: texts as they are spelt, None, and lists and dictionaries of these.
+
+    Raises:
+        InputError: it is missing, too large, not YAML, or holds no keys and values.
+    """
+    try:
+        with open(file, "rb") as stream:
+            raw = stream.read(MAX_YAML + 1)
+        if len(raw) > MAX_YAML:
+            raise InputError(f"{file}: over {MAX_YAML} bytes; not a configuration")
+        values = yaml.load(raw, AsSpelt)
+    except FileNotFoundError as error:
+        raise InputError(f"{file}: no such file") from error
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
+    except RecursionError as error:
+        raise InputError(f"{file}: not YAML that can be read: nested too deeply") from error
+    except yaml.YAMLError as error:
+        mark = getattr(error, "problem_mark", None)
+        problem = f"line {mark.line + 1}: {error.problem}" if mark else str(error)  # type: ignore[attr-defined]
+        raise InputError(f"{file}: not YAML: {problem}") from error
+    if not isinstance(values, dict | None):
+        raise InputError(f"{file}: must hold keys and values")
+    return values or {}
+
+
+class Dumper(yaml.SafeDumper):
+    """Escapes line breaks and control characters in quotes: PyYAML writes U+0085 so that it reads back as a newline."""
+
+
+Dumper.add_representer(
+    str,
+    lambda dumper, text: dumper.represent_scalar(
+        "tag:yaml.org,2002:str", text, style=None if text.isprintable() else '"'
+    ),
+)
+
+
+def write_yaml(values: dict[str, Any], path: Path) -> None:
+    """Writes values so that `read_yaml` has texts, None and lists back as they are."""
+    write_whole(path, yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True))
+
+
+def scalar(text: str) -> Any:
+    """What a text is to YAML; the text itself where it is not YAML, or a number to base 60 such as 1:30."""
+    try:
+        value = yaml.safe_load(text)
+    except Exception:  # the constructor of a tag such as !!bool raises what it likes
+        return text
+    return text if isinstance(value, int | float) and ":" in text else value
+
+
+def number(kind: type, value: Any) -> bool | int | float | None:
+    """What `scalar` gave, as a bool, int or finite float; None where it is none, or would have to change to be one."""
+    try:
+        if kind is bool:
+            return TRUTH.get(str(value).lower()) if isinstance(value, bool | int | str) else None
+        if isinstance(value, bool) or not isinstance(value, (int, str) if kind is int else (int, float, str)):
+            return None
+        found = kind(value)
+        return found if math.isfinite(found) else None
+    except (ValueError, OverflowError):
+        return None
