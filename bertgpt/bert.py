@@ -4,19 +4,24 @@ import dataclasses
 from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
+from bertgpt.errors import check_array
 from bertgpt.layers import (
     ACTIVATIONS,
     Dropout,
+    Embedding,
     Model,
     Stack,
+    check_inputs,
     dense,
     flatten_choices,
     layer_norm,
+    look_up,
     weight_init,
 )
 from bertgpt.outputs import ModelOutput
@@ -33,7 +38,7 @@ class BertEmbeddings(nn.Module):
         config = self.config
         sizes = {"token": config.vocab_size, "position": config.max_positions, "segment": config.type_vocab_size}
         self.token, self.position, self.segment = (
-            nn.Embed(size, config.hidden_size, embedding_init=weight_init(config), name=name)
+            Embedding(size, config.hidden_size, embedding_init=weight_init(config), name=name)
             for name, size in sizes.items()
         )
         self.norm = layer_norm(config, self.dtype, "norm")
@@ -77,22 +82,27 @@ class BertModel(Model):
         deterministic: bool = True,
         output_hidden_states: bool = False,
     ) -> ModelOutput:
-        """Encodes ids.
+        """Encodes ids. One outside its range gives NaN there and wherever attention spreads it.
 
         Args:
-            input_ids: [B T] int, under `vocab_size` (JAX does not check: validate on the host).
+            input_ids: [B T] int, under `vocab_size`; at most `max_positions` in a row, or more with `position_ids`.
             attention_mask: [B T], nonzero = a real token; None: all are.
-            token_type_ids: [B T] segments 0 and 1; None: all 0.
-            position_ids: [B T] or [1 T], under `max_positions`; None: 0, 1, 2, ...
-            pack_ids: [B T], equal within one example of a row; None: a row is one example.
-            cls_positions: [B K], where the [CLS] of each example stands; None: at 0. Given, `pooler_output` and all
-                that heads make of it have an axis K after B.
+            token_type_ids: [B T] int, under `type_vocab_size`; None: all 0.
+            position_ids: [B T] or [1 T] int, under `max_positions`; None: 0, 1, 2, ...
+            pack_ids: [B T] int, equal within one example of a row; None: a row is one example.
+            cls_positions: [B K] int under T, where the [CLS] of each example stands; None: at 0. Given, `pooler_output`
+                and all that heads make of it have an axis K after B.
             deterministic: False needs `rngs={"dropout": key}`.
             output_hidden_states: also return every layer's output.
+
+        Raises:
+            InputError: the arguments' shapes do not fit together, or a row is too long; raised while tracing.
         """
+        others = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "pack_ids": pack_ids}
+        check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **others)
         embedded = self.embeddings(input_ids, token_type_ids, position_ids, deterministic)
         layers = self.stack(embedded, attention_mask, pack_ids, deterministic)
-        first = layers[-1][:, 0] if cls_positions is None else gather_positions(layers[-1], cls_positions)
+        first = layers[-1][:, 0] if cls_positions is None else gather(layers[-1], "cls_positions", cls_positions)
         return ModelOutput(
             last_hidden_state=layers[-1],
             pooler_output=jnp.tanh(self.pooler(first)) if self.add_pooling_layer else None,
@@ -137,11 +147,11 @@ class BertForPreTraining(Model):
         """As `BertModel`, with `nsp_logits` [B 2] (with `cls_positions` [B K 2]) and `mlm_logits`.
 
         Args:
-            masked_positions: [B P] int: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
+            masked_positions: [B P] int under T: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
             output_logits: False: `mlm_logits` is what they are made of, for losses that never write them all out.
         """
         output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, **options)
-        x = gather_positions(output.last_hidden_state, masked_positions)
+        x = gather(output.last_hidden_state, "masked_positions", masked_positions)
         head = self.mlm_head(x, self.bert.embeddings.token.embedding)
         return dataclasses.replace(
             output,
@@ -150,9 +160,12 @@ class BertForPreTraining(Model):
         )
 
 
-def gather_positions(x: Array, positions: Array | None) -> Array:
-    """x [B T D] at positions [B P] -> [B P D]; all of x where there are none."""
-    return x if positions is None else jnp.take_along_axis(x, positions[:, :, None], axis=1)
+def gather(x: Array, name: str, positions: Array | None) -> Array:
+    """x [B T D] at positions [B P] -> [B P D], NaN beyond x; all of x where there are none. `name` is their name."""
+    if positions is None:
+        return x
+    check_array(name, positions, "BP", {"B": x.shape[0]})
+    return jax.vmap(look_up)(x, positions)
 
 
 class BertForMaskedLM(Model):
@@ -174,7 +187,7 @@ class BertForMaskedLM(Model):
     ) -> ModelOutput:
         """As `BertForPreTraining`, without `nsp_logits`."""
         output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, **options)
-        x = gather_positions(output.last_hidden_state, masked_positions)
+        x = gather(output.last_hidden_state, "masked_positions", masked_positions)
         return dataclasses.replace(output, mlm_logits=self.mlm_head(x, self.bert.embeddings.token.embedding).logits())
 
 
@@ -248,11 +261,13 @@ class BertForMultipleChoice(Model):
         **options: Any,
     ) -> ModelOutput:
         """Every input is [B C T]; adds `mc_logits` [B C]. The other fields have B x C rows."""
-        choices = input_ids.shape[:2]
-        inputs = flatten_choices(input_ids, attention_mask, token_type_ids, position_ids)
+        others = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
+        inputs = flatten_choices(self.config, input_ids, **others)
         output = self.bert(*inputs, deterministic=deterministic, **options)
         x = self.dropout(output.pooler_output, deterministic=deterministic)
-        return dataclasses.replace(output, mc_logits=self.classifier(x).astype(jnp.float32).reshape(choices))
+        return dataclasses.replace(
+            output, mc_logits=self.classifier(x).astype(jnp.float32).reshape(input_ids.shape[:2])
+        )
 
 
 class BertForTokenClassification(Model):

@@ -18,7 +18,7 @@ from jax.typing import DTypeLike
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_ids
 from bertgpt.gpt import OpenAIGPTLMHeadModel
-from bertgpt.layers import ACTIVATIONS, layer_norm, mix
+from bertgpt.layers import ACTIVATIONS, layer_norm, look_up, mix
 from bertgpt.vocabulary import VocabularyHead
 
 BUCKET = 16  # batches of one size share a compiled program up to 16, 32, 64, ... tokens of prompt and continuation
@@ -324,7 +324,7 @@ def _forward(
     params, head = params["transformer"], params["head"]
     slot = start + jnp.arange(ids.shape[1])  # [T]
     position = jnp.maximum(slot[None] - pad[:, None], 0)  # [B T]
-    x = params["token"]["embedding"][ids] + params["position"]["embedding"][position]
+    x = look_up(params["token"]["embedding"], ids) + look_up(params["position"]["embedding"], position)
     x = x.astype(dtype)  # [B T D]
     seen = jnp.arange(cache[0][0].shape[1])  # [S]
     mask = (seen[None, None] <= slot[None, :, None]) & (seen[None, None] >= pad[:, None, None])  # [B T S]

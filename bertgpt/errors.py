@@ -1,6 +1,7 @@
 """The one exception for a mistake that the user can mend."""
 
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ class InputError(ValueError):
 def check_ids(ids: Any, vocab_size: int) -> None:
     """
     Raises:
-        InputError: an id of the array is beyond the vocabulary, which JAX would clamp in silence.
+        InputError: an id of the array is outside the vocabulary, so that its row's outputs would be NaN.
     """
     if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
         raise InputError(f"token ids from {ids.min()} to {ids.max()} do not fit the vocabulary of {vocab_size}")
@@ -37,3 +38,33 @@ def check_local(name: str, path: str | Path) -> None:
             f"{name} is {path}, an address; give a folder on this machine or on a disk that machines share "
             "(text alone, data.train and data.eval, is read from addresses)"
         )
+
+
+def check_array(
+    name: str, array: Any, axes: str, sizes: Mapping[str, Any] | None = None, *, integer: bool = True
+) -> dict[str, Any]:
+    """Checks what is known of an array before its values are, so also while JAX traces.
+
+    Args:
+        name: the argument's, for the message.
+        array: NumPy's or JAX's.
+        axes: a letter for each axis, such as "BT".
+        sizes: of the axes that are given; the others may have any.
+        integer: whether it must hold whole numbers.
+
+    Returns:
+        The size of every axis.
+
+    Raises:
+        InputError: it is no such array.
+    """
+    shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
+    found = {} if shape is None else dict(zip(axes, shape, strict=False))
+    known = {axis: size for axis, size in (sizes or {}).items() if axis in axes}
+    fits = shape is not None and len(shape) == len(axes) and found | known == found
+    kind = getattr(dtype, "kind", None)  # torch's have none
+    if fits and kind is not None and (kind in "iu" or not integer):
+        return found
+    wanted = f"[{' '.join(axes)}]" + (f" = [{' '.join(str(known.get(axis, axis)) for axis in axes)}]" if known else "")
+    given = f"a Python {type(array).__name__}" if shape is None else f"{dtype} [{' '.join(map(str, shape))}]"
+    raise InputError(f"{name} must be an {'integer ' if integer else ''}array {wanted}, not {given}")

@@ -3,11 +3,23 @@
 import dataclasses
 from typing import Any
 
-import flax.linen as nn
+import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
-from bertgpt.layers import Dropout, Model, Stack, dense, flatten_choices, weight_init
+from bertgpt.errors import check_array
+from bertgpt.layers import (
+    Dropout,
+    Embedding,
+    Model,
+    Stack,
+    check_inputs,
+    dense,
+    flatten_choices,
+    look_up,
+    weight_init,
+)
 from bertgpt.outputs import ModelOutput
 from bertgpt.vocabulary import VocabularyHead
 
@@ -18,7 +30,7 @@ class OpenAIGPTModel(Model):
     def setup(self) -> None:
         config = self.config
         self.token, self.position = (
-            nn.Embed(size, config.hidden_size, embedding_init=weight_init(config))
+            Embedding(size, config.hidden_size, embedding_init=weight_init(config))
             for size in (config.vocab_size, config.max_positions)
         )
         self.dropout = Dropout(config.hidden_dropout)
@@ -34,16 +46,21 @@ class OpenAIGPTModel(Model):
         deterministic: bool = True,
         output_hidden_states: bool = False,
     ) -> ModelOutput:
-        """Reads ids from left to right.
+        """Reads ids from left to right. One outside its range gives NaN there and wherever attention spreads it.
 
         Args:
-            input_ids: [B T] int, under `vocab_size` (JAX does not check: validate on the host).
+            input_ids: [B T] int, under `vocab_size`; at most `max_positions` in a row, or more with `position_ids`.
             attention_mask: [B T], nonzero = a real token; None: all are.
-            position_ids: [B T] or [1 T], under `max_positions`; None: 0, 1, 2, ...
-            pack_ids: [B T], equal within one example of a row; None: a row is one example.
+            position_ids: [B T] or [1 T] int, under `max_positions`; None: 0, 1, 2, ...
+            pack_ids: [B T] int, equal within one example of a row; None: a row is one example.
             deterministic: False needs `rngs={"dropout": key}`.
             output_hidden_states: also return every layer's output.
+
+        Raises:
+            InputError: the arguments' shapes do not fit together, or a row is too long; raised while tracing.
         """
+        others = {"attention_mask": attention_mask, "position_ids": position_ids, "pack_ids": pack_ids}
+        check_inputs(self.config, "BT", input_ids, **others)
         if position_ids is None:
             position_ids = jnp.arange(input_ids.shape[1])[None]
         embedded = (self.token(input_ids) + self.position(position_ids)).astype(self.dtype)
@@ -101,13 +118,18 @@ class OpenAIGPTDoubleHeadsModel(Model):
         """Every input is [B C T]; adds `logits` [B C T V] and `mc_logits` [B C]. The other fields have B x C rows.
 
         Args:
-            mc_token_ids: [B C] int, the position that speaks for a choice; None: the last of `attention_mask`.
+            mc_token_ids: [B C] int under T, the position that speaks for a choice; None: the last of `attention_mask`.
         """
-        inputs = flatten_choices(input_ids, attention_mask, position_ids)
+        others = {"attention_mask": attention_mask, "position_ids": position_ids}
+        inputs = flatten_choices(self.config, input_ids, **others)
         output = self.transformer(*inputs, deterministic=deterministic, **options)
         x = output.last_hidden_state  # [B*C T D]
-        at = last_position(x, inputs[1]) if mc_token_ids is None else mc_token_ids.reshape(-1)
-        chosen = self.dropout(x[jnp.arange(x.shape[0]), at], deterministic=deterministic)
+        if mc_token_ids is None:
+            at = last_position(x, inputs[1])
+        else:
+            check_array("mc_token_ids", mc_token_ids, "BC", {"B": input_ids.shape[0], "C": input_ids.shape[1]})
+            at = mc_token_ids.reshape(-1)
+        chosen = self.dropout(jax.vmap(look_up)(x, at), deterministic=deterministic)
         logits = VocabularyHead(x, self.transformer.token.embedding).logits()
         return dataclasses.replace(
             output,
@@ -144,8 +166,9 @@ class OpenAIGPTForSequenceClassification(Model):
             output_lm_logits: also return `lm_logits`, of the shape of `input_ids` with V at its end.
         """
         inputs: list[Any] = [input_ids, attention_mask, position_ids]
-        if input_ids.ndim == 3:
-            inputs = flatten_choices(*inputs)
+        if np.ndim(input_ids) == 3:
+            others = {"attention_mask": attention_mask, "position_ids": position_ids}
+            inputs = flatten_choices(self.config, input_ids, **others)
         output = self.transformer(*inputs, deterministic=deterministic, **options)
         x = output.last_hidden_state
         last = x[jnp.arange(x.shape[0]), last_position(x, inputs[1])]  # [B D], or [B*2 D]

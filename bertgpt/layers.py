@@ -12,7 +12,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_array
 from bertgpt.masks import dense_mask
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
@@ -153,9 +153,55 @@ def mix(query: Array, key: Array, value: Array, mask: Array | None, dropout: nn.
     return jnp.einsum("BHTS,BSHW->BTHW", probabilities, value)
 
 
-def flatten_choices(*inputs: Array | None) -> list[Any]:
-    """Each [B C T] -> [B*C T]: every choice is a row of its own; what is absent stays so."""
-    return [None if x is None else x.reshape(-1, x.shape[-1]) for x in inputs]
+def look_up(table: Array, ids: Array) -> Array:
+    """The rows of a table [N ...] at integer ids [...]; NaN for an id that is negative or not under N.
+
+    JAX's own indexing counts a negative id from the end, and clamps or fills a large one. An id out of range gives no
+    row a gradient. JAX cuts NumPy's int64 to 32 bits before it comes here, so ids must fit those.
+    """
+    return jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+class Embedding(nn.Embed):
+    """`nn.Embed` by `look_up`: ids [...] -> [... D]. Linen's takes any id where its table has one row."""
+
+    def __call__(self, ids: Array) -> Array:
+        return look_up(self.embedding, ids)
+
+
+def check_inputs(config: ModelConfig, axes: str, input_ids: Any, **others: Any) -> None:
+    """Checks the shapes of a model's arguments, while it is traced.
+
+    Args:
+        config: the model's.
+        axes: of `input_ids`, "BT" or "BCT".
+        input_ids: integer.
+        others: arguments of the same shape, or None; `position_ids` may be one row for all.
+
+    Raises:
+        InputError: an argument is no such array, or a row is longer than the model's positions. With `position_ids`
+            any length will do, as in a row of many short examples.
+    """
+    sizes = check_array("input_ids", input_ids, axes)
+    row = dict.fromkeys(axes, 1) | {"T": sizes["T"]}
+    for name, array in others.items():
+        for_all = name == "position_ids" and np.shape(array)[:-1] == (1,) * (len(axes) - 1)
+        if array is not None:
+            check_array(name, array, axes, row if for_all else sizes, integer=name != "attention_mask")
+    shape = f"input_ids [{' '.join(axes)}] = [{' '.join(map(str, input_ids.shape))}]"
+    if sizes["T"] < 1:
+        raise InputError(f"{shape} has no tokens; give at least one in a row")
+    if others.get("position_ids") is None and sizes["T"] > config.max_positions:
+        raise InputError(
+            f"{shape} is longer than the model's max_positions {config.max_positions}; shorten it, or give "
+            f"position_ids under {config.max_positions} where a row holds several examples"
+        )
+
+
+def flatten_choices(config: ModelConfig, input_ids: Any, **others: Any) -> list[Any]:
+    """Each [B C T] -> [B*C T]: every choice is a row of its own; what is absent stays so. Checks as `check_inputs`."""
+    check_inputs(config, "BCT", input_ids, **others)
+    return [None if x is None else x.reshape(-1, x.shape[-1]) for x in (input_ids, *others.values())]
 
 
 class Attention(nn.Module):

@@ -1,8 +1,12 @@
 """Every loss is a (sum, weight) under a mask array, and a mean is taken once, over everything that was added up.
 
 Means of means are wrong as soon as devices, micro-batches or rows hold different numbers of counted positions.
+
+Where a mask is 0, a label may be anything, such as -100: it adds exactly 0 to the loss and nothing to the gradient.
+Elsewhere a class that does not exist, negative or too large, makes loss and gradient NaN.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import chex
@@ -10,6 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bertgpt.errors import InputError
 from bertgpt.vocabulary import VocabularyHead, summed_cross_entropy, summed_hits
 
 Batch = dict[str, Any]
@@ -34,20 +39,36 @@ def masked_sum(values: Array, mask: Array) -> SumWeight:
 
 
 def cross_entropy(logits: Array | VocabularyHead, labels: Array, mask: Array) -> SumWeight:
-    """-log softmax(logits)[label], in nats. logits [... V], or what they are made of; labels int [...], mask [...]."""
+    """-log softmax(logits)[label], in nats. logits [... V], or what they are made of; labels int [...], mask [...].
+
+    Raises:
+        InputError: labels or mask are of another shape, or labels are not integers.
+    """
+    *shape, classes = logits.shape
+    _check_shapes(shape, labels=labels, mask=mask)
+    if labels.dtype.kind not in "iu":
+        raise InputError(f"labels hold {labels.dtype}; a class is an integer")
+    labels, mask = jnp.asarray(labels, jnp.int32), jnp.asarray(mask, jnp.float32)
+    exists = (labels >= 0) & (labels < classes)
+    labels, weights = jnp.where(exists, labels, 0), jnp.where(exists | (mask == 0), mask, jnp.nan)
     if isinstance(logits, VocabularyHead):
-        chex.assert_shape([labels, mask], logits.x.shape[:2])
-        mask = mask.astype(jnp.float32)
-        return SumWeight(summed_cross_entropy(logits, labels, mask), mask.sum())
+        return SumWeight(summed_cross_entropy(logits, labels, weights), mask.sum())
     logits = logits.astype(jnp.float32)
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return masked_sum(jax.nn.logsumexp(logits, axis=-1) - picked, mask)
+    return SumWeight(((jax.nn.logsumexp(logits, axis=-1) - picked) * weights).sum(), mask.sum())
+
+
+def _check_shapes(shape: Sequence[int], **arrays: Array) -> None:
+    """An array that broadcasts would be counted wrongly."""
+    for name, array in arrays.items():
+        if array.shape != tuple(shape):
+            raise InputError(f"{name} of shape {array.shape} does not fit the logits; it must be {tuple(shape)}")
 
 
 def accuracy(logits: Array | VocabularyHead, labels: Array, mask: Array) -> SumWeight:
     """The share of labels that have the highest logit. Shapes as `cross_entropy`."""
+    _check_shapes(logits.shape[:-1], labels=labels, mask=mask)
     if isinstance(logits, VocabularyHead):
-        chex.assert_shape([labels, mask], logits.x.shape[:2])
         mask = mask.astype(jnp.float32)
         return SumWeight(summed_hits(logits, labels, mask), mask.sum())
     return masked_sum((logits.argmax(-1) == labels).astype(jnp.float32), mask)
@@ -110,9 +131,11 @@ def class_loss(logits: Array, batch: Batch, problem: str) -> SumWeight:
         return cross_entropy(logits, labels, mask)
     logits = logits.astype(jnp.float32)
     if problem == "multi_label_classification":
+        _check_shapes(logits.shape, labels=labels)
+        labels = jnp.where(mask[..., None] != 0, labels, 0)
         # -log sigmoid(x) for a label that holds, -log sigmoid(-x) for one that does not
         return masked_sum((jax.nn.softplus(logits) - logits * labels).mean(-1), mask)
-    return masked_sum((logits[..., 0] - labels) ** 2, mask)
+    return masked_sum((logits[..., 0] - jnp.where(mask != 0, labels, 0)) ** 2, mask)
 
 
 def class_accuracy(logits: Array, batch: Batch, problem: str) -> dict[str, SumWeight]:

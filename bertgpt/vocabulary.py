@@ -23,6 +23,11 @@ class VocabularyHead(NamedTuple):
     embedding: Array
     bias: Array | None = None
 
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """[B P V], of the logits."""
+        return (*self.x.shape[:2], self.embedding.shape[0])
+
     def logits(self) -> Array:
         """float32 [B P V]."""
         table = self.embedding.astype(self.x.dtype)
@@ -32,7 +37,8 @@ class VocabularyHead(NamedTuple):
 
 @jax.custom_jvp
 def summed_cross_entropy(head: VocabularyHead, labels: Array, weights: Array) -> Array:
-    """The sum of weights x -log softmax(logits)[label], in nats: labels int [B P], weights float32 [B P] -> float32.
+    """The sum of weights x -log softmax(logits)[label], in nats: labels int [B P], each a class, weights float32 [B P]
+    -> float32.
 
     The same as `losses.cross_entropy` of the logits, but these exist for a block of rows at a time, and where it is
     differentiated, the gradient is made with them, so that no product is made twice. It can be differentiated forward,

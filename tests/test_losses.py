@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bertgpt import ModelOutput, losses
+from bertgpt import InputError, ModelOutput, losses
 
 LOG3 = 1.0986123  # logits (0, log 3) are probabilities (1/4, 3/4)
 LOGITS = np.array([[0, LOG3], [0, LOG3], [LOG3, 0]], np.float32)
@@ -174,3 +174,111 @@ def test_the_auxiliary_loss_is_a_mean_over_texts_of_their_means():
     batch = {"lm_labels": np.array([[0, 0, 1], [1, 0, 0]]), "lm_loss_mask": np.array([[0.5, 0.5, 0], [1, 0, 0]])}
     total = losses.auxiliary_lm_loss(logits, batch)
     np.testing.assert_allclose(total.mean(), (1.3862944 + 0.28768207) / 2, rtol=1e-6)
+
+
+CLASSES = st.integers(-3, 6) | st.sampled_from([-100, 2**31 - 1, -(2**31)])
+WEIGHTS = arrays(np.float32, 6, elements=st.sampled_from([0.0, 0.5, 1.0, 2.0]))
+
+
+def blocked(logits):
+    """The same logits as a head in blocks: unit vectors times them."""
+    return losses.VocabularyHead(jnp.eye(6)[None], jnp.asarray(logits).T)
+
+
+@pytest.fixture(scope="module")
+def value_and_gradient():
+    """(logits [6 4], labels [6], mask [6]) -> loss and its gradient, from the logits and in blocks."""
+
+    def plain(logits, labels, mask):
+        return losses.cross_entropy(logits, labels, mask).sum
+
+    def in_blocks(logits, labels, mask):
+        return losses.cross_entropy(blocked(logits), labels[None], mask[None]).sum
+
+    return [jax.jit(jax.value_and_grad(loss)) for loss in (plain, in_blocks)]
+
+
+@given(arrays(np.int32, 6, elements=CLASSES), WEIGHTS)
+def test_a_label_that_is_no_class_is_nan_where_it_counts_and_nothing_elsewhere(value_and_gradient, labels, mask):
+    logits = np.sin(np.arange(24, dtype=np.float32)).reshape(6, 4)
+    wrong = (labels < 0) | (labels >= 4)
+    for derive in value_and_gradient:
+        value, gradient = derive(logits, labels, mask)
+        if (wrong & (mask != 0)).any():
+            assert np.isnan(value)
+            assert np.isnan(gradient).any()
+        else:
+            expected, slope = derive(logits, np.where(mask != 0, labels, 3), mask)
+            assert value == expected
+            np.testing.assert_array_equal(gradient, slope)
+            np.testing.assert_array_equal(gradient[mask == 0], np.zeros_like(gradient[mask == 0]))
+
+
+@pytest.mark.parametrize("label", [-100, -1, 4, 9])
+def test_labels_that_do_not_count_may_be_anything_in_every_loss(label):
+    ignored = np.full(2, label)
+    off, on = np.zeros(2), np.array([1.0, 0.0])
+    logits = jnp.asarray(np.sin(np.arange(8.0)).reshape(2, 4), jnp.float32)
+    mixed = np.array([2, label])
+
+    def losses_of(logits, labels, mask):
+        output = ModelOutput(None, mlm_logits=logits, nsp_logits=logits, start_logits=logits, end_logits=logits)
+        batch = {"labels": labels, "loss_mask": mask, "next_sentence_label": labels, "nsp_loss_mask": mask}
+        batch |= {"start_positions": labels, "end_positions": labels, "lm_labels": labels, "lm_loss_mask": mask}
+        sums = losses.bert_losses(output, batch) | losses.span_losses(output, batch)
+        sums |= losses.gpt_losses(ModelOutput(None, logits=logits), batch)
+        sums["auxiliary"] = losses.auxiliary_lm_loss(logits, batch)
+        sums["class"] = losses.class_loss(logits, batch, "single_label_classification")
+        wide = batch | {"labels": np.stack([labels] * 4, 1) / 1.0}
+        sums["multi"] = losses.class_loss(logits, wide, "multi_label_classification")
+        sums["number"] = losses.class_loss(logits[:, :1], batch, "regression")
+        return {name: value.sum for name, value in sums.items()}
+
+    for value in losses_of(logits, ignored, off).values():
+        assert value == 0
+    wanted = losses_of(logits, np.array([2, 0]), on)
+    found, slopes = losses_of(logits, mixed, on), jax.jacrev(losses_of)(logits, mixed, on)
+    for name, value in wanted.items():
+        assert found[name] == value, name
+        assert np.isfinite(slopes[name]).all(), name
+        assert not slopes[name][1].any(), name
+    counted = losses_of(logits, mixed, np.ones(2))
+    kept = {"multi", "number"}  # their labels are numbers, and any number counts
+    assert {name for name, value in counted.items() if np.isfinite(value)} == kept
+
+
+def test_a_missing_number_that_does_not_count_may_be_nan():
+    logits = jnp.ones((2, 1))
+    for problem, labels in (("regression", [0.0, np.nan]), ("multi_label_classification", [[0.0], [np.nan]])):
+        batch = {"labels": np.array(labels, np.float32), "loss_mask": np.array([1.0, 0.0])}
+        value, slope = jax.value_and_grad(lambda x, b=batch, p=problem: losses.class_loss(x, b, p).sum)(logits)
+        assert np.isfinite(value)
+        assert np.isfinite(slope).all()
+
+
+@pytest.mark.parametrize(
+    "logits", [np.zeros((2, 3, 4), np.float32), losses.VocabularyHead(np.ones((2, 3, 5)), np.ones((4, 5)))]
+)
+@pytest.mark.parametrize(
+    ("labels", "mask", "message"),
+    [
+        (
+            np.zeros((2, 1), int),
+            np.ones((2, 3)),
+            r"labels of shape \(2, 1\) does not fit the logits; it must be \(2, 3\)",
+        ),
+        (np.zeros((2, 3), int), np.ones((2, 1)), r"mask of shape \(2, 1\) does not fit the logits"),
+        (np.zeros((2, 3)), np.ones((2, 3)), "labels hold float64; a class is an integer"),
+    ],
+)
+def test_labels_and_masks_that_do_not_fit_are_refused(logits, labels, mask, message):
+    with pytest.raises(InputError, match=message):
+        losses.cross_entropy(logits, labels, mask)
+
+
+@pytest.mark.parametrize("kind", [np.int8, np.uint8, np.int16, np.int64])
+def test_labels_of_any_integer_type_are_held_against_a_large_vocabulary(kind):
+    logits = jnp.zeros((2, 300))
+    assert jnp.isfinite(losses.cross_entropy(logits, np.array([0, 100], kind), np.ones(2)).sum)
+    wrong = np.array([-1]).astype(kind)  # 255 in uint8, which is a class
+    assert jnp.isnan(losses.cross_entropy(logits[:1], wrong, np.ones(1)).sum) == (kind != np.uint8)

@@ -10,6 +10,7 @@ from jax.extend.core import jaxprs_in_params
 from test_devices import initial_params, make_batch, make_task
 
 from bertgpt import losses, vocabulary
+from bertgpt.errors import InputError
 from bertgpt.vocabulary import VocabularyHead, summed_cross_entropy
 from train import step
 
@@ -145,7 +146,7 @@ def test_labels_and_masks_of_another_shape_are_refused(labels, mask):
         assert losses.cross_entropy(head, jnp.zeros(labels, jnp.int32), jnp.ones(mask)).weight == 6
         return
     for sums in (losses.cross_entropy, losses.accuracy):
-        with pytest.raises(AssertionError):
+        with pytest.raises(InputError, match=r"of shape \(2, 1\) does not fit the logits; it must be \(2, 3\)"):
             sums(head, jnp.zeros(labels, jnp.int32), jnp.ones(mask))
 
 

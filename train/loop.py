@@ -395,7 +395,7 @@ def count(params: Any) -> int:
 
 
 def validated(batch: dict[str, np.ndarray], token_keys: tuple[str, ...], vocab_size: int) -> dict[str, np.ndarray]:
-    """The batch, its ids checked on the host: JAX would clamp one beyond the vocabulary in silence.
+    """The batch, its ids checked on the host: one beyond the vocabulary would only show as a loss that is not a number.
 
     Raises:
         InputError: an id is beyond the vocabulary: the store is damaged, or not this tokenizer's.
