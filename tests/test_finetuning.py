@@ -231,7 +231,10 @@ def test_a_run_goes_on_where_it_stopped_and_ends_the_same(bases, tmp_path, capsy
     constant = ["optimizer.schedule=constant", "train.eval_every=5", "model.hidden_dropout=0.1"]
     for out, steps in (("whole", 10), ("parts", 5), ("parts", 10)):
         finetuning.finetune(settings(bases, data, tmp_path / out, *constant, f"train.steps={steps}"))
-    assert "going on from step 5" in capsys.readouterr().out
+    output = capsys.readouterr()
+    assert "going on from step 5" in output.out
+    assert output.err.count("the warm-up takes 5 updates and the run has 5") == 1  # and not of the runs of 10
+    assert "predicted tokens" not in output.err  # classes have none
     whole, parts = (load_run(tmp_path / out, 10).params for out in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     finetuning.finetune(settings(bases, data, tmp_path / "parts", *constant, "train.steps=10"))
