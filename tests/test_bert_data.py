@@ -46,7 +46,7 @@ def random_split(count: int, seed: int = 0, most: int = 12) -> Split:
 
 
 def plan_pairs(split: Split, max_tokens: int, seed: int = 0, balanced: bool = True) -> bert.PairPlan:
-    return bert.plan_pairs(split, max_tokens, np.random.default_rng(seed), balanced)
+    return bert.plan_pairs(split, max_tokens, np.random.default_rng(seed), balanced)[0]
 
 
 def document_of(split: Split, token: np.ndarray) -> np.ndarray:
@@ -56,7 +56,7 @@ def document_of(split: Split, token: np.ndarray) -> np.ndarray:
 
 def planned(pairs: bert.BertPairs, row: int) -> list[int]:
     """The fields of the plan for one row."""
-    plan, shift = pairs.plan(row // len(pairs))
+    plan, shift, _ = pairs.plan(row // len(pairs))
     return [int(field[(row % len(pairs) + shift) % len(plan.label)]) for field in plan]
 
 
@@ -207,6 +207,83 @@ def test_one_sentence_documents_keep_their_pairs_though_all_are_notnext():
     assert plan_pairs(make_split([[5]] * 20), 20).label.tolist() == [1] * 20
 
 
+def test_pairs_left_out_for_the_balance_are_counted():
+    split = make_split([[1]] * 20 + [[1, 1]] * 4)  # 24 chunks, whatever length they aim at
+    for seed in range(5):
+        plan, left_out = bert.plan_pairs(split, 10, np.random.default_rng(seed))
+        assert (len(plan.label), left_out) == (8, 16)
+        plan, left_out = bert.plan_pairs(split, 10, np.random.default_rng(seed), balanced=False)
+        assert (plan.label == bert.NOT_NEXT).sum() >= 20
+        assert left_out == 0
+    assert bert.plan_pairs(make_split([[5]] * 20), 20, np.random.default_rng(0))[1] == 0
+
+
+@hypothesis.given(splits, st.integers(1, 5))
+def test_documents_of_one_sentence_are_counted_in_blocks(split, block):
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bert, "BLOCK", block)
+        share = bert.one_sentence_share(split.documents)
+    assert share == pytest.approx((np.diff(split.documents) == 1).mean())
+
+
+def make_plan(rows: list[tuple[int, int, int]]) -> bert.PairPlan:
+    """Pairs given as the lengths of A and B and the label."""
+    a_length, b_length, label = np.array(rows).T
+    return bert.PairPlan(np.zeros_like(label), a_length, np.zeros_like(label), b_length, label)
+
+
+def of_lengths(rows: list[tuple[int, int]], length: int = 12) -> dict[str, np.ndarray]:
+    """The keys of a batch that tell the lengths of A and B."""
+    segments = [[0] * (a + 2) + [1] * (b + 1) for a, b in rows]
+    pad = [length - len(row) for row in segments]
+    return {
+        "token_type_ids": np.array([row + [0] * more for row, more in zip(segments, pad, strict=True)]),
+        "attention_mask": np.array([[1] * len(row) + [0] * more for row, more in zip(segments, pad, strict=True)]),
+    }
+
+
+@pytest.mark.parametrize("block", [7, 1 << 20])
+def test_lengths_that_decide_the_label_predict_it(block, monkeypatch):
+    monkeypatch.setattr(bert, "BLOCK", block)
+    rows = [(2, 3, 0), (5, 3, 1), (2, 4, 1), (5, 4, 0)]  # neither length says anything alone
+    baseline = bert.fit_lengths(make_plan(rows * 25), 9)
+    assert baseline.predict(of_lengths([row[:2] for row in rows])).tolist() == [0, 1, 1, 0]
+
+
+def test_lengths_that_say_nothing_predict_one_label():
+    rows = [(a, b, label) for a in (2, 5) for b in (3, 4) for label in (0, 1)]
+    baseline = bert.fit_lengths(make_plan(rows * 25), 9)
+    assert len(set(baseline.predict(of_lengths([row[:2] for row in rows])).tolist())) == 1
+
+
+def test_the_likelier_label_is_that_of_equally_frequent_labels():
+    rows = [(2, 3, 0)] * 4 + [(2, 3, 1)] * 6 + [(5, 3, 1)] * 54  # 6 of 60 NotNext pairs, all IsNext pairs
+    baseline = bert.fit_lengths(make_plan(rows), 9)
+    assert baseline.predict(of_lengths([(2, 3), (5, 3)])).tolist() == [0, 1]
+
+
+@pytest.mark.parametrize(("pairs", "bins"), [(10, 2), (800, 2), (1800, 3), (5000, 5), (10**6, 16)])
+def test_bins_follow_the_number_of_pairs(pairs, bins):
+    rng = np.random.default_rng(0)
+    plan = make_plan(np.stack([rng.integers(1, 60, pairs), rng.integers(1, 60, pairs), rng.integers(0, 2, pairs)], 1))
+    baseline = bert.fit_lengths(plan, 125)
+    assert baseline.label.shape == (bins, bins)
+    assert baseline.a_bin.shape == baseline.b_bin.shape == (126,)
+    if pairs > 10:
+        counts = np.bincount(baseline.a_bin[plan.a_length], minlength=bins)
+        assert counts.min() > 0.5 * pairs / bins
+
+
+def test_a_batch_tells_the_lengths_of_its_plan(bert_split, wordpiece):
+    pairs = bert.BertPairs(bert_split, wordpiece, 40, 0)
+    rows = np.arange(len(pairs))
+    lengths = np.arange(38)
+    table = np.arange(38 * 38).reshape(38, 38)  # every pair of lengths has a label of its own
+    found = bert.LengthBaseline(lengths, lengths, table).predict(pairs.batch(rows))
+    expected = [planned(pairs, row) for row in rows.tolist()]
+    assert found.tolist() == [a * 38 + b for _, a, _, b, _ in expected]
+
+
 def test_every_sentence_is_used_where_nothing_is_dropped_or_cut():
     split = random_split(60)
     plan = plan_pairs(split, NEVER_CUT, balanced=False)
@@ -266,7 +343,7 @@ def test_truncation_takes_from_front_and_back_alike():
 
 
 def test_a_plan_follows_seed_and_epoch_alone(bert_split, wordpiece):
-    plan, shift = bert.BertPairs(bert_split, wordpiece, 32, 3).plan(1)
+    plan, shift, _ = bert.BertPairs(bert_split, wordpiece, 32, 3).plan(1)
     again = bert.BertPairs(bert_split, wordpiece, 32, 3)
     again.plan(0)
     for field, same in zip(plan, again.plan(1)[0], strict=True):

@@ -84,6 +84,9 @@ def test_a_bert_run_leaves_what_is_promised(bert_run):
     assert [(row["step"], row["split"]) for row in rows] == [(2, "train"), (2, "eval"), (4, "train"), (4, "eval")]
     assert {"loss", "mlm_loss", "nsp_loss", "learning_rate", "grad_norm", "tokens_per_second"} <= set(rows[0])
     assert {"loss", "mlm_loss", "mlm_accuracy", "nsp_accuracy", "nsp_balanced_accuracy"} <= set(rows[1])
+    assert rows[1]["nsp_length_baseline"] == rows[3]["nsp_length_baseline"]  # of the same held-out pairs
+    assert 0 < rows[1]["nsp_length_baseline"] < 1
+    assert not any("recall" in name for name in rows[1])
     for row in rows:
         assert row["loss"] == pytest.approx(row["mlm_loss"] + row["nsp_loss"])
 
@@ -467,9 +470,9 @@ def test_a_diverging_run_exits_with_1_and_keeps_its_checkpoint(bert_run, config_
     overrides = [f"out={tmp_path}", f"data.store={store}", "optimizer.learning_rate=1e30", "optimizer.warmup_steps=0"]
     overrides += ["optimizer.schedule=constant", "checkpoint.every=1", "train.steps=20", "train.log_every=20"]
     assert main(["pretrain", str(config_file), *overrides]) == 1
-    error = capsys.readouterr().err
+    warning, error = capsys.readouterr().err.splitlines()
+    assert "scores 100 predicted tokens" in warning
     assert error.startswith("error: step ")
-
     step = int(error.split()[2].rstrip(":"))
     kept = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]
     assert kept

@@ -255,6 +255,8 @@ def test_a_run_goes_on_where_it_stopped_and_ends_the_same(bases, tmp_path, capsy
     assert "going on from step 5" in output.out
     shared = "warning: 8 of 8 rows of data.eval are also in data.train (same text), so the scores say little about new"
     assert output.err.count(shared) == 3
+    assert output.err.count("the warm-up takes 5 updates and the run has 5") == 1  # and not of the runs of 10
+    assert "predicted tokens" not in output.err  # classes have none
     whole, parts = (load_run(tmp_path / out, 10).params for out in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
     finetuning.finetune(settings(bases, data, tmp_path / "parts", *constant, "train.steps=10"))

@@ -45,6 +45,9 @@ def test_derived_figures():
     recalls = {"mlm_loss": 3.0, "nsp_loss": 0.5, "nsp_recall_is_next": 0.9, "nsp_recall_not_next": 0.5}
     figures = derived({**recalls, "unigram_cross_entropy": 9.0}, 1.0)
     assert figures["nsp_balanced_accuracy"] == pytest.approx(0.7)
+    assert "nsp_length_baseline" not in figures
+    lengths = {"nsp_length_recall_is_next": 0.3, "nsp_length_recall_not_next": 0.8}
+    assert derived(lengths, 1.0) == {"nsp_length_baseline": pytest.approx(0.55)}
 
 
 def test_the_report_draws_and_compares_with_the_unigram(tmp_path):
@@ -52,10 +55,40 @@ def test_the_report_draws_and_compares_with_the_unigram(tmp_path):
     with Metrics(tmp_path, 0) as metrics:
         metrics.write(1, "train", {"loss": 9.0, "mlm_loss": 8.3, "nsp_loss": 0.7})
         metrics.write(2, "eval", {**evaluation, "unigram_cross_entropy": 6.9, "examples": 5000})
+    assert report(tmp_path)[-1].endswith("NSP balanced accuracy 0.620")  # a run from before the baseline
+    with Metrics(tmp_path, 2) as metrics:
+        baselines = {"unigram_cross_entropy": 6.9, "nsp_length_baseline": 0.5404, "examples": 5000}
+        metrics.write(3, "eval", {**evaluation, **baselines})
     text = "\n".join(report(tmp_path))
+    assert "NSP balanced accuracy 0.620, 0.540 from the two lengths alone" in text
     assert "MLM loss 6.300 nats, 0.600 under the unigram's 6.900" in text
     assert "5,000 held-out examples" in text
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_baselines_are_drawn_as_dotted_lines(tmp_path, monkeypatch):
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    figures = {"mlm_loss": 6.3, "nsp_balanced_accuracy": 0.62}
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write(1, "train", {"mlm_loss": 8.3})
+        metrics.write(2, "eval", {**figures, "mlm_accuracy": 0.1, "unigram_cross_entropy": 6.9, "examples": 50})
+    with Metrics(tmp_path, 2) as metrics:
+        metrics.write(
+            3,
+            "eval",
+            {**figures, "mlm_accuracy": 0.1, "unigram_cross_entropy": 6.8, "examples": 50, "nsp_length_baseline": 0.54},
+        )
+    report(tmp_path)
+    dotted = {
+        axis.get_title(): (line.get_label(), list(line.get_ydata()))
+        for axis in drawn[0].axes
+        for line in axis.lines
+        if line.get_linestyle() == ":"
+    }
+    assert dotted == {"mlm loss": ("unigram", [6.8, 6.8]), "nsp balanced accuracy": ("two lengths", [0.54, 0.54])}
 
 
 def test_worse_than_the_unigram_is_told_as_such(tmp_path):

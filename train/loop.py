@@ -6,7 +6,7 @@ import math
 import signal
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,13 +21,14 @@ from train import flops, hosts, loader, parallel, reports
 from train.checkpoints import Checkpoints, restore_newest
 from train.config import RunConfig
 from train.folders import write_whole
-from train.optimizers import make_optimizer, make_schedule
+from train.optimizers import make_optimizer, make_schedule, warmup_steps
 from train.parallel import Strategy
 from train.reports import say
 from train.state import TrainState, create_state
 from train.step import Task, eval_step, train_step
 from train.watching import Profile, Stop, Watchdog
 
+FEW_TOKENS = 1000  # predicted in an evaluation; below it, a run warns
 UNDER_WAY = 2  # evaluation batches that the device has got before the first of them is fetched
 
 
@@ -132,10 +133,47 @@ def run(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Train
         progress = resume(trainer, strategy.like(shapes), checkpoints) or Progress(
             strategy.put_state(create(job.params))
         )
+        warn_of_settings(config, job)
         if hosts.is_first():
             configs.save(config, out / "config.yaml")
             write_whole(out / "tokenizer.json", job.tokenizer.to_str(pretty=True))
         return trainer, run_steps(trainer, progress, checkpoints)
+
+
+def warn_of_settings(config: RunConfig, job: Job) -> None:
+    """Warns of a warm-up that the run never leaves, and of an evaluation of too few tokens to rely on."""
+    steps, warmup = config.train.steps, warmup_steps(config.optimizer, config.train.steps)
+    if warmup >= steps:
+        reports.warn(
+            f"the warm-up takes {warmup:,} updates and the run has {steps:,}, so the learning rate never reaches "
+            f"{config.optimizer.learning_rate:g}; lower optimizer.warmup_steps (or warmup_fraction), or train longer"
+        )
+    tokens = scored_tokens(config, job) if "labels" in job.token_keys else FEW_TOKENS
+    if tokens < FEW_TOKENS:
+        pretraining = config.task.kind is None
+        more = (
+            "raise train.eval_examples, or " if pretraining and job.eval_examples == config.train.eval_examples else ""
+        )
+        reports.warn(
+            f"an evaluation scores {tokens:,} predicted tokens, too few to rely on (under {FEW_TOKENS:,}); {more}"
+            "hold out more text (data.eval or data.eval_fraction)"
+        )
+
+
+def scored_tokens(config: RunConfig, job: Job) -> int:
+    """Tokens that an evaluation predicts; counts no further than FEW_TOKENS."""
+    tokens = 0
+    for batch in eval_batches(config, job):
+        tokens += int((batch["loss_mask"] > 0).sum())
+        if tokens >= FEW_TOKENS:
+            break
+    return int(hosts.summed([tokens])[0])
+
+
+def eval_batches(config: RunConfig, job: Job) -> Iterator[dict[str, np.ndarray]]:
+    """The held-out examples that an evaluation scores, in batches no larger than a micro-batch."""
+    size = config.train.batch_size // config.train.accumulate
+    return loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples)
 
 
 def is_finished(out: Path, step: int, steps: int) -> bool:
@@ -356,8 +394,7 @@ def evaluate(trainer: Trainer, params: Any, stop: Stop | None = None) -> dict[st
         for name, value in kept.items():
             outputs.setdefault(name, []).append(strategy.gathered(value))
 
-    size = config.train.batch_size // config.train.accumulate  # no more memory than a micro-batch
-    for batch in loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples):
+    for batch in eval_batches(config, job):
         if stop is not None and stop.requested():
             return None
         under_way.append(trainer.evaluate(params, put(trainer, batch)))

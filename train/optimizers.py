@@ -12,13 +12,18 @@ from train.config import OptimizerSection
 DECAYED = ("kernel", "embedding")  # matrices; biases and LayerNorm gains are not (both papers' code)
 
 
+def warmup_steps(section: OptimizerSection, steps: int) -> int:
+    """Updates before the learning rate has its full value, of `steps`."""
+    return section.warmup_steps or round(section.warmup_fraction * steps)
+
+
 def make_schedule(section: OptimizerSection, steps: int) -> optax.Schedule:
     """The learning rate at update 0, 1, 2, ...: a linear warm-up from 0, then linear or cosine to 0 at `steps`.
 
     Both decays count from update 0, not from the warm-up's end, as the released codes have it (optimization.py of
     google-research/bert, opt.py of openai/finetune-transformer-lm).
     """
-    warmup = section.warmup_steps or round(section.warmup_fraction * steps)
+    warmup = warmup_steps(section, steps)
 
     def schedule(count: Any) -> Array:
         count = jnp.asarray(count, jnp.float32)

@@ -230,9 +230,9 @@ def has_nvidia(root: str = "/") -> bool:
 def derived(figures: dict[str, float], tokens_per_byte: float) -> dict[str, float]:
     """The figures with those that follow from them: balanced accuracy, perplexity, bits a byte of text."""
     out = dict(figures)
-    if "nsp_recall_is_next" in out:
-        recalls = out.pop("nsp_recall_is_next"), out.pop("nsp_recall_not_next")
-        out["nsp_balanced_accuracy"] = sum(recalls) / 2
+    for name, recall in (("nsp_balanced_accuracy", "nsp_recall"), ("nsp_length_baseline", "nsp_length_recall")):
+        if f"{recall}_is_next" in out:
+            out[name] = (out.pop(f"{recall}_is_next") + out.pop(f"{recall}_not_next")) / 2
     if "lm_loss" in out:
         out["perplexity"] = math.exp(min(out["lm_loss"], 700))
         out["bits_per_byte"] = out["lm_loss"] / math.log(2) * tokens_per_byte
@@ -240,8 +240,8 @@ def derived(figures: dict[str, float], tokens_per_byte: float) -> dict[str, floa
 
 
 def report(folder: Path) -> list[str]:
-    """Draws curves.png from metrics.jsonl and tells the end of the run in lines, each held-out figure beside what
-    guessing by word frequency gives on the same tokens.
+    """Draws curves.png from metrics.jsonl and tells the end of the run in lines, held-out figures beside their
+    baselines on the same examples: word frequencies for tokens, the two lengths alone for next sentences.
 
     Raises:
         InputError: there are no metrics.
@@ -251,8 +251,7 @@ def report(folder: Path) -> list[str]:
     if not rows:
         raise InputError(f"{folder}: no metrics.jsonl with rows; give the folder of a run")
     unigram = scored[-1].get("unigram_cross_entropy") if scored else None
-    baselines = {} if unigram is None else {"mlm_loss": unigram, "lm_loss": unigram}
-    draw_curves(rows, folder / "curves.png", baselines)
+    draw_curves(rows, folder / "curves.png", baselines(scored[-1]) if scored else {})
     lines = [f"curves: {folder / 'curves.png'}"]
     if not scored:
         return lines
@@ -265,9 +264,11 @@ def report(folder: Path) -> list[str]:
             gain = unigram - last[name]
             lines.append(f"{place} {title} {last[name]:.3f} nats, {_beside(gain, '.3f')} the unigram's {unigram:.3f}")
     if "nsp_balanced_accuracy" in last:
+        lengths = last.get("nsp_length_baseline")  # absent from runs of earlier versions
+        beside = "" if lengths is None else f", {lengths:.3f} from the two lengths alone"
         lines.append(
             f"{place} MLM accuracy {last['mlm_accuracy']:.3f}, "
-            f"NSP balanced accuracy {last['nsp_balanced_accuracy']:.3f}"
+            f"NSP balanced accuracy {last['nsp_balanced_accuracy']:.3f}{beside}"
         )
     if "bits_per_byte" in last:
         per_nat = last["bits_per_byte"] / last["lm_loss"] if last["lm_loss"] else 0.0
@@ -288,8 +289,18 @@ def _figures(row: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name not in ("step", "split")}
 
 
-def draw_curves(rows: Iterable[dict[str, Any]], path: Path, baselines: dict[str, float]) -> None:
-    """Every loss and accuracy over steps, training and held-out, with the unigram baseline where there is one."""
+def baselines(row: dict[str, Any]) -> dict[str, tuple[str, float]]:
+    """What a held-out row's figures are compared with: figure -> the baseline's name and value."""
+    compared = (
+        ("mlm_loss", "unigram", "unigram_cross_entropy"),
+        ("lm_loss", "unigram", "unigram_cross_entropy"),
+        ("nsp_balanced_accuracy", "two lengths", "nsp_length_baseline"),
+    )
+    return {figure: (name, row[value]) for figure, name, value in compared if value in row}
+
+
+def draw_curves(rows: Iterable[dict[str, Any]], path: Path, compared: dict[str, tuple[str, float]]) -> None:
+    """Every loss and accuracy over steps, training and held-out, with its baseline where there is one."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -305,8 +316,9 @@ def draw_curves(rows: Iterable[dict[str, Any]], path: Path, baselines: dict[str,
                 axis.plot(
                     *zip(*points, strict=True), style, markersize=3, label="held out" if split == "eval" else split
                 )
-        if name in baselines:
-            axis.axhline(baselines[name], color="grey", linestyle=":", label="unigram")
+        if name in compared:
+            label, value = compared[name]
+            axis.axhline(value, color="grey", linestyle=":", label=label)
         axis.set(title=name.replace("_", " "), xlabel="step")
         axis.grid(alpha=0.3)
         axis.legend(fontsize=8)

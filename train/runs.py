@@ -18,7 +18,7 @@ import bertgpt
 from bertgpt.adapt import adapt
 from bertgpt.config import ModelConfig
 from bertgpt.data import store
-from bertgpt.data.bert import BertPairs, pack_pairs
+from bertgpt.data.bert import BertPairs, one_sentence_share, pack_pairs
 from bertgpt.data.gpt import GptPieces, GptWindows
 from bertgpt.data.packing import Packed, most_examples
 from bertgpt.data.store import Split, TextSource
@@ -330,7 +330,11 @@ def _tell_progress() -> Callable[[int], None]:
 def _tell_splits(folder: Path) -> None:
     for name in store.SPLITS:
         split = store.open_split(folder, name)
-        say(f"{name}: {len(split.documents) - 1:,} documents, {len(split.tokens):,} tokens")
+        single = one_sentence_share(split.documents)
+        say(
+            f"{name}: {len(split.documents) - 1:,} documents ({single:.0%} of one sentence), "
+            f"{len(split.tokens):,} tokens"
+        )
 
 
 def expected_vocab_size(config: RunConfig, start: Start | None = None) -> int:

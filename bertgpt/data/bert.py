@@ -1,6 +1,7 @@
 """BERT's pretraining examples: sentence pairs of a token store, masked, as batches."""
 
 import functools
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -16,6 +17,9 @@ from bertgpt.tokenizers import BERT_SPECIAL, continuation_table, special_id, voc
 
 SHORT = 0.1  # of the documents are cut to a random shorter length (create_pretraining_data.py, short_seq_prob)
 IS_NEXT, NOT_NEXT = 0, 1
+BLOCK = 1 << 20  # documents or pairs looked at together, so that memory stays constant
+PAIRS_A_CELL = 200  # of the length baseline's table, on average
+MOST_BINS = 16  # of either length
 TOKENS_A_PAIR = 32  # of a packed row, on average at least: each pair that it may hold costs a place in both heads
 
 
@@ -29,7 +33,21 @@ class PairPlan(NamedTuple):
     label: np.ndarray  # 0 = IsNext, 1 = NotNext
 
 
-def plan_pairs(split: Split, max_tokens: int, rng: np.random.Generator, balanced: bool = True) -> PairPlan:
+class EpochPlan(NamedTuple):
+    """The pairs of one epoch.
+
+    Attributes:
+        pairs: all of them.
+        shift: the pair that row 0 of the epoch shows.
+        left_out: how many NotNext pairs the balance of labels cost.
+    """
+
+    pairs: PairPlan
+    shift: int
+    left_out: int
+
+
+def plan_pairs(split: Split, max_tokens: int, rng: np.random.Generator, balanced: bool = True) -> tuple[PairPlan, int]:
     """Cuts every document into pairs of runs of sentences, as Google's create_pretraining_data.py does.
 
     A round takes the next chunk of every document that has sentences left, so that the work is a few array
@@ -40,6 +58,13 @@ def plan_pairs(split: Split, max_tokens: int, rng: np.random.Generator, balanced
         max_tokens: of A and B together; T - 3.
         rng: decides lengths, splits, labels, other documents and cuts.
         balanced: as many IsNext as NotNext pairs; False: Google's rule, a coin a chunk.
+
+    Returns:
+        The pairs, and how many NotNext ones were left out for the balance. Where no chunk has two sentences, every pair
+        is NotNext, and all are kept.
+
+    Raises:
+        InputError: the split has only one document.
     """
     if len(split.documents) < 3:
         raise InputError(
@@ -57,10 +82,11 @@ def plan_pairs(split: Split, max_tokens: int, rng: np.random.Generator, balanced
         counts += np.bincount(pairs.label, minlength=2)
         rounds.append((pairs, single))
     plan = PairPlan(*map(np.concatenate, zip(*(pairs for pairs, _ in rounds), strict=True)))
+    made = len(plan.label)
     if balanced:
         keep = _drop_excess(plan.label, np.concatenate([single for _, single in rounds]), rng)
         plan = PairPlan(*(field[keep] for field in plan))
-    return _truncate(plan, max_tokens, rng)
+    return _truncate(plan, max_tokens, rng), made - len(plan.label)
 
 
 def _next_pairs(
@@ -150,6 +176,57 @@ def _truncate(plan: PairPlan, max_tokens: int, rng: np.random.Generator) -> Pair
     )
 
 
+def one_sentence_share(documents: np.ndarray) -> float:
+    """The share of documents that have one sentence, from where each ends in sentences [D + 1]; read in blocks."""
+    count = len(documents) - 1
+    blocks = (documents[start : start + BLOCK + 1] for start in range(0, count, BLOCK))
+    return sum(int((np.diff(block) == 1).sum()) for block in blocks) / count
+
+
+class LengthBaseline(NamedTuple):
+    """Next-sentence prediction from the lengths of the two halves alone: what a model has to beat.
+
+    Attributes:
+        a_bin, b_bin: the bin of each length, both [max_tokens + 1] int.
+        label: the likelier label of each pair of bins [A B] int, labels taken as equally frequent.
+    """
+
+    a_bin: np.ndarray
+    b_bin: np.ndarray
+    label: np.ndarray
+
+    def predict(self, batch: dict[str, np.ndarray]) -> np.ndarray:
+        """The label [B] of each pair of an unpacked batch."""
+        b_length = batch["token_type_ids"].sum(1) - 1
+        a_length = batch["attention_mask"].sum(1) - b_length - 3
+        return self.label[self.a_bin[a_length], self.b_bin[b_length]]
+
+
+def fit_lengths(plan: PairPlan, max_tokens: int) -> LengthBaseline:
+    """Counts the labels of a plan's pairs by the lengths of both halves, in bins that hold about as many pairs each.
+
+    Args:
+        plan: the training pairs.
+        max_tokens: of A and B together; T - 3.
+    """
+    bins = min(max(2, math.isqrt(len(plan.label) // PAIRS_A_CELL)), MOST_BINS)
+    a_bin, b_bin = (_equal_bins(lengths, max_tokens, bins) for lengths in (plan.a_length, plan.b_length))
+    counts = np.zeros((2, bins, bins))
+    for start in range(0, len(plan.label), BLOCK):
+        block = slice(start, start + BLOCK)
+        cell = (plan.label[block] * bins + a_bin[plan.a_length[block]]) * bins + b_bin[plan.b_length[block]]
+        counts += np.bincount(cell, minlength=counts.size).reshape(counts.shape)
+    shares = counts / np.maximum(counts.sum((1, 2), keepdims=True), 1)
+    return LengthBaseline(a_bin, b_bin, np.where(shares[NOT_NEXT] > shares[IS_NEXT], NOT_NEXT, IS_NEXT))
+
+
+def _equal_bins(lengths: np.ndarray, longest: int, bins: int) -> np.ndarray:
+    """The bin of each length from 0 to `longest`, from the share of the given lengths that are shorter."""
+    counts = np.bincount(lengths, minlength=longest + 1)
+    middle = (np.cumsum(counts) - counts / 2) / len(lengths)
+    return np.minimum((middle * bins).astype(np.int64), bins - 1)
+
+
 class BertPairs:
     """The examples of a split: row r is example r % len of epoch r // len, whose plan is made anew from (seed, epoch).
 
@@ -174,12 +251,12 @@ class BertPairs:
         self.pad = self.ids["[PAD]"]
         self.continues = np.array(continuation_table(tokenizer)) if whole_word else None
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs
-        self.length = len(self.plan(0)[0].label)
+        self.length = len(self.plan(0).pairs.label)
 
-    def _make_plan(self, epoch: int) -> tuple[PairPlan, int]:
+    def _make_plan(self, epoch: int) -> EpochPlan:
         rng = np.random.default_rng([self.seed, epoch])
-        plan = plan_pairs(self.split, self.sequence_length - 3, rng, self.balanced)
-        return plan, int(rng.integers(len(plan.label)))
+        pairs, left_out = plan_pairs(self.split, self.sequence_length - 3, rng, self.balanced)
+        return EpochPlan(pairs, int(rng.integers(len(pairs.label))), left_out)
 
     def __len__(self) -> int:
         return self.length
@@ -191,14 +268,14 @@ class BertPairs:
         """Rows [B] -> the batch of docs/data.md, each row the same whatever stands beside it."""
         epochs, index = np.divmod(rows, len(self))
         for epoch in np.unique(epochs):
-            plan, shift = self.plan(int(epoch))
-            index[epochs == epoch] = (index[epochs == epoch] + shift) % len(plan.label)
+            plan = self.plan(int(epoch))
+            index[epochs == epoch] = (index[epochs == epoch] + plan.shift) % len(plan.pairs.label)
         return self._assemble(self._pairs(epochs, index), counter.keys(self.seed, rows), self.sequence_length)
 
     def lengths(self, epoch: int) -> np.ndarray:
         """The tokens of every pair of an epoch's plan [N], special ones counted."""
-        plan, _ = self.plan(epoch)
-        return plan.a_length + plan.b_length + 3
+        pairs = self.plan(epoch).pairs
+        return pairs.a_length + pairs.b_length + 3
 
     def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
         """Pair `index` [n] of each epoch's plan, as a batch of W tokens; its masks follow from (seed, epoch, index)."""
@@ -210,7 +287,7 @@ class BertPairs:
         pairs = PairPlan(*(np.empty(len(index), np.int64) for _ in PairPlan._fields))
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            for field, values in zip(pairs, self.plan(int(epoch))[0], strict=True):
+            for field, values in zip(pairs, self.plan(int(epoch)).pairs, strict=True):
                 field[here] = values[index[here]]
         return pairs
 
