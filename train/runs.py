@@ -25,7 +25,15 @@ from bertgpt.data.packing import Packed, most_examples
 from bertgpt.data.store import Split, TextSource
 from bertgpt.errors import InputError
 from bertgpt.pretrained import example_ids, family_of_folder
-from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
+from bertgpt.tokenizers import (
+    BERT_SPECIAL,
+    load_tokenizer,
+    parse_tokenizer,
+    special_id,
+    train_bpe,
+    train_wordpiece,
+    vocabulary_size,
+)
 from train import config as configs
 from train import hosts
 from train.checkpoints import Checkpoints, is_damage
@@ -127,7 +135,7 @@ def _load_step(checkpoints: Checkpoints, step: int) -> Run:
     config = ModelConfig(**extra["model"])
     model = getattr(bertgpt, _architecture_of(extra))(config)
     params = checkpoints.load_params(step, abstract_params(model))
-    return Run(model, jax.tree.map(jnp.asarray, params), Tokenizer.from_str(extra["tokenizer"]), step)
+    return Run(model, jax.tree.map(jnp.asarray, params), parse_tokenizer(extra["tokenizer"], f"checkpoint {step}"), step)
 
 
 def _architecture_of(extra: dict[str, Any]) -> str:
@@ -197,7 +205,8 @@ def find_resumed(config: RunConfig) -> Start | None:
     for step in reversed(checkpoints.steps() if checkpoints else []):
         try:
             extra = checkpoints.extra(step) if checkpoints else {}
-            return Start(ModelConfig(**extra["model"]), Tokenizer.from_str(extra["tokenizer"]), None, step)
+            tokenizer = parse_tokenizer(extra["tokenizer"], f"checkpoint {step}")
+            return Start(ModelConfig(**extra["model"]), tokenizer, None, step)
         except Exception as error:  # the restore that follows tells of it and sets it aside
             if not is_damage(error):
                 raise
@@ -234,7 +243,7 @@ def prepare_store(config: RunConfig, start: Start | None = None) -> Tokenizer:
         return load_tokenizer(folder)
     tokenizer = given or _train_tokenizer(source, wanted)
     store.prepare(folder, source, tokenizer, wanted, config.data.workers or os.cpu_count() or 1, _tell_progress())
-    _tell_splits(folder)
+    _tell_splits(folder, tokenizer)
     return tokenizer
 
 
@@ -248,7 +257,7 @@ def prepare_in_tasks(config: RunConfig, start: Start | None, spread: "Spread") -
     if _must_prepare(config, start, source, wanted):
         if not scaling.prepare(folder, source, wanted, lambda: given or _train_tokenizer(source, wanted), spread):
             return False
-        _tell_splits(folder)
+        _tell_splits(folder, load_tokenizer(folder))
     return True
 
 
@@ -287,10 +296,14 @@ def _tell_progress() -> Callable[[int], None]:
     return progress
 
 
-def _tell_splits(folder: Path) -> None:
+def _tell_splits(folder: Path, tokenizer: Tokenizer) -> None:
+    """Tells what each split holds, and how much of it the tokenizer does not know."""
+    unknown = getattr(tokenizer.model, "unk_token", None)  # byte-level BPE has none
+    index = tokenizer.token_to_id(unknown) if unknown else None
     for name in store.SPLITS:
         split = store.open_split(folder, name)
-        say(f"{name}: {len(split.documents) - 1:,} documents, {len(split.tokens):,} tokens")
+        share = "" if index is None else f", {unknown}: {100 * split.counts[index] / len(split.tokens):.2g} % of tokens"
+        say(f"{name}: {len(split.documents) - 1:,} documents, {len(split.tokens):,} tokens{share}")
 
 
 def expected_vocab_size(config: RunConfig, start: Start | None = None) -> int:
@@ -331,9 +344,20 @@ def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, A
     return section
 
 
+class _TrainingTexts:
+    """The training documents, each as one text, read anew by every iteration: a tokenizer's training needs two."""
+
+    def __init__(self, source: TextSource) -> None:
+        self.source = source
+
+    def __iter__(self) -> Iterator[str]:
+        for document in self.source.documents("train"):
+            yield "\n".join(document)
+
+
 def _train_tokenizer(source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
     say(f"training a {wanted['kind']} tokenizer of {wanted['vocab_size']:,} pieces")
-    texts = ("\n".join(document) for document in source.documents("train"))
+    texts = _TrainingTexts(source)
     with ctrl_c_ends_at_once():
         if wanted["kind"] == "bpe":
             return train_bpe(texts, wanted["vocab_size"])
