@@ -55,9 +55,11 @@ def read_added(folder: Path, config: dict[str, Any]) -> Added:
     special = read_json_object(map_file) if is_file(map_file) else {}
     named |= _named(map_file, special, special=True)
     added = _with_extra(Added(added_file, {}, False, named, []), file, extra)
-    more = special.get("extra_special_tokens") or (not extra and special.get("additional_special_tokens")) or []
-    added = _with_extra(added, map_file, more, special=True)
-    return added._replace(numbered=_legacy(added_file, _special(added))) if is_file(added_file) else added
+    added = _with_extra(added, map_file, special.get("extra_special_tokens") or [], special=True)
+    if is_file(added_file):
+        added = added._replace(numbered=_legacy(added_file, _special(added)))
+    late = [] if extra else special.get("additional_special_tokens") or []  # transformers calls these special too late
+    return _with_extra(added, map_file, late, special=True)
 
 
 def with_roles(added: Added, roles: dict[str, str], file: Path) -> Added:
@@ -81,7 +83,7 @@ def check_roles(added: Added, tokenizer: Tokenizer, bert: bool) -> None:
         token, file = added.named.get(role, (None, None))
         if file and str(token and token.content) != name and (bert or tokenizer.token_to_id(name) is not None):
             found = repr(token.content) if token else "null"
-            raise InputError(f"{file}: {role} is {found}; only {name!r} is supported, so rename it in the tokenizer's files")
+            raise InputError(f"{file}: {role} is {found}; it must be {name!r}, here and in the tokenizer's other files")
 
 
 def add_tokens(tokenizer: Tokenizer, added: Added, file: Path) -> None:
