@@ -16,7 +16,7 @@ def demo() -> tuple[TextSource, Tokenizer]:
     """The demo recipe's text, and WordPiece of its size."""
     recipe = load(str(RECIPE))
     source = text_source(recipe)
-    texts = ("\n".join(document) for document in source.documents("train"))
+    texts = ["\n".join(document) for document in source.documents("train")]
     return source, train_wordpiece(texts, recipe.tokenizer.vocab_size or 8000)
 
 

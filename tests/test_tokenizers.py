@@ -1,4 +1,4 @@
-"""WordPiece and BPE: training, loading, saving."""
+"""Tokenizers loaded, saved and exported."""
 
 import json
 
@@ -8,8 +8,8 @@ from tokenizers.pre_tokenizers import Whitespace
 
 from bertgpt import tokenizers
 from bertgpt.errors import InputError
+from bertgpt.tokenizers import checks
 
-WORDS = "the cat the café played 中文 playing plays I"
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "play", "##ing", "cafe", "Café", "中", "文"]
 VOCAB = {"<unk>": 0, "l": 1, "o": 2, "w</w>": 3, "lo": 4, "low</w>": 5}
 MERGES = "#version: 0.2\nl o\nlo w</w>\n"
@@ -30,60 +30,6 @@ def vocab_json(tmp_path):
     (tmp_path / "vocab.json").write_text(json.dumps(VOCAB))
     (tmp_path / "merges.txt").write_text(MERGES)
     return tmp_path / "vocab.json"
-
-
-def test_wordpiece_keeps_berts_special_tokens_first():
-    tokenizer = tokenizers.train_wordpiece([WORDS], 60)
-    special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    assert [tokenizer.id_to_token(index) for index in range(5)] == special
-    assert [tokenizers.special_id(tokenizer, token) for token in special] == [0, 1, 2, 3, 4]
-
-
-def test_wordpiece_lower_cases_strips_accents_and_parts_chinese():
-    tokenizer = tokenizers.train_wordpiece([WORDS] * 3, 100)
-    assert pieces(tokenizer, "CAFÉ, 中文") == ["cafe", "[UNK]", "中", "文"]
-
-
-def test_wordpiece_marks_what_goes_on_a_word():
-    tokenizer = tokenizers.train_wordpiece(["ab ba"], 9)  # no room for more than a, b, ##a, ##b
-    assert pieces(tokenizer, "abb a") == ["a", "##b", "##b", "a"]
-    assert tokenizer.decode(tokenizer.encode("abb a").ids) == "abb a"
-
-
-def test_a_cased_wordpiece_keeps_case_and_accents():
-    tokenizer = tokenizers.train_wordpiece(["Café Café cafe"] * 3, 100, lowercase=False)
-    assert pieces(tokenizer, "Café cafe") == ["Café", "cafe"]
-
-
-def test_wordpiece_frames_one_and_two_texts():
-    encoding = tokenizers.train_wordpiece([WORDS] * 3, 100).encode("the cat", "the")
-    assert encoding.tokens == ["[CLS]", "the", "cat", "[SEP]", "the", "[SEP]"]
-    assert encoding.type_ids == [0, 0, 0, 0, 1, 1]
-
-
-def test_bpe_ends_a_word_and_lower_cases():
-    tokenizer = tokenizers.train_bpe(["Low lower low"] * 3, 100)
-    assert pieces(tokenizer, "LOW Lower") == ["low</w>", "lower</w>"]
-    assert tokenizer.decode(tokenizer.encode("LOW Lower").ids) == "low lower"
-
-
-def test_bpe_reads_an_unknown_character_as_id_0():
-    tokenizer = tokenizers.train_bpe(["low"], 100)
-    assert tokenizer.encode("z").ids == [0]
-    assert tokenizer.id_to_token(0) == "<unk>"
-
-
-@pytest.mark.parametrize("train", [tokenizers.train_wordpiece, tokenizers.train_bpe])
-def test_training_reads_a_stream_and_keeps_to_the_size(train, documents):
-    assert train((text for text in documents), 100).get_vocab_size() == 100
-
-
-@pytest.mark.parametrize("train", [tokenizers.train_wordpiece, tokenizers.train_bpe])
-def test_training_keeps_a_limited_alphabet(train, monkeypatch):
-    monkeypatch.setattr(tokenizers, "_alphabet", lambda vocab_size: 3)
-    tokenizer = train(["a b c " * 3 + "d"], 100)
-    known = {token[0] for token in tokenizer.get_vocab() if token[0] not in "[<#"}
-    assert known == {"a", "b", "c"}
 
 
 def test_a_trained_wordpiece_survives_saving(tmp_path, wordpiece, documents):
@@ -222,7 +168,7 @@ def test_a_corrupt_file_is_named(vocab_txt, vocab_json, name):
 
 
 def test_a_file_too_large_for_a_tokenizer_is_refused(vocab_txt, monkeypatch):
-    monkeypatch.setattr(tokenizers, "MAX_FILE", 10)
+    monkeypatch.setattr(checks, "MAX_FILE", 10)
     with pytest.raises(InputError, match=r"vocab\.txt: over 10 bytes"):
         tokenizers.load_tokenizer(vocab_txt)
 

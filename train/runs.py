@@ -24,7 +24,15 @@ from bertgpt.data.packing import Packed, most_examples
 from bertgpt.data.store import Split, TextSource
 from bertgpt.errors import InputError, check_local
 from bertgpt.pretrained import example_ids, family_of_folder
-from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer, special_id, train_bpe, train_wordpiece, vocabulary_size
+from bertgpt.tokenizers import (
+    BERT_SPECIAL,
+    load_tokenizer,
+    parse_tokenizer,
+    special_id,
+    train_bpe,
+    train_wordpiece,
+    vocabulary_size,
+)
 from train import config as configs
 from train import hosts, locks, verified
 from train.checkpoints import Checkpoints
@@ -124,7 +132,9 @@ def _load_step(checkpoints: Checkpoints, step: int) -> Run:
     config = ModelConfig(**extra["model"])
     model = getattr(bertgpt, _architecture_of(extra))(config)
     params = checkpoints.load_params(step, abstract_params(model))
-    return Run(model, jax.tree.map(jnp.asarray, params), Tokenizer.from_str(extra["tokenizer"]), step)
+    return Run(
+        model, jax.tree.map(jnp.asarray, params), parse_tokenizer(extra["tokenizer"], f"checkpoint {step}"), step
+    )
 
 
 def _architecture_of(extra: dict[str, Any]) -> str:
@@ -193,7 +203,8 @@ def find_resumed(config: RunConfig) -> Start | None:
     for step in reversed(checkpoints.steps()):
         if checkpoints.fault(step, arrays=False) is None:  # else the restore that follows sets it aside
             extra = checkpoints.extra(step)
-            return Start(ModelConfig(**extra["model"]), Tokenizer.from_str(extra["tokenizer"]), None, step)
+            tokenizer = parse_tokenizer(extra["tokenizer"], f"checkpoint {step}")
+            return Start(ModelConfig(**extra["model"]), tokenizer, None, step)
     return None
 
 
@@ -249,7 +260,7 @@ def prepare_store(
             if not _prepare(config, source, wanted, given, spread):
                 return False
             verified.remember(folder)
-            _tell_splits(folder)
+            _tell_splits(folder, load_tokenizer(folder))
             return True
 
     return hosts.after_first(folder.parent, bring_up_to_date, f"waits for {folder}, which the first process prepares")
@@ -327,14 +338,17 @@ def _tell_progress() -> Callable[[int], None]:
     return progress
 
 
-def _tell_splits(folder: Path) -> None:
+def _tell_splits(folder: Path, tokenizer: Tokenizer) -> None:
+    """Tells what each split holds, and how much of it the tokenizer does not know."""
+    unknown = getattr(tokenizer.model, "unk_token", None)  # byte-level BPE has none
+    index = tokenizer.token_to_id(unknown) if unknown else None
     for name in store.SPLITS:
         split = store.open_split(folder, name)
-        single = one_sentence_share(split.documents)
-        say(
-            f"{name}: {len(split.documents) - 1:,} documents ({single:.0%} of one sentence), "
-            f"{len(split.tokens):,} tokens"
+        text = (
+            f"{name}: {len(split.documents) - 1:,} documents, {one_sentence_share(split.documents):.0%} of one sentence"
         )
+        share = "" if index is None else f", {unknown}: {100 * split.counts[index] / len(split.tokens):.2g} % of them"
+        say(f"{text}; {len(split.tokens):,} tokens{share}")
 
 
 def expected_vocab_size(config: RunConfig, start: Start | None = None) -> int:
@@ -375,9 +389,20 @@ def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, A
     return section
 
 
+class _TrainingTexts:
+    """The training documents, each as one text, read anew by every iteration: a tokenizer's training needs two."""
+
+    def __init__(self, source: TextSource) -> None:
+        self.source = source
+
+    def __iter__(self) -> Iterator[str]:
+        for document in self.source.documents("train"):
+            yield "\n".join(document)
+
+
 def _train_tokenizer(source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
     say(f"training a {wanted['kind']} tokenizer of {wanted['vocab_size']:,} pieces")
-    texts = ("\n".join(document) for document in source.documents("train"))
+    texts = _TrainingTexts(source)
     with ctrl_c_ends_at_once():
         if wanted["kind"] == "bpe":
             return train_bpe(texts, wanted["vocab_size"])

@@ -7,9 +7,17 @@ import pytest
 import transformers
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
+from tokenizers import AddedToken, Tokenizer, models, normalizers, pre_tokenizers, trainers
 
-from bertgpt.tokenizers import export_tokenizer, load_tokenizer, train_bpe, train_wordpiece
+from bertgpt.errors import InputError
+from bertgpt.tokenizers import (
+    BERT_SPECIAL,
+    export_tokenizer,
+    load_tokenizer,
+    save_tokenizer,
+    train_bpe,
+    train_wordpiece,
+)
 
 TEXTS = [
     "The quick brown Fox jumps over the lazy dog; naïve café, Ångström, İstanbul, STRASSE straße.",
@@ -189,3 +197,206 @@ def test_bert_is_as_googles_python_on_ordinary_text(google, text):
     # Their Python composes accents first and has older Unicode tables: rare code points differ (docs/parity.md).
     theirs, ours = google
     assert ours.encode(text).ids == theirs(text)["input_ids"]
+
+
+PIECES = [*BERT_SPECIAL, *"a b ##b john works in e ##1 [ ] 1 / mask < ent > x [unused1]".split()]
+V = len(PIECES)
+MARKED = [
+    "[E1] john [/E1] works in a",
+    "x[E1]ab <ent> <Ent> <ENT> [E2] [E3]",
+    "John JOHN john [MASK] a [mask] [UNK] [SEP] ab aab ab",
+    "[unused1]  [E1]  <Ent>  x",
+    " [MASK] <s>",
+]
+CONFIG, MAP, ADDED = "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"
+
+
+def token(content, **properties):
+    """A token as added_tokens_decoder has it."""
+    flags = dict.fromkeys(("lstrip", "rstrip", "single_word", "normalized"), False) | {"special": True}
+    return {"content": content, **flags, **properties}
+
+
+MASK = {"content": "[MASK]", "lstrip": True, "rstrip": False, "normalized": False, "single_word": False}
+DECODER = {
+    V: token("[E1]", lstrip=True),
+    V + 1: token("<Ent>", normalized=True, special=False, rstrip=True),
+    V + 2: token("ab", single_word=True, special=False),
+}
+FOLDERS = {  # of a vocabulary of V tokens: the files beside it
+    "plain": {},
+    "added": {ADDED: {"[E1]": V, "[/E1]": V + 1}},
+    "added in another order": {ADDED: {"[/E1]": V + 1, "[E1]": V}},
+    "added from the vocabulary": {ADDED: {"[unused1]": V - 1, "[E1]": V}},
+    "added, for normalized text": {ADDED: {"<Ent>": V}},
+    "added, named special": {ADDED: {"<Ent>": V}, MAP: {"eos_token": "<Ent>"}},
+    "added, listed special": {ADDED: {"<Ent>": V}, MAP: {"additional_special_tokens": ["<Ent>"]}},
+    "decoder": {CONFIG: {"added_tokens_decoder": DECODER}},
+    "decoder alone": {
+        CONFIG: {"added_tokens_decoder": {V: token("[E1]")}},
+        ADDED: {"[E2]": V},
+        MAP: {"eos_token": "x"},
+    },
+    "decoder, cased": {
+        CONFIG: {"do_lower_case": False, "added_tokens_decoder": {V: token("John", normalized=True, special=False)}}
+    },
+    "additional": {CONFIG: {"additional_special_tokens": ["[E1]", "<Ent>"]}},
+    "extra": {CONFIG: {"extra_special_tokens": ["[E1]", "<Ent>"]}},
+    "extra by role": {CONFIG: {"extra_special_tokens": {"image_token": "<Ent>"}, "eos_token": "[E1]"}},
+    "extra with properties": {
+        CONFIG: {"additional_special_tokens": [{"__type": "AddedToken"} | MASK | {"content": "[E1]"}]}
+    },
+    "roles": {CONFIG: {"foo_token": "<Ent>", "bos_token": "[E1]"}},
+    "roles in the map": {MAP: {"eos_token": "[E1]", "bos_token": MASK | {"content": "<Ent>"}}},
+    "mask that strips": {MAP: {"mask_token": MASK}},
+    "mask that strips, config": {CONFIG: {"mask_token": {"__type": "AddedToken"} | MASK}},
+    "added and additional": {ADDED: {"[E1]": V}, CONFIG: {"additional_special_tokens": ["[E1]", "[E2]"]}},
+    "map and config": {
+        CONFIG: {"additional_special_tokens": ["[E1]"]},
+        MAP: {"additional_special_tokens": ["[E2]"], "extra_special_tokens": ["[E3]"]},
+    },
+    "Electra": {CONFIG: {"tokenizer_class": "ElectraTokenizerFast"}, ADDED: {"[E1]": V}},
+    "class in config.json": {"config.json": {"model_type": "bert", "tokenizer_class": "MobileBertTokenizer"}},
+}
+REFUSED = {  # where transformers gives an added token another id than its file, or has no such clean-up
+    "a hole": {ADDED: {"[E1]": V, "[/E1]": V + 2}},
+    "an id that is taken": {ADDED: {"[E1]": 5}},
+    "a token twice": {CONFIG: {"added_tokens_decoder": {V: token("[E1]"), V + 1: token("[E1]")}}},
+    "another mask": {CONFIG: {"mask_token": "[unused1]"}},
+    "no mask": {CONFIG: {"mask_token": None}},
+    "another cls": {MAP: {"cls_token": "<s>"}},
+}
+
+
+def write(folder, files, model_type="bert"):
+    for name, value in ({"config.json": {"model_type": model_type}} | files).items():
+        (folder / name).write_text(json.dumps(value))
+
+
+def base():
+    """A tokenizer of PIECES."""
+    tokenizer = train_wordpiece(TEXTS, 60)
+    tokenizer.model = models.WordPiece({piece: index for index, piece in enumerate(PIECES)}, unk_token="[UNK]")
+    return tokenizer
+
+
+@pytest.mark.parametrize("vocabulary", ["vocab.txt", "tokenizer.json", "tokenizer.json, no class of BERT's"])
+@pytest.mark.parametrize("name", FOLDERS)
+def test_added_tokens(vocabulary, name, tmp_path):
+    files = dict(FOLDERS[name])
+    if "class" not in str(files):
+        given = "PreTrainedTokenizerFast" if "no class" in vocabulary else "BertTokenizer"
+        files[CONFIG] = {"tokenizer_class": given} | files.get(CONFIG, {})
+    write(tmp_path, files)
+    if vocabulary == "vocab.txt":
+        (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    else:
+        save_tokenizer(base(), tmp_path)
+    check_alike(tmp_path)
+
+
+def check_alike(folder, texts=MARKED):
+    theirs, ours = transformers.AutoTokenizer.from_pretrained(folder), load_tokenizer(folder)
+    for text in texts:
+        assert ours.encode(text).ids == theirs(text)["input_ids"], text
+        assert ours.decode(ours.encode(text).ids) == theirs.decode(theirs(text)["input_ids"], skip_special_tokens=True)
+    assert ours.get_vocab() == theirs.get_vocab()
+    assert ours.get_added_tokens_decoder() == theirs.added_tokens_decoder
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_have_other_ids_is_refused(name, tmp_path):
+    write(tmp_path, REFUSED[name])
+    (tmp_path / "vocab.txt").write_text("\n".join(PIECES) + "\n")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    if "mask" in name or "cls" in name:
+        assert (theirs.mask_token, theirs.cls_token) != ("[MASK]", "[CLS]")
+    else:
+        declared = REFUSED[name].get(ADDED) or {"[E1]": V + 1}
+        assert any(theirs.convert_tokens_to_ids(content) != index for content, index in declared.items())
+    with pytest.raises(InputError, match=r"(tokenizer_config|special_tokens_map|added_tokens)\.json: "):
+        load_tokenizer(tmp_path)
+
+
+LETTERS = ["<unk>", *"j o h n a b x e 1 [ ] / a</w> b</w> n</w> ]</w> [</w> x</w> e</w> 1</w> jo joh john</w>".split()]
+GPT_FOLDERS = {
+    "plain": {},
+    "added": {ADDED: {"[E1]": len(LETTERS), "[/E1]": len(LETTERS) + 1}},
+    "decoder": {
+        CONFIG: {
+            "added_tokens_decoder": {
+                len(LETTERS): token("[E1]", lstrip=True),
+                len(LETTERS) + 1: token("<Ent>", normalized=True, special=False),
+            }
+        }
+    },
+    "added from the vocabulary": {ADDED: {"john</w>": len(LETTERS) - 1, "[E1]": len(LETTERS)}},
+    "another unknown token": {CONFIG: {"unk_token": "x"}},
+    "roles": {CONFIG: {"pad_token": "<pad>", "cls_token": "[E1]"}},
+}
+
+
+@pytest.mark.parametrize("name", GPT_FOLDERS)
+def test_added_tokens_of_gpt(name, tmp_path):
+    write(tmp_path, GPT_FOLDERS[name], "openai-gpt")
+    (tmp_path / "vocab.json").write_text(json.dumps({piece: index for index, piece in enumerate(LETTERS)}))
+    (tmp_path / "merges.txt").write_text("#version: 0.2\nj o\njo h\njoh n</w>\n")
+    check_alike(tmp_path)
+
+
+LINES = {
+    "outer white space": "a \n a\nb\t\nc\u00a0\n\u3000d\u3000\ne\x0b\nf\u2028\ng\x85\n",
+    "separators that are no white space": "a\x1c\nb\u200b\n",
+    "blank lines": "a\n\nb\n \n",
+    "lines twice": "a\nb\na\nc\n",
+    "lines twice but for white space": "a\nb\na \nc\n",
+    "CRLF": "a\r\nb\r\n",
+    "no line end": "a\nb",
+    "CR is no line end": "a\rb\nc\n",
+}
+
+
+@pytest.mark.parametrize("name", LINES)
+def test_lines_of_vocab_txt(name, tmp_path):
+    write(tmp_path, {})
+    end = "\r\n" if name == "CRLF" else "\n"
+    (tmp_path / "vocab.txt").write_bytes((end.join(BERT_SPECIAL) + end + LINES[name]).encode())
+    check_alike(tmp_path, ["a b c d e f g z", ""])
+
+
+def test_a_byte_order_mark_hides_the_first_token(tmp_path):
+    write(tmp_path, {})
+    (tmp_path / "vocab.txt").write_text("\ufeff" + "\n".join(PIECES) + "\n")
+    theirs = transformers.AutoTokenizer.from_pretrained(tmp_path)
+    assert theirs.convert_tokens_to_ids("[PAD]") == V  # added at the end
+    with pytest.raises(InputError, match=r"vocab\.txt: no \[PAD\]; a byte order mark"):
+        load_tokenizer(tmp_path)
+    (tmp_path / "vocab.txt").write_text("\ufeffz\n" + "\n".join(PIECES) + "\n")
+    check_alike(tmp_path, ["z a"])
+
+
+@pytest.mark.parametrize("kind", ["bert", "openai-gpt", "other clean-up", "special tokens are text"])
+def test_added_tokens_are_exported(kind, tmp_path):
+    tokenizer = train_bpe(TEXTS * 3, 300) if kind == "openai-gpt" else base()
+    if kind == "other clean-up":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.NFC()])
+    if kind == "special tokens are text":
+        plain = Tokenizer(tokenizer.model)
+        plain.normalizer, plain.pre_tokenizer = tokenizer.normalizer, tokenizer.pre_tokenizer
+        plain.post_processor, tokenizer = tokenizer.post_processor, plain
+    tokenizer.add_tokens([AddedToken("[E1]", lstrip=True, special=True), AddedToken("<Ent>", rstrip=True)])
+    tokenizer.add_tokens([AddedToken("ab", single_word=True), AddedToken("[/E1]", special=True, normalized=True)])
+    write(tmp_path, {}, "openai-gpt" if kind == "openai-gpt" else "bert")
+    export_tokenizer(tokenizer, tmp_path, 512)
+    check_exported(tmp_path, tokenizer)
+    if kind in ("bert", "openai-gpt"):
+        (tmp_path / "tokenizer.json").unlink()
+        check_exported(tmp_path, tokenizer)
+
+
+def check_exported(folder, tokenizer):
+    theirs = transformers.AutoTokenizer.from_pretrained(folder)
+    for text in (*MARKED, "[/e1]", "[MASK]"):
+        assert theirs(text)["input_ids"] == tokenizer.encode(text).ids
+    assert theirs.get_vocab() == tokenizer.get_vocab()
+    check_alike(folder, (*MARKED, "[/e1]", "[MASK]"))

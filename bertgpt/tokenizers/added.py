@@ -1,0 +1,167 @@
+"""Tokens that were added to a vocabulary, by the files beside it, with the ids and properties of transformers."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tokenizers import AddedToken, Tokenizer
+
+from bertgpt.errors import InputError
+from bertgpt.json_files import read_json_object
+from bertgpt.tokenizers.checks import check_added_tokens, check_numbering, is_file
+from bertgpt.tokenizers.classes import CONFIG
+from bertgpt.tokenizers.kinds import BERT_SPECIAL
+
+SPECIAL_MAP, ADDED = "special_tokens_map.json", "added_tokens.json"
+FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
+ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+BERT_ROLES = {f"{token[1:-1].lower()}_token": token for token in BERT_SPECIAL}
+
+
+class Added(NamedTuple):
+    """What the files beside a vocabulary say of added and special tokens.
+
+    Attributes:
+        file: says which id an added token has.
+        numbered: the added tokens by their ids.
+        overrides: whether their properties go over those that tokenizer.json has for them.
+        named: the tokens of roles such as "mask_token", each with the file that says so; None: the role is empty.
+        extra: further special tokens.
+    """
+
+    file: Path
+    numbered: dict[int, AddedToken]
+    overrides: bool
+    named: dict[str, tuple[AddedToken | None, Path]]
+    extra: list[AddedToken]
+
+
+def read_added(folder: Path, config: dict[str, Any]) -> Added:
+    """As transformers: where tokenizer_config.json has `added_tokens_decoder`, it alone counts; otherwise
+    special_tokens_map.json goes over its other keys, and added_tokens.json numbers the tokens.
+
+    Args:
+        folder: of the tokenizer.
+        config: its tokenizer_config.json; empty without it.
+
+    Raises:
+        InputError: a file cannot be read, or a token in it is none.
+    """
+    file, map_file, added_file = folder / CONFIG, folder / SPECIAL_MAP, folder / ADDED
+    named = _named(file, config)
+    extra = config.get("extra_special_tokens") or config.get("additional_special_tokens") or []
+    if "added_tokens_decoder" in config:
+        numbered = _decoder(file, config["added_tokens_decoder"])
+        return _with_extra(Added(file, numbered, True, named, []), file, extra)
+    special = read_json_object(map_file) if is_file(map_file) else {}
+    named |= _named(map_file, special, special=True)
+    added = _with_extra(Added(added_file, {}, False, named, []), file, extra)
+    added = _with_extra(added, map_file, special.get("extra_special_tokens") or [], special=True)
+    if is_file(added_file):
+        added = added._replace(numbered=_legacy(added_file, _special(added)))
+    late = [] if extra else special.get("additional_special_tokens") or []  # transformers calls these special too late
+    return _with_extra(added, map_file, late, special=True)
+
+
+def with_roles(added: Added, roles: dict[str, str], file: Path) -> Added:
+    """With the tokens of roles that a class has where its folder says nothing."""
+    named = {role: (AddedToken(content, special=True), file) for role, content in roles.items()}
+    return added._replace(named={**named, **added.named})
+
+
+def check_roles(added: Added, tokenizer: Tokenizer, bert: bool) -> None:
+    """BERT's special tokens are found by their names, so other names for their roles are refused.
+
+    Args:
+        added: what the tokenizer's folder says.
+        tokenizer: the folder's.
+        bert: whether its class is one of BERT's.
+
+    Raises:
+        InputError: a role that BERT needs is another token's.
+    """
+    for role, name in BERT_ROLES.items():
+        token, file = added.named.get(role, (None, None))
+        if file and str(token and token.content) != name and (bert or tokenizer.token_to_id(name) is not None):
+            found = repr(token.content) if token else "null"
+            raise InputError(f"{file}: {role} is {found}; it must be {name!r}, here and in the tokenizer's other files")
+
+
+def add_tokens(tokenizer: Tokenizer, added: Added, file: Path) -> None:
+    """Adds what the folder says to what the tokenizer has; changes the tokenizer.
+
+    Args:
+        tokenizer: of the folder's vocabulary.
+        added: what the folder says.
+        file: the vocabulary.
+
+    Raises:
+        InputError: a token would not have the id that its file gives it, or share it with another.
+    """
+    own = {token.content: token for token in tokenizer.get_added_tokens_decoder().values()}
+    numbered = {token.content: token for _, token in sorted(added.numbered.items())}
+    tokens = own | numbered if added.overrides else numbered | own
+    roles = sorted(added.named, key=lambda role: ROLES.index(role) if role in ROLES else len(ROLES))
+    named = [token for token, _ in map(added.named.__getitem__, roles) if token]
+    for token in (*named, *added.extra):
+        tokens.setdefault(token.content, token)
+    for token in named:
+        tokens[token.content].special = True
+    check_added_tokens(file.parent, list(tokens))
+    tokenizer.add_tokens(list(tokens.values()))
+    place = added.file if added.numbered else file
+    check_numbering(place, tokenizer, {index: token.content for index, token in added.numbered.items()})
+
+
+def _special(added: Added) -> set[str]:
+    return {token.content for token in (*(token for token, _ in added.named.values()), *added.extra) if token}
+
+
+def _named(file: Path, values: dict[str, Any], **properties: bool) -> dict[str, tuple[AddedToken | None, Path]]:
+    """The tokens of the roles in a file: those that every class knows, and any other key that ends in _token."""
+    known = {key: value for key, value in values.items() if key in ROLES or _is_own_role(key, value)}
+    return {
+        key: (None if value is None else _token(file, key, value, **properties), file) for key, value in known.items()
+    }
+
+
+def _is_own_role(key: str, value: Any) -> bool:
+    return key.endswith("_token") and isinstance(value, str | dict)
+
+
+def _with_extra(added: Added, file: Path, extra: Any, **properties: bool) -> Added:
+    """With further special tokens: a list, or an object from roles of their own to them."""
+    key = "extra_special_tokens"
+    if isinstance(extra, dict):
+        roles = {role: (_token(file, key, value, **properties), file) for role, value in extra.items()}
+        return added._replace(named=added.named | roles)
+    if not isinstance(extra, list):
+        raise InputError(f"{file}: {key} is {extra!r:.80}; it must be a list of tokens")
+    return added._replace(extra=[*added.extra, *(_token(file, key, value, **properties) for value in extra)])
+
+
+def _decoder(file: Path, values: Any) -> dict[int, AddedToken]:
+    """`added_tokens_decoder`: tokens with their properties, by the ids as decimals."""
+    key = "added_tokens_decoder"
+    if not isinstance(values, dict) or not all(index.isascii() and index.isdecimal() for index in values):
+        raise InputError(f"{file}: {key} is {values!r:.80}; it must be an object from ids to tokens")
+    return {int(index): _token(file, key, value) for index, value in values.items()}
+
+
+def _legacy(file: Path, special: set[str]) -> dict[int, AddedToken]:
+    """added_tokens.json: ids by tokens; those that are not special stand for normalized text."""
+    numbered: dict[int, AddedToken] = {}
+    for content, index in read_json_object(file).items():
+        if type(index) is not int or index in numbered:
+            raise InputError(f"{file}: {content!r:.80} has the id {index!r:.80}; it must be a number of its own")
+        flags = {"normalized": content not in special, "special": content in special}
+        numbered[index] = _token(file, "a token", {"content": content} | flags)
+    return numbered
+
+
+def _token(file: Path, key: str, value: Any, **properties: bool) -> AddedToken:
+    """A token from its text, which is special, or from an object with its text and properties."""
+    fields = value if isinstance(value, dict) else {"content": value, "special": True}
+    content, flags = fields.get("content"), {flag: fields[flag] for flag in FLAGS if flag in fields} | properties
+    if not isinstance(content, str) or not content or not all(isinstance(flag, bool) for flag in flags.values()):
+        raise InputError(f"{file}: {key} has {value!r:.80}, which is no token")
+    return AddedToken(content, **flags)

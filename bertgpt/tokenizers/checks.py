@@ -1,0 +1,194 @@
+"""Files of tokenizers come from elsewhere: what the library would allocate for them without end is refused here."""
+
+import base64
+import json
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from bertgpt.errors import InputError
+
+MAX_FILE = 1 << 26  # bytes of a tokenizer's file
+MAX_IDS = 1 << 24  # the library makes lists as long as the highest id
+FEW_IDS = 100_000  # lists of this length cost nothing, whatever holes the ids have
+HOLES = 8  # in a larger vocabulary: ids for each token
+MAX_TOKEN = 4096  # bytes of an added token, or of a Unigram piece: each byte becomes a state of an automaton
+MAX_ADDED = 1 << 22  # bytes of all added tokens
+MAX_STEPS = 128  # steps of one section
+MAX_GROWTH = 1 << 14  # how many times as long they may make a text; ALBERT's come to 6,500 by this count
+SECTIONS = (("normalizer", "pre_tokenizer"), ("decoder",), ("post_processor",))
+GROWTH = {  # the most bytes that a step makes of one, Unicode's longest cases; those that are not here add none
+    "BertNormalizer": 5,
+    "BPEDecoder": 2,
+    "ByteLevel": 2,
+    "CTC": 2,
+    "Lowercase": 2,
+    "Metaspace": 4,
+    "NFC": 3,
+    "NFD": 3,
+    "NFKC": 11,
+    "NFKD": 11,
+    "WordPiece": 2,
+}
+
+
+def is_file(file: Path) -> bool:
+    """Whether there is such a file.
+
+    Raises:
+        InputError: there is a folder, a pipe, a device or a broken link of that name.
+    """
+    if file.is_file():
+        return True
+    if file.exists() or file.is_symlink():
+        raise InputError(f"{file}: not a regular file")
+    return False
+
+
+def read_text(file: Path) -> str:
+    """The text of a tokenizer's file.
+
+    Raises:
+        InputError: it is too large, or no text in UTF-8.
+    """
+    if file.stat().st_size > MAX_FILE:
+        raise InputError(f"{file}: over {MAX_FILE} bytes; not a tokenizer")
+    try:
+        text = file.read_bytes().decode()
+    except UnicodeDecodeError as error:
+        raise InputError(f"{file}: not a tokenizer: {error}") from error
+    if "\0" in text:
+        raise InputError(f"{file}: not a tokenizer: holds a NUL character")
+    return text
+
+
+def check_ids(place: Any, vocabulary: dict[str, Any]) -> None:
+    """
+    Raises:
+        InputError: an id is no number, is higher than so many tokens can account for, or belongs to two tokens.
+    """
+    limit = min(MAX_IDS, max(FEW_IDS, HOLES * len(vocabulary)))
+    for token, index in vocabulary.items():
+        if type(index) is not int or not 0 <= index < limit:
+            raise InputError(f"{place}: {token!r:.80} has the id {index!r:.80}; it must be from 0 to {limit - 1}")
+    _check_unique(place, vocabulary)
+
+
+def check_added_tokens(place: Any, contents: Sequence[str]) -> None:
+    """
+    Raises:
+        InputError: they are too long.
+    """
+    sizes = [len(content.encode(errors="replace")) for content in contents]
+    if max(sizes, default=0) > MAX_TOKEN or sum(sizes) > MAX_ADDED:
+        raise InputError(
+            f"{place}: added tokens of up to {max(sizes)} bytes, {sum(sizes)} together; "
+            f"the most are {MAX_TOKEN} and {MAX_ADDED}"
+        )
+
+
+def check_before(place: Any, description: dict[str, Any]) -> None:
+    """What the library allocates for while it reads tokenizer.json; another form than it knows is left to it.
+
+    Raises:
+        InputError: an id is too high, or a piece or added token too long.
+    """
+    model, added = description.get("model"), description.get("added_tokens")
+    vocabulary = model.get("vocab") if isinstance(model, dict) else None
+    if isinstance(vocabulary, dict):
+        check_ids(place, vocabulary)
+    elif isinstance(vocabulary, list):  # Unigram's pieces with their scores
+        pieces = [entry[0] for entry in vocabulary if isinstance(entry, list) and entry and isinstance(entry[0], str)]
+        if max(map(len, pieces), default=0) > MAX_TOKEN:
+            raise InputError(f"{place}: a piece has over {MAX_TOKEN} characters")
+    tokens = [token for token in added if isinstance(token, dict)] if isinstance(added, list) else []
+    check_added_tokens(place, [str(token.get("content")) for token in tokens])
+
+
+def check_after(place: Any, tokenizer: Tokenizer) -> None:
+    """What encoding and decoding would allocate for, in the form that the library gives to what it has read.
+
+    Raises:
+        InputError: texts may grow too much, or the post-processor gives an id that no token has.
+    """
+    description = json.loads(tokenizer.to_str())
+    for names in SECTIONS:
+        steps = [step for name in names for step in _steps(description[name])]
+        if len(steps) > MAX_STEPS:
+            raise InputError(f"{place}: {' and '.join(names)} of {len(steps)} steps; the most are {MAX_STEPS}")
+        growth = math.prod(map(_growth, steps))
+        if growth > MAX_GROWTH:
+            raise InputError(
+                f"{place}: {' and '.join(names)} may make a text {growth:.3g} times as long; "
+                f"the most is {MAX_GROWTH}"
+            )
+    for step in _steps(description["post_processor"]):
+        for index in _processor_ids(step):
+            if tokenizer.id_to_token(index) is None:
+                raise InputError(f"{place}: post_processor gives the id {index}, which no token has")
+
+
+def check_numbering(place: Any, tokenizer: Tokenizer, declared: dict[int, str]) -> None:
+    """The library numbers added tokens itself, from the first free id on, whatever their file says.
+
+    Args:
+        place: named in errors.
+        tokenizer: has them.
+        declared: the added tokens by the ids that the file gives them.
+
+    Raises:
+        InputError: one has another id, or an id belongs to two tokens.
+    """
+    for index, content in declared.items():
+        found = tokenizer.token_to_id(content)
+        if found != index:
+            raise InputError(
+                f"{place}: added token {content!r:.80} has the id {index} where {found} is expected; an added token "
+                "has its id in the vocabulary, or the next one after the vocabulary and those before it"
+            )
+    _check_unique(place, tokenizer.get_vocab())
+
+
+def _check_unique(place: Any, vocabulary: dict[str, int]) -> None:
+    if len(set(vocabulary.values())) < len(vocabulary):
+        index = Counter(vocabulary.values()).most_common(1)[0][0]
+        first, second = sorted(token for token, other in vocabulary.items() if other == index)[:2]
+        raise InputError(f"{place}: {first!r:.80} and {second!r:.80} both have the id {index}")
+
+
+def _steps(value: Any) -> Iterator[dict[str, Any]]:
+    """The steps of a section, however they are nested."""
+    if isinstance(value, dict) and value["type"] == "Sequence":
+        (parts,) = (part for part in value.values() if isinstance(part, list))
+        for part in parts:
+            yield from _steps(part)
+    elif value is not None:
+        yield value
+
+
+def _growth(step: dict[str, Any]) -> float:
+    """The most bytes that a step makes of one; of a post-processor, tokens."""
+    kind = step["type"]
+    if kind == "Replace":
+        old, new = len(step["pattern"].get("String", "").encode()), len(step["content"].encode())
+        return max(1, new / old) if old else 1 + new  # a regular expression may match between any two characters
+    if kind == "Prepend":
+        return 1 + len(step["prepend"].encode())
+    if kind == "Precompiled":  # a trie, its size before it, and what its entries point to, parted by NUL
+        charsmap = base64.b64decode(step["precompiled_charsmap"])
+        replacements = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
+        return max(1, *map(len, replacements.split(b"\0")))
+    if kind == "TemplateProcessing":
+        return max(1, len(step["single"]) + len(step["pair"])) * max(1, len(_processor_ids(step)))
+    return GROWTH.get(kind, 1)
+
+
+def _processor_ids(step: dict[str, Any]) -> list[int]:
+    """The ids that a post-processor adds."""
+    if step["type"] == "TemplateProcessing":
+        return [index for token in step["special_tokens"].values() for index in token["ids"]]
+    return [step[key][1] for key in ("sep", "cls") if key in step]

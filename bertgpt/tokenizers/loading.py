@@ -1,0 +1,153 @@
+"""Tokenizers from files and folders, Hugging Face's and OpenAI's."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+from tokenizers import Tokenizer, models, normalizers
+
+from bertgpt.errors import InputError
+from bertgpt.json_files import read_json_object
+from bertgpt.tokenizers.added import (
+    ADDED,
+    BERT_ROLES,
+    SPECIAL_MAP,
+    Added,
+    add_tokens,
+    check_roles,
+    read_added,
+    with_roles,
+)
+from bertgpt.tokenizers.checks import check_after, check_before, check_ids, check_numbering, is_file, read_text
+from bertgpt.tokenizers.classes import CONFIG, Reader, check_reader, find_reader, read_settings
+from bertgpt.tokenizers.kinds import BERT_SPECIAL, add_bert_template, bpe, wordpiece
+
+MERGES = {"vocab.json": "merges.txt", "encoder_bpe_40000.json": "vocab_40000.bpe"}  # Hugging Face's names, OpenAI's
+TOKENIZER_FILES = ("tokenizer.json", CONFIG, SPECIAL_MAP, ADDED, "vocab.txt", "vocab.json", "merges.txt")
+
+Made = TypeVar("Made")
+
+
+def load_tokenizer(path: str | Path) -> Tokenizer:
+    """The tokenizer in a file (`tokenizer.json`, `vocab.txt`) or folder (those, or `vocab.json` + `merges.txt`, or
+    OpenAI's `encoder_bpe_40000.json` + `vocab_40000.bpe`).
+
+    A `tokenizer_config.json` beside it that is a BERT's decides lower case, Chinese characters and accents, with
+    Hugging Face's defaults for what it leaves out; a `vocab.txt` without it is lower-cased. Tokens that
+    `tokenizer_config.json`, `special_tokens_map.json` or `added_tokens.json` add have the ids that transformers gives.
+
+    Raises:
+        InputError: there is no tokenizer, its file cannot be used, it would encode otherwise than in transformers, or
+            BERT's special tokens have other names.
+    """
+    path = Path(path)
+    folder = path if path.is_dir() else path.parent
+    config = read_json_object(folder / CONFIG) if is_file(folder / CONFIG) else None
+    reader = find_reader(folder, config or {})
+    file = _find_vocabulary(path, reader)
+    check_reader(reader, file)
+    added = read_added(folder, config or {})
+    if file.name == "vocab.txt":
+        return _from_vocab_txt(file, read_settings(folder / CONFIG, config or {}), added)
+    if file.name in MERGES:
+        return _from_merges(file, added)
+    tokenizer = parse_tokenizer(read_text(file), file)
+    if config is not None and reader.family in (None, "bert"):
+        _apply_settings(tokenizer, read_settings(folder / CONFIG, config))
+    return _with_added(tokenizer, file, added, reader.family == "bert")
+
+
+def parse_tokenizer(text: str, place: Any) -> Tokenizer:
+    """A tokenizer from the text of a tokenizer.json, without padding and truncation, which this library decides.
+
+    Args:
+        text: from anywhere.
+        place: named in errors.
+
+    Raises:
+        InputError: it is no tokenizer, or asks for too much memory.
+    """
+    try:
+        description = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise InputError(f"{place}: not JSON: {error}") from error
+    if not isinstance(description, dict):
+        raise InputError(f"{place}: not a tokenizer: not a JSON object")
+    check_before(place, description)
+    description |= {"padding": None, "truncation": None}
+    # Not the text: where it has a key twice, the library might read what was not checked.
+    tokenizer = _guarded(place, lambda: Tokenizer.from_str(json.dumps(description)))
+    check_after(place, tokenizer)
+    added = description.get("added_tokens") or []
+    check_numbering(place, tokenizer, {token["id"]: token["content"] for token in added})
+    return tokenizer
+
+
+def _find_vocabulary(path: Path, reader: Reader) -> Path:
+    vocabularies = (*MERGES, "vocab.txt") if reader.family == "gpt" else ("vocab.txt", *MERGES)
+    names = ("tokenizer.json", *vocabularies) if path.is_dir() else (path.name,)
+    for file in (path / name if path.is_dir() else path for name in names):
+        if is_file(file):
+            return file
+    raise InputError(f"{path}: no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
+
+
+def _guarded(place: Any, make: Callable[[], Made]) -> Made:
+    """What the library makes of a file, its errors in one line."""
+    try:
+        return make()
+    except (KeyboardInterrupt, SystemExit):
+        raise
+    except BaseException as error:  # the library raises bare Exception, or Rust's panic, which is none
+        raise InputError(f"{place}: not a tokenizer: {error}") from error
+
+
+def _apply_settings(tokenizer: Tokenizer, settings: dict[str, bool | None]) -> None:
+    """Changes the tokenizer's BERT clean-up where the settings say otherwise."""
+    normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
+    if normalizer.pop("type", None) == "BertNormalizer" and normalizer | settings != normalizer:
+        tokenizer.normalizer = normalizers.BertNormalizer(**normalizer | settings)
+
+
+def _with_added(tokenizer: Tokenizer, file: Path, added: Added, bert: bool) -> Tokenizer:
+    """The tokenizer with the tokens that its folder adds; those that BERT's classes add by themselves are theirs too."""
+    check_roles(added, tokenizer, bert)
+    if bert:
+        special = {role: token for role, token in BERT_ROLES.items() if tokenizer.token_to_id(token) is not None}
+        added = with_roles(added, special, file)
+    add_tokens(tokenizer, added, file)
+    return tokenizer
+
+
+def _from_vocab_txt(file: Path, settings: dict[str, bool | None], added: Added) -> Tokenizer:
+    text = read_text(file)
+    vocabulary = _guarded(file, lambda: models.WordPiece.read_file(str(file)))  # as transformers does
+    check_ids(file, vocabulary)
+    known = vocabulary.keys() | {token.content for token in added.numbered.values()} - {"[UNK]"}
+    for token in BERT_SPECIAL:
+        if token not in known:
+            why = "a byte order mark goes before its first line" if text[0] == "\ufeff" else "BERT needs it"
+            raise InputError(f"{file}: no {token}; {why}")
+    tokenizer = wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), **settings)
+    tokenizer = _with_added(tokenizer, file, added, bert=True)
+    add_bert_template(tokenizer)
+    return tokenizer
+
+
+def _from_merges(file: Path, added: Added) -> Tokenizer:
+    merges = file.with_name(MERGES[file.name])
+    if not is_file(merges):
+        raise InputError(f"{file}: needs {merges.name} beside it")
+    read_text(file), read_text(merges)
+    vocabulary = read_json_object(file)
+    check_ids(file, vocabulary)
+    token, _ = added.named.get("unk_token", (None, file))
+    unknown = token.content if token else "<unk>"
+    if unknown not in vocabulary:
+        raise InputError(f"{file}: no {unknown}, which GPT-1 needs for unknown characters")
+    files = str(file), str(merges)
+    model = _guarded(file, lambda: models.BPE.from_file(*files, unk_token=unknown, end_of_word_suffix="</w>"))
+    tokenizer = bpe(model)
+    add_tokens(tokenizer, with_roles(added, {"unk_token": unknown}, file), file)
+    return tokenizer

@@ -1,0 +1,106 @@
+"""Tokenizers written as Hugging Face's files."""
+
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
+
+from tokenizers import Tokenizer
+
+from bertgpt.tokenizers.kinds import BERT_SPECIAL, GPT_SPECIAL, SETTINGS
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
+    """Writes `tokenizer.json` into the folder."""
+    (Path(folder) / "tokenizer.json").write_text(tokenizer.to_str(pretty=True), encoding="utf-8")
+
+
+def export_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
+    """Writes Hugging Face's files: tokenizer.json, tokenizer_config.json, and vocab.txt or vocab.json + merges.txt.
+
+    Their BertTokenizer and OpenAIGPTTokenizer build their own clean-up from the last; a tokenizer that has another is
+    described by tokenizer.json alone. Added tokens and their properties are in tokenizer_config.json too.
+
+    Args:
+        tokenizer: any.
+        folder: exists.
+        max_length: the model's positions.
+    """
+    save_tokenizer(tokenizer, folder)
+    description = json.loads(tokenizer.to_str())
+    model, normalizer = description["model"], description["normalizer"] or {}
+    added = {token["id"]: {key: token[key] for key in token if key != "id"} for token in description["added_tokens"]}
+    settings: dict[str, Any] = {"model_max_length": max_length, "added_tokens_decoder": added}
+    if _is_berts(description):
+        settings |= {"tokenizer_class": "BertTokenizer"}
+        settings |= {theirs: normalizer[ours] for theirs, ours in SETTINGS.items()}
+        settings |= _roles(BERT_SPECIAL)
+        (folder / "vocab.txt").write_text("".join(f"{line}\n" for line in _lines(model["vocab"])), encoding="utf-8")
+    elif _is_gpts(description):
+        settings |= {"tokenizer_class": "OpenAIGPTTokenizer"} | _roles(GPT_SPECIAL)
+        merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
+        _write_json(folder / "vocab.json", model["vocab"])
+        (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
+    else:  # a role would make its token an added one
+        special = {token["content"] for token in added.values()}
+        settings |= {"tokenizer_class": "PreTrainedTokenizerFast"}
+        settings |= _roles(token for token in (*GPT_SPECIAL, *BERT_SPECIAL) if token in special)
+    _write_json(folder / "tokenizer_config.json", settings)
+
+
+def _roles(tokens: Iterable[str]) -> dict[str, str]:
+    return {f"{token[1:-1].lower()}_token": token for token in tokens}
+
+
+def _lines(vocabulary: dict[str, int]) -> list[str]:
+    """vocab.txt's: a piece an id, and names for the ids that have none."""
+    pieces = {index: piece for piece, index in vocabulary.items()}
+    return [pieces.get(index, f"[unused_id_{index}]") for index in range(max(pieces) + 1)]
+
+
+def _is_berts(description: dict[str, Any]) -> bool:
+    """Whether their BertTokenizer would be the same, given the vocabulary, SETTINGS and the added tokens."""
+    model, normalizer = description["model"], description["normalizer"] or {}
+    wanted = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
+    return (
+        model | wanted | {"max_input_chars_per_word": 100} == model
+        and normalizer | {"type": "BertNormalizer", "clean_text": True} == normalizer
+        and description["pre_tokenizer"] == {"type": "BertPreTokenizer"}
+        and _adds(description, BERT_SPECIAL, max(model["vocab"].values()) + 1)
+        and all(piece == piece.rstrip() and "\n" not in piece for piece in model["vocab"])  # else no lines of a file
+    )
+
+
+def _is_gpts(description: dict[str, Any]) -> bool:
+    """Whether their OpenAIGPTTokenizer would be the same, given vocabulary, merges and the added tokens."""
+    model = description["model"]
+    wanted = {"type": "BPE", "unk_token": "<unk>", "end_of_word_suffix": "</w>", "fuse_unk": False, "dropout": None}
+    cleaned = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
+    return (
+        model | wanted | {"byte_fallback": False, "ignore_merges": False} == model
+        and not model["continuing_subword_prefix"]
+        and description["normalizer"] == {"type": "BertNormalizer", **cleaned}
+        and description["pre_tokenizer"] == {"type": "BertPreTokenizer"}
+        and description["post_processor"] is None
+        and _adds(description, GPT_SPECIAL, len(model["vocab"]))
+    )
+
+
+def _adds(description: dict[str, Any], special: Sequence[str], size: int) -> bool:
+    """Whether the added tokens are those of the class, which makes them special, and others after the vocabulary.
+
+    Args:
+        description: of the tokenizer.
+        special: the tokens that the class adds in any case.
+        size: of the vocabulary as its file has it.
+    """
+    vocabulary, added = description["model"]["vocab"], description["added_tokens"]
+    further = [token["id"] for token in added if token["content"] not in vocabulary]
+    properties = {token["content"]: token["special"] for token in added}
+    return all(token in vocabulary and properties.get(token) for token in special) and (
+        sorted(further) == [*range(size, size + len(further))]
+    )
+
+
+def _write_json(file: Path, value: Any) -> None:
+    file.write_text(json.dumps(value, ensure_ascii=False, indent=2) + "\n", encoding="utf-8")
