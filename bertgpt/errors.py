@@ -6,17 +6,20 @@ from pathlib import Path
 from typing import Any
 
 ADDRESS = re.compile(r"[A-Za-z][\w+.:-]+:/")  # gs://bucket/x; gs:/bucket/x is what Path makes of it
+LONGEST = 1000  # characters of a message; what a file holds may be longer
 
 
 class InputError(ValueError):
     """A file, key or value that the user gave is wrong.
 
-    The message is one line, whatever stood in the file: it names the file, key or value and says what to do. The
-    command line prints it and exits with 2; every other exception is a fault of the program.
+    The message is one line of bounded length, whatever stood in the file: it names the file, key or value and says
+    what to do. The command line prints it and exits with 2; every other exception is a fault of the program.
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.replace("\0", "?").split()))
+        line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+        half = LONGEST // 2
+        super().__init__(line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}")
 
 
 def check_ids(ids: Any, vocab_size: int) -> None:
@@ -68,3 +71,13 @@ def check_array(
     wanted = f"[{' '.join(axes)}]" + (f" = [{' '.join(str(known.get(axis, axis)) for axis in axes)}]" if known else "")
     given = f"a Python {type(array).__name__}" if shape is None else f"{dtype} [{' '.join(map(str, shape))}]"
     raise InputError(f"{name} must be an {'integer ' if integer else ''}array {wanted}, not {given}")
+
+
+def check_regular(file: Path) -> None:
+    """
+    Raises:
+        InputError: the path names a pipe, a device, a socket or a folder: reading one may wait or go on for ever.
+    """
+    if file.exists() and not file.is_file():
+        what = "a folder" if file.is_dir() else "a pipe or a device, which cannot be read twice"
+        raise InputError(f"{file}: {what}; give a file (write what a pipe gives to one)")

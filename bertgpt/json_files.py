@@ -4,23 +4,39 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_regular
 
 MAX_JSON = 1 << 26  # bytes of a configuration or an index
+MAX_VALUES = 1 << 22  # commas, colons and brackets of a JSON text that has more than one in DENSITY characters
+DENSITY = 16  # a value takes up to 80 bytes in memory: dense JSON takes 30 times its size
+
+
+def is_dense(text: str) -> bool:
+    """Whether JSON holds too many small values: three bytes of it can take eighty in memory."""
+    return len(text) > MAX_VALUES and sum(map(text.count, ",:[{")) > max(MAX_VALUES, len(text) // DENSITY)
 
 
 def read_json(file: Path) -> Any:
     """What a JSON file holds.
 
     Raises:
-        InputError: it is missing, too large or not JSON.
+        InputError: it is missing, no file that can be read, too large or not JSON.
     """
     try:
-        if file.stat().st_size > MAX_JSON:
-            raise InputError(f"{file}: over {MAX_JSON} bytes; not a configuration")
-        return json.loads(file.read_text(encoding="utf-8"))
+        check_regular(file)
+        with file.open("rb") as opened:
+            raw = opened.read(MAX_JSON + 1)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error.strerror}") from error
+    if len(raw) > MAX_JSON:
+        raise InputError(f"{file}: over {MAX_JSON} bytes; not a configuration")
+    try:
+        text = raw.decode("utf-8")
+        if is_dense(text):
+            raise InputError(f"{file}: over {MAX_VALUES} values; not a configuration")
+        return json.loads(text)
     except InputError:
         raise
     except (ValueError, RecursionError) as error:

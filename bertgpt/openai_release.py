@@ -13,6 +13,7 @@ from bertgpt.tensor_files import Tensor, open_npy_parts
 
 SHAPES = "params_shapes.json"
 HEAD_WIDTH = 64  # 12 heads of 768 (train.py, n_head); the files do not say
+MAX_SIZE = 2**62
 BLOCK = (
     "attn.c_attn.weight",
     "attn.c_attn.bias",
@@ -76,7 +77,8 @@ def _read_shapes(folder: Path) -> list[tuple[int, ...]]:
 
 def _squeezed(shape: Any, file: Path) -> tuple[int, ...]:
     """[1, in, out] of a Conv1D is [in, out]."""
-    if not isinstance(shape, list) or not all(type(size) is int and size > 0 for size in shape):
+    known = isinstance(shape, list) and len(shape) <= 3
+    if not known or not all(type(size) is int and 0 < size <= MAX_SIZE for size in shape):
         raise InputError(f"{file}: {shape!r} is no shape")
     return tuple(shape[1:] if len(shape) == 3 and shape[0] == 1 else shape)
 

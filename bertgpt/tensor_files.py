@@ -7,6 +7,7 @@ reaches no other folder.
 import functools
 import json
 import math
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_regular
 from bertgpt.json_files import read_json_object
 
 FLOATS = ("float64", "float32", "float16", "bfloat16")
@@ -24,6 +25,7 @@ SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
 SHARD_BYTES = 5_000_000_000  # "5GB", as Hugging Face counts
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
+MAX_PICKLE = 1 << 24  # bytes of the names and shapes in torch's format; a byte of them can take 64 in memory
 WEIGHTS = (WHOLE, INDEX, "model-*-of-*.safetensors", TORCH, TORCH_INDEX, "pytorch_model-*-of-*.bin")  # globs of all
 
 
@@ -43,14 +45,16 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
     Raises:
         InputError: there is no weights file, or one is damaged or incomplete.
     """
-    if (folder / WHOLE).is_file():
-        return _open_safetensors(folder / WHOLE)
-    if (folder / INDEX).is_file():
-        return _open_sharded(folder / INDEX, _open_safetensors)
-    if (folder / TORCH).is_file():
-        return _open_torch(folder / TORCH)
-    if (folder / TORCH_INDEX).is_file():
-        return _open_sharded(folder / TORCH_INDEX, _open_torch)
+    readers: dict[str, Callable[[Path], dict[str, Tensor]]] = {
+        WHOLE: _open_safetensors,
+        INDEX: functools.partial(_open_sharded, open_shard=_open_safetensors),
+        TORCH: _open_torch,
+        TORCH_INDEX: functools.partial(_open_sharded, open_shard=_open_torch),
+    }
+    for name, read in readers.items():
+        if (folder / name).exists():
+            check_regular(folder / name)
+            return read(folder / name)
     raise InputError(f"{folder}: no weights: neither {WHOLE}, {INDEX} nor {TORCH} is there")
 
 
@@ -63,6 +67,8 @@ def _open_safetensors(file: Path) -> dict[str, Tensor]:
         }
     except SafetensorError as error:
         raise InputError(f"{file}: damaged or cut short: {error}; copy it again") from error
+    except OSError as error:
+        raise InputError(f"{file}: cannot be read: {error}") from error
 
 
 def _read(handle: Any, name: str, file: Path) -> np.ndarray:
@@ -99,6 +105,7 @@ def _open_torch(file: Path) -> dict[str, Tensor]:
             f"{file}: reading torch's format needs torch; install it, or convert the file where torch is: "
             "from_pretrained(folder).save_pretrained(folder) of transformers writes model.safetensors"
         ) from None
+    _check_records(file)
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except Exception as error:  # torch raises several kinds, UnpicklingError and RuntimeError among them
@@ -115,6 +122,24 @@ def _open_torch(file: Path) -> dict[str, Tensor]:
     }
 
 
+def _check_records(file: Path) -> None:
+    """
+    Raises:
+        InputError: a record of a zip in torch's format is compressed, which torch never does, or its pickle is large.
+    """
+    try:
+        with file.open("rb") as opened:
+            if opened.read(4) != b"PK\3\4":  # as torch tells the format before 1.6
+                return
+            records = zipfile.ZipFile(opened).infolist()
+    except Exception as error:  # zipfile raises many kinds
+        raise InputError(f"{file}: not a weights file that can be read safely: {error}") from error
+    for record in records:
+        large = record.filename.endswith("data.pkl") and record.file_size > MAX_PICKLE
+        if large or record.compress_type != zipfile.ZIP_STORED:
+            raise InputError(f"{file}: no weights file that can be read safely: {record.filename} is packed or large")
+
+
 def _read_torch(value: Any, name: str, file: Path) -> np.ndarray:
     """A torch tensor; one that only claims to be large (a view of few numbers, or none at all) is refused."""
     whole = value.is_floating_point() and not value.is_meta and not value.is_sparse and not value.is_quantized
@@ -124,8 +149,10 @@ def _read_torch(value: Any, name: str, file: Path) -> np.ndarray:
 
 
 def _open_npy(file: Path) -> np.ndarray:
+    check_regular(file)
     try:
-        array = np.load(file, mmap_mode="r", allow_pickle=False)
+        with np.errstate(over="raise"):  # a shape beyond 2^63
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
         if isinstance(array, np.ndarray) and array.dtype.name in FLOATS:
             return array.reshape(-1)
         reason = "its numbers are no floats"

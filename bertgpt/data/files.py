@@ -1,26 +1,34 @@
 """Files that came from elsewhere: found, bounded, decoded, and refused in one line that names file and line."""
 
+import bz2
 import contextlib
+import functools
 import glob
 import gzip
 import importlib.util
 import io
 import json
+import lzma
 import os
+import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_regular
+from bertgpt.json_files import MAX_VALUES, is_dense
 
 File = Path | str  # a str is an address that fsspec reads, such as gs://bucket/file.jsonl
 
 TEXTS = (".txt", ".jsonl", ".json", ".parquet")  # what a corpus is read from
-MAX_LINE = 1 << 26  # bytes; a longer line is refused before it is read
-MAX_JSON = 1 << 31  # bytes of a .json file, which is read whole
-PARQUET_ROWS = 128  # held at a time
-PARQUET_READING = {"pre_buffer": False, "buffer_size": 1 << 20}  # pyarrow would hold a whole row group of a column
+PACKED = (".gz", ".bz2", ".xz", ".zst")  # compressed files, whose inner suffix says what they hold
+MAX_LINE = 1 << 24  # bytes; a longer line is refused before it is read
+MAX_JSON = 1 << 30  # bytes of a .json file, which is read whole
+MAX_RATIO = 100  # unpacked to packed size of what is held whole; prose has 3 to 6
+UNPACKED = 1 << 26  # bytes that any compressed file may unpack to
+MAX_DICTIONARY = 1 << 28  # bytes that unpacking an .xz may take; xz -9 takes 65 MiB
+BLOCK = 1 << 17  # bytes of a compressed file read at a time
 STAMPS = (
     "ETag",
     "etag",
@@ -39,12 +47,12 @@ UNREADABLE = (OSError, EOFError, zlib.error)  # what a missing, forbidden, cut o
 def find_files(inputs: str | Sequence[str], suffixes: Sequence[str] = TEXTS) -> list[File]:
     """The files that paths, folders, globs and addresses name, sorted within each.
 
-    A folder gives the files below it that have one of the suffixes, with or without .gz. `package:NAME/FILE` is a data
+    A folder gives the files below it that have one of the suffixes, compressed or not. `package:NAME/FILE` is a data
     file inside an installed package, which is not imported. An address (`gs://...`) is a file, a folder or a glob of
     any file system that fsspec reads.
 
     Raises:
-        InputError: an input names no file, or an address cannot be listed.
+        InputError: an input names no file, or a pipe or a device, or an address cannot be listed.
     """
     files: list[File] = []
     for item in [inputs] if isinstance(inputs, str) else inputs:
@@ -55,7 +63,8 @@ def find_files(inputs: str | Sequence[str], suffixes: Sequence[str] = TEXTS) -> 
             found = _find_addresses(item, suffixes)
         elif os.path.isdir(item):
             found = [path for path in sorted(Path(item).rglob("*")) if kind(path) in suffixes and path.is_file()]
-        elif os.path.isfile(item):  # before globbing: a name may hold brackets
+        elif os.path.exists(item):  # before globbing: a name may hold brackets
+            check_regular(Path(item))
             found = [Path(item)]
         else:
             found = [Path(path) for path in sorted(glob.glob(item, recursive=True)) if os.path.isfile(path)]
@@ -66,8 +75,13 @@ def find_files(inputs: str | Sequence[str], suffixes: Sequence[str] = TEXTS) -> 
 
 
 def kind(path: File) -> str:
-    """The suffix that says how to read the file, `.gz` aside."""
-    return Path(str(path).removesuffix(".gz")).suffix.lower()
+    """The suffix that says how to read the file, that of its compression aside."""
+    return Path(str(path)[: -len(packing(path)) or None]).suffix.lower()
+
+
+def packing(path: File) -> str:
+    """The suffix that says how the file is compressed; "" where it is not."""
+    return next((suffix for suffix in PACKED if str(path).lower().endswith(suffix)), "")
 
 
 def stamp(path: File) -> tuple[int, int | str | None]:
@@ -94,13 +108,84 @@ def open_raw(path: File) -> IO[bytes]:
 
 @contextlib.contextmanager
 def open_file(path: File) -> Iterator[IO[bytes]]:
-    """Bytes, unpacked where the name ends in .gz."""
+    """Bytes, unpacked where the name says that they are compressed; read forwards only."""
     with open_raw(path) as raw:
-        if not str(path).endswith(".gz"):
+        if not packing(path):
             yield raw
-            return
-        with gzip.open(raw) as file:
-            yield file  # type: ignore[misc]
+        elif packing(path) == ".gz":
+            with gzip.open(raw) as file:
+                yield file  # type: ignore[misc]
+        else:
+            yield io.BufferedReader(_Unpacked(raw, _unpacker(path)), BLOCK)
+
+
+class _Unpacked(io.RawIOBase):
+    """What a .bz2, .xz or .zst holds, streams that follow each other included.
+
+    Python's own file objects put no bound on memory, and take garbage after a stream for its end.
+    """
+
+    def __init__(self, raw: IO[bytes], start: Callable[[], Any]) -> None:
+        self.raw, self.start, self.rest = raw, start, b""
+        self.unpacker = start()  # None between two streams
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        found = b""
+        while not found:
+            packed = b""
+            if self.unpacker is None or self.unpacker.needs_input:
+                packed, self.rest = self.rest or self.raw.read(BLOCK), b""
+                if not packed and self.unpacker is not None:
+                    raise EOFError("compressed data that is cut short")
+                if not packed:
+                    return 0
+            if self.unpacker is None:
+                packed = packed.lstrip(b"\0")  # an .xz may end in zeros
+                self.unpacker = self.start() if packed else None
+            if self.unpacker is not None:
+                found = self._unpack(packed, len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def _unpack(self, packed: bytes, most: int) -> bytes:
+        try:
+            found = self.unpacker.decompress(packed, most)
+        except (OSError, MemoryError):
+            raise
+        except Exception as error:  # lzma and zstd have errors of their own
+            raise OSError(str(error)) from error
+        if self.unpacker.eof:
+            self.rest, self.unpacker = self.unpacker.unused_data, None
+        return found
+
+
+def _unpacker(path: File) -> Callable[[], Any]:
+    """What makes an object that unpacks one stream."""
+    if packing(path) == ".bz2":
+        return bz2.BZ2Decompressor
+    if packing(path) == ".xz":
+        return functools.partial(lzma.LZMADecompressor, lzma.FORMAT_XZ, MAX_DICTIONARY)
+    try:
+        if sys.version_info >= (3, 14):
+            from compression import zstd
+        else:
+            from backports import zstd
+    except ImportError as error:
+        raise InputError(f"{path}: reading .zst needs backports.zstd: pip install 'bertgpt[tasks]'") from error
+    return zstd.ZstdDecompressor  # which refuses windows over 128 MiB
+
+
+def unpacked_limit(packed: int) -> int:
+    """How many bytes what takes `packed` bytes in a file may unpack to, where it is held whole."""
+    return max(UNPACKED, MAX_RATIO * packed)
+
+
+def over_limit(path: File) -> InputError:
+    """What is raised where a compressed file unpacks to more."""
+    return InputError(f"{path}: unpacks to over {MAX_RATIO} times its size; if it is sound, give it unpacked")
 
 
 def lines(path: File) -> Iterator[tuple[int, str]]:
@@ -120,17 +205,22 @@ def lines(path: File) -> Iterator[tuple[int, str]]:
 def read_json(path: File) -> Any:
     """What a JSON file holds."""
     try:
+        most = min(MAX_JSON, unpacked_limit(stamp(path)[0])) if packing(path) else MAX_JSON
         with open_file(path) as file:
-            raw = file.read(MAX_JSON + 1)
+            raw = file.read(most + 1)
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if len(raw) > MAX_JSON:
         raise InputError(f"{path}: over {MAX_JSON} bytes; give it as JSONL, which is read line by line")
+    if len(raw) > most:
+        raise over_limit(path)
     return parse_json(path, "line 1", _decode(path, 1, raw))
 
 
 def parse_json(path: File, place: str, text: str) -> Any:
     """JSON at a place of a file."""
+    if is_dense(text):
+        raise InputError(f"{path} {place}: JSON of over {MAX_VALUES} values; give it in parts")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -138,30 +228,6 @@ def parse_json(path: File, place: str, text: str) -> Any:
         raise InputError(f"{path} {place}: not JSON: {error.msg}") from error
     except (RecursionError, ValueError) as error:  # nested too deep; a number of thousands of digits
         raise InputError(f"{path} {place}: JSON that Python cannot hold: {error}") from error
-
-
-def parquet_batches(path: File, column: str | None = None) -> Iterator[list[dict[str, Any]]]:
-    """The rows of a Parquet file, PARQUET_ROWS at a time; one column of them where it is named.
-
-    Raises:
-        InputError: pyarrow is not installed, the file cannot be read, has two columns of a name, or lacks the column.
-    """
-    try:
-        import pyarrow.parquet
-    except ImportError as error:
-        raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'bertgpt[tasks]'") from error
-    try:
-        with open_file(path) as raw, pyarrow.parquet.ParquetFile(raw, **PARQUET_READING) as file:
-            names = file.schema_arrow.names
-            check_columns(str(path), names)
-            if column is not None and column not in names:
-                raise InputError(f"{path}: no column {column!r} (found {', '.join(names)}); set data.text_key")
-            for batch in file.iter_batches(PARQUET_ROWS, columns=None if column is None else [column]):
-                yield batch.to_pylist()
-    except InputError:
-        raise
-    except Exception as error:  # pyarrow raises its own, and Python's of many kinds
-        raise InputError(f"{path}: not Parquet that can be read: {error}; write it again") from error
 
 
 def check_columns(place: str, names: Sequence[str]) -> None:

@@ -9,20 +9,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from bertgpt.data.files import (
+    MAX_LINE,
+    PACKED,
     File,
     check_columns,
     find_files,
     kind,
     lines,
     open_raw,
-    parquet_batches,
     parse_json,
     read_json,
 )
+from bertgpt.data.parquet import parquet_rows
 from bertgpt.data.task import Row
 from bertgpt.errors import InputError
 
-MAX_WORDS = 1 << 16  # of a sentence in CoNLL columns; more is a file of another kind
+MAX_WORDS = 1 << 16  # of a sentence in CoNLL columns; more, or MAX_LINE characters, is a file of another kind
 NO_WORD = re.compile(r"#|\d+[-.]\d+\s")  # a comment, a multi-word token and an empty node of CoNLL-U
 
 T = TypeVar("T", str, int, list)
@@ -31,9 +33,10 @@ T = TypeVar("T", str, int, list)
 def read_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: int = -1) -> Iterator[Row]:
     """The rows of the files that paths, folders, globs and `package:NAME/FILE` name, one at a time.
 
-    The suffix, `.gz` aside, is the format. JSONL: an object a line. JSON: a list of objects, or SQuAD's. CSV and TSV:
-    the first line names the columns, and every cell is a text; TSV has no quotes. CoNLL columns (.conll, .conllu,
-    .iob, .iob2, .bio, .txt): a token a line and a blank line after a sentence, which is a row of `words` and `tags`.
+    The suffix, that of a compression aside, is the format. JSONL: an object a line. JSON: a list of objects, or
+    SQuAD's. CSV and TSV: the first line names the columns, and every cell is a text; TSV has no quotes. CoNLL columns
+    (.conll, .conllu, .iob, .iob2, .bio, .txt): a token a line and a blank line after a sentence, which is a row of
+    `words` and `tags`.
     Parquet: a row is a row. A question of SQuAD is a row of `id`, `question`, `context` and
     `answers` = {"text": [...], "answer_start": [...]}, empty lists where it has no answer.
 
@@ -69,7 +72,8 @@ def _find_files(inputs: str | Sequence[str]) -> list[File]:
     files = find_files(inputs, SUFFIXES)
     for path in files:
         if kind(path) not in SUFFIXES:
-            raise InputError(f"{path}: cannot read this kind of file; give one of {', '.join(SUFFIXES)}, also as .gz")
+            choices = f"one of {', '.join(SUFFIXES)}, also with {', '.join(PACKED)}"
+            raise InputError(f"{path}: cannot read this kind of file; give {choices}")
     return files
 
 
@@ -158,12 +162,8 @@ def _field(place: str, value: Any, key: str, kind: type[T]) -> T:
 def _table(path: File) -> Iterator[Row]:
     """CSV as RFC 4180 has it, or TSV."""
     tabs = kind(path) == ".tsv"
-    lines = (line for _, line in _text_lines(path))
-    reader = csv.reader(
-        lines, delimiter="\t" if tabs else ",", quoting=csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL, strict=True
-    )
     header: list[str] = []
-    for number, cells in _records(path, reader):
+    for number, cells in _records(path, tabs):
         place = f"{path} line {number}"
         if not header:
             header = cells
@@ -177,10 +177,22 @@ def _table(path: File) -> Iterator[Row]:
         raise InputError(f"{path}: empty; name the columns in the first line")
 
 
-def _records(path: File, reader: Any) -> Iterator[tuple[int, list[str]]]:
+def _records(path: File, tabs: bool) -> Iterator[tuple[int, list[str]]]:
     """(number of the record's first line, its cells); blank lines are skipped."""
+    number, size = 1, 0  # of the record under way: where it begins, characters of its lines so far
+
+    def record_lines() -> Iterator[str]:
+        nonlocal size
+        for _, line in _text_lines(path):
+            size += len(line)
+            if size > MAX_LINE:
+                raise InputError(f"{path} line {number}: a record of over {MAX_LINE} characters; close its quotes")
+            yield line
+
+    quoting: Any = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
+    reader = csv.reader(record_lines(), delimiter="\t" if tabs else ",", quoting=quoting, strict=True)
     while True:
-        number = reader.line_num + 1
+        number, size = reader.line_num + 1, 0
         try:
             cells = next(reader)
         except StopIteration:
@@ -201,16 +213,18 @@ def _conll(path: File, word_column: int, tag_column: int) -> Iterator[Row]:
 def _sentences(path: File) -> Iterator[list[tuple[int, str]]]:
     """Each sentence as its token lines with their numbers."""
     sentence: list[tuple[int, str]] = []
+    size = 0  # characters
     conllu = kind(path) == ".conllu"
     for number, line in itertools.chain(_text_lines(path), [(0, "")]):
         if conllu and NO_WORD.match(line):
             continue
         if line.strip(" \t\r\n") and not line.startswith("-DOCSTART-"):
             sentence.append((number, line))
+            size += len(line)
         elif sentence:
             yield sentence
-            sentence = []
-        if len(sentence) > MAX_WORDS:
+            sentence, size = [], 0
+        if len(sentence) > MAX_WORDS or size > MAX_LINE:
             raise InputError(f"{path} line {number}: a sentence of over {MAX_WORDS} words; end it with a blank line")
 
 
@@ -229,7 +243,7 @@ def _word_and_tag(place: str, line: str, word_column: int, tag_column: int) -> t
 
 
 def _parquet(path: File) -> Iterator[Row]:
-    for number, values in enumerate(itertools.chain.from_iterable(parquet_batches(path)), 1):
+    for number, values in enumerate(parquet_rows(path), 1):
         yield Row(f"{path} row {number}", values)
 
 

@@ -19,8 +19,28 @@ TYPES = ("bert", "convbert", "distilbert", "dpr", "electra", "ernie", "layoutlm"
 MORE_TYPES = ("mobilebert", "nezha", "nomic_bert", "qdqbert", "retribert", "squeezebert", "visual_bert")
 MODEL_TYPES = dict.fromkeys(TYPES + MORE_TYPES, "bert") | {"openai-gpt": "gpt"}
 # Classes in Python or around SentencePiece, for which transformers does not encode by tokenizer.json.
-PYTHON = ("BertGeneration", "BertJapanese", "BertTokenizerLegacy", "Bertweet", "BioGpt", "Flaubert", "Phobert", "RoCBert")
-MORE_PYTHON = ("Bartpho", "BlenderbotSmall", "Cpm", "CpmAnt", "CTRL", "FSMT", "GPTNeoXJapanese", "GPTSw3", "Tapas", "XLM")
+PYTHON = (
+    "BertGeneration",
+    "BertJapanese",
+    "BertTokenizerLegacy",
+    "Bertweet",
+    "BioGpt",
+    "Flaubert",
+    "Phobert",
+    "RoCBert",
+)
+MORE_PYTHON = (
+    "Bartpho",
+    "BlenderbotSmall",
+    "Cpm",
+    "CpmAnt",
+    "CTRL",
+    "FSMT",
+    "GPTNeoXJapanese",
+    "GPTSw3",
+    "Tapas",
+    "XLM",
+)
 
 
 class Reader(NamedTuple):
