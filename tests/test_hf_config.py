@@ -100,6 +100,9 @@ def test_a_dropout_of_the_embeddings_alone_is_told_of(saved):
         ({"layer_norm_eps": float("nan")}, "layer_norm_eps is nan; it must be at most"),
         ({"initializer_range": float("inf")}, "initializer_range is inf; it must be at most"),
         ({"initializer_range": 10**400}, "it must be at most 2147483647"),
+        ({"hidden_dropout_prob": float("nan")}, "hidden_dropout_prob is nan; it must be at most"),
+        ({"attention_probs_dropout_prob": float("-inf")}, "attention_probs_dropout_prob is -inf; it must be at most"),
+        ({"num_hidden_layers": float("inf")}, "num_hidden_layers is inf; it must be a whole number"),
         ({"problem_type": "ranking"}, "model.problem_type is 'ranking'"),
     ],
 )
