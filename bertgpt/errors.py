@@ -1,5 +1,6 @@
 """The one exception for a mistake that the user can mend."""
 
+import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,12 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        super().__init__(" ".join(message.replace("\0", "?").split()))
+        super().__init__(one_line(message))
+
+
+def one_line(text: str) -> str:
+    """The text in one line and without control characters, which names in an untrusted file may hold."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", "?", " ".join(text.split()))
 
 
 def check_ids(ids: Any, vocab_size: int) -> None:
