@@ -42,6 +42,10 @@ def load_pretrained(
     Nothing is downloaded. A bfloat16 or float16 file is read to float32; `model.clone(dtype=jnp.bfloat16)` computes
     in bfloat16. Tensors that the class does not use are listed in one warning.
 
+    For outputs equal to Hugging Face's on a TPU, or on a GPU of the Ampere generation or later, set
+    `jax.config.update("jax_default_matmul_precision", "highest")` (or `JAX_DEFAULT_MATMUL_PRECISION=highest` in the
+    environment): by default JAX computes float32 products there in bfloat16 or TF32.
+
     Args:
         folder: with config.json and model.safetensors (or its shards, or pytorch_model.bin where torch is installed);
             or with params_shapes.json and params_*.npy.
