@@ -264,7 +264,8 @@ def _missing_heads(source: _Source, wanted: _Wanted, asked: bool, relabelled: bo
     Raises:
         InputError: other tensors are missing, or a shape does not fit.
     """
-    remade, missing = [], []
+    remade: list[str] = []
+    missing: list[str] = []
     layers = sum("attention_norm/scale" in path for _, shapes in wanted.values() for path in shapes)
     backbone = names.backbone(source.family, layers)
     for theirs, (entry, shapes) in wanted.items():
