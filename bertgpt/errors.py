@@ -17,9 +17,14 @@ class InputError(ValueError):
     """
 
     def __init__(self, message: str) -> None:
-        line = "".join(c if c.isprintable() else "?" for c in " ".join(message.split()))
+        line = one_line(message)
         half = LONGEST // 2
         super().__init__(line if len(line) <= LONGEST else f"{line[:half]} ... {line[-half:]}")
+
+
+def one_line(text: str) -> str:
+    """The text in one line and without what cannot be printed, which names in an untrusted file may hold."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def check_ids(ids: Any, vocab_size: int) -> None:

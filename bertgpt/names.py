@@ -174,11 +174,6 @@ def backbone(family: Family, layers: int) -> set[str]:
     return {entry.theirs for part in parts for entry in PARTS[part](layers)}
 
 
-def known(family: Family, layers: int) -> set[str]:
-    """Their names of all tensors that some architecture of the family has."""
-    return {entry.theirs for architecture in family.architectures for entry in entries(family, architecture, layers)}
-
-
 def canonical(family: Family, name: str) -> str | None:
     """The table's spelling of a name in a file; None for a buffer. Old files call a norm's arrays gamma and beta."""
     name = re.sub(r"(LayerNorm|ln_\d)\.gamma$", r"\1.weight", name)

@@ -22,7 +22,7 @@ from tokenizers import Tokenizer
 
 from bertgpt import hf_config, names, openai_release
 from bertgpt.config import ModelConfig
-from bertgpt.errors import InputError, check_local
+from bertgpt.errors import InputError, check_local, one_line
 from bertgpt.json_files import read_json_object
 from bertgpt.names import Entry, Family
 from bertgpt.tensor_files import SHARD_BYTES, WEIGHTS, Tensor, open_tensors, write_tensors
@@ -30,6 +30,7 @@ from bertgpt.tokenizers import TOKENIZER_FILES, export_tokenizer
 
 Params = Any
 CARD = "README.md"
+LISTED = 5  # names of tensors in one message
 LAST = "config.json"  # the file that makes a folder a model's is put in its place last
 
 
@@ -39,7 +40,11 @@ def load_pretrained(
     """A model and its parameters from a Hugging Face folder, or from OpenAI's release of GPT-1.
 
     Nothing is downloaded. A bfloat16 or float16 file is read to float32; `model.clone(dtype=jnp.bfloat16)` computes
-    in bfloat16.
+    in bfloat16. Tensors that the class does not use are listed in one warning.
+
+    For outputs equal to Hugging Face's on a TPU, or on a GPU of the Ampere generation or later, set
+    `jax.config.update("jax_default_matmul_precision", "highest")` (or `JAX_DEFAULT_MATMUL_PRECISION=highest` in the
+    environment): by default JAX computes float32 products there in bfloat16 or TF32.
 
     Args:
         folder: with config.json and model.safetensors (or its shards, or pytorch_model.bin where torch is installed);
@@ -60,16 +65,16 @@ def load_pretrained(
     home = importlib.import_module(f"bertgpt.{source.family.architecture}")
     model = getattr(home, source.architecture)(_model_config(source, num_labels))
     wanted = _wanted(source.family, source.architecture, model)
-    unused = _unused(source, wanted)
     remade = _missing_heads(source, wanted, architecture is not None, num_labels is not None)
+    unused = sorted(source.tensors.keys() - wanted.keys())
     if unused:
-        warnings.warn(f"{folder}: {source.architecture} does not use {', '.join(unused)}", stacklevel=2)
+        warnings.warn(one_line(f"{folder}: {source.architecture} does not use {_listed(unused)}"), stacklevel=2)
     flat: dict[str, Any] = {}
     for theirs, (entry, shapes) in wanted.items():
         if theirs not in remade:
             flat |= _to_ours(entry, source.tensors[theirs].read(), shapes)
     if remade:
-        warnings.warn(f"{folder} lacks {', '.join(remade)}: made anew, to be trained", stacklevel=2)
+        warnings.warn(f"{folder} lacks {_listed(remade)}: made anew, to be trained", stacklevel=2)
         paths = [path for theirs in remade for path in wanted[theirs][1]]
         flat |= initial_values(model, paths, jax.random.key(0) if key is None else key)
     return model, jax.tree.map(jnp.asarray, unflatten_dict(flat, sep="/"))
@@ -243,18 +248,10 @@ def _paths(entry: Entry, family: Family, name: str) -> list[str]:
     return [path.removeprefix(prefix) for path in entry.ours]
 
 
-def _unused(source: _Source, wanted: _Wanted) -> list[str]:
-    """The tensors of heads of the family that the model does not have; anything else is refused."""
-    unused = sorted(source.tensors.keys() - wanted.keys())
-    known = names.known(source.family, _layers(wanted))
-    unknown = [theirs for theirs in unused if theirs not in known]
-    if unknown:
-        raise InputError(f"{source.folder}: a model of {_layers(wanted)} layers has no {', '.join(unknown[:5])}")
-    return unused
-
-
-def _layers(wanted: _Wanted) -> int:
-    return sum("attention_norm/scale" in path for _, shapes in wanted.values() for path in shapes)
+def _listed(tensors: Sequence[str]) -> str:
+    """The first few names, and how many more there are."""
+    more = f" and {len(tensors) - LISTED} more" if len(tensors) > LISTED else ""
+    return ", ".join(name[:100] for name in tensors[:LISTED]) + more
 
 
 def _missing_heads(source: _Source, wanted: _Wanted, asked: bool, relabelled: bool) -> list[str]:
@@ -265,23 +262,26 @@ def _missing_heads(source: _Source, wanted: _Wanted, asked: bool, relabelled: bo
         relabelled: the number of labels was.
 
     Raises:
-        InputError: another tensor is missing, or a shape does not fit.
+        InputError: other tensors are missing, or a shape does not fit.
     """
-    missing, backbone = [], names.backbone(source.family, _layers(wanted))
+    remade: list[str] = []
+    missing: list[str] = []
+    layers = sum("attention_norm/scale" in path for _, shapes in wanted.values() for path in shapes)
+    backbone = names.backbone(source.family, layers)
     for theirs, (entry, shapes) in wanted.items():
         shape, classifier = _their_shape(entry, shapes), theirs.startswith(("classifier.", "score."))
         if theirs not in source.tensors:
-            head = theirs not in backbone
-            if not head or not (asked or (classifier and relabelled)):
-                hint = "; name an architecture to have a head made anew" if head else ""
-                raise InputError(f"{source.folder}: {theirs} is missing{hint}")
-            missing.append(theirs)
+            new = theirs not in backbone and (asked or (classifier and relabelled))
+            (remade if new else missing).append(theirs)
         elif source.tensors[theirs].shape != shape:
             if not (classifier and relabelled):
                 found, name = source.tensors[theirs].shape, source.architecture
                 raise InputError(f"{source.folder}: {theirs} has shape {found}, and a {name} needs {shape}")
-            missing.append(theirs)
-    return missing
+            remade.append(theirs)
+    if missing:
+        hint = "" if backbone & set(missing) else "; name an architecture to have a head made anew"
+        raise InputError(f"{source.folder}: a {source.architecture} lacks {_listed(missing)}{hint}")
+    return remade
 
 
 def _their_shape(entry: Entry, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from flax.traverse_util import flatten_dict
 
 from train import optimizers
 from train.config import OptimizerSection
@@ -70,11 +71,80 @@ def test_adamw_is_optax_adamw_with_a_decay_mask():
     assert_close(follow(optimizers.make_optimizer(section, 10)), follow(reference))
 
 
-def test_lamb_is_optax_lamb_with_a_decay_mask():
-    section = OptimizerSection(**OFF, name="lamb", b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3)
-    mask = {"dense": {"kernel": True, "bias": False}}
-    reference = optax.lamb(0.1, b1=0.8, b2=0.95, eps=1e-3, weight_decay=0.3, mask=mask)
-    assert_close(follow(optimizers.make_optimizer(section, 10)), follow(reference))
+LAMB_PARAMS = {
+    "token": {"embedding": np.sin(np.arange(12.0)).reshape(4, 3)},
+    "dense": {"kernel": np.cos(np.arange(6.0)).reshape(3, 2), "bias": np.zeros(2)},
+    "empty": {"kernel": np.zeros((2, 2))},  # its norm is 0, and so its first ratio 1
+    "norm": {"scale": np.ones(3), "bias": np.zeros(3)},
+}
+
+
+def googles_lamb(params, gradients, rate, clip_norm, bias_correction):
+    """The parameters after each gradient by lamb_optimizer.py of google-research/albert, in float64."""
+    b1, b2, eps, decay = 0.8, 0.95, 1e-3, 0.3
+    flat, path = {k: np.asarray(v, np.float64) for k, v in params.items()}, []
+    m, v = ({k: np.zeros_like(x) for k, x in flat.items()} for _ in range(2))
+    for step, grads in enumerate(gradients):
+        norm = np.sqrt(sum((g**2).sum() for g in grads.values()))
+        for name, param in flat.items():
+            g = grads[name] * (clip_norm / norm if clip_norm and norm > clip_norm else 1)
+            m[name] = b1 * m[name] + (1 - b1) * g
+            v[name] = b2 * v[name] + (1 - b2) * g**2
+            corrections = (1 - b1 ** (step + 1), 1 - b2 ** (step + 1)) if bias_correction else (1, 1)
+            update = m[name] / corrections[0] / (np.sqrt(v[name] / corrections[1]) + eps)
+            ratio = 1.0
+            if not name.endswith(("bias", "scale")):  # both exclusions are the same list
+                update = update + decay * param
+                sizes = np.linalg.norm(param), np.linalg.norm(update)
+                ratio = sizes[0] / sizes[1] if min(sizes) > 0 else 1.0
+            flat[name] = param - ratio * rate(step) * update
+        path.append(dict(flat))
+    return path
+
+
+@pytest.mark.parametrize("clip_norm", [0.0, 0.7])
+@pytest.mark.parametrize("bias_correction", [True, False])
+def test_a_hundred_updates_of_lamb_are_googles(clip_norm, bias_correction):
+    section = OptimizerSection(
+        name="lamb",
+        learning_rate=0.02,
+        warmup_steps=10,
+        schedule="linear",
+        clip_norm=clip_norm,
+        bias_correction=bias_correction,
+        b1=0.8,
+        b2=0.95,
+        eps=1e-3,
+        weight_decay=0.3,
+    )
+    optimizer = optimizers.make_optimizer(section, 120)
+    params = jax.tree.map(lambda x: jnp.asarray(x, jnp.float32), LAMB_PARAMS)
+    rng = np.random.default_rng(0)
+    gradients = [jax.tree.map(lambda x: np.float32(rng.normal(0.3, 0.2, x.shape)), params) for _ in range(100)]
+    update, state, found = jax.jit(optimizer.update), optimizer.init(params), []
+    for grads in gradients:
+        updates, state = update(grads, state, params)
+        params = optax.apply_updates(params, updates)
+        found.append(flatten_dict(params, sep="/"))
+    rate = lambda step: 0.02 * (step / 10 if step < 10 else 1 - step / 120)  # noqa: E731
+    flat = [flatten_dict(grads, sep="/") for grads in gradients]
+    expected = googles_lamb(flatten_dict(LAMB_PARAMS, sep="/"), flat, rate, clip_norm, bias_correction)
+    for step in (0, 1, 9, 50, 99):
+        for name, value in expected[step].items():
+            np.testing.assert_allclose(found[step][name], value, rtol=1e-5, atol=2e-6, err_msg=f"{step} {name}")
+
+
+def test_the_state_of_lamb_is_that_of_older_checkpoints():
+    section = OptimizerSection(name="lamb")
+    older = optax.chain(
+        optax.clip_by_global_norm(1.0),
+        optax.scale_by_adam(),
+        optax.add_decayed_weights(0.01, mask=optimizers.decay_mask),
+        optax.scale_by_trust_ratio(),
+        optax.scale_by_learning_rate(lambda count: 0.1),
+    )
+    new = optimizers.make_optimizer(section, 10).init(PARAMS)
+    assert jax.tree.structure(new) == jax.tree.structure(older.init(PARAMS))
 
 
 def test_uncorrected_adam_is_googles_formula():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import tempfile
 import warnings
 
@@ -9,13 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from model_folders import FAMILY, assert_equal, change_config, make, rewrite
+from model_folders import FAMILY, TINY, assert_equal, change_config, make, rewrite
 from safetensors.numpy import load_file
 
 import bertgpt
 from bertgpt import names, pretrained, tensor_files
 from bertgpt.errors import InputError
 from bertgpt.stablehlo import export_stablehlo
+from train.__main__ import main
 
 
 @pytest.mark.parametrize("name", FAMILY)
@@ -107,6 +109,9 @@ def with_buffers(tensors):
         return tensors | {"bert.embeddings.position_ids": np.arange(32)[None]}
     causal = np.tril(np.ones((32, 32), np.float32))[None, None]
     return tensors | {"transformer.h.0.attn.bias": causal, "transformer.h.1.attn.bias": causal}
+
+
+ROW = np.zeros((1, 16), np.float32)
 
 
 @pytest.mark.parametrize("change", [old_names, with_tied, only_tied, with_buffers])
@@ -209,10 +214,59 @@ def test_heads_that_are_not_used_are_told_in_one_warning(saved):
     assert_equal(found["bert"]["stack"], params["bert"]["stack"])
 
 
+@pytest.mark.parametrize("name", ["BertForPreTraining", "OpenAIGPTLMHeadModel"])
+def test_a_research_head_beside_a_whole_model_is_told_and_not_read(saved, name):
+    folder, _, params = saved(name)
+    odd = {"adapter.weight": ROW, "bert.adapter.bias": np.zeros(4, np.int64), "score.bias": ROW}
+    rewrite(folder, lambda tensors: tensors | odd)
+    with pytest.warns(UserWarning, match=f"{name} does not use adapter.weight, bert.adapter.bias, score.bias$") as told:
+        assert_equal(bertgpt.load_pretrained(folder)[1], params)
+    assert len(told) == 1
+
+
+@pytest.mark.filterwarnings("default::UserWarning")
+def test_every_command_tells_in_one_line_of_tensors_that_are_not_used(tmp_path, wordpiece, corpus_file, capsys):
+    model = bertgpt.BertForPreTraining(bertgpt.presets.bert_tiny(**TINY | {"vocab_size": 200}, mlp_size=32))
+    folder, run = tmp_path / "folder", tmp_path / "run.yaml"
+    bertgpt.save_pretrained(
+        folder, model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"], wordpiece
+    )
+    rewrite(folder, lambda tensors: tensors | {f"adapter.{number}\n.weight": ROW for number in range(10, 20)})
+    run.write_text("seed: 0\n")
+    for arguments in (
+        ["embed", folder, "a text"],
+        ["fill-mask", folder, "a [MASK]"],
+        ["export", folder, tmp_path / "out"],
+        ["prepare", run, f"model.init_from={folder}", f"data.train={corpus_file}", f"data.store={tmp_path / 'store'}"],
+    ):
+        capsys.readouterr()
+        assert main([str(argument) for argument in arguments]) == 0
+        told = [line for line in capsys.readouterr().err.splitlines() if "warning" in line]
+        assert len(told) == 1
+        assert re.search(r"BertForPreTraining does not use adapter\.10 \.weight, .*14 \.weight and 5 more$", told[0])
+
+
+@pytest.mark.parametrize("name", ["BertForMaskedLM", "OpenAIGPTModel"])
+def test_a_deeper_model_is_read_up_to_the_configurations_layers(saved, name):
+    folder, _, params = saved(name)
+    fewer = {"BertForMaskedLM": "num_hidden_layers", "OpenAIGPTModel": "n_layer"}[name]
+    change_config(folder, **{fewer: 1})
+    count = {"BertForMaskedLM": 16, "OpenAIGPTModel": 12}[name]
+    first = {"BertForMaskedLM": r"bert\.encoder\.layer\.1\.a", "OpenAIGPTModel": r"transformer\.h\.1\.a"}[name]
+    with pytest.warns(UserWarning, match=rf"does not use {first}.*(, .*){{4}} and {count - 5} more$") as told:
+        model, found = bertgpt.load_pretrained(folder)
+    assert len(told) == 1
+    assert model.config.num_layers == 1
+    encoder, found_encoder = (tree.get("bert", tree)["stack"] for tree in (params, found))
+    assert_equal(found_encoder, {"block_0": encoder["block_0"]})
+
+
 def test_a_missing_head_is_made_only_when_asked(saved):
     folder, _, params = saved("BertForMaskedLM")
     change_config(folder, architectures=["BertForSequenceClassification"])
-    with pytest.raises(InputError, match="bert.pooler.dense.weight is missing; name an architecture"):
+    with pytest.raises(
+        InputError, match=r"lacks bert.pooler.dense.weight, bert.pooler.dense.bias, classif.*; name an arch"
+    ):
         bertgpt.load_pretrained(folder)
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
@@ -246,7 +300,7 @@ def test_another_number_of_labels_makes_a_new_classifier(saved, name):
 def test_a_folder_without_architectures_is_the_bare_model(saved):
     folder, _, params = saved("BertForMaskedLM")
     change_config(folder, architectures=None)
-    with pytest.raises(InputError, match=r"bert\.pooler\.dense\.weight is missing"):
+    with pytest.raises(InputError, match=r"a BertModel lacks bert\.pooler\.dense\.weight"):
         bertgpt.load_pretrained(folder)
     folder, _, params = saved("BertModel")
     change_config(folder, architectures=None)
@@ -286,15 +340,25 @@ def with_one(name, value):
     return lambda tensors: tensors | {name: value}
 
 
-ROW = np.zeros((1, 16), np.float32)
+POSITIONS = ("position", "token_type")
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (with_one("bert.adapter.weight", ROW), "a model of 2 layers has no bert.adapter.weight"),
-        (with_one("score.weight", ROW), "a model of 2 layers has no score.weight"),
-        (without("bert.encoder.layer.0.output.dense.bias"), "bert.encoder.layer.0.output.dense.bias is missing"),
+        (
+            without("bert.pooler.dense.bias", *(f"bert.embeddings.{name}_embeddings.weight" for name in POSITIONS)),
+            "lacks bert.embeddings.position_embeddings.weight, bert.embeddings.token_type_embeddings.weight, "
+            "bert.pooler.dense.bias",
+        ),
+        (
+            lambda tensors: {name: value for name, value in tensors.items() if "layer.0.attention.s" not in name},
+            "lacks bert.encoder.layer.0.attention.self.query.weight, ",
+        ),
+        (
+            without("bert.encoder.layer.0.output.dense.bias"),
+            "a BertForPreTraining lacks bert.encoder.layer.0.output.dense.bias",
+        ),
         (
             with_one("bert.embeddings.LayerNorm.weight", ROW),
             "has shape (1, 16), and a BertForPreTraining needs (16,)",
@@ -317,10 +381,15 @@ def test_a_tensor_that_does_not_fit_is_refused_by_name(saved, change, message):
 
 def test_a_message_is_one_line_whatever_stands_in_the_file(saved):
     folder, _, _ = saved("BertModel")
-    rewrite(folder, lambda tensors: tensors | {"a\nb\0": ROW})
+    names_of = lambda char: f"a{char}b\0\x1b[31m\x9b"  # noqa: E731
+    rewrite(folder, lambda tensors: tensors | {names_of("\n"): ROW, "z" * 300: ROW})
+    with pytest.warns(UserWarning, match="BertModel does not use") as told:
+        bertgpt.load_pretrained(folder)
+    assert str(told[0].message).endswith(f"does not use a b??[31m?, {'z' * 100}")
+    change_config(folder, architectures=["Bert\n\x1b[31m"])
     with pytest.raises(InputError) as caught:
         bertgpt.load_pretrained(folder)
-    assert "has no a b?" in str(caught.value)
+    assert str(caught.value).isprintable()
 
 
 def test_a_place_without_a_model_is_named(tmp_path, saved):

@@ -43,16 +43,33 @@ def decay_mask(params: Any) -> Any:
 def make_optimizer(section: OptimizerSection, steps: int) -> optax.GradientTransformation:
     """Clip the global norm, Adam, decoupled weight decay, for LAMB the trust ratio, then the learning rate.
 
-    Sources: Devlin et al. 2019, A.2; Radford et al. 2018, 4.1; You et al. 2020 (LAMB).
+    Sources: Devlin et al. 2019, A.2; Radford et al. 2018, 4.1; You et al. 2020 (LAMB), with lamb_optimizer.py of
+    google-research/albert, which leaves the same parameters out of the trust ratio as out of weight decay.
     """
     adam = optax.scale_by_adam if section.bias_correction else scale_by_uncorrected_adam
     return optax.chain(
         optax.clip_by_global_norm(section.clip_norm) if section.clip_norm else optax.identity(),
         adam(b1=section.b1, b2=section.b2, eps=section.eps),
         optax.add_decayed_weights(section.weight_decay, mask=decay_mask),
-        optax.scale_by_trust_ratio() if section.name == "lamb" else optax.identity(),
+        scale_decayed_by_trust_ratio() if section.name == "lamb" else optax.identity(),
         optax.scale_by_learning_rate(make_schedule(section, steps)),
     )
+
+
+def scale_decayed_by_trust_ratio() -> optax.GradientTransformation:
+    """Each update of a decayed parameter times |parameter| / |update|, or times 1 where either norm is 0.
+
+    Biases start at 0 and LayerNorm's gains stay near 1: scaled to their own norm, they would hardly move. The state is
+    that of `optax.scale_by_trust_ratio` (`optax.masked` has another), so that older checkpoints can be resumed.
+    """
+    trust = optax.scale_by_trust_ratio()
+
+    def update(updates: Any, state: Any, params: Any = None) -> tuple[Any, Any]:
+        scaled, state = trust.update(updates, state, params)
+        chosen = jax.tree.map(lambda decayed, new, old: new if decayed else old, decay_mask(params), scaled, updates)
+        return chosen, state
+
+    return optax.GradientTransformation(trust.init, update)
 
 
 def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
