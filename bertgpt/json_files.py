@@ -2,13 +2,23 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bertgpt.errors import InputError, check_regular
 
 MAX_JSON = 1 << 26  # bytes of a configuration or an index
+BLOCK = 1 << 20
 MAX_VALUES = 1 << 22  # commas, colons and brackets of a JSON text that has more than one in DENSITY characters
 DENSITY = 16  # a value takes up to 80 bytes in memory: dense JSON takes 30 times its size
+
+
+def read_at_most(file: IO[bytes], size: int) -> bytes:
+    """As `file.read(size)`, which takes all of `size` in memory first."""
+    blocks = []
+    while size > 0 and (block := file.read(min(size, BLOCK))):
+        blocks.append(block)
+        size -= len(block)
+    return b"".join(blocks)
 
 
 def is_dense(text: str) -> bool:
@@ -25,7 +35,7 @@ def read_json(file: Path) -> Any:
     try:
         check_regular(file)
         with file.open("rb") as opened:
-            raw = opened.read(MAX_JSON + 1)
+            raw = read_at_most(opened, MAX_JSON + 1)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
     except OSError as error:

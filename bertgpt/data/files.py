@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bertgpt.errors import InputError, check_regular
-from bertgpt.json_files import MAX_VALUES, is_dense
+from bertgpt.json_files import MAX_VALUES, is_dense, read_at_most
 
 File = Path | str  # a str is an address that fsspec reads, such as gs://bucket/file.jsonl
 
@@ -207,7 +207,7 @@ def read_json(path: File) -> Any:
     try:
         most = min(MAX_JSON, unpacked_limit(stamp(path)[0])) if packing(path) else MAX_JSON
         with open_file(path) as file:
-            raw = file.read(most + 1)
+            raw = read_at_most(file, most + 1)
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if len(raw) > MAX_JSON:
