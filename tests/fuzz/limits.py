@@ -16,7 +16,7 @@ class TooLong(BaseException):
 
 
 def limit_memory(extra: int) -> None:
-    """At most so many bytes more than this process has now; nothing where the system does not tell (only Linux does)."""
+    """At most so many bytes more than this process has now; on Linux, which alone tells how many."""
     if STATUS.exists():
         held = int(STATUS.read_text().split("VmData:")[1].split()[0]) * 1024
         resource.setrlimit(resource.RLIMIT_DATA, (held + extra, resource.RLIM_INFINITY))
@@ -32,12 +32,12 @@ def time_limit(seconds: float) -> Iterator[None]:
     def stop(*_: Any) -> None:
         raise TooLong(f"over {seconds} s")
 
-    start = time.process_time()
+    start = time.monotonic()
     before = signal.signal(signal.SIGALRM, stop)
     signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
-        if time.process_time() - start > seconds:  # whoever caught the signal's exception
+        if time.monotonic() - start > seconds:  # whoever caught the signal's exception
             raise TooLong(f"over {seconds} s")
     finally:
         signal.setitimer(signal.ITIMER_REAL, 0)

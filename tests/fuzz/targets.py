@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from fuzz.limits import time_limit
 from packed_files import PACK
 from safetensors.numpy import save
 
@@ -20,6 +19,7 @@ import bertgpt
 from bertgpt.data import corpus, files, readers, store
 from bertgpt.errors import LONGEST, InputError
 from bertgpt.tokenizers import train_wordpiece, vocabulary_size
+from fuzz.limits import time_limit
 from train import config as configs
 from train import reports
 from train.checkpoints import Checkpoints
@@ -44,7 +44,7 @@ class Target(NamedTuple):
     read: Callable[[Path], Any]
     seeds: str
     beside: Callable[[Path], None] = lambda folder: None
-    rounds: int = 100
+    rounds: int = 200
 
 
 def seeds(name: str) -> list[bytes]:
@@ -164,7 +164,7 @@ def _index() -> list[bytes]:
 
 
 def _torch_files() -> list[bytes]:
-    """None where torch is not installed."""
+    """No seeds where torch is not installed."""
     try:
         import torch
     except ImportError:
@@ -229,7 +229,7 @@ for suffix in ("jsonl", "json", "csv", "tsv", "conll", "conllu", "parquet"):
 for ending in PACK:
     for suffix, read in (("txt", _documents), ("parquet", _documents), ("csv", _rows)):
         file = f"a.{suffix}{ending}"
-        TARGETS[f"packed_{suffix}_{ending[1:]}"] = Target(file, read(file), f"{suffix}{ending}", rounds=40)
+        TARGETS[f"packed_{suffix}_{ending[1:]}"] = Target(file, read(file), f"{suffix}{ending}", rounds=100)
 TARGETS |= {
     "tokenizer_json": Target("tokenizer.json", _tokenizer, "tokenizer.json"),
     "vocab_txt": Target("vocab.txt", _tokenizer, "vocab.txt"),

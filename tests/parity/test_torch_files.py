@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 
 import jax
 import numpy as np
@@ -91,3 +92,18 @@ def test_code_in_torchs_own_format_is_refused(folder):
     torch.save({"a": Command()}, folder[0] / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pytorch_model\.bin: not a weights file that can be read safely"):
         bertgpt.load_pretrained(folder[0])
+
+
+@pytest.mark.parametrize("size", [1000, 1 << 25])
+def test_a_zip_with_packed_or_large_records_is_refused(folder, size):
+    """A few kilobytes could unpack to gigabytes of names."""
+    folder, _, state = folder
+    torch.save(state, folder / "whole.bin")
+    method = zipfile.ZIP_DEFLATED if size == 1000 else zipfile.ZIP_STORED
+    with zipfile.ZipFile(folder / "whole.bin") as whole, zipfile.ZipFile(folder / "pytorch_model.bin", "w") as out:
+        for record in whole.infolist():
+            pickled = record.filename.endswith("data.pkl")
+            content = b"\x80\x02" + b"}" * size if pickled else whole.read(record)
+            out.writestr(record.filename, content, method if pickled else zipfile.ZIP_STORED)
+    with pytest.raises(InputError, match=r"no weights file that can be read safely: .*data\.pkl is packed or large"):
+        bertgpt.load_pretrained(folder)
