@@ -8,8 +8,7 @@ from bertgpt.errors import InputError, check_regular
 
 MAX_JSON = 1 << 26  # bytes of a configuration or an index
 BLOCK = 1 << 20
-MAX_VALUES = 1 << 22  # commas, colons and brackets of a JSON text that has more than one in DENSITY characters
-DENSITY = 16  # a value takes up to 80 bytes in memory: dense JSON takes 30 times its size
+MAX_VALUES = 1 << 22  # commas, colons and opening brackets of one text: a value takes up to 80 bytes in memory
 
 
 def read_at_most(file: IO[bytes], size: int) -> bytes:
@@ -21,9 +20,9 @@ def read_at_most(file: IO[bytes], size: int) -> bytes:
     return b"".join(blocks)
 
 
-def is_dense(text: str) -> bool:
-    """Whether JSON holds too many small values: three bytes of it can take eighty in memory."""
-    return len(text) > MAX_VALUES and sum(map(text.count, ",:[{")) > max(MAX_VALUES, len(text) // DENSITY)
+def has_over(text: str, values: int) -> bool:
+    """Whether JSON may hold more values: three bytes of it can take 80 in memory."""
+    return len(text) > values and sum(map(text.count, ",:[{")) > values
 
 
 def read_json(file: Path) -> Any:
@@ -44,7 +43,7 @@ def read_json(file: Path) -> Any:
         raise InputError(f"{file}: over {MAX_JSON} bytes; not a configuration")
     try:
         text = raw.decode("utf-8")
-        if is_dense(text):
+        if has_over(text, MAX_VALUES):
             raise InputError(f"{file}: over {MAX_VALUES} values; not a configuration")
         return json.loads(text)
     except InputError:
