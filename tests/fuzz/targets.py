@@ -4,6 +4,7 @@ import functools
 import io
 import json
 import shutil
+import tempfile
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from safetensors.numpy import save
 import bertgpt
 from bertgpt.data import corpus, files, readers, store
 from bertgpt.errors import LONGEST, InputError
-from bertgpt.tokenizers import train_wordpiece, vocabulary_size
+from bertgpt.tokenizers import vocabulary_size
 from fuzz.limits import time_limit
 from train import config as configs
 from train import reports
@@ -163,16 +164,6 @@ def _index() -> list[bytes]:
     return [json.dumps({"metadata": {"total_size": 1}, "weight_map": weight_map}).encode()]
 
 
-def _torch_files() -> list[bytes]:
-    """No seeds where torch is not installed."""
-    try:
-        import torch
-    except ImportError:
-        return []
-    state = {"bert.pooler.dense.bias": torch.zeros(4), "a": torch.zeros(2, 2, dtype=torch.bfloat16)}
-    return [_bytes(torch.save, state), _bytes(torch.save, state, _use_new_zipfile_serialization=False)]
-
-
 @functools.cache
 def _vocabulary() -> str:
     return "\n".join(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "a", "fine", "##ing", "新"]) + "\n"
@@ -191,17 +182,23 @@ def _store(folder: Path) -> None:
     texts = [f"the number {number} is here. so is {number + 1}." for number in range(60)]
     (folder / "text.txt").write_text("\n\n".join(texts))
     source = store.TextSource(str(folder / "text.txt"), eval_fraction=0.2)
-    store.prepare(folder / "store", source, train_wordpiece(texts, 60), {})
+    _vocabulary_file(folder)
+    store.prepare(folder / "store", source, bertgpt.load_tokenizer(folder / "vocab.txt"), {})
 
 
 @functools.cache
 def _store_files() -> dict[str, bytes]:
-    import tempfile
-
+    """The files of a store by name; its folder and times, which nothing reads here, are left out of meta.json."""
     with tempfile.TemporaryDirectory() as folder:
         _store(Path(folder))
         found = Path(folder, "store")
-        return {str(file.relative_to(found)): file.read_bytes() for file in found.rglob("*") if file.is_file()}
+        held = {str(file.relative_to(found)): file.read_bytes() for file in found.rglob("*") if file.is_file()}
+    meta = json.loads(held["meta.json"])
+    meta["identity"]["train"], meta["files"] = (
+        "text.txt",
+        [entry | {"path": "", "modified": 0} for entry in meta["files"]],
+    )
+    return held | {"meta.json": json.dumps(meta).encode()}
 
 
 def _open_store(folder: Path) -> None:
@@ -266,11 +263,9 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
     "parquet": _parquet,
     **{f"{suffix}{ending}": _packed(suffix, ending) for ending in PACK for suffix in ("txt", "parquet", "csv")},
     "vocab.txt": lambda: [_vocabulary().encode()],
-    "tokenizer.json": lambda: [_store_files()["tokenizer.json"]],
     "config.json": lambda: [json.dumps(_bert()[0]).encode()],
     "safetensors": lambda: [_bert()[1]],
     "index": _index,
-    "torch": _torch_files,
     "shapes": lambda: [json.dumps(GPT_SHAPES).encode()],
     "npy": _npy,
     "yaml": lambda: [path.read_bytes() for path in sorted(RECIPE.parent.glob("*_demo.yaml"))],

@@ -94,16 +94,31 @@ def test_code_in_torchs_own_format_is_refused(folder):
         bertgpt.load_pretrained(folder[0])
 
 
-@pytest.mark.parametrize("size", [1000, 1 << 25])
-def test_a_zip_with_packed_or_large_records_is_refused(folder, size):
-    """A few kilobytes could unpack to gigabytes of names."""
+@pytest.mark.parametrize(
+    ("content", "method", "message"),
+    [
+        (b"}" * 1000, zipfile.ZIP_DEFLATED, "data.pkl is compressed"),  # a few kilobytes could be gigabytes of names
+        (b"}" * (1 << 23), zipfile.ZIP_STORED, "its names and shapes take over 4194304 bytes"),
+        (b"c" + b"A" * 70_000 + b"\nB\n", zipfile.ZIP_STORED, "a name of over 1000 characters"),
+        (b"\x80", zipfile.ZIP_STORED, ""),
+    ],
+)
+def test_a_zip_with_what_would_take_long_or_much_is_refused(folder, content, method, message):
     folder, _, state = folder
     torch.save(state, folder / "whole.bin")
-    method = zipfile.ZIP_DEFLATED if size == 1000 else zipfile.ZIP_STORED
     with zipfile.ZipFile(folder / "whole.bin") as whole, zipfile.ZipFile(folder / "pytorch_model.bin", "w") as out:
         for record in whole.infolist():
             pickled = record.filename.endswith("data.pkl")
-            content = b"\x80\x02" + b"}" * size if pickled else whole.read(record)
-            out.writestr(record.filename, content, method if pickled else zipfile.ZIP_STORED)
-    with pytest.raises(InputError, match=r"no weights file that can be read safely: .*data\.pkl is packed or large"):
+            raw = b"\x80\x02" + content if pickled else whole.read(record)
+            out.writestr(record.filename, raw, method if pickled else zipfile.ZIP_STORED)
+    with pytest.raises(
+        InputError, match=rf"pytorch_model\.bin: not a weights file that can be read safely: .*{message}"
+    ):
+        bertgpt.load_pretrained(folder)
+
+
+def test_a_long_name_in_the_format_before_1_6_is_refused(folder):
+    folder, _, _ = folder
+    torch.save({"A" * 70_000: 1}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    with pytest.raises(InputError, match="not a weights file that can be read safely: a name of over 1000 characters"):
         bertgpt.load_pretrained(folder)
