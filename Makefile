@@ -10,11 +10,15 @@ comma := ,
 STAMP := $(VENV)/.installed$(EXTRA)
 SCALE_STAMP := $(VENV)/.installed-scale
 PARITY_STAMP := $(VENV)/.installed-parity
+FUZZ_STAMP := $(VENV)/.installed-fuzz
+# Of make fuzz: for each target, and which (all where empty; python -m fuzz list names them).
+FUZZ_SECONDS ?= 60
+FUZZ_TARGETS ?=
 
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-tasks test lint parity install clean
+.PHONY: demo demo-tasks test lint parity fuzz install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -62,6 +66,17 @@ parity: $(PARITY_STAMP)
 
 $(PARITY_STAMP): $(STAMP)
 	$(PY) -m pip install --quiet --editable '.[parity]'
+	touch $@
+
+fuzz: export PYTHONPATH := $(CURDIR):$(CURDIR)/tests
+fuzz: export JAX_PLATFORMS := cpu
+fuzz: $(FUZZ_STAMP)
+	failed=; for name in $(or $(FUZZ_TARGETS),$$($(PY) -m fuzz list)); do \
+		$(PY) -m fuzz search $$name $(FUZZ_SECONDS) || failed="$$failed $$name"; \
+	done; test -z "$$failed" || { echo "found in:$$failed; inputs lie in tests/fuzz/seeds"; exit 1; }
+
+$(FUZZ_STAMP): $(SCALE_STAMP)
+	$(PY) -m pip install --quiet --editable '.[fuzz]'
 	touch $@
 
 clean:

@@ -83,6 +83,7 @@ def check_regular(file: Path) -> None:
     Raises:
         InputError: the path names a pipe, a device, a socket or a folder: reading one may wait or go on for ever.
     """
+    if file.is_dir():
+        raise InputError(f"{file}: a folder; give a file")
     if file.exists() and not file.is_file():
-        what = "a folder" if file.is_dir() else "a pipe or a device, which cannot be read twice"
-        raise InputError(f"{file}: {what}; give a file (write what a pipe gives to one)")
+        raise InputError(f"{file}: a pipe or a device, which cannot be read twice; write what it gives to a file")

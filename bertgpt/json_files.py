@@ -2,18 +2,27 @@
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from bertgpt.errors import InputError, check_regular
 
 MAX_JSON = 1 << 26  # bytes of a configuration or an index
-MAX_VALUES = 1 << 22  # commas, colons and brackets of a JSON text that has more than one in DENSITY characters
-DENSITY = 16  # a value takes up to 80 bytes in memory: dense JSON takes 30 times its size
+BLOCK = 1 << 20
+MAX_VALUES = 1 << 22  # commas, colons and opening brackets of one text: a value takes up to 80 bytes in memory
 
 
-def is_dense(text: str) -> bool:
-    """Whether JSON holds too many small values: three bytes of it can take eighty in memory."""
-    return len(text) > MAX_VALUES and sum(map(text.count, ",:[{")) > max(MAX_VALUES, len(text) // DENSITY)
+def read_at_most(file: IO[bytes], size: int) -> bytes:
+    """As `file.read(size)`, which takes all of `size` in memory first."""
+    blocks = []
+    while size > 0 and (block := file.read(min(size, BLOCK))):
+        blocks.append(block)
+        size -= len(block)
+    return b"".join(blocks)
+
+
+def has_over(text: str, values: int) -> bool:
+    """Whether JSON may hold more values: three bytes of it can take 80 in memory."""
+    return len(text) > values and sum(map(text.count, ",:[{")) > values
 
 
 def read_json(file: Path) -> Any:
@@ -25,7 +34,7 @@ def read_json(file: Path) -> Any:
     try:
         check_regular(file)
         with file.open("rb") as opened:
-            raw = opened.read(MAX_JSON + 1)
+            raw = read_at_most(opened, MAX_JSON + 1)
     except FileNotFoundError:
         raise InputError(f"{file}: no such file") from None
     except OSError as error:
@@ -34,7 +43,7 @@ def read_json(file: Path) -> Any:
         raise InputError(f"{file}: over {MAX_JSON} bytes; not a configuration")
     try:
         text = raw.decode("utf-8")
-        if is_dense(text):
+        if has_over(text, MAX_VALUES):
             raise InputError(f"{file}: over {MAX_VALUES} values; not a configuration")
         return json.loads(text)
     except InputError:

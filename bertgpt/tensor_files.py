@@ -7,10 +7,11 @@ reaches no other folder.
 import functools
 import json
 import math
+import pickletools
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import IO, Any, NamedTuple
 
 import ml_dtypes  # noqa: F401, makes bfloat16 known to NumPy
 import numpy as np
@@ -25,7 +26,9 @@ SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
 SHARD_BYTES = 5_000_000_000  # "5GB", as Hugging Face counts
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 TORCH, TORCH_INDEX = "pytorch_model.bin", "pytorch_model.bin.index.json"
-MAX_PICKLE = 1 << 24  # bytes of the names and shapes in torch's format; a byte of them can take 64 in memory
+MAX_PICKLE = 1 << 22  # bytes of the names and shapes in torch's format; a byte of them can take 64 in memory
+MAX_NAME = 1000  # characters of a name in it
+OLD_PICKLES = 5  # that a file before torch 1.6 begins with: a number, a version, the machine, the names, the arrays
 WEIGHTS = (WHOLE, INDEX, "model-*-of-*.safetensors", TORCH, TORCH_INDEX, "pytorch_model-*-of-*.bin")  # globs of all
 
 
@@ -123,21 +126,41 @@ def _open_torch(file: Path) -> dict[str, Tensor]:
 
 
 def _check_records(file: Path) -> None:
-    """
+    """What torch's unpickler takes on trust.
+
     Raises:
-        InputError: a record of a zip in torch's format is compressed, which torch never does, or its pickle is large.
+        InputError: a record of a zip in torch's format is compressed, which torch never does, or a pickle is damaged,
+            large or has long names, in which torch looks for words in quadratic time.
     """
+    unsafe = f"{file}: not a weights file that can be read safely"
     try:
         with file.open("rb") as opened:
             if opened.read(4) != b"PK\3\4":  # as torch tells the format before 1.6
-                return
-            records = zipfile.ZipFile(opened).infolist()
-    except Exception as error:  # zipfile raises many kinds
-        raise InputError(f"{file}: not a weights file that can be read safely: {error}") from error
-    for record in records:
-        large = record.filename.endswith("data.pkl") and record.file_size > MAX_PICKLE
-        if large or record.compress_type != zipfile.ZIP_STORED:
-            raise InputError(f"{file}: no weights file that can be read safely: {record.filename} is packed or large")
+                opened.seek(0)
+                return _check_pickles(unsafe, opened, OLD_PICKLES)
+            with zipfile.ZipFile(opened) as archive:
+                for record in archive.infolist():
+                    if record.compress_type != zipfile.ZIP_STORED:
+                        raise InputError(f"{unsafe}: {record.filename} is compressed")
+                    if record.filename.endswith("data.pkl"):
+                        _check_pickles(unsafe, archive.open(record), 1)
+    except InputError:
+        raise
+    except Exception as error:  # zipfile and pickletools raise many kinds
+        raise InputError(f"{unsafe}: {error}") from error
+
+
+def _check_pickles(unsafe: str, file: IO[bytes], count: int) -> None:
+    """
+    Raises:
+        InputError: the pickles that follow each other in a file are large or have long names.
+    """
+    for _ in range(count):
+        for _, value, place in pickletools.genops(file):
+            if (place or 0) > MAX_PICKLE:
+                raise InputError(f"{unsafe}: its names and shapes take over {MAX_PICKLE} bytes")
+            if isinstance(value, str | bytes) and len(value) > MAX_NAME:
+                raise InputError(f"{unsafe}: a name of over {MAX_NAME} characters")
 
 
 def _read_torch(value: Any, name: str, file: Path) -> np.ndarray:

@@ -1,6 +1,7 @@
 """Files compressed as their names say."""
 
 import bz2
+import functools
 import gzip
 import lzma
 import sys
@@ -11,7 +12,12 @@ if sys.version_info >= (3, 14):
 else:
     from backports import zstd
 
-PACK = {".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress, ".zst": zstd.compress}
+PACK = {
+    ".gz": functools.partial(gzip.compress, mtime=0),
+    ".bz2": bz2.compress,
+    ".xz": lzma.compress,
+    ".zst": zstd.compress,
+}
 
 
 def write_packed(path: Path, content: str | bytes) -> Path:

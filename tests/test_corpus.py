@@ -145,6 +145,8 @@ def test_every_compression_is_read_from_an_address(shelf):
     found = files.find_files("shelf://tar")
     assert found == [f"shelf://tar/{i}.txt{ending}" for i, ending in enumerate(PACK)]
     assert list(corpus.read_documents(found)) == [[text] for i in range(4) for text in ("one two", str(i))]
+    shelf["tar/4.parquet.zst"] = PACK[".zst"](table(text=["six", "seven"]))
+    assert read("shelf://tar/*.parquet.zst") == [["six"], ["seven"]]
     assert files.stamp(found[3]) == (len(shelf["tar/3.txt.zst"]), "vtar/3.txt.zst")  # of the file as it is
 
 
@@ -404,6 +406,20 @@ def test_a_json_file_over_the_limit_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_JSON", 10)
     with pytest.raises(InputError, match=r"a\.json: over 10 bytes"):
         read(write("a.json", '["far too long"]'))
+
+
+def test_a_json_file_of_too_many_values_is_refused(write, monkeypatch):
+    monkeypatch.setattr(files, "MAX_JSON", 320)
+    assert len(read(write("a.json", json.dumps(["one"] * 10)))) == 10  # nine commas and a bracket
+    with pytest.raises(InputError, match=r"a\.json line 1: JSON of over 10 values; give it in parts"):
+        read(write("a.json", json.dumps(["one"] * 11)))
+
+
+def test_a_compressed_json_file_may_hold_values_as_its_size_allows(write, monkeypatch):
+    monkeypatch.setattr(files, "MAX_VALUES", 8)
+    assert len(read(write("a.json.gz", json.dumps([os.urandom(8).hex() for _ in range(100)])))) == 100
+    with pytest.raises(InputError, match=r"a\.json\.gz line 1: JSON of over [0-9]+ values; give it in parts"):
+        read(write("a.json.gz", json.dumps([""] * 1000)))
 
 
 def test_english_sentences_do_not_end_at_a_title():

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import IO, Any
 
 from bertgpt.errors import InputError, check_regular
-from bertgpt.json_files import MAX_VALUES, is_dense
+from bertgpt.json_files import MAX_VALUES, has_over, read_at_most
 
 File = Path | str  # a str is an address that fsspec reads, such as gs://bucket/file.jsonl
 
@@ -25,6 +25,8 @@ TEXTS = (".txt", ".jsonl", ".json", ".parquet")  # what a corpus is read from
 PACKED = (".gz", ".bz2", ".xz", ".zst")  # compressed files, whose inner suffix says what they hold
 MAX_LINE = 1 << 24  # bytes; a longer line is refused before it is read
 MAX_JSON = 1 << 30  # bytes of a .json file, which is read whole
+DENSITY = 32  # bytes of MAX_JSON for each value that a .json file may hold
+MAX_PACKED_VALUES = 4  # for each byte of a compressed .json, above MAX_VALUES; a short row takes about ten bytes
 MAX_RATIO = 100  # unpacked to packed size of what is held whole; prose has 3 to 6
 UNPACKED = 1 << 26  # bytes that any compressed file may unpack to
 MAX_DICTIONARY = 1 << 28  # bytes that unpacking an .xz may take; xz -9 takes 65 MiB
@@ -204,23 +206,26 @@ def lines(path: File) -> Iterator[tuple[int, str]]:
 
 def read_json(path: File) -> Any:
     """What a JSON file holds."""
+    most, values = MAX_JSON, MAX_JSON // DENSITY
     try:
-        most = min(MAX_JSON, unpacked_limit(stamp(path)[0])) if packing(path) else MAX_JSON
+        if packing(path):
+            packed = stamp(path)[0]
+            most, values = min(most, unpacked_limit(packed)), max(MAX_VALUES, MAX_PACKED_VALUES * packed)
         with open_file(path) as file:
-            raw = file.read(most + 1)
+            raw = read_at_most(file, most + 1)
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if len(raw) > MAX_JSON:
         raise InputError(f"{path}: over {MAX_JSON} bytes; give it as JSONL, which is read line by line")
     if len(raw) > most:
         raise over_limit(path)
-    return parse_json(path, "line 1", _decode(path, 1, raw))
+    return parse_json(path, "line 1", _decode(path, 1, raw), values)
 
 
-def parse_json(path: File, place: str, text: str) -> Any:
+def parse_json(path: File, place: str, text: str, values: int = MAX_VALUES) -> Any:
     """JSON at a place of a file."""
-    if is_dense(text):
-        raise InputError(f"{path} {place}: JSON of over {MAX_VALUES} values; give it in parts")
+    if has_over(text, values):
+        raise InputError(f"{path} {place}: JSON of over {values} values; give it in parts")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:

@@ -4,6 +4,7 @@ import collections
 import contextlib
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 from typing import IO, Any
 
 from bertgpt.data.files import (
@@ -19,6 +20,7 @@ from bertgpt.data.files import (
     stamp,
     unpacked_limit,
 )
+from bertgpt.data.parquet_sizes import Chunk, row_groups, walk
 from bertgpt.errors import InputError
 
 READING = {"pre_buffer": False, "buffer_size": 1 << 20}  # pyarrow would hold a whole row group of a column
@@ -35,32 +37,41 @@ def parquet_rows(path: File, column: str | None = None) -> Iterator[dict[str, An
             row takes over MAX_LINE bytes, or a row group far more than its part of the file.
     """
     try:
-        import pyarrow.parquet as pq
+        import pyarrow.parquet  # noqa: F401
     except ImportError as error:
         raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'bertgpt[tasks]'") from error
     try:
         with _open(path) as raw:
-            meta = pq.read_metadata(raw)
-            names = meta.schema.to_arrow_schema().names
-            check_columns(str(path), names)
-            if column is not None and column not in names:
-                raise InputError(f"{path}: no column {column!r} (found {', '.join(names)}); set data.text_key")
-            leaves = _leaves(meta.schema, column)
-            # A text that is repeated in lists is held once: only pyarrow knows how long the lists are.
-            nested = any(leaf.max_repetition_level for leaf in leaves.values())
-            texts = [leaf.path for leaf in leaves.values() if _is_text(leaf)] if nested else None
-            with pq.ParquetFile(raw, metadata=meta, read_dictionary=texts, **READING) as file:
-                columns = None if column is None else [column]
-                number = 0
-                for index in range(meta.num_row_groups):
-                    size = _rows_at_once(path, index, meta.row_group(index), leaves, nested)
-                    for batch in file.iter_batches(size, row_groups=[index], columns=columns, use_threads=False):
-                        yield from _to_python(path, batch, number)
-                        number += batch.num_rows
+            yield from _rows(path, raw, column)
     except (InputError, MemoryError):
         raise
     except Exception as error:  # pyarrow raises its own, and Python's of many kinds
         raise InputError(f"{path}: not Parquet that can be read: {error}; write it again") from error
+
+
+def _rows(path: File, raw: IO[bytes], column: str | None) -> Iterator[dict[str, Any]]:
+    import pyarrow.parquet as pq
+
+    groups = row_groups(raw)
+    meta = pq.read_metadata(raw)
+    names = meta.schema.to_arrow_schema().names
+    check_columns(str(path), names)
+    if column is not None and column not in names:
+        raise InputError(f"{path}: no column {column!r} (found {', '.join(names)}); set data.text_key")
+    leaves = _leaves(meta.schema, column)
+    # Only pyarrow knows how long the lists are; a text that is repeated in them is held once.
+    nested = any(leaf.max_repetition_level for leaf in leaves.values())
+    texts = [leaf.path for leaf in leaves.values() if _is_text(leaf)] if nested else None
+    local = isinstance(path, Path) or packing(path)  # elsewhere a second look would fetch the file twice
+    number = 0
+    with pq.ParquetFile(raw, metadata=meta, read_dictionary=texts, **READING) as file:
+        for index, group in enumerate(groups):
+            chunks = {i: walk(raw, group[i]) if local else group[i] for i in leaves}
+            size = _rows_at_once(path, index, chunks, leaves, nested)
+            columns = None if column is None else [column]
+            for batch in file.iter_batches(size, row_groups=[index], columns=columns, use_threads=False):
+                yield from _to_python(path, batch, number)
+                number += batch.num_rows
 
 
 @contextlib.contextmanager
@@ -92,21 +103,21 @@ def _is_text(leaf: Any) -> bool:
     return leaf.physical_type == "BYTE_ARRAY"
 
 
-def _rows_at_once(path: File, index: int, group: Any, leaves: dict[int, Any], nested: bool) -> int:
+def _rows_at_once(path: File, index: int, chunks: dict[int, Chunk], leaves: dict[int, Any], nested: bool) -> int:
     """How many rows of a row group can be read at a time.
 
     A page repeats a value, or the lengths of a list, without end in a few bytes; but a value stands in it once.
 
     Raises:
-        InputError: even one may take too much, as the file's own account of its sizes has it.
+        InputError: even one may take too much.
     """
     packed = unpacked = row = 0
     for i, leaf in leaves.items():
-        chunk = group.column(i)
-        packed += chunk.total_compressed_size
-        elements = chunk.num_values * (ELEMENT + leaf.length) if leaf.max_repetition_level else 0
-        unpacked += max(chunk.total_uncompressed_size, elements)
-        row += leaf.length or (chunk.total_uncompressed_size if _is_text(leaf) and not nested else ELEMENT)
+        chunk = chunks[i]
+        packed += chunk.packed
+        elements = chunk.values * (ELEMENT + leaf.length) if leaf.max_repetition_level else 0
+        unpacked += max(chunk.unpacked, elements)
+        row += leaf.length or (chunk.unpacked if _is_text(leaf) and not nested else ELEMENT)
     limit = unpacked_limit(min(packed, stamp(path)[0]))
     if unpacked > limit:
         raise InputError(

@@ -2,6 +2,7 @@
 
 import json
 import pickle
+import zipfile
 
 import jax
 import numpy as np
@@ -91,3 +92,33 @@ def test_code_in_torchs_own_format_is_refused(folder):
     torch.save({"a": Command()}, folder[0] / "pytorch_model.bin")
     with pytest.raises(InputError, match=r"pytorch_model\.bin: not a weights file that can be read safely"):
         bertgpt.load_pretrained(folder[0])
+
+
+@pytest.mark.parametrize(
+    ("content", "method", "message"),
+    [
+        (b"}" * 1000, zipfile.ZIP_DEFLATED, "data.pkl is compressed"),  # a few kilobytes could be gigabytes of names
+        (b"}" * (1 << 23), zipfile.ZIP_STORED, "its names and shapes take over 4194304 bytes"),
+        (b"c" + b"A" * 70_000 + b"\nB\n", zipfile.ZIP_STORED, "a name of over 1000 characters"),
+        (b"\x80", zipfile.ZIP_STORED, ""),
+    ],
+)
+def test_a_zip_with_what_would_take_long_or_much_is_refused(folder, content, method, message):
+    folder, _, state = folder
+    torch.save(state, folder / "whole.bin")
+    with zipfile.ZipFile(folder / "whole.bin") as whole, zipfile.ZipFile(folder / "pytorch_model.bin", "w") as out:
+        for record in whole.infolist():
+            pickled = record.filename.endswith("data.pkl")
+            raw = b"\x80\x02" + content if pickled else whole.read(record)
+            out.writestr(record.filename, raw, method if pickled else zipfile.ZIP_STORED)
+    with pytest.raises(
+        InputError, match=rf"pytorch_model\.bin: not a weights file that can be read safely: .*{message}"
+    ):
+        bertgpt.load_pretrained(folder)
+
+
+def test_a_long_name_in_the_format_before_1_6_is_refused(folder):
+    folder, _, _ = folder
+    torch.save({"A" * 70_000: 1}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
+    with pytest.raises(InputError, match="not a weights file that can be read safely: a name of over 1000 characters"):
+        bertgpt.load_pretrained(folder)

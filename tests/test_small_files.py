@@ -1,0 +1,198 @@
+"""Small files that claim much: read in bounded memory and time, or refused in one line before anything is allocated."""
+
+import binascii
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from packed_files import PACK
+from safetensors.numpy import save_file
+
+pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="Linux bounds a process's data")
+TESTS = Path(__file__).parent
+PROGRAM = """
+import json, os, sys
+from pathlib import Path
+
+os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # the others set 1 GiB aside
+import pyarrow.parquet
+
+import bertgpt
+from bertgpt.data import corpus, files, readers
+from fuzz.limits import TooLong, limit_memory, time_limit
+
+READ = {
+    "text": lambda path: f"{sum(1 for _ in corpus.read_documents(files.find_files(str(path))))} documents",
+    "rows": lambda path: f"{sum(1 for _ in readers.read_rows(str(path)))} rows",
+    "model": lambda path: type(bertgpt.load_pretrained(path)[0]).__name__,
+    "tokenizer": lambda path: bertgpt.load_tokenizer(path) and "a tokenizer",
+}
+bertgpt.load_pretrained, bertgpt.load_tokenizer, limit_memory(500 << 20)
+for kind, read in READ.items():
+    for path in sorted(Path(kind).iterdir()):
+        try:
+            with time_limit(30):
+                outcome = read(path)
+        except (Exception, TooLong) as error:
+            outcome = f"{type(error).__name__}: {error}"
+        print(json.dumps([str(path), outcome]), flush=True)
+"""
+
+
+def nested(name: str, value: object) -> bytes:
+    """A table with one row."""
+    stream = pa.BufferOutputStream()
+    options = {"compression": "zstd", "dictionary_pagesize_limit": 1 << 30, "write_statistics": False}
+    pq.write_table(pa.table({name: [value]}), stream, **options)
+    return stream.getvalue().to_pybytes()
+
+
+def repeated(count: int) -> bytes:
+    """A table whose one text of ten megabytes stands in every row."""
+    stream = pa.BufferOutputStream()
+    text = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), ["x" * 10_000_000])
+    pq.write_table(pa.table({"text": text}), stream, compression="zstd", store_schema=False)
+    return stream.getvalue().to_pybytes()
+
+
+def elements(count: int) -> bytes:
+    """A table whose one row holds a list of so many zeros."""
+    stream = pa.BufferOutputStream()
+    column = pa.ListArray.from_arrays(np.array([0, count], np.int32), np.zeros(count, np.int8))
+    pq.write_table(pa.table({"labels": column}), stream, compression="zstd")
+    return stream.getvalue().to_pybytes()
+
+
+def huge_dictionary() -> bytes:
+    """An .xz whose block asks for a dictionary of 4 GiB."""
+    whole = bytearray(PACK[".xz"](b"one"))
+    size = 4 * (whole[12] + 1)
+    assert whole[14:16] == b"\x21\x01"  # LZMA2, and one byte for its dictionary
+    whole[16] = 40
+    whole[12 + size - 4 : 12 + size] = binascii.crc32(whole[12 : 12 + size - 4]).to_bytes(4, "little")
+    return bytes(whole)
+
+
+def dense(count: int) -> bytes:
+    """JSON of so many empty lists, three bytes each, which take 64 in memory."""
+    return b"[" + b"[]," * count + b"[]]"
+
+
+FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and what becomes of it
+    "text/repeated.parquet": (lambda: repeated(60), "60 documents"),
+    "text/value.parquet": (
+        lambda: nested("text", "x" * 80_000_000),
+        "row group 1 takes 80000[0-9]{3} bytes in memory, over",
+    ),
+    "rows/texts.parquet": (
+        lambda: nested("words", ["x" * 1_000_000] * 500),
+        "row 1: over 16777216 bytes; break it into rows",
+    ),
+    "rows/elements.parquet": (
+        lambda: elements(6_000_000),
+        "row group 1 takes 72000000 bytes in memory, over 100 times its",
+    ),
+    "text/dense.json.gz": (
+        lambda: PACK[".gz"](dense(21_000_000)),
+        "line 1: JSON of over 4194304 values; give it in parts",
+    ),
+    "text/blank.json.zst": (
+        lambda: PACK[".zst"](bytes(80_000_000)),
+        "unpacks to over 100 times its size; if it is sound",
+    ),
+    "text/line.jsonl.gz": (
+        lambda: PACK[".gz"](b'"' + b"a" * (20 << 20)),
+        "line 1: longer than 16777216 bytes; break it",
+    ),
+    "rows/line.jsonl.zst": (lambda: PACK[".zst"](dense(5_000_000)), "line 1: JSON of over 4194304 values"),
+    "rows/quotes.csv.gz": (
+        lambda: PACK[".gz"](b"a\n" + (b'"' + b"b" * 1000 + b'\n",') * 20_000),
+        "line 2: a record of over 16777216 characters",
+    ),
+    "rows/words.conll.gz": (
+        lambda: PACK[".gz"]((b"w" * 1000 + b" O\n") * 20_000),
+        "a sentence of over 65536 words; end it",
+    ),
+    "text/dictionary.txt.xz": (huge_dictionary, "line 1: cannot be read: Memory usage limit exceeded"),
+    "text/window.txt.zst": (lambda: b"\x28\xb5\x2f\xfd\0\xa8\1\0\0", "line 1: cannot be read: .*memory"),  # 2 GiB
+    "text/inner.parquet.zst": (lambda: PACK[".zst"](bytes(80_000_000)), "unpacks to over 100 times its size"),
+    "model/header/model.safetensors": (lambda: (2**60).to_bytes(8, "little") + b"{}", "damaged or cut short: .*header"),
+    "model/names/model.safetensors.index.json": (
+        lambda: json.dumps({"weight_map": dict.fromkeys(map(str, range(300_000)), "gone")}).encode(),
+        "'gone' is missing; copy the whole folder",
+    ),
+    "model/layers/config.json": (
+        lambda: json.dumps({"model_type": "bert", "num_hidden_layers": 2**31 - 1}).encode(),
+        "asks for 2147483647 layers",
+    ),
+}
+PIPES = {
+    "text/pipe.txt": "a pipe or a device, which cannot be read twice",
+    "rows/pipe.csv": "a pipe or a device, which cannot be read twice",
+    "model/pipe/config.json": "a pipe or a device",
+    "model/piped_weights/model.safetensors": "a pipe or a device",
+    "model/piped_shards/model.safetensors.index.json": "a pipe or a device",
+    "model/piped_torch/pytorch_model.bin": "a pipe or a device",
+    "model/piped_shapes/params_shapes.json": "a pipe or a device",
+    "model/piped_numbers/params_0.npy": "a pipe or a device",
+    "tokenizer/pipe/vocab.txt": "no tokenizer.json, vocab.txt",
+}
+"""Paths of a run folder; those of a model fail at their folder."""
+
+
+@pytest.fixture(scope="session")
+def outcomes(tmp_path_factory) -> dict[str, str]:
+    """What becomes of every file or folder; all are read in one process that may take 500 MiB more than it has."""
+    home = tmp_path_factory.mktemp("small")
+    for name in (*FILES, *PIPES):
+        (home / name).parent.mkdir(parents=True, exist_ok=True)
+    for folder in (home / "model").iterdir():  # sound files first, where a later one is read beside them
+        write_model(folder)
+    for name, (content, _) in FILES.items():
+        (home / name).write_bytes(content())
+    for name in PIPES:
+        (home / name).unlink(missing_ok=True)
+        os.mkfifo(home / name)
+    (home / "text" / "zeros.txt").symlink_to("/dev/zero")
+    environment = os.environ | {"PYTHONPATH": f"{TESTS.parent}{os.pathsep}{TESTS}", "JAX_PLATFORMS": "cpu"}
+    command = [sys.executable, "-c", PROGRAM]
+    result = subprocess.run(command, cwd=home, env=environment, capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0, result.stderr[-2000:]
+    return dict(json.loads(line) for line in result.stdout.splitlines())
+
+
+def write_model(folder: Path) -> None:
+    """A config.json and weights, but only those that the folder's own case does not replace."""
+    if any((name in folder.name) for name in ("shapes", "numbers")):
+        (folder / "params_shapes.json").write_text(json.dumps([[8, 4], [32, 4], *[[4]] * 12]))
+        return
+    (folder / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    if folder.name == "layers":
+        save_file({"pooler.dense.bias": np.zeros(4, np.float32)}, folder / "model.safetensors")
+
+
+def outcome(outcomes: dict[str, str], name: str) -> str:
+    """Of a file, or of the folder of a model's or tokenizer's file."""
+    return outcomes[name] if name in outcomes else outcomes[str(Path(name).parent)]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_a_small_file_that_claims_much_takes_little_memory(outcomes, name):
+    found, expected = outcome(outcomes, name), FILES[name][1]
+    assert re.search(expected, found), found
+    assert found[0].isdecimal() or found.startswith("InputError: ")
+
+
+@pytest.mark.parametrize("name", [*PIPES, "text/zeros.txt"])
+def test_a_pipe_or_device_is_refused_without_being_opened(outcomes, name):
+    found = outcome(outcomes, name)
+    assert found.startswith("InputError: ")
+    assert PIPES.get(name, "a pipe or a device, which cannot be read twice") in found
