@@ -114,7 +114,9 @@ def in_words(text: str, cleaned, plain_last: bool) -> Counter:
     )
 
 
-CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from("aB 中,é\n\u0301\u0345\u200d각ﬁİ\u212b\U0001d15e")
+CHARACTERS = st.characters(exclude_categories=["Cs"]) | st.sampled_from(
+    "aB 中,é\n\u0301\u0345\u200d각ﬁİ\u212b\U0001d15e"
+)
 
 
 @pytest.mark.parametrize("clean_up", CLEAN_UPS)

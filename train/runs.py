@@ -135,7 +135,9 @@ def _load_step(checkpoints: Checkpoints, step: int) -> Run:
     config = ModelConfig(**extra["model"])
     model = getattr(bertgpt, _architecture_of(extra))(config)
     params = checkpoints.load_params(step, abstract_params(model))
-    return Run(model, jax.tree.map(jnp.asarray, params), parse_tokenizer(extra["tokenizer"], f"checkpoint {step}"), step)
+    return Run(
+        model, jax.tree.map(jnp.asarray, params), parse_tokenizer(extra["tokenizer"], f"checkpoint {step}"), step
+    )
 
 
 def _architecture_of(extra: dict[str, Any]) -> str:

@@ -19,8 +19,28 @@ TYPES = ("bert", "convbert", "distilbert", "dpr", "electra", "ernie", "layoutlm"
 MORE_TYPES = ("mobilebert", "nezha", "nomic_bert", "qdqbert", "retribert", "squeezebert", "visual_bert")
 MODEL_TYPES = dict.fromkeys(TYPES + MORE_TYPES, "bert") | {"openai-gpt": "gpt"}
 # Classes in Python or around SentencePiece, for which transformers does not encode by tokenizer.json.
-PYTHON = ("BertGeneration", "BertJapanese", "BertTokenizerLegacy", "Bertweet", "BioGpt", "Flaubert", "Phobert", "RoCBert")
-MORE_PYTHON = ("Bartpho", "BlenderbotSmall", "Cpm", "CpmAnt", "CTRL", "FSMT", "GPTNeoXJapanese", "GPTSw3", "Tapas", "XLM")
+PYTHON = (
+    "BertGeneration",
+    "BertJapanese",
+    "BertTokenizerLegacy",
+    "Bertweet",
+    "BioGpt",
+    "Flaubert",
+    "Phobert",
+    "RoCBert",
+)
+MORE_PYTHON = (
+    "Bartpho",
+    "BlenderbotSmall",
+    "Cpm",
+    "CpmAnt",
+    "CTRL",
+    "FSMT",
+    "GPTNeoXJapanese",
+    "GPTSw3",
+    "Tapas",
+    "XLM",
+)
 
 
 class Reader(NamedTuple):
@@ -49,8 +69,11 @@ def find_reader(folder: Path, config: dict[str, Any]) -> Reader:
         named = values.get("tokenizer_class")
         if named is not None:
             name = str(named).removesuffix("Fast").removesuffix("Tokenizer")
-            family = CLASSES.get(name, "other")
-            return Reader(family, f"{folder / file}: tokenizer_class {named!r}", name not in PYTHON + MORE_PYTHON)
+            return Reader(
+                CLASSES.get(name, "other"),
+                f"{folder / file}: tokenizer_class {named!r}",
+                name not in PYTHON + MORE_PYTHON,
+            )
     kind = model.get("model_type")
     family = None if kind is None else MODEL_TYPES.get(str(kind), "other")
     return Reader(family, f"{folder / 'config.json'}: model_type {kind!r}", True)

@@ -199,7 +199,7 @@ def test_bert_is_as_googles_python_on_ordinary_text(google, text):
     assert ours.encode(text).ids == theirs(text)["input_ids"]
 
 
-PIECES = [*BERT_SPECIAL, *"a b ##b john works in e ##1 [ ] 1 / mask < ent > x [unused1]".split()]
+PIECES = [*BERT_SPECIAL, *"abex1[]/<>", "##b", "##1", "john", "works", "in", "mask", "ent", "[unused1]"]
 V = len(PIECES)
 MARKED = [
     "[E1] john [/E1] works in a",
@@ -232,14 +232,20 @@ FOLDERS = {  # of a vocabulary of V tokens: the files beside it
     "added, named special": {ADDED: {"<Ent>": V}, MAP: {"eos_token": "<Ent>"}},
     "added, listed special": {ADDED: {"<Ent>": V}, MAP: {"additional_special_tokens": ["<Ent>"]}},
     "decoder": {CONFIG: {"added_tokens_decoder": DECODER}},
-    "decoder alone": {CONFIG: {"added_tokens_decoder": {V: token("[E1]")}}, ADDED: {"[E2]": V}, MAP: {"eos_token": "x"}},
+    "decoder alone": {
+        CONFIG: {"added_tokens_decoder": {V: token("[E1]")}},
+        ADDED: {"[E2]": V},
+        MAP: {"eos_token": "x"},
+    },
     "decoder, cased": {
         CONFIG: {"do_lower_case": False, "added_tokens_decoder": {V: token("John", normalized=True, special=False)}}
     },
     "additional": {CONFIG: {"additional_special_tokens": ["[E1]", "<Ent>"]}},
     "extra": {CONFIG: {"extra_special_tokens": ["[E1]", "<Ent>"]}},
     "extra by role": {CONFIG: {"extra_special_tokens": {"image_token": "<Ent>"}, "eos_token": "[E1]"}},
-    "extra with properties": {CONFIG: {"additional_special_tokens": [{"__type": "AddedToken"} | MASK | {"content": "[E1]"}]}},
+    "extra with properties": {
+        CONFIG: {"additional_special_tokens": [{"__type": "AddedToken"} | MASK | {"content": "[E1]"}]}
+    },
     "roles": {CONFIG: {"foo_token": "<Ent>", "bos_token": "[E1]"}},
     "roles in the map": {MAP: {"eos_token": "[E1]", "bos_token": MASK | {"content": "<Ent>"}}},
     "mask that strips": {MAP: {"mask_token": MASK}},
@@ -312,7 +318,7 @@ def test_what_would_have_other_ids_is_refused(name, tmp_path):
         load_tokenizer(tmp_path)
 
 
-LETTERS = ["<unk>", *"j o h n a b x e 1 [ ] / a</w> b</w> n</w> ]</w> [</w> x</w> e</w> 1</w> jo joh john</w>".split()]
+LETTERS = ["<unk>", *"johnabxe1[]/", *(f"{letter}</w>" for letter in "abnxe1[]"), "jo", "joh", "john</w>"]
 GPT_FOLDERS = {
     "plain": {},
     "added": {ADDED: {"[E1]": len(LETTERS), "[/E1]": len(LETTERS) + 1}},
