@@ -238,9 +238,9 @@ def test_the_library_reads_what_was_checked_where_a_key_stands_twice():
 
 
 def test_lengths_in_tokenizer_json_are_not_taken(tmp_path):
-    padding = {"strategy": {"Fixed": 2**60}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
-    truncation = {"direction": "Right", "max_length": 2**60, "strategy": "LongestFirst", "stride": 2**60}
-    text = json.dumps(described(padding=padding | {"pad_to_multiple_of": 2**60}, truncation=truncation))
+    padding = {"strategy": {"Fixed": 500}, "direction": "Right", "pad_id": 0, "pad_type_id": 0, "pad_token": "[PAD]"}
+    truncation = {"direction": "Right", "max_length": 9, "strategy": "LongestFirst", "stride": 8}
+    text = json.dumps(described(padding=padding | {"pad_to_multiple_of": 64}, truncation=truncation))
     (tmp_path / "tokenizer.json").write_text(text)
     tokenizer = tokenizers.load_tokenizer(tmp_path)
     assert (tokenizer.padding, tokenizer.truncation, tokenizer.encode("a").ids) == (None, None, [5])

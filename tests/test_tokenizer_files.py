@@ -50,6 +50,21 @@ def test_added_tokens_keep_their_properties(folder):
     assert tokenizer.get_added_tokens_decoder()[4] == AddedToken("[MASK]", special=True)
 
 
+def test_the_token_of_a_role_is_special_whatever_its_properties(folder):
+    decoder = {"11": token("[E1]", special=False), "12": token("[E2]", special=False)}
+    write(folder, {CONFIG: {"added_tokens_decoder": decoder, "eos_token": "[E1]"}})
+    added = tokenizers.load_tokenizer(folder).get_added_tokens_decoder()
+    assert (added[11].special, added[12].special) == (True, False)
+
+
+def test_unknown_words_need_a_place_in_the_vocabulary_itself(folder):
+    (folder / "vocab.txt").write_text("\n".join(piece for piece in PIECES if piece != "[UNK]"))
+    with pytest.raises(InputError, match=r"vocab\.txt: no \[UNK\]; BERT needs it"):
+        tokenizers.load_tokenizer(write(folder, {ADDED: {"[UNK]": 10}}))
+    (folder / "vocab.txt").write_text("\n".join(piece for piece in PIECES if piece != "[MASK]"))
+    assert ids(write(folder, {ADDED: {"[MASK]": 10}}), "a [MASK]") == [4, 10]
+
+
 def test_added_tokens_of_gpt_come_after_its_vocabulary(gpt_folder):
     assert ids(write(gpt_folder, {ADDED: {"[E1]": 6}, MAP: {"cls_token": "[E1]"}}), "low [E1]") == [5, 6]
     write(gpt_folder, {"vocab.json": LETTERS | {"[U]": 6}, CONFIG: {"unk_token": "[U]"}, ADDED: {}})
