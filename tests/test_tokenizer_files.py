@@ -174,7 +174,7 @@ OTHERS += [
 @pytest.mark.parametrize("file", [CONFIG, "config.json"])
 def test_other_classes_are_refused_with_vocabulary_files(folder, name, file):
     write(folder, {CONFIG: {"do_lower_case": False}, file: {"tokenizer_class": name}})
-    with pytest.raises(InputError, match=rf"{file}: tokenizer_class '{name}' is not supported with vocab\.txt; "):
+    with pytest.raises(InputError, match=rf"{file}: tokenizer_class '{name}' is not supported with vocab\.txt: "):
         tokenizers.load_tokenizer(folder)
 
 
@@ -191,13 +191,22 @@ def test_the_class_decides_between_two_vocabularies(folder, gpt_folder):
         tokenizers.load_tokenizer(write(folder, {CONFIG: {"tokenizer_class": "OpenAIGPTTokenizer"}}) / "vocab.txt")
 
 
+def test_a_tokenizer_json_may_have_any_name(folder, bpe):
+    write(folder, {CONFIG: {"tokenizer_class": "BertTokenizer"}})
+    tokenizers.save_tokenizer(bpe, folder)
+    (folder / "tokenizer.json").rename(folder / "mine.json")
+    assert tokenizers.load_tokenizer(folder / "mine.json").to_str() == bpe.to_str()
+
+
 @pytest.mark.parametrize(("name", "reads"), [("RobertaTokenizer", True), ("BertJapaneseTokenizer", False)])
 def test_tokenizer_json_describes_itself_unless_its_class_ignores_it(tmp_path, bpe, name, reads):
     tokenizers.save_tokenizer(bpe, write(tmp_path, {CONFIG: {"tokenizer_class": name}}))
     if reads:
         assert tokenizers.load_tokenizer(tmp_path).to_str() == bpe.to_str()
     else:
-        with pytest.raises(InputError, match=r"'BertJapaneseTokenizer' encodes by code of its own"):
+        with pytest.raises(
+            InputError, match=r"'BertJapaneseTokenizer' is not supported: it does not encode with tokenizer\.json"
+        ):
             tokenizers.load_tokenizer(tmp_path)
 
 

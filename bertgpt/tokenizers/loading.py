@@ -46,7 +46,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     config = read_json_object(folder / CONFIG) if is_file(folder / CONFIG) else None
     reader = find_reader(folder, config or {})
     file = _find_vocabulary(path, reader)
-    check_reader(reader, file)
+    check_reader(reader, file, "bert" if file.name == "vocab.txt" else "gpt" if file.name in MERGES else None)
     added = read_added(folder, config or {})
     if file.name == "vocab.txt":
         return _from_vocab_txt(file, read_settings(folder / CONFIG, config or {}), added)
