@@ -58,7 +58,8 @@ def read_added(folder: Path, config: dict[str, Any]) -> Added:
     added = _with_extra(added, map_file, special.get("extra_special_tokens") or [], special=True)
     if is_file(added_file):
         added = added._replace(numbered=_legacy(added_file, _special(added)))
-    late = [] if extra else special.get("additional_special_tokens") or []  # transformers calls these special too late
+    # transformers learns of these after added_tokens.json, whose tokens they therefore do not make special.
+    late = [] if extra else special.get("additional_special_tokens") or []
     return _with_extra(added, map_file, late, special=True)
 
 
@@ -129,7 +130,7 @@ def _is_own_role(key: str, value: Any) -> bool:
 
 
 def _with_extra(added: Added, file: Path, extra: Any, **properties: bool) -> Added:
-    """With further special tokens: a list, or an object from roles of their own to them."""
+    """With further special tokens: a list, or an object whose keys are roles of their own."""
     key = "extra_special_tokens"
     if isinstance(extra, dict):
         roles = {role: (_token(file, key, value, **properties), file) for role, value in extra.items()}

@@ -113,8 +113,10 @@ def check_after(place: Any, tokenizer: Tokenizer) -> None:
     """What encoding and decoding would allocate for, in the form that the library gives to what it has read.
 
     Raises:
-        InputError: texts may grow too much, or the post-processor gives an id that no token has.
+        InputError: texts may grow too much, the post-processor gives an id that no token has, or there is no token.
     """
+    if not tokenizer.get_vocab_size():
+        raise InputError(f"{place}: not a tokenizer: holds no token")
     description = json.loads(tokenizer.to_str())
     for names in SECTIONS:
         steps = [step for name in names for step in _steps(description[name])]

@@ -10,37 +10,19 @@ from bertgpt.tokenizers.kinds import SETTINGS
 
 CONFIG = "tokenizer_config.json"
 
-# The classes, less "Tokenizer" or "TokenizerFast", that clean text up as BERT's does; and GPT-1's.
+# Class names, without Tokenizer or TokenizerFast at their end, that clean text as BERT does; and GPT-1's.
 BERTS = ("Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "MobileBert", "RetriBert", "SqueezeBert")
 DPRS = ("DPRContextEncoder", "DPRQuestionEncoder", "DPRReader")
 CLASSES = dict.fromkeys(BERTS + DPRS, "bert") | {"OpenAIGPT": "gpt"}
-# The model types whose tokenizers have these classes, where a folder names no class.
+# The model types that have these classes, for a folder that names no class.
 TYPES = ("bert", "convbert", "distilbert", "dpr", "electra", "ernie", "layoutlm", "lxmert", "megatron-bert")
 MORE_TYPES = ("mobilebert", "nezha", "nomic_bert", "qdqbert", "retribert", "squeezebert", "visual_bert")
 MODEL_TYPES = dict.fromkeys(TYPES + MORE_TYPES, "bert") | {"openai-gpt": "gpt"}
-# Classes in Python or around SentencePiece, for which transformers does not encode by tokenizer.json.
-PYTHON = (
-    "BertGeneration",
-    "BertJapanese",
-    "BertTokenizerLegacy",
-    "Bertweet",
-    "BioGpt",
-    "Flaubert",
-    "Phobert",
-    "RoCBert",
-)
-MORE_PYTHON = (
-    "Bartpho",
-    "BlenderbotSmall",
-    "Cpm",
-    "CpmAnt",
-    "CTRL",
-    "FSMT",
-    "GPTNeoXJapanese",
-    "GPTSw3",
-    "Tapas",
-    "XLM",
-)
+# Classes in Python or around SentencePiece: transformers does not encode with the folder's tokenizer.json.
+PYTHON = ("BertGeneration", "BertJapanese", "BertTokenizerLegacy", "Bertweet", "BioGpt", "Flaubert", "Phobert")
+MORE_PYTHON = ("Bartpho", "BlenderbotSmall", "Cpm", "CpmAnt", "CTRL", "FSMT", "GPTNeoXJapanese", "GPTSw3", "ProphetNet")
+LAST_PYTHON = ("RoCBert", "Tapas", "XLM")
+WITHOUT_JSON = frozenset(PYTHON + MORE_PYTHON + LAST_PYTHON)
 
 
 class Reader(NamedTuple):
@@ -63,31 +45,40 @@ def find_reader(folder: Path, config: dict[str, Any]) -> Reader:
     Args:
         folder: of the tokenizer.
         config: its tokenizer_config.json; empty without it.
+
+    Raises:
+        InputError: config.json cannot be read.
     """
     model = read_json_object(folder / "config.json") if is_file(folder / "config.json") else {}
     for file, values in ((CONFIG, config), ("config.json", model)):
         named = values.get("tokenizer_class")
         if named is not None:
             name = str(named).removesuffix("Fast").removesuffix("Tokenizer")
-            family = CLASSES.get(name, "other")
-            return Reader(family, f"{folder / file}: tokenizer_class {named!r}", name not in PYTHON + MORE_PYTHON)
+            told = f"{folder / file}: tokenizer_class {named!r:.80}"
+            return Reader(CLASSES.get(name, "other"), told, name not in WITHOUT_JSON)
     kind = model.get("model_type")
     family = None if kind is None else MODEL_TYPES.get(str(kind), "other")
-    return Reader(family, f"{folder / 'config.json'}: model_type {kind!r}", True)
+    return Reader(family, f"{folder / 'config.json'}: model_type {kind!r:.80}", True)
 
 
-def check_reader(reader: Reader, file: Path) -> None:
+def check_reader(reader: Reader, file: Path, family: str | None) -> None:
     """
+    Args:
+        reader: of the folder.
+        file: the vocabulary.
+        family: the one whose clean-up is built around the file; None: the file describes its own.
+
     Raises:
         InputError: the class would make another tokenizer of the file than this library does.
     """
-    if file.name == "tokenizer.json":
-        if not reader.reads_json:
-            raise InputError(f"{reader.told} encodes by code of its own and not by tokenizer.json; it is not supported")
-    elif reader.family not in (None, "bert" if file.name == "vocab.txt" else "gpt"):
+    if family is None and not reader.reads_json:
         raise InputError(
-            f"{reader.told} is not supported with {file.name}; classes with BERT's clean-up are with vocab.txt, "
-            "OpenAIGPTTokenizer is with vocab.json, and others are where they are saved as tokenizer.json"
+            f"{reader.told} is not supported: it does not encode with tokenizer.json, but with its own code"
+        )
+    if family is not None and reader.family not in (None, family):
+        raise InputError(
+            f"{reader.told} is not supported with {file.name}: vocab.txt is read for classes that clean text as "
+            "BertTokenizer does, and vocab.json for OpenAIGPTTokenizer; for others, use their tokenizer.json"
         )
 
 

@@ -1,5 +1,7 @@
 """The two kinds of tokenizer around a model, and what a vocabulary says of its ids."""
 
+from typing import Any
+
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
 
 from bertgpt.errors import InputError
@@ -13,7 +15,7 @@ SETTINGS = {  # tokenizer_config.json's words for BERT's clean-up, and the norma
 }
 
 
-def wordpiece(model: models.WordPiece, **settings: bool | None) -> Tokenizer:
+def wordpiece(model: models.WordPiece, **settings: Any) -> Tokenizer:
     """BERT's clean-up around a WordPiece model; the settings are the normalizer's: without `strip_accents`, accents go
     where it lower-cases."""
     tokenizer = Tokenizer(model)

@@ -46,7 +46,7 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     config = read_json_object(folder / CONFIG) if is_file(folder / CONFIG) else None
     reader = find_reader(folder, config or {})
     file = _find_vocabulary(path, reader)
-    check_reader(reader, file)
+    check_reader(reader, file, "bert" if file.name == "vocab.txt" else "gpt" if file.name in MERGES else None)
     added = read_added(folder, config or {})
     if file.name == "vocab.txt":
         return _from_vocab_txt(file, read_settings(folder / CONFIG, config or {}), added)
@@ -111,7 +111,7 @@ def _apply_settings(tokenizer: Tokenizer, settings: dict[str, bool | None]) -> N
 
 
 def _with_added(tokenizer: Tokenizer, file: Path, added: Added, bert: bool) -> Tokenizer:
-    """The tokenizer with the tokens that its folder adds; those that BERT's classes add by themselves are theirs too."""
+    """The tokenizer with the tokens that its folder adds, and those that BERT's classes add in any case."""
     check_roles(added, tokenizer, bert)
     if bert:
         special = {role: token for role, token in BERT_ROLES.items() if tokenizer.token_to_id(token) is not None}
@@ -124,10 +124,11 @@ def _from_vocab_txt(file: Path, settings: dict[str, bool | None], added: Added) 
     text = read_text(file)
     vocabulary = _guarded(file, lambda: models.WordPiece.read_file(str(file)))  # as transformers does
     check_ids(file, vocabulary)
-    known = vocabulary.keys() | {token.content for token in added.numbered.values()} - {"[UNK]"}
+    later = {token.content for token in added.numbered.values()}
+    known = vocabulary.keys() | (later - {"[UNK]"})  # the model itself must know that one
     for token in BERT_SPECIAL:
         if token not in known:
-            why = "a byte order mark goes before its first line" if text[0] == "\ufeff" else "BERT needs it"
+            why = "a byte order mark goes before its first line" if text.startswith("\ufeff") else "BERT needs it"
             raise InputError(f"{file}: no {token}; {why}")
     tokenizer = wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), **settings)
     tokenizer = _with_added(tokenizer, file, added, bert=True)
