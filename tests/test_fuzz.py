@@ -26,17 +26,8 @@ def broken() -> dict[str, list[str]]:
     return found
 
 
-KNOWN = {
-    "vocab_json": "an unknown token that is not in the vocabulary ends an encoding later",
-    "store_meta": "values of meta.json of another kind",
-    "metrics": "bytes that are not UTF-8",
-}
-
-
 @pytest.mark.parametrize("name", targets.TARGETS)
-def test_a_reader_reads_or_refuses_in_one_line(broken, name, request):
-    if name in KNOWN:
-        request.applymarker(pytest.mark.xfail(reason=KNOWN[name]))
+def test_a_reader_reads_or_refuses_in_one_line(broken, name):
     assert broken[name] == []
 
 

@@ -143,7 +143,7 @@ PIPES = {
     "model/piped_torch/pytorch_model.bin": "a pipe or a device",
     "model/piped_shapes/params_shapes.json": "a pipe or a device",
     "model/piped_numbers/params_0.npy": "a pipe or a device",
-    "tokenizer/pipe/vocab.txt": "no tokenizer.json, vocab.txt",
+    "tokenizer/pipe/vocab.txt": "not a regular file",
 }
 """Paths of a run folder; those of a model fail at their folder."""
 

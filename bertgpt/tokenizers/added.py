@@ -165,4 +165,6 @@ def _token(file: Path, key: str, value: Any, **properties: bool) -> AddedToken:
     content, flags = fields.get("content"), {flag: fields[flag] for flag in FLAGS if flag in fields} | properties
     if not isinstance(content, str) or not content or not all(isinstance(flag, bool) for flag in flags.values()):
         raise InputError(f"{file}: {key} has {value!r:.80}, which is no token")
+    if any("\ud800" <= character <= "\udfff" for character in content):
+        raise InputError(f"{file}: {key} has {content!r:.80}, half a surrogate pair; remove it")
     return AddedToken(content, **flags)

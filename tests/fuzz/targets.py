@@ -210,7 +210,7 @@ def _open_store(folder: Path) -> None:
 
 @functools.cache
 def _checkpoints(folder: Path) -> Checkpoints:
-    return Checkpoints(folder / "checkpoints", keep=1, read_only=True)
+    return Checkpoints(folder / "checkpoints")
 
 
 def _overrides(folder: Path) -> None:
