@@ -133,10 +133,27 @@ def test_hashes_belong_to_one_step(saved):
     assert saved.fault(8) is None
 
 
-@pytest.mark.parametrize("text", ["", "[]", "[1", '{"files": 3}', '{"step": 8, "files": {"../4/metrics/metrics": ""}}'])
+NO_HASHES = (
+    *("", "[]", "[1", "[" * 100_000, "{}", '{"files": 3}', '{"files": "abc"}'),
+    *('{"step": 8, "files": ["a"]}', '{"step": 8, "files": {}}', '{"step": 8, "files": {"../4/metrics/metrics": ""}}'),
+)
+
+
+@pytest.mark.parametrize("text", NO_HASHES, ids=range(len(NO_HASHES)))
 def test_hashes_that_are_none_are_damage(saved, text):
     (saved.folder / "8" / "digests.json").write_text(text)
     assert "digests.json" in str(saved.fault(8))
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"loss": "low"}'])
+def test_a_broken_loss_without_hashes_costs_its_own_checkpoint_alone(saved, state, text):
+    (saved.folder / "8" / "digests.json").unlink()
+    (saved.folder / "8" / "metrics" / "metrics").write_text(text)
+    assert "metrics/metrics" in str(saved.fault(8, arrays=False))
+    assert saved.best() != 8
+    with Checkpoints(saved.folder) as again:
+        assert restore_newest(again, state, lambda text: None) is not None
+        assert again.manager is not None
 
 
 def test_hashes_without_their_step_are_read_as_before(saved):

@@ -503,3 +503,15 @@ def test_help_and_a_wrong_key_answer_without_loading_jax(config_file):
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "2 False"
     assert subprocess.run([sys.executable, "-m", "train", "--help"], capture_output=True, check=True).stdout
+
+
+@pytest.mark.parametrize(("closed", "code"), [("stdout", 0), ("stderr", 1)])
+def test_only_a_reader_of_the_output_that_left_is_no_fault(closed, code):
+    reading, writing = os.pipe()
+    os.close(reading)
+    script = f"import sys; from train.__main__ import leave_broken_pipe as leave\n\
+try: print('x', file=sys.{closed}, flush=True)\nexcept BrokenPipeError: sys.exit(leave())"
+    streams = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL, closed: writing}
+    done = subprocess.run([sys.executable, "-c", script], check=False, **streams)
+    os.close(writing)
+    assert done.returncode == code

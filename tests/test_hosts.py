@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shutil
 import signal
 import socket
 import subprocess
@@ -16,6 +17,8 @@ import yaml
 from test_resume import rows, wait_for
 
 import bertgpt
+import train
+from bertgpt.errors import InputError
 from train import config as configs
 from train import finetuning, hosts, pretraining
 from train.checkpoints import Checkpoints
@@ -237,6 +240,26 @@ def test_a_process_with_another_configuration_is_named(config_file, key):
     told = rf"^error: process 1 has {key} = 16(\.0)?, and process 0 has [\d.]+; start every process with the same"
     assert re.search(told, ends[0][2], re.M)
     assert not (config_file.parent / "differing").exists()
+
+
+def test_a_process_with_other_code_is_named(monkeypatch, tmp_path):
+    for package in (bertgpt, train):
+        shutil.copytree(Path(package.__file__).parent, tmp_path / package.__name__)
+    with (tmp_path / "bertgpt" / "errors.py").open("a") as file:
+        file.write("# another checkout\n")
+    tell = "import json; from train import hosts; print(json.dumps(hosts._versions()))"
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    told = subprocess.run([sys.executable, "-c", tell], cwd=tmp_path, env=environment, capture_output=True, check=True)
+    other = json.dumps(json.loads(told.stdout), sort_keys=True).encode()
+
+    def gathered(mine: np.ndarray) -> np.ndarray:
+        text = mine.tobytes()
+        return np.stack([mine, np.frombuffer(other if text.startswith(b"{") else text, mine.dtype)])
+
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    monkeypatch.setattr(hosts, "_gathered", gathered)
+    with pytest.raises(InputError, match="process 1 has code of bertgpt = .*, and process 0 has"):
+        hosts.check_same({})
 
 
 def test_several_processes_that_jax_cannot_find_are_told_to_name_themselves(monkeypatch):

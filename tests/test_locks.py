@@ -85,3 +85,21 @@ def test_a_file_system_without_locks_is_told_and_used(tmp_path, monkeypatch, cap
         (tmp_path / "run" / "file").touch()
     assert "has no locks" in capsys.readouterr().err
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["file"]
+    with locks.lock(tmp_path / "other") as held:
+        assert not held
+
+
+def test_a_folder_that_its_holder_removed_is_made_again(tmp_path, monkeypatch):
+    path, opened = tmp_path / "run" / ".lock", Path.open
+    removed: list[Path] = []
+
+    def remove_once(self, *arguments, **options):
+        if not removed:
+            removed.append(self)
+            self.parent.rmdir()
+        return opened(self, *arguments, **options)
+
+    monkeypatch.setattr(Path, "open", remove_once)
+    with locks.lock(path) as held:
+        assert held
+        assert path.exists()

@@ -1,5 +1,6 @@
 """What stands in place of JAX's native stack where a process of a run is gone."""
 
+import os
 import subprocess
 import sys
 
@@ -17,11 +18,17 @@ OURS = "error: process 3: another process of this run ended (GONE); start all of
         (f"a\n{EARLY}more\n{FATAL}*** Check failure stack trace: ***\n  @ 0x7f\n", f"a\n{OURS}"),
         (f"{OURS}x\n{FATAL}  @ 0x7f\n", f"{OURS}x\n"),
         (f"a\n{EARLY}b\n", f"a\n{EARLY}b\n"),
+        (f"{EARLY}warning: slow\nb\n", f"warning: slow\n{EARLY}b\n"),
+        ("warning: caf\udce9\n", "warning: caf\\xe9\n"),
     ],
 )
 def test_a_native_stack_becomes_one_line(written, shown):
     found = subprocess.run(
-        [sys.executable, "-m", "train.native_errors", "3"], input=written, capture_output=True, text=True, check=False
+        [sys.executable, "-m", "train.native_errors", "3"],
+        input=written.encode(errors="surrogateescape"),
+        capture_output=True,
+        env={**os.environ, "LC_ALL": "C.UTF-8", "PYTHONUTF8": "0"},
+        check=False,
     )
-    assert found.stderr.replace("the run goes on from its last checkpoint\n", "") == shown
-    assert found.stdout == ""
+    assert found.stderr.decode().replace("the run goes on from its last checkpoint\n", "") == shown
+    assert found.stdout == b""

@@ -213,8 +213,8 @@ def test_a_saved_configuration_reads_back_equal(tmp_path_factory, text, texts, n
     config = RunConfig()
     config.task.pair, config.task.choices, config.data.text_key, config.task.label = text, texts, name, name
     config.optimizer.learning_rate, config.data.pack = rate, flag
-    config.out = config.data.store = f"./{text}"
-    config.data.train, config.data.eval = [f"./{item}" for item in texts], f"./{name}"
+    config.out = config.data.store = f"./{text}".replace("\0", "")
+    config.data.train, config.data.eval = [f"./{item}".replace("\0", "") for item in texts], "./eval"
     save(config, path)
     assert load(str(path)) == config
 
@@ -247,6 +247,20 @@ def test_a_saved_configuration_stays_readable(tmp_path):
     ],
 )
 def test_a_key_that_is_none_is_named(yaml, overrides, message, refused):
+    assert message in refused(yaml, *overrides)
+
+
+@pytest.mark.parametrize(
+    ("yaml", "overrides", "message"),
+    [
+        (r'out: "\UFFFFFFFF"', [], "run.yaml: not YAML that can be read"),
+        (r'out: "a\0b"', [], r"out is 'a\x00b', which no file can be called"),
+        (r'data: {train: ["a", "\uD800"]}', [], r"data.train is '\ud800', which no file can be called"),
+        ("", ["train.profile=1:" + "9" * 5000], "train.profile is '1:99999"),
+        ("", ["train.epochs=2e6"], "train.epochs is 2000000.0; it must be above 0 and under 1,000,000"),
+    ],
+)
+def test_what_no_file_and_no_number_can_be_is_named(yaml, overrides, message, refused):
     assert message in refused(yaml, *overrides)
 
 

@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 from hypothesis import example, given
+from tokenizers import Tokenizer
 
 from bertgpt.data import parts, store
 from bertgpt.errors import InputError
@@ -244,6 +245,29 @@ def test_a_trained_tokenizer_is_kept_while_the_text_stays(text, wordpiece, tmp_p
         os.utime(text / "a.jsonl", ns=(1, 1))
     scaling.prepare(*arguments, scaling.Spread(2, 1))
     assert len(calls) == made
+
+
+def test_of_two_that_train_a_tokenizer_the_first_to_end_decides(tmp_path, wordpiece, bpe):
+    def slower() -> Tokenizer:
+        assert scaling._keep_tokenizer(tmp_path, lambda: bpe).to_str() == bpe.to_str()
+        return wordpiece
+
+    assert scaling._keep_tokenizer(tmp_path, slower).to_str() == bpe.to_str()
+    assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
+
+
+def test_parts_of_two_tokenizers_are_not_merged(tmp_path, text, wordpiece, bpe):
+    source = store.TextSource(str(text), eval_fraction=0.1)
+    files = source.files()
+    parts.make_part(tmp_path / "0", source, files, bpe, parts.stamps(files))
+    with pytest.raises(InputError, match="0: no part of a store with this tokenizer"):
+        parts.merge(tmp_path / "new", [tmp_path / "0"], wordpiece)
+
+
+@pytest.mark.parametrize("written", ["{", "[]", '{"files": 1, "splits": 2, "hashes": 3, "tokenizer": 4}'])
+def test_a_part_whose_description_is_damaged_counts_as_none(tmp_path, written):
+    (tmp_path / "part.json").write_text(written)
+    assert parts.read_part(tmp_path) is None
 
 
 def test_a_file_that_changes_meanwhile_is_refused(text, wordpiece, tmp_path):

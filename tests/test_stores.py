@@ -160,17 +160,74 @@ def test_a_store_that_another_run_has_replaced_is_not_trained_on(config_file, tm
     settings = configs.load(str(config_file))
     runs.prepare_store(settings)
     tokenizer = load_tokenizer(tmp_path / "store")
-    assert len(runs.open_store(settings, tokenizer)) == 2
+    assert len(runs.open_store(settings, tokenizer, None)) == 2
     store.prepare(tmp_path / "store", configs.text_source(settings), wordpiece, {})
     with pytest.raises(InputError, match="another run has replaced this store"):
-        runs.open_store(settings, tokenizer)
+        runs.open_store(settings, tokenizer, None)
+
+
+def test_a_store_replaced_before_the_run_loads_its_tokenizer_is_not_trained_on(config_file, tmp_path):
+    settings, other = (
+        configs.load(str(config_file), ["tokenizer.path=null", f"tokenizer.vocab_size={size}"]) for size in (80, 90)
+    )
+    runs.prepare_store(settings)
+    runs.prepare_store(other)
+    tokenizer = load_tokenizer(tmp_path / "store")  # the other run's
+    assert len(runs.open_store(other, tokenizer, None)) == 2
+    with pytest.raises(InputError, match="another run has replaced this store"):
+        runs.open_store(settings, tokenizer, None)
+
+
+def test_a_store_of_another_text_put_there_meanwhile_is_not_trained_on(config_file, tmp_path, wordpiece):
+    wordpiece.save(str(tmp_path / "tokenizer.json"))
+    given = [f"tokenizer.path={tmp_path / 'tokenizer.json'}"]
+    settings = configs.load(str(config_file), given)
+    runs.prepare_store(settings)
+    (tmp_path / "other.jsonl").write_text((tmp_path / "text.jsonl").read_text())
+    runs.prepare_store(configs.load(str(config_file), [*given, f"data.train={tmp_path / 'other.jsonl'}"]))
+    with pytest.raises(InputError, match=r"another run has replaced this store \(train changed\)"):
+        runs.open_store(settings, wordpiece, None)
 
 
 def test_what_killed_preparations_left_is_removed(config_file, tmp_path):
-    for name in (".store.0123.tmp", ".store.0123.old", ".store.work-0123", ".other.0123.tmp"):
+    key = "0123456789abcdef"
+    others = [f".other.{key}.tmp", f".store.v2.{key}.tmp", f".store.v2.{key}.old", f".store.work-{key}"]
+    for name in (f".store.{key}.tmp", f".store.{key}.old", *others):
         (tmp_path / name).mkdir()
     runs.prepare_store(configs.load(str(config_file)))
-    assert sorted(path.name for path in tmp_path.glob(".*")) == [".other.0123.tmp", ".store.work-0123"]
+    assert sorted(path.name for path in tmp_path.glob(".*")) == sorted(others)
+
+
+def test_a_store_moved_away_by_a_killed_replacement_is_put_back(config_file, tmp_path, capsys):
+    settings = configs.load(str(config_file))
+    runs.prepare_store(settings)
+    before = contents(tmp_path / "store")
+    (tmp_path / "store").rename(tmp_path / ".store.0123456789abcdef.old")
+    capsys.readouterr()
+    runs.prepare_store(settings)
+    assert contents(tmp_path / "store") == before
+    assert "preparing" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("folder", [".", "/", ".."])
+def test_a_store_without_a_name_is_refused(config_file, folder):
+    with pytest.raises(InputError, match="give a folder with a name"):
+        runs.prepare_store(configs.load(str(config_file), [f"data.store={folder}"]))
+
+
+def test_a_file_that_changes_while_it_is_checked_is_checked_again(config_file, tmp_path, monkeypatch):
+    runs.prepare_store(configs.load(str(config_file)))
+    tokens, fault = tmp_path / "store" / "train" / "tokens.bin", store.fault
+
+    def changed_at_the_end(folder: Path) -> str | None:
+        found = fault(folder)
+        tokens.write_bytes(bytes(tokens.stat().st_size))
+        return found
+
+    monkeypatch.setattr(store, "fault", changed_at_the_end)
+    assert verified.fault(tmp_path / "store", always=True) is None
+    monkeypatch.undo()
+    assert verified.fault(tmp_path / "store") == "train/tokens.bin is not what was written"
 
 
 @pytest.fixture

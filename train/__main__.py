@@ -5,6 +5,7 @@ import errno
 import hashlib
 import importlib
 import os
+import select
 import sys
 import time
 import traceback
@@ -29,7 +30,10 @@ VERBS = {
     "export": "write a model as a Hugging Face folder or as StableHLO",
 }
 FULL = (errno.ENOSPC, errno.EDQUOT)
-DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR)
+DENIED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
+    *(errno.ENAMETOOLONG, errno.ELOOP),
+)
 
 
 class Parser(argparse.ArgumentParser):
@@ -59,11 +63,20 @@ def main(arguments: list[str] | None = None) -> int:
         return 0
     except KeyboardInterrupt:
         return 130
-    except BrokenPipeError:  # whoever read our output has had enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 0
+    except BrokenPipeError:
+        return leave_broken_pipe()
     except Exception as error:
         return leave(error)
+
+
+def leave_broken_pipe() -> int:
+    """0 where whoever read our output has had enough; 1 where nobody reads stderr, so that nothing can be told."""
+    poll = select.poll()
+    poll.register(sys.stdout.fileno(), select.POLLOUT)
+    if not any(event & select.POLLERR for _, event in poll.poll(0)):
+        return 1
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return 0
 
 
 def compiled_folder() -> Path:

@@ -88,6 +88,7 @@ class Checkpoints:
         """
         digests = self._digests(step)
         if not digests.exists():  # a run that is killed in the moment between leaves a checkpoint without
+            self._loss(step)  # its form is all that can be checked
             return
         for name, expected in _read_digests(digests, step).items():
             file = self.folder / str(step) / name
@@ -168,7 +169,10 @@ class Checkpoints:
     def _loss(self, step: int) -> float | None:
         """The held-out loss that was saved with a checkpoint, from the JSON that orbax writes it to."""
         file = self.folder / str(step) / "metrics" / "metrics"
-        return json.loads(file.read_text(encoding="utf-8"))[METRIC] if file.exists() else None
+        try:
+            return float(json.loads(file.read_text(encoding="utf-8"))[METRIC]) if file.exists() else None
+        except (ValueError, KeyError, TypeError, RecursionError) as error:
+            raise DamageError(f"metrics/metrics does not hold a {METRIC}: {error}") from error
 
     def _check_fit(self, step: int, like: Any) -> None:
         """
@@ -230,8 +234,10 @@ def _read_digests(file: Path, step: int) -> dict[str, str]:
         noted = json.loads(file.read_text(encoding="utf-8"))
         files = noted.get("files", noted)  # version 0.1.0 noted the files alone
         outside = [name for name in files if ".." in PurePosixPath(name).parts or name.startswith("/")]
-    except (ValueError, AttributeError, TypeError) as error:
+    except (ValueError, AttributeError, TypeError, RecursionError) as error:
         raise DamageError(f"{file.name} does not hold hashes: {error}") from error
+    if not files or not isinstance(files, dict):
+        raise DamageError(f"{file.name} does not hold hashes by file")
     if outside or noted.get("step", step) != step:
         raise DamageError(f"{file.name} belongs to another checkpoint")
     return files

@@ -432,10 +432,12 @@ def expand_home(path: Any, name: str) -> Any:
     """A path, or each of a list, with the home folder in the place of a `~` at its beginning, as a shell has it.
 
     Raises:
-        InputError: there is no home folder; the error begins with `name`.
+        InputError: there is no home folder, or no file can have such a name; the error begins with `name`.
     """
     if isinstance(path, list):
         return [expand_home(item, name) for item in path]
+    if "\0" in path or any("\ud800" <= character < "\udc80" or "\udcff" < character <= "\udfff" for character in path):
+        raise InputError(f"{name} is {path[:80]!r}, which no file can be called; give another path")
     if path != "~" and not path.startswith("~/"):
         return path
     expanded = os.path.expanduser(path)
@@ -459,7 +461,7 @@ def _check_values(config: RunConfig) -> None:
         if flat[key] is not None:
             check_local(key, flat[key])
     if config.train.epochs is not None and not 0 < config.train.epochs < 1e6:
-        raise InputError(f"train.epochs is {config.train.epochs}; it must be above 0")
+        raise InputError(f"train.epochs is {config.train.epochs}; it must be above 0 and under 1,000,000")
     if config.train.profile is not None:
         parse_steps(config.train.profile)
     if not 0 < config.data.eval_fraction < 1:
@@ -473,6 +475,7 @@ def parse_steps(text: str) -> tuple[int, int]:
         InputError: it does not read so.
     """
     first, _, last = text.partition(":")
-    if not (first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
-        raise InputError(f"train.profile is {text!r}; give the first and the last step, such as 100:105")
+    short = max(len(first), len(last)) <= 18
+    if not (short and first.isdecimal() and last.isdecimal() and 0 < int(first) <= int(last)):
+        raise InputError(f"train.profile is {text[:40]!r}; give the first and the last step, such as 100:105")
     return int(first), int(last)

@@ -127,13 +127,18 @@ def _hold_out(config: RunConfig, rows: list[Row]) -> dict[str, list[Row]]:
     share = config.data.eval_fraction
     splits: dict[str, list[Row]] = {"train": [], "eval": []}
     for row in rows:
-        digest = hashlib.blake2b(input_key(config.task, row).encode(), digest_size=8).digest()
-        splits["eval" if int.from_bytes(digest, "little") < share * 2**64 else "train"].append(row)
+        splits["eval" if input_digest(config.task, row) < share * 2**64 else "train"].append(row)
     for split, change in (("train", "lower"), ("eval", "raise")):
         if not splits[split]:
             problem = f"no row is left for data.{split} when data.eval_fraction={share:g} divides data.train"
             raise InputError(f"{problem} (rows with equal inputs stay together); {change} it, or give data.eval")
     return splits
+
+
+def input_digest(settings: TaskSettings, row: Row) -> int:
+    """A hash of `input_key` of 64 bits."""
+    digest = hashlib.blake2b(input_key(settings, row).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
 
 
 def input_key(settings: TaskSettings, row: Row) -> str:
@@ -203,8 +208,8 @@ def warn_of_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> None:
 
 def count_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> int:
     """How many rows of evaluation have the input of a row of training."""
-    keys = {input_key(settings, row) for row in rows["train"]}
-    return sum(input_key(settings, row) in keys for row in rows["eval"])
+    known = {input_digest(settings, row) for row in rows["train"]}
+    return sum(input_digest(settings, row) in known for row in rows["eval"])
 
 
 def find_base(config: RunConfig) -> Base:

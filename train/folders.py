@@ -1,6 +1,9 @@
 """Places in the file system, and files that are there whole or not at all."""
 
+import contextlib
 import os
+import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 
@@ -12,12 +15,30 @@ def user_cache() -> Path:
 
 def write_whole(path: Path, text: str) -> None:
     """Writes a file under another name, and gives it its own when it is on disk."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with _written(path, text) as temporary:
+        temporary.replace(path)
+
+
+def write_first(path: Path, text: str) -> None:
+    """As `write_whole`, unless another process has made the file meanwhile: then that one stays."""
+    with _written(path, text) as temporary:
+        try:
+            path.hardlink_to(temporary)
+        except FileExistsError:
+            pass
+        except OSError:  # a file system without hard links
+            temporary.replace(path)
+
+
+@contextlib.contextmanager
+def _written(path: Path, text: str) -> Iterator[Path]:
+    """A file beside another that holds the text, on disk; gone at the end."""
+    temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:
             file.write(text)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(path)
+        yield temporary
     finally:
         temporary.unlink(missing_ok=True)

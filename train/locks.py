@@ -27,11 +27,15 @@ class TakenError(Exception):
     """Another process holds the lock; the text says which."""
 
 
-@contextlib.contextmanager
-def lock(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[None]:
-    """Holds the lock of a file, which is made where it is missing, in a folder that exists.
+class Unlocked:
+    """In place of a locked file, on a file system without locks."""
 
-    Where the file system has no locks, a warning says so, and the body runs without one.
+
+@contextlib.contextmanager
+def lock(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[bool]:
+    """Holds the lock of a file, which is made where it is missing, as its folder is.
+
+    Yields True; or False where the file system has no locks: a warning says so, and the body runs without one.
 
     Args:
         path: the file.
@@ -48,11 +52,13 @@ def lock(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[None
         wait(holder)
         while (file := _acquire(path)) is None:
             time.sleep(0.5)
+    held = not isinstance(file, Unlocked)
     try:
-        yield
+        yield held
     finally:
-        path.unlink(missing_ok=True)
-        file.close()
+        if held:
+            path.unlink(missing_ok=True)
+            file.close()
 
 
 @contextlib.contextmanager
@@ -82,17 +88,23 @@ def run_folder(out: Path) -> Iterator[None]:
             out.rmdir()  # fails where it is not empty
 
 
-def _acquire(path: Path) -> IO[str] | None:
+def _acquire(path: Path) -> IO[str] | Unlocked | None:
     """The locked file, open; None where another process has it."""
     while True:
-        file = path.open("a+", encoding="utf-8")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            file = path.open("a+", encoding="utf-8")
+        except FileNotFoundError:
+            continue  # whoever had the lock has removed the empty folder
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
+            file.close()
             if error.errno in TAKEN:
-                file.close()
                 return None
+            path.unlink(missing_ok=True)
             warn(f"{path.parent}: its file system has no locks ({error}); start no second run there")
+            return Unlocked()
         if _is_same(file, path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")

@@ -6,6 +6,7 @@ INDEX` passes lines on, and puts one in place of those.
 """
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 EARLIER = ("Polled an error from coordination service", "Failed to retrieve preemption notice")  # what comes before
 FATAL = "JAX distributed service detected fatal errors"  # its last line before the stack
 STATUS = "absl::Status: "  # the reason follows
+OURS = re.compile("error: |warning: ")  # how a line of our own begins
 ENDED = "another process of this run ended"
 
 
@@ -39,20 +41,19 @@ def lost(index: int, reason: str) -> str:
 def main(index: int) -> None:
     """Passes lines from stdin to stderr until there are no more."""
     signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with the process beside it
+    sys.stdin.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be any bytes
     told = False
-    held: list[str] | None = None  # what is written from the first sign on is shown where nothing fatal follows
+    held: list[str] = []  # native lines from the first sign on, shown where nothing fatal follows
     for line in sys.stdin:
         if FATAL in line:
             reason = line.partition(STATUS)[2].strip()[:200]
             sys.exit(None if told else f"error: {lost(index, reason)}")
-        if held is None and any(text in line for text in EARLIER):
-            held = []
-        if held is not None:
+        if (held or any(text in line for text in EARLIER)) and not OURS.match(line):
             held.append(line)
         else:
             told = told or ENDED in line
             print(line, end="", file=sys.stderr, flush=True)
-    print(*(held or ()), sep="", end="", file=sys.stderr, flush=True)
+    print(*held, sep="", end="", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

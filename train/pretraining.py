@@ -68,7 +68,7 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, start: runs.Start | None) 
     """
     model_config = configs.model_config(config, vocabulary_size(tokenizer), start.model_config if start else None)
     model = runs.make_model(model_config, config.train.dtype, config.train.remat)
-    train_split, eval_split = runs.open_store(config, tokenizer)
+    train_split, eval_split = runs.open_store(config, tokenizer, start)
     family = model_config.architecture
     train_source = runs.make_source(train_split, tokenizer, config, family, config.seed, config.data.pack)
     eval_source = runs.make_source(eval_split, tokenizer, config, family, EVAL_SEED)
@@ -173,8 +173,7 @@ def finish(trainer: Trainer, state: TrainState) -> None:
     for line in reports.report(Path(config.out)):
         say(line)
     if not hosts.several() and job.model.config.causal:  # type: ignore[attr-defined]
-        split = store.open_split(runs.store_folder(config), "eval")
-        prompt = np.asarray(split.tokens[:8], np.int32)[None]
+        prompt = job.eval_source.batch(np.arange(1))["input_ids"][:, :8]
         room = job.model.config.max_positions - prompt.shape[1]  # type: ignore[attr-defined]
         ids = generate(job.model, state.params, prompt, min(32, room))
         say(f"generated: {job.tokenizer.decode(np.asarray(ids[0]).tolist())}")

@@ -219,8 +219,15 @@ def check_init_from(config: RunConfig) -> None:
 
 
 def store_folder(config: RunConfig) -> Path:
-    """Where the run's token store lies."""
-    return Path(config.data.store) if config.data.store else Path(config.out) / "store"
+    """Where the run's token store lies.
+
+    Raises:
+        InputError: it is the root folder or the current one, beside which nothing can be made.
+    """
+    folder = Path(config.data.store) if config.data.store else Path(config.out) / "store"
+    if folder.name in ("", ".."):
+        raise InputError(f"data.store is {config.data.store}; give a folder with a name, such as data.store=stores/mine")
+    return folder
 
 
 def prepare_store(
@@ -287,8 +294,9 @@ def _store_lock(folder: Path, spread: "Spread | None") -> Iterator[None]:
         yield
         return
     path = folder.with_name(f".{folder.name}.lock")
-    with locks.lock(path, lambda holder: say(f"waiting for {folder}, which {holder} is preparing")):
-        store.remove_leftovers(folder)
+    with locks.lock(path, lambda holder: say(f"waiting for {folder}, which {holder} is preparing")) as held:
+        if held:  # else another may be at work
+            store.remove_leftovers(folder)
         yield
 
 
@@ -312,16 +320,24 @@ def _why_prepare(
     return reason or (damage and f"the store there is damaged: {damage}")
 
 
-def open_store(config: RunConfig, tokenizer: Tokenizer) -> list[Split]:
+def open_store(config: RunConfig, tokenizer: Tokenizer, start: Start | None) -> list[Split]:
     """The training and the held-out split of the run's store.
 
+    Args:
+        config: of the run.
+        tokenizer: the run's, loaded after the store was prepared.
+        start: what the run begins or goes on with.
+
     Raises:
-        InputError: the store is damaged, or was made with another tokenizer.
+        InputError: the store is damaged, or another run has put one of another text or tokenizer there.
     """
     folder = store_folder(config)
     splits = [store.open_split(folder, name) for name in store.SPLITS]
-    if store.made_with(folder) != store.tokenizer_hash(tokenizer):
-        raise InputError(f"{folder}: another run has replaced this store; give each run a data.store of its own")
+    wanted = _wanted_tokenizer(config, _given_tokenizer(config, start))
+    changed = store.changes(folder, configs.text_source(config), wanted)
+    if changed or store.made_with(folder) != store.tokenizer_hash(tokenizer):
+        reason = changed or "tokenizer changed"
+        raise InputError(f"{folder}: another run has replaced this store ({reason}); give each run its own data.store")
     return splits
 
 

@@ -8,13 +8,14 @@ what is left. A part says which files it was made from, with sizes and times; wh
 import concurrent.futures
 import contextlib
 import dataclasses
-import glob
+import functools
 import hashlib
 import importlib.util
 import json
 import logging
 import multiprocessing
 import os
+import re
 import resource
 import shlex
 import shutil
@@ -37,7 +38,7 @@ from tokenizers import Tokenizer
 from bertgpt.data import parts, store, workers
 from bertgpt.data.store import Files, TextSource
 from bertgpt.errors import InputError
-from train.folders import write_whole
+from train.folders import write_first
 
 ROOT = Path(__file__).parent.parent
 TASK_MEMORY = 1  # GB that Ray sets aside for a task; docs/scale.md has what one takes
@@ -124,14 +125,21 @@ class TokenizeFiles(PipelineStep):
         self.failure = self.work / "failure.txt"
         self.launched_at = os.getcwd()  # relative paths count from there
 
+    @functools.cached_property
+    def tokenizer_hash(self) -> str:
+        """Of the tokenizer in the work folder."""
+        return store.tokenizer_hash(Tokenizer.from_file(str(self.work / "tokenizer.json")))
+
     def part_folder(self, rank: int) -> Path:
         """Where a task's part lies once it is whole."""
         return self.work / "parts" / f"{rank:05d}"
 
     def has_part(self, rank: int) -> bool:
-        """Whether a task's part is there, made from its files as they were found."""
+        """Whether a task's part is there, made with this tokenizer from its files as they were found."""
         part = parts.read_part(self.part_folder(rank))
-        made = [(entry["path"], entry["size"], entry["modified"]) for entry in part.files] if part else []
+        if part is None or part.tokenizer != self.tokenizer_hash:
+            return False
+        made = [(entry["path"], entry["size"], entry["modified"]) for entry in part.files]
         return made == [self.stamps[index] for index in self.runs[rank]]
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
@@ -238,7 +246,8 @@ def _ray() -> contextlib.AbstractContextManager:
 
 
 def _work_folders(folder: Path) -> Iterator[Path]:
-    return folder.parent.glob(f".{glob.escape(folder.name)}.work-*")
+    name = re.compile(rf"\.{re.escape(folder.name)}\.work-[0-9a-f]{{16}}")
+    return (path for path in folder.parent.iterdir() if name.fullmatch(path.name))
 
 
 def _work_folder(folder: Path, decisive: list[Any]) -> Path:
@@ -249,9 +258,9 @@ def _work_folder(folder: Path, decisive: list[Any]) -> Path:
 
 
 def _keep_tokenizer(work: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
-    """The tokenizer of an earlier try: training twice may give two."""
+    """The tokenizer of an earlier try, or of another process that was faster: training twice may give two."""
     if not (work / "tokenizer.json").exists():
-        write_whole(work / "tokenizer.json", make().to_str(pretty=True))
+        write_first(work / "tokenizer.json", make().to_str(pretty=True))
     return Tokenizer.from_file(str(work / "tokenizer.json"))
 
 

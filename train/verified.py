@@ -28,18 +28,23 @@ def fault(folder: Path, always: bool = False) -> str | None:
         return None
     found = store.fault(folder)
     if found is None:
-        remember(folder)
+        _write(folder, stamps)  # of before: what changed while it was read is read again
     else:
-        _file(folder).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            _file(folder).unlink()
     return found
 
 
 def remember(folder: Path) -> None:
     """Notes that the store is sound as it is now."""
+    _write(folder, _stamps(folder))
+
+
+def _write(folder: Path, stamps: list[list[int]] | None) -> None:
     file = _file(folder)
     with contextlib.suppress(OSError):  # a home that cannot be written costs a look at the next start, no more
         file.parent.mkdir(parents=True, exist_ok=True)
-        write_whole(file, json.dumps(_stamps(folder)))
+        write_whole(file, json.dumps(stamps))
 
 
 def _known(folder: Path) -> object:

@@ -72,6 +72,8 @@ def read_yaml(file: str) -> dict[Any, Any]:
         raise InputError(f"{file}: cannot be read: {error}") from error
     except RecursionError as error:
         raise InputError(f"{file}: not YAML that can be read: nested too deeply") from error
+    except (ValueError, OverflowError) as error:  # an escape beyond Unicode
+        raise InputError(f"{file}: not YAML that can be read: {error}") from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = f"line {mark.line + 1}: {error.problem}" if mark else str(error)  # type: ignore[attr-defined]

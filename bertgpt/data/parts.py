@@ -8,6 +8,7 @@ import itertools
 import json
 import shutil
 import tempfile
+import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -16,9 +17,10 @@ from tokenizers import Tokenizer
 
 from bertgpt.data.files import stamp
 from bertgpt.data.integrity import check_size, first_changed, hash_arrays
-from bertgpt.data.store import BOUND, SPLITS, Files, Part, TextSource, write_part
+from bertgpt.data.store import BOUND, SPLITS, Files, Part, TextSource, tokenizer_hash, write_part
 from bertgpt.data.workers import id_dtype
 from bertgpt.errors import InputError
+from bertgpt.json_files import read_json_object
 from bertgpt.tokenizers import vocabulary_size
 
 BLOCK = 1 << 17  # numbers copied at a time
@@ -67,30 +69,36 @@ def make_part(folder: Path, source: TextSource, files: Files, tokenizer: Tokeniz
 
 
 def read_part(folder: Path) -> Part | None:
-    """What a part's part.json says; None where there is none, or one of another version."""
+    """What a part's part.json says; None where there is none, a damaged one, or one of another version."""
     path = folder / "part.json"
-    values = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return Part(**values) if values.keys() == set(Part._fields) else None
+    try:
+        values = read_json_object(path) if path.is_file() else {}
+    except InputError:
+        return None
+    kinds = {name: typing.get_origin(kind) or kind for name, kind in Part.__annotations__.items()}
+    known = values.keys() == kinds.keys() and all(isinstance(values[name], kind) for name, kind in kinds.items())
+    return Part(**values) if known else None
 
 
 def merge(folder: Path, parts: Sequence[Path], tokenizer: Tokenizer) -> Part:
     """Writes the splits of all parts, one after the other, to a folder; constant memory.
 
     Raises:
-        InputError: a part is missing, or a file of it is not what was written.
+        InputError: a part is missing, was made with another tokenizer, or a file of it is not what was written.
     """
-    found = [_need_part(path) for path in parts]
+    found = [_need_part(path, tokenizer_hash(tokenizer)) for path in parts]
     splits = {}
     for split in SPLITS:
         pieces = [(path / split, part.splits[split]) for path, part in zip(parts, found, strict=True)]
         splits[split] = _merge_split(folder / split, pieces, vocabulary_size(tokenizer))
-    return Part([entry for part in found for entry in part.files], splits, hash_arrays(folder, SPLITS))
+    files = [entry for part in found for entry in part.files]
+    return Part(files, splits, hash_arrays(folder, SPLITS), tokenizer_hash(tokenizer))
 
 
-def _need_part(folder: Path) -> Part:
+def _need_part(folder: Path, tokenizer: str) -> Part:
     part = read_part(folder)
-    if part is None:
-        raise InputError(f"{folder}: no part of a store; give the same command again")
+    if part is None or part.tokenizer != tokenizer:
+        raise InputError(f"{folder}: no part of a store with this tokenizer; give the same command again")
     changed = first_changed(folder, part.hashes)
     if changed:
         raise InputError(f"{folder / changed}: damaged; delete {folder} and give the same command again")

@@ -8,9 +8,9 @@ where each sentence ends, in tokens), `documents.bin` (int64: where each documen
 
 import contextlib
 import dataclasses
-import glob
 import hashlib
 import json
+import re
 import secrets
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -47,11 +47,13 @@ class Part(NamedTuple):
         files: path, size, modified and hash of each input file.
         splits: tokens, sentences, documents and text_bytes of each split.
         hashes: of every array, by its name, such as train/tokens.bin.
+        tokenizer: the hash of the tokenizer.
     """
 
     files: list[dict[str, Any]]
     splits: dict[str, dict[str, int]]
     hashes: dict[str, str]
+    tokenizer: str
 
 
 @dataclasses.dataclass(frozen=True)
@@ -171,10 +173,17 @@ def check_replaceable(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed preparations of the store have left beside it; call it only while no other can run."""
-    for pattern in ("tmp", "old"):
-        for stale in folder.parent.glob(f".{glob.escape(folder.name)}.*.{pattern}"):
-            shutil.rmtree(stale, ignore_errors=True)
+    """Removes what killed preparations of the store have left beside it; call it only while no other can run.
+
+    Where one was killed in the middle of replacing the store, the old store is put back.
+    """
+    name = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{16}}\.(tmp|old)")  # and not of a store called NAME.v2
+    stale = [path for path in folder.parent.iterdir() if name.fullmatch(path.name)]
+    for path in stale:
+        if path.suffix == ".old" and (path / "meta.json").is_file() and not folder.exists():
+            path.rename(folder)
+    for path in stale:
+        shutil.rmtree(path, ignore_errors=True)
 
 
 @contextlib.contextmanager
@@ -206,7 +215,7 @@ def write_part(
         splits = {
             split: _write_split(folder / split, source.documents(split, files), pool, progress) for split in SPLITS
         }
-    return Part(described, splits, hash_arrays(folder, SPLITS))
+    return Part(described, splits, hash_arrays(folder, SPLITS), tokenizer_hash(tokenizer))
 
 
 def finish(
