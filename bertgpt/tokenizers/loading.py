@@ -34,7 +34,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     OpenAI's `encoder_bpe_40000.json` + `vocab_40000.bpe`).
 
     A `tokenizer_config.json` beside it that is a BERT's decides lower case, Chinese characters and accents, with
-    Hugging Face's defaults for what it leaves out; a `vocab.txt` without it is lower-cased. Tokens that
+    Hugging Face's defaults for what it leaves out; a `vocab.txt` without it is lower-cased. Where nothing says whose
+    tokenizer it is, only what the config says goes over tokenizer.json. Tokens that
     `tokenizer_config.json`, `special_tokens_map.json` or `added_tokens.json` add have the ids that transformers gives.
 
     Raises:
@@ -49,12 +50,12 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     check_reader(reader, file, "bert" if file.name == "vocab.txt" else "gpt" if file.name in MERGES else None)
     added = read_added(folder, config or {})
     if file.name == "vocab.txt":
-        return _from_vocab_txt(file, read_settings(folder / CONFIG, config or {}), added)
+        return _from_vocab_txt(file, read_settings(folder / CONFIG, config or {}, bert=True), added)
     if file.name in MERGES:
         return _from_merges(file, added)
     tokenizer = parse_tokenizer(read_text(file), file)
     if config is not None and reader.family in (None, "bert"):
-        _apply_settings(tokenizer, read_settings(folder / CONFIG, config))
+        _apply_settings(tokenizer, read_settings(folder / CONFIG, config, bert=reader.family == "bert"))
     return _with_added(tokenizer, file, added, reader.family == "bert")
 
 
