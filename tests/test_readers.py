@@ -390,6 +390,46 @@ def test_a_damaged_page_of_parquet_is_refused(write):
     assert refusal(write("a.parquet", bytes(raw))).startswith("a.parquet: not Parquet that can be read: ")
 
 
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array([1], pa.timestamp("ns")), "timestamp[ns]"),
+        (pa.array([[1]], pa.list_(pa.time64("ns"))), "list<element: time64[ns]>"),
+        (pa.array([2**62], pa.timestamp("us")), "timestamp[us]"),
+        (pa.array([2**31 - 1], pa.date32()), "date32[day]"),
+        (pa.array([b"\xff"]).view(pa.string()), "string"),
+    ],
+)
+def test_a_parquet_column_of_values_that_python_lacks_is_named(write, column, kind):
+    message = refusal(write("a.parquet", table(a=["one"], ts=column)))
+    problem = f"a.parquet: column 'ts' holds {kind}, and a value that Python cannot hold; convert or drop it ("
+    assert message.startswith(problem)
+
+
+MAPS = [
+    (pa.map_(pa.string(), pa.int32()), [("k", 1), ("l", None)]),
+    (pa.map_(pa.int32(), pa.list_(pa.string())), [(1, ["x", "y"]), (2, [])]),
+    (pa.list_(pa.map_(pa.string(), pa.string())), [[("k", "v")], None, []]),
+    (pa.struct([("a", pa.map_(pa.string(), pa.string()))]), {"a": [("k", "v")]}),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), MAPS, ids=[str(kind) for kind, _ in MAPS])
+def test_maps_in_parquet_are_pairs(write, kind, value):
+    column = pa.array([value, None] * 20, kind)
+    assert values(write("a.parquet", table(a=column))) == [{"a": value}, {"a": None}] * 20
+
+
+@pytest.mark.parametrize("value", [[("k" * 90, "v")], [("k", "v" * 90)], [("k", "v")] * 46])
+def test_a_map_is_as_large_as_its_own_keys_and_values(write, monkeypatch, value):
+    monkeypatch.setattr(parquet, "MAX_LINE", 90)
+    kind = pa.map_(pa.string(), pa.string())
+    small = [[("k" * 10, "v" * 10)]] * 9
+    path = write("a.parquet", table(a=pa.array([*small, value], kind)))
+    assert refusal(path) == "a.parquet row 10: over 90 bytes; break it into rows"
+    assert len(values(write("b.parquet", table(a=pa.array(small * 3, kind))))) == 27
+
+
 def test_parquet_columns_of_one_name_are_refused(write):
     stream = io.BytesIO()
     pq.write_table(pa.Table.from_arrays([pa.array([1]), pa.array([2])], names=["a", "a"]), stream)
