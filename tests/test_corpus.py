@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import zipfile
 
 import fsspec
 import pyarrow as pa
@@ -185,6 +186,8 @@ def test_the_memory_of_fsspec_is_read(request):
     [
         ("shelf://none", r"shelf://none: no such file, and no folder with \.txt, \.jsonl, \.json, \.parquet files"),
         ("shelf://box/*.csv", r"shelf://box/\*\.csv: no such file"),
+        ("shelf://a::box", r"shelf://a::box: a chain of addresses \(::\) is not read; unpack or copy the file"),
+        ("shelf://*::box", r"shelf://\*::box: a chain of addresses \(::\) is not read"),
         ("nowhere://box", "nowhere://box: no such file system here: Protocol not known: nowhere"),
     ],
 )
@@ -200,6 +203,42 @@ def test_an_address_that_cannot_be_listed_is_refused(shelf, monkeypatch):
     monkeypatch.setattr(Shelf, "ls", fail)
     with pytest.raises(InputError, match=r"shelf://box/\*: cannot be listed: no credentials"):
         files.find_files("shelf://box/*")
+
+
+def test_a_file_in_an_archive_is_refused_by_the_archives_address(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.txt", "one")
+    for name in ("a.txt", "*.txt", ""):
+        with pytest.raises(InputError, match=r"x\.zip: a chain of addresses \(::\) is not read"):
+            files.find_files(f"zip://{name}::{tmp_path}/x.zip")
+
+
+@pytest.mark.parametrize("method", ["info", "_open", "fetch"])
+@pytest.mark.parametrize("suffix", ["txt", "json", "parquet", "txt.gz"])
+def test_a_fault_of_an_addresss_own_kind_is_one_line(shelf, monkeypatch, method, suffix):
+    class OwnError(Exception):
+        pass
+
+    def fail(*_, **__):
+        raise OwnError("no credentials")
+
+    address = f"shelf://box/one.{suffix}"
+    shelf[f"box/one.{suffix}"] = b"x" * 100
+    monkeypatch.setattr(Book if method == "fetch" else Shelf, "_fetch_range" if method == "fetch" else method, fail)
+    with pytest.raises(InputError, match=rf"one\.{suffix}.*: .*no credentials"):
+        list(corpus.read_documents([address]))
+    if method == "info":
+        with pytest.raises(InputError, match=rf"one\.{suffix}: cannot be read: no credentials"):
+            files.stamp(address)
+
+
+def test_a_file_system_that_cannot_be_made_is_refused(shelf, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", fail)
+    with pytest.raises(InputError, match="shelf://box: its file system cannot be used: no credentials"):
+        files.find_files("shelf://box")
 
 
 @pytest.mark.parametrize(

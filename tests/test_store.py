@@ -188,6 +188,19 @@ def test_changed_content_is_named(source, folder, tmp_path, name, text):
     assert store.changes(folder, source, WANTED) == f"{path} changed"
 
 
+def test_a_file_that_goes_away_after_it_was_listed_is_named(source, folder, wordpiece, tmp_path, monkeypatch):
+    listed = source.files()
+    monkeypatch.setattr(store.TextSource, "files", lambda self: listed)
+    listed.eval[0].unlink()
+    with pytest.raises(InputError, match=r"eval\.txt: cannot be read: .*No such file"):
+        store.changes(folder, source, WANTED)
+    with pytest.raises(InputError, match=r"eval\.txt: cannot be read: .*No such file"):
+        store.prepare(tmp_path / "new", source, wordpiece, WANTED)
+    monkeypatch.setattr(store, "stamp", lambda path: (1, 1))  # it goes between its size and its content
+    with pytest.raises(InputError, match=r"eval\.txt: cannot be read: .*No such file"):
+        store.prepare(tmp_path / "new", source, wordpiece, WANTED)
+
+
 def test_the_changed_content_of_an_address_is_named(source, wordpiece, tmp_path):
     address = dataclasses.replace(source, train=f"file://{source.train}")
     store.prepare(tmp_path / "store", address, wordpiece, WANTED)
