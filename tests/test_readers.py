@@ -363,6 +363,31 @@ def test_the_line_where_a_damaged_gzip_ends_is_named(write):
     assert refusal(path).startswith("a.csv.gz line 3: cannot be read: ")
 
 
+@pytest.mark.parametrize("name", [name for name in SAME if name != "a.parquet"])
+def test_files_as_large_as_their_rows_are_held_whatever_they_take(write, monkeypatch, name):
+    monkeypatch.setattr(readers, "unpacked_limit", lambda packed: 0)
+    assert len(readers.read_all_rows(str(write(name, SAME[name])))) == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet", "a.parquet.zst"])
+def test_rows_of_several_small_files_are_bounded_together(write, tmp_path, monkeypatch, name):
+    for number in range(5):
+        write(f"{number}/{name}", SAME[name.removesuffix(".gz").removesuffix(".zst")])
+    paths = [str(tmp_path / str(number) / name) for number in range(5)]
+    row = readers._memory(next(readers.read_rows(paths)))
+    monkeypatch.setattr(readers, "unpacked_limit", lambda packed: 3 * row)
+    assert readers.read_all_rows(paths[:3]) == list(readers.read_rows(paths[:3]))
+    with pytest.raises(InputError, match=rf"/3/{name} .* 1: up to here rows take {4 * row} bytes in memory, over 100"):
+        readers.read_all_rows(paths)
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 5000, b"x" * 5000, ["x" * 5000], {"k": {"l": ["x" * 5000]}}, {"k" * 5000: 1}, [("x" * 5000, None)]]
+)
+def test_every_text_of_a_row_counts(value):
+    assert 5000 < readers._memory(readers.Row("a.jsonl line 1", {"a": value})) < 6000
+
+
 def test_a_line_over_the_limit_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_LINE", 10)
     assert refusal(write("a.csv", "a\nfar too long\n")) == "a.csv line 2: longer than 10 bytes; break it into lines"

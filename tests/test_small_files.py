@@ -32,6 +32,7 @@ from fuzz.limits import TooLong, limit_memory, time_limit
 READ = {
     "text": lambda path: f"{sum(1 for _ in corpus.read_documents(files.find_files(str(path))))} documents",
     "rows": lambda path: f"{sum(1 for _ in readers.read_rows(str(path)))} rows",
+    "held": lambda path: f"{len(readers.read_all_rows(str(path)))} rows",
     "model": lambda path: type(bertgpt.load_pretrained(path)[0]).__name__,
     "tokenizer": lambda path: bertgpt.load_tokenizer(path) and "a tokenizer",
 }
@@ -60,6 +61,13 @@ def repeated(count: int) -> bytes:
     stream = pa.BufferOutputStream()
     text = pa.DictionaryArray.from_arrays(np.zeros(count, np.int32), ["x" * 10_000_000])
     pq.write_table(pa.table({"text": text}), stream, compression="zstd", store_schema=False)
+    return stream.getvalue().to_pybytes()
+
+
+def letters(count: int) -> bytes:
+    """A table of so many rows of one letter."""
+    stream = pa.BufferOutputStream()
+    pq.write_table(pa.table({"text": ["a"] * count}), stream, compression="zstd")
     return stream.getvalue().to_pybytes()
 
 
@@ -124,6 +132,16 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and wh
     "text/dictionary.txt.xz": (huge_dictionary, "line 1: cannot be read: Memory usage limit exceeded"),
     "text/window.txt.zst": (lambda: b"\x28\xb5\x2f\xfd\0\xa8\1\0\0", "line 1: cannot be read: .*memory"),  # 2 GiB
     "text/inner.parquet.zst": (lambda: PACK[".zst"](bytes(80_000_000)), "unpacks to over 100 times its size"),
+    "held/repeated.parquet": (
+        lambda: repeated(100),
+        "row 7: up to here rows take 70[0-9]{6} bytes in memory, over 100 times their files' [0-9]{3}; .* as JSONL",
+    ),
+    "held/letters.parquet": (lambda: letters(1_000_000), "up to here rows take 671[0-9]{5} bytes in memory, over"),
+    "held/letters.jsonl.gz": (
+        lambda: PACK[".gz"](b'{"text": "a"}\n' * 1_000_000),
+        "up to here rows take 671[0-9]{5} bytes in memory, over 100 times .*; if they are sound, give .* unpacked",
+    ),
+    "held/plain.csv": (lambda: b"a\n" + b"b\n" * 300_000, "300000 rows"),
     "model/header/model.safetensors": (lambda: (2**60).to_bytes(8, "little") + b"{}", "damaged or cut short: .*header"),
     "model/names/model.safetensors.index.json": (
         lambda: json.dumps({"weight_map": dict.fromkeys(map(str, range(300_000)), "gone")}).encode(),
