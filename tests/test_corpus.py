@@ -439,6 +439,10 @@ def test_a_line_over_the_limit_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_LINE", 10)
     with pytest.raises(InputError, match=r"a\.txt line 2: longer than 10 bytes"):
         read(write("a.txt", "short\nfar too long\n"))
+    for line in ("nine char\n", "ten chars!"):
+        assert read(write("a.txt", line)) == [[line.strip()]]
+    with pytest.raises(InputError, match=r"a\.txt line 1: longer than 10 bytes"):
+        read(write("a.txt", "ten chars!\n"))
 
 
 def test_a_json_file_over_the_limit_is_refused(write, monkeypatch):
@@ -450,14 +454,16 @@ def test_a_json_file_over_the_limit_is_refused(write, monkeypatch):
 def test_a_json_file_of_too_many_values_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_JSON", 320)
     assert len(read(write("a.json", json.dumps(["one"] * 10)))) == 10  # nine commas and a bracket
-    with pytest.raises(InputError, match=r"a\.json line 1: JSON of over 10 values; give it in parts"):
+    message = r"a\.json line 1: JSON of over 10 commas, colons and brackets; give it in parts"
+    with pytest.raises(InputError, match=message):
         read(write("a.json", json.dumps(["one"] * 11)))
 
 
 def test_a_compressed_json_file_may_hold_values_as_its_size_allows(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_VALUES", 8)
     assert len(read(write("a.json.gz", json.dumps([os.urandom(8).hex() for _ in range(100)])))) == 100
-    with pytest.raises(InputError, match=r"a\.json\.gz line 1: JSON of over [0-9]+ values; give it in parts"):
+    message = r"a\.json\.gz line 1: JSON of over [0-9]+ commas, colons and brackets; give it in parts"
+    with pytest.raises(InputError, match=message):
         read(write("a.json.gz", json.dumps([""] * 1000)))
 
 

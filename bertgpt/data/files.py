@@ -246,9 +246,9 @@ def lines(path: File) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with open_file(path) as file:
-            while raw := file.readline(MAX_LINE):
+            while raw := file.readline(MAX_LINE + 1):
                 number += 1
-                if len(raw) == MAX_LINE:
+                if len(raw) > MAX_LINE:
                     raise InputError(f"{path} line {number}: longer than {MAX_LINE} bytes; break it into lines")
                 yield number, _decode(path, number, raw)
     except UNREADABLE as error:
@@ -276,7 +276,7 @@ def read_json(path: File) -> Any:
 def parse_json(path: File, place: str, text: str, values: int = MAX_VALUES) -> Any:
     """JSON at a place of a file."""
     if has_over(text, values):
-        raise InputError(f"{path} {place}: JSON of over {values} values; give it in parts")
+        raise InputError(f"{path} {place}: JSON of over {values} commas, colons and brackets; give it in parts")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
