@@ -25,7 +25,7 @@ from bertgpt.layers import (
     weight_init,
 )
 from bertgpt.outputs import ModelOutput
-from bertgpt.vocabulary import VocabularyHead
+from bertgpt.vocabulary import VocabularyHead, narrowed
 
 
 class BertEmbeddings(nn.Module):
@@ -165,7 +165,7 @@ def gather(x: Array, name: str, positions: Array | None) -> Array:
     if positions is None:
         return x
     check_array(name, positions, "BP", {"B": x.shape[0]})
-    return jax.vmap(look_up)(x, positions)
+    return jax.vmap(look_up)(x, narrowed(positions))
 
 
 class BertForMaskedLM(Model):

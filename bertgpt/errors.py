@@ -86,4 +86,4 @@ def check_regular(file: Path) -> None:
     if file.is_dir():
         raise InputError(f"{file}: a folder; give a file")
     if file.exists() and not file.is_file():
-        raise InputError(f"{file}: a pipe or a device, which cannot be read twice; write what it gives to a file")
+        raise InputError(f"{file}: a pipe or a device, which may never end; write what it gives to a file")

@@ -21,7 +21,7 @@ from bertgpt.layers import (
     weight_init,
 )
 from bertgpt.outputs import ModelOutput
-from bertgpt.vocabulary import VocabularyHead
+from bertgpt.vocabulary import VocabularyHead, narrowed
 
 
 class OpenAIGPTModel(Model):
@@ -128,7 +128,7 @@ class OpenAIGPTDoubleHeadsModel(Model):
             at = last_position(x, inputs[1])
         else:
             check_array("mc_token_ids", mc_token_ids, "BC", {"B": input_ids.shape[0], "C": input_ids.shape[1]})
-            at = mc_token_ids.reshape(-1)
+            at = narrowed(mc_token_ids.reshape(-1))
         chosen = self.dropout(jax.vmap(look_up)(x, at), deterministic=deterministic)
         logits = VocabularyHead(x, self.transformer.token.embedding).logits()
         return dataclasses.replace(

@@ -21,7 +21,7 @@ def read_at_most(file: IO[bytes], size: int) -> bytes:
 
 
 def has_over(text: str, values: int) -> bool:
-    """Whether JSON may hold more values: three bytes of it can take 80 in memory."""
+    """Whether JSON may hold more values: three bytes of it can take 80 in memory. Those in its texts count too."""
     return len(text) > values and sum(map(text.count, ",:[{")) > values
 
 
@@ -44,7 +44,7 @@ def read_json(file: Path) -> Any:
     try:
         text = raw.decode("utf-8")
         if has_over(text, MAX_VALUES):
-            raise InputError(f"{file}: over {MAX_VALUES} values; not a configuration")
+            raise InputError(f"{file}: over {MAX_VALUES} commas, colons and brackets; not a configuration")
         return json.loads(text)
     except InputError:
         raise

@@ -14,6 +14,7 @@ from jax.typing import DTypeLike
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_array
 from bertgpt.masks import dense_mask
+from bertgpt.vocabulary import narrowed
 
 ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
     "gelu_erf": functools.partial(nn.gelu, approximate=False),  # Google's checkpoints of 2018
@@ -157,9 +158,9 @@ def look_up(table: Array, ids: Array) -> Array:
     """The rows of a table [N ...] at integer ids [...]; NaN for an id that is negative or not under N.
 
     JAX's own indexing counts a negative id from the end, and clamps or fills a large one. An id out of range gives no
-    row a gradient. JAX cuts NumPy's int64 to 32 bits before it comes here, so ids must fit those.
+    row a gradient. NumPy's ids may have 64 bits, but not as an argument of a jitted function (see `narrowed`).
     """
-    return jnp.asarray(table).at[ids].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    return jnp.asarray(table).at[narrowed(ids)].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 class Embedding(nn.Embed):

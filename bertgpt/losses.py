@@ -3,7 +3,8 @@
 Means of means are wrong as soon as devices, micro-batches or rows hold different numbers of counted positions.
 
 Where a mask is 0, a label may be anything, such as -100: it adds exactly 0 to the loss and nothing to the gradient.
-Elsewhere a class that does not exist, negative or too large, makes loss and gradient NaN.
+Elsewhere a class that does not exist, negative or too large, makes loss and gradient NaN. NumPy's labels may have 64
+bits, but not as an argument of a jitted function, since JAX cuts them before anything here sees them.
 """
 
 from collections.abc import Sequence
@@ -15,7 +16,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from bertgpt.errors import InputError
-from bertgpt.vocabulary import VocabularyHead, summed_cross_entropy, summed_hits
+from bertgpt.vocabulary import VocabularyHead, narrowed, summed_cross_entropy, summed_hits
 
 Batch = dict[str, Any]
 
@@ -48,7 +49,7 @@ def cross_entropy(logits: Array | VocabularyHead, labels: Array, mask: Array) ->
     _check_shapes(shape, labels=labels, mask=mask)
     if labels.dtype.kind not in "iu":
         raise InputError(f"labels hold {labels.dtype}; a class is an integer")
-    labels, mask = jnp.asarray(labels, jnp.int32), jnp.asarray(mask, jnp.float32)
+    labels, mask = jnp.asarray(narrowed(labels), jnp.int32), jnp.asarray(mask, jnp.float32)
     exists = (labels >= 0) & (labels < classes)
     labels, weights = jnp.where(exists, labels, 0), jnp.where(exists | (mask == 0), mask, jnp.nan)
     if isinstance(logits, VocabularyHead):
@@ -68,6 +69,7 @@ def _check_shapes(shape: Sequence[int], **arrays: Array) -> None:
 def accuracy(logits: Array | VocabularyHead, labels: Array, mask: Array) -> SumWeight:
     """The share of labels that have the highest logit. Shapes as `cross_entropy`."""
     _check_shapes(logits.shape[:-1], labels=labels, mask=mask)
+    labels = narrowed(labels)
     if isinstance(logits, VocabularyHead):
         mask = mask.astype(jnp.float32)
         return SumWeight(summed_hits(logits, labels, mask), mask.sum())
@@ -170,5 +172,7 @@ def span_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
 
 def span_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
     """The share of windows whose first and last token are both right."""
-    right = [getattr(output, f"{end}_logits").argmax(-1) == batch[f"{end}_positions"] for end in ("start", "end")]
+    right = [
+        getattr(output, f"{end}_logits").argmax(-1) == narrowed(batch[f"{end}_positions"]) for end in ("start", "end")
+    ]
     return {"span_accuracy": masked_sum((right[0] & right[1]).astype(jnp.float32), batch["loss_mask"])}

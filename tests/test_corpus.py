@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+import zipfile
 
 import fsspec
 import pyarrow as pa
@@ -185,6 +186,8 @@ def test_the_memory_of_fsspec_is_read(request):
     [
         ("shelf://none", r"shelf://none: no such file, and no folder with \.txt, \.jsonl, \.json, \.parquet files"),
         ("shelf://box/*.csv", r"shelf://box/\*\.csv: no such file"),
+        ("shelf://a::box", r"shelf://a::box: a chain of addresses \(::\) is not read; unpack or copy the file"),
+        ("shelf://*::box", r"shelf://\*::box: a chain of addresses \(::\) is not read"),
         ("nowhere://box", "nowhere://box: no such file system here: Protocol not known: nowhere"),
     ],
 )
@@ -200,6 +203,42 @@ def test_an_address_that_cannot_be_listed_is_refused(shelf, monkeypatch):
     monkeypatch.setattr(Shelf, "ls", fail)
     with pytest.raises(InputError, match=r"shelf://box/\*: cannot be listed: no credentials"):
         files.find_files("shelf://box/*")
+
+
+def test_a_file_in_an_archive_is_refused_by_the_archives_address(tmp_path):
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        archive.writestr("a.txt", "one")
+    for name in ("a.txt", "*.txt", ""):
+        with pytest.raises(InputError, match=r"x\.zip: a chain of addresses \(::\) is not read"):
+            files.find_files(f"zip://{name}::{tmp_path}/x.zip")
+
+
+@pytest.mark.parametrize("method", ["info", "_open", "fetch"])
+@pytest.mark.parametrize("suffix", ["txt", "json", "parquet", "txt.gz"])
+def test_a_fault_of_an_addresss_own_kind_is_one_line(shelf, monkeypatch, method, suffix):
+    class OwnError(Exception):
+        pass
+
+    def fail(*_, **__):
+        raise OwnError("no credentials")
+
+    address = f"shelf://box/one.{suffix}"
+    shelf[f"box/one.{suffix}"] = b"x" * 100
+    monkeypatch.setattr(Book if method == "fetch" else Shelf, "_fetch_range" if method == "fetch" else method, fail)
+    with pytest.raises(InputError, match=rf"one\.{suffix}.*: .*no credentials"):
+        list(corpus.read_documents([address]))
+    if method == "info":
+        with pytest.raises(InputError, match=rf"one\.{suffix}: cannot be read: no credentials"):
+            files.stamp(address)
+
+
+def test_a_file_system_that_cannot_be_made_is_refused(shelf, monkeypatch):
+    def fail(*_, **__):
+        raise RuntimeError("no credentials")
+
+    monkeypatch.setattr(fsspec.core, "url_to_fs", fail)
+    with pytest.raises(InputError, match="shelf://box: its file system cannot be used: no credentials"):
+        files.find_files("shelf://box")
 
 
 @pytest.mark.parametrize(
@@ -400,6 +439,10 @@ def test_a_line_over_the_limit_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_LINE", 10)
     with pytest.raises(InputError, match=r"a\.txt line 2: longer than 10 bytes"):
         read(write("a.txt", "short\nfar too long\n"))
+    for line in ("nine char\n", "ten chars!"):
+        assert read(write("a.txt", line)) == [[line.strip()]]
+    with pytest.raises(InputError, match=r"a\.txt line 1: longer than 10 bytes"):
+        read(write("a.txt", "ten chars!\n"))
 
 
 def test_a_json_file_over_the_limit_is_refused(write, monkeypatch):
@@ -411,14 +454,16 @@ def test_a_json_file_over_the_limit_is_refused(write, monkeypatch):
 def test_a_json_file_of_too_many_values_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_JSON", 320)
     assert len(read(write("a.json", json.dumps(["one"] * 10)))) == 10  # nine commas and a bracket
-    with pytest.raises(InputError, match=r"a\.json line 1: JSON of over 10 values; give it in parts"):
+    message = r"a\.json line 1: JSON of over 10 commas, colons and brackets; give it in parts"
+    with pytest.raises(InputError, match=message):
         read(write("a.json", json.dumps(["one"] * 11)))
 
 
 def test_a_compressed_json_file_may_hold_values_as_its_size_allows(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_VALUES", 8)
     assert len(read(write("a.json.gz", json.dumps([os.urandom(8).hex() for _ in range(100)])))) == 100
-    with pytest.raises(InputError, match=r"a\.json\.gz line 1: JSON of over [0-9]+ values; give it in parts"):
+    message = r"a\.json\.gz line 1: JSON of over [0-9]+ commas, colons and brackets; give it in parts"
+    with pytest.raises(InputError, match=message):
         read(write("a.json.gz", json.dumps([""] * 1000)))
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import gzip
 import io
 import json
 import shutil
@@ -11,9 +12,10 @@ import numpy as np
 import pytest
 
 import bertgpt
+from bertgpt.data import readers
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 from train import config as configs
-from train import finetuning
+from train import evaluating, finetuning
 from train.__main__ import main
 from train.optimizers import make_optimizer
 from train.planning import make_plan
@@ -345,6 +347,18 @@ def test_rows_with_equal_inputs_are_on_one_side(name, bases, tmp_path):
     repeated = {"train": splits["train"], "eval": [*splits["eval"], *splits["train"][:3]]}
     assert finetuning.count_shared(config.task, repeated) == 3
     assert finetuning.count_shared(config.task, splits) == 0
+
+
+def test_rows_that_are_held_at_once_are_bounded(bases, tmp_path, monkeypatch):
+    data = tmp_path / "rows.jsonl.gz"
+    data.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in classes()).encode()))
+    config = settings(bases, data, tmp_path / "run")
+    assert len(finetuning.read_splits(config)["eval"]) == 8
+    monkeypatch.setattr(readers, "unpacked_limit", lambda packed: packed)
+    with pytest.raises(bertgpt.InputError, match=r"^[^ ]*rows\.jsonl\.gz line 1: up to here rows take"):
+        finetuning.read_splits(config)
+    with pytest.raises(bertgpt.InputError, match=r"rows\.jsonl\.gz line 1: up to here rows take"):
+        evaluating.held_out_rows(evaluating.Tuned(None, config, "classification", tmp_path))
 
 
 def test_the_rule_that_holds_rows_out_keeps_its_name(bases, tmp_path):

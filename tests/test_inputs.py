@@ -272,6 +272,17 @@ def test_every_integer_type_is_looked_up_by_its_value(kind):
     np.testing.assert_array_equal(look_up(np.asarray(table), wanted), expected)  # parameters that NumPy holds
 
 
+@pytest.mark.parametrize(
+    "wide", [np.array([2**32 + 5, 5]), np.array([5 - 2**32, 5]), np.array([2**63, 5], np.uint64)], ids=str
+)
+def test_an_id_of_64_bits_is_not_cut(wide):
+    table = jnp.arange(200.0)
+    np.testing.assert_array_equal(look_up(table, wide), [np.nan, 5])
+    assert np.isnan(look_up(table, wide[0]))
+    hidden, mlm, _ = bert_run(BERT, False)(zeros(masked_positions=np.stack([wide] * B)))[0]
+    assert (hidden.all(), mlm.any()) == (True, False)
+
+
 def test_an_id_out_of_range_gives_no_row_a_gradient():
     def total(table, ids):
         return Embedding(4, 3).apply({"params": {"embedding": table}}, ids)[:2].sum()

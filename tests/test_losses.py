@@ -282,3 +282,17 @@ def test_labels_of_any_integer_type_are_held_against_a_large_vocabulary(kind):
     assert jnp.isfinite(losses.cross_entropy(logits, np.array([0, 100], kind), np.ones(2)).sum)
     wrong = np.array([-1]).astype(kind)  # 255 in uint8, which is a class
     assert jnp.isnan(losses.cross_entropy(logits[:1], wrong, np.ones(1)).sum) == (kind != np.uint8)
+
+
+@pytest.mark.parametrize("label", [np.array([2**32 + 5]), np.array([2**63], np.uint64), np.array([-(2**63)])], ids=str)
+def test_a_label_of_64_bits_is_not_cut(label):
+    logits = jnp.zeros((1, 8)).at[0, int(label[0] % 2**32)].set(1)
+    assert np.isnan(losses.cross_entropy(logits, label, np.ones(1)).sum)
+    assert losses.cross_entropy(logits, label, np.zeros(1)).sum == 0
+    assert losses.accuracy(logits, label, np.ones(1)).sum == 0
+    head = losses.VocabularyHead(logits[None], jnp.eye(8))
+    assert np.isnan(losses.cross_entropy(head, label[None], np.ones((1, 1))).sum)
+    assert losses.accuracy(head, label[None], np.ones((1, 1))).sum == 0
+    batch = {"start_positions": label, "end_positions": label, "loss_mask": np.ones(1)}
+    output = ModelOutput(None, start_logits=logits, end_logits=logits)
+    assert losses.span_accuracies(output, batch)["span_accuracy"].sum == 0

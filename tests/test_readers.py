@@ -363,6 +363,31 @@ def test_the_line_where_a_damaged_gzip_ends_is_named(write):
     assert refusal(path).startswith("a.csv.gz line 3: cannot be read: ")
 
 
+@pytest.mark.parametrize("name", [name for name in SAME if name != "a.parquet"])
+def test_files_as_large_as_their_rows_are_held_whatever_they_take(write, monkeypatch, name):
+    monkeypatch.setattr(readers, "unpacked_limit", lambda packed: 0)
+    assert len(readers.read_all_rows(str(write(name, SAME[name])))) == 1
+
+
+@pytest.mark.parametrize("name", ["a.jsonl.gz", "a.parquet", "a.parquet.zst"])
+def test_rows_of_several_small_files_are_bounded_together(write, tmp_path, monkeypatch, name):
+    for number in range(5):
+        write(f"{number}/{name}", SAME[name.removesuffix(".gz").removesuffix(".zst")])
+    paths = [str(tmp_path / str(number) / name) for number in range(5)]
+    row = readers._memory(next(readers.read_rows(paths)))
+    monkeypatch.setattr(readers, "unpacked_limit", lambda packed: 3 * row)
+    assert readers.read_all_rows(paths[:3]) == list(readers.read_rows(paths[:3]))
+    with pytest.raises(InputError, match=rf"/3/{name} .* 1: up to here rows take {4 * row} bytes in memory, over 100"):
+        readers.read_all_rows(paths)
+
+
+@pytest.mark.parametrize(
+    "value", ["x" * 5000, b"x" * 5000, ["x" * 5000], {"k": {"l": ["x" * 5000]}}, {"k" * 5000: 1}, [("x" * 5000, None)]]
+)
+def test_every_text_of_a_row_counts(value):
+    assert 5000 < readers._memory(readers.Row("a.jsonl line 1", {"a": value})) < 6000
+
+
 def test_a_line_over_the_limit_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_LINE", 10)
     assert refusal(write("a.csv", "a\nfar too long\n")) == "a.csv line 2: longer than 10 bytes; break it into lines"
@@ -388,6 +413,46 @@ def test_a_damaged_page_of_parquet_is_refused(write):
     raw = bytearray(table(text=[os.urandom(20).hex() for _ in range(2000)]))
     raw[4:3000] = b"\xff" * 2996  # the footer is sound
     assert refusal(write("a.parquet", bytes(raw))).startswith("a.parquet: not Parquet that can be read: ")
+
+
+@pytest.mark.parametrize(
+    ("column", "kind"),
+    [
+        (pa.array([1], pa.timestamp("ns")), "timestamp[ns]"),
+        (pa.array([[1]], pa.list_(pa.time64("ns"))), "list<element: time64[ns]>"),
+        (pa.array([2**62], pa.timestamp("us")), "timestamp[us]"),
+        (pa.array([2**31 - 1], pa.date32()), "date32[day]"),
+        (pa.array([b"\xff"]).view(pa.string()), "string"),
+    ],
+)
+def test_a_parquet_column_of_values_that_python_lacks_is_named(write, column, kind):
+    message = refusal(write("a.parquet", table(a=["one"], ts=column)))
+    problem = f"a.parquet: column 'ts' holds {kind}, and a value that Python cannot hold; convert or drop it ("
+    assert message.startswith(problem)
+
+
+MAPS = [
+    (pa.map_(pa.string(), pa.int32()), [("k", 1), ("l", None)]),
+    (pa.map_(pa.int32(), pa.list_(pa.string())), [(1, ["x", "y"]), (2, [])]),
+    (pa.list_(pa.map_(pa.string(), pa.string())), [[("k", "v")], None, []]),
+    (pa.struct([("a", pa.map_(pa.string(), pa.string()))]), {"a": [("k", "v")]}),
+]
+
+
+@pytest.mark.parametrize(("kind", "value"), MAPS, ids=[str(kind) for kind, _ in MAPS])
+def test_maps_in_parquet_are_pairs(write, kind, value):
+    column = pa.array([value, None] * 20, kind)
+    assert values(write("a.parquet", table(a=column))) == [{"a": value}, {"a": None}] * 20
+
+
+@pytest.mark.parametrize("value", [[("k" * 90, "v")], [("k", "v" * 90)], [("k", "v")] * 46])
+def test_a_map_is_as_large_as_its_own_keys_and_values(write, monkeypatch, value):
+    monkeypatch.setattr(parquet, "MAX_LINE", 90)
+    kind = pa.map_(pa.string(), pa.string())
+    small = [[("k" * 10, "v" * 10)]] * 9
+    path = write("a.parquet", table(a=pa.array([*small, value], kind)))
+    assert refusal(path) == "a.parquet row 10: over 90 bytes; break it into rows"
+    assert len(values(write("b.parquet", table(a=pa.array(small * 3, kind))))) == 27
 
 
 def test_parquet_columns_of_one_name_are_refused(write):

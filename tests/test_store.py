@@ -188,6 +188,19 @@ def test_changed_content_is_named(source, folder, tmp_path, name, text):
     assert store.changes(folder, source, WANTED) == f"{path} changed"
 
 
+def test_a_file_that_goes_away_after_it_was_listed_is_named(source, folder, wordpiece, tmp_path, monkeypatch):
+    listed = source.files()
+    monkeypatch.setattr(store.TextSource, "files", lambda self: listed)
+    listed.eval[0].unlink()
+    with pytest.raises(InputError, match=r"eval\.txt: cannot be read: .*No such file"):
+        store.changes(folder, source, WANTED)
+    with pytest.raises(InputError, match=r"eval\.txt: cannot be read: .*No such file"):
+        store.prepare(tmp_path / "new", source, wordpiece, WANTED)
+    monkeypatch.setattr(store, "stamp", lambda path: (1, 1))  # it goes between its size and its content
+    with pytest.raises(InputError, match=r"eval\.txt: cannot be read: .*No such file"):
+        store.prepare(tmp_path / "new", source, wordpiece, WANTED)
+
+
 def test_the_changed_content_of_an_address_is_named(source, wordpiece, tmp_path):
     address = dataclasses.replace(source, train=f"file://{source.train}")
     store.prepare(tmp_path / "store", address, wordpiece, WANTED)
@@ -294,10 +307,11 @@ def test_a_meta_file_of_other_types_is_named(source, folder, key, value):
 @pytest.mark.parametrize("name", SIZES)
 @pytest.mark.parametrize("change", ["cut", "long", "missing"])
 def test_a_damaged_file_is_named(folder, name, change):
+    found = "missing" if change == "missing" else r"damaged \([0-9]+ bytes, expected [0-9]+\)"
     path = folder / "train" / name
     raw = path.read_bytes()
     path.unlink() if change == "missing" else path.write_bytes(raw[:-2] if change == "cut" else raw + b"\0\0")
-    with pytest.raises(InputError, match=rf"train/{name}: damaged"):
+    with pytest.raises(InputError, match=rf"train/{name}: {found}; delete its store"):
         store.open_split(folder, "train")
 
 

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer, models
 
 from bertgpt import tokenizers
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import checks
+from bertgpt.tokenizers import checks, loading
 
 
 @pytest.fixture
@@ -166,6 +166,30 @@ def test_many_ids_may_be_as_sparse_as_generous_bounds_allow():
     checks.check_ids("here", many | {"a": 160_007})
     with pytest.raises(InputError, match="'a' has the id 160008; it must be from 0 to 160007"):
         checks.check_ids("here", many | {"a": 160_008})
+
+
+def test_lines_are_counted_before_the_library_makes_maps_of_them(tmp_path, monkeypatch):
+    def fail(*_, **__):
+        raise AssertionError("it was read")
+
+    monkeypatch.setattr(models, "WordPiece", type("WordPiece", (), {"read_file": fail}))
+    monkeypatch.setattr(models, "BPE", type("BPE", (), {"from_file": fail}))
+    monkeypatch.setattr(checks, "MAX_LINES", 10)
+    with pytest.raises(InputError, match=r"vocab\.txt: over 10 lines; not a tokenizer"):
+        tokenizers.load_tokenizer(write_berts(tmp_path) / "vocab.txt")
+    (write_gpts(tmp_path) / "merges.txt").write_text("l o\n" * 11)
+    with pytest.raises(InputError, match=r"merges\.txt: over 10 lines; not a tokenizer"):
+        tokenizers.load_tokenizer(tmp_path / "vocab.json")
+
+
+def test_values_of_tokenizer_json_are_counted_before_it_is_parsed(tmp_path, monkeypatch):
+    text = json.dumps(described())
+    count = sum(map(text.count, ",:[{"))
+    monkeypatch.setattr(loading, "MAX_VALUES", count)
+    tokenizers.parse_tokenizer(text, "here")
+    monkeypatch.setattr(loading, "MAX_VALUES", count - 1)
+    with pytest.raises(InputError, match=f"here: over {count - 1} commas, colons and brackets; not a tokenizer"):
+        tokenizers.parse_tokenizer(text, "here")
 
 
 NAMES = ["tokenizer.json", "vocab.txt", "vocab.json", "merges.txt", CONFIG, MAP, ADDED, "config.json"]

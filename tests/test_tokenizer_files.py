@@ -111,6 +111,11 @@ def test_properties_in_the_config_go_over_those_of_tokenizer_json(tmp_path, word
         ({MAP: []}, r"special_tokens_map\.json: not a JSON object"),
         ({CONFIG: {"added_tokens_decoder": {"13": token("[E1]")}}}, r"tokenizer_config\.json: added token '\[E1\]'"),
         ({CONFIG: {"added_tokens_decoder": {"x": token("[E1]")}}}, r"tokenizer_config\.json: added_tokens_decoder is"),
+        (
+            {CONFIG: {"added_tokens_decoder": {"1" * 5000: token("x")}}},
+            r"added_tokens_decoder is .* from ids to tokens",
+        ),
+        ({CONFIG: {"added_tokens_decoder": {"2147483648": token("x")}}}, r"added token 'x' has the id 2147483648"),
         ({CONFIG: {"added_tokens_decoder": ["[E1]"]}}, r"tokenizer_config\.json: added_tokens_decoder is"),
         ({CONFIG: {"added_tokens_decoder": {"11": {"content": 3}}}}, r"added_tokens_decoder has .* which is no token"),
         ({CONFIG: {"added_tokens_decoder": {"11": token("x", lstrip=1)}}}, r"added_tokens_decoder has .* no token"),

@@ -76,6 +76,25 @@ def test_tokenizer_config_goes_over_tokenizer_json_as_with_hugging_face(tmp_path
     assert pieces(tokenizers.load_tokenizer(tmp_path), "CAFÉ") == ["cafe"]
 
 
+@pytest.mark.parametrize(
+    ("config", "model", "expected"),
+    [
+        ({"model_max_length": 512}, None, "Hello"),
+        ({"do_lower_case": None, "strip_accents": None}, None, "Hello"),
+        ({"do_lower_case": True}, None, "hello"),
+        ({"model_max_length": 512}, {"model_type": "bert"}, "hello"),
+        ({"model_max_length": 512}, {"model_type": "roberta"}, "Hello"),
+    ],
+)
+def test_only_what_a_config_says_goes_over_a_tokenizer_json_of_no_known_model(tmp_path, config, model, expected):
+    cased = tokenizers.train_wordpiece(["Hello hello"] * 3, 100, lowercase=False)
+    tokenizers.save_tokenizer(cased, tmp_path)
+    (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+    if model:
+        (tmp_path / "config.json").write_text(json.dumps(model))
+    assert pieces(tokenizers.load_tokenizer(tmp_path), "Hello") == [expected]
+
+
 @pytest.mark.parametrize("value", ["no", 1, []])
 def test_a_setting_that_is_no_truth_is_named(vocab_txt, value):
     vocab_txt.with_name("tokenizer_config.json").write_text(json.dumps({"do_lower_case": value}))

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import flax.linen as nn
 
 from bertgpt.data.classification import most_choices
-from bertgpt.data.readers import read_rows
+from bertgpt.data.readers import read_all_rows
 from bertgpt.data.task import END, Row
 from bertgpt.errors import InputError
 from bertgpt.tasks import SPECS, kind_of, predict_rows, respond, task_data
@@ -104,7 +104,7 @@ def held_out_rows(tuned: Tuned) -> list[Row]:
             finetuning.check_held_out(tuned.folder, tuned.run.step, "give other labelled rows: --data PATH")
         return finetuning.read_splits(config)["eval"]
     task = config.task
-    rows = list(read_rows(config.data.eval, word_column=task.word_column, tag_column=task.tag_column))
+    rows = read_all_rows(config.data.eval, word_column=task.word_column, tag_column=task.tag_column)
     if not rows:
         raise InputError(f"data.eval: no rows in {config.data.eval}")
     return rows

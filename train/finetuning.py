@@ -22,7 +22,7 @@ from bertgpt.adapt import adapt, add_tokens, config_for
 from bertgpt.config import ModelConfig
 from bertgpt.data.classification import find_labels, most_choices
 from bertgpt.data.packing import Packed, most_examples
-from bertgpt.data.readers import data_digest, read_rows
+from bertgpt.data.readers import data_digest, read_all_rows
 from bertgpt.data.tagging import find_tags
 from bertgpt.data.task import Example, Row, TaskData, TaskExamples, TaskSettings
 from bertgpt.errors import InputError
@@ -109,10 +109,10 @@ def read_splits(config: RunConfig) -> dict[str, list[Row]]:
     if not data.train:
         raise InputError("data.train is missing; give a file of rows: data.train=PATH")
     columns = {"word_column": config.task.word_column, "tag_column": config.task.tag_column}
-    rows = {"train": list(read_rows(data.train, **columns))}
+    rows = {"train": read_all_rows(data.train, **columns)}
     if data.eval:
         try:
-            rows["eval"] = list(read_rows(data.eval, **columns))
+            rows["eval"] = read_all_rows(data.eval, **columns)
         except InputError as error:
             raise InputError(f"data.eval: {error}") from error
     for split, found in rows.items():

@@ -90,22 +90,73 @@ def stamp(path: File) -> tuple[int, int | str | None]:
     """A file's size in bytes and what changes with its content: its time in ns, or an address's tag or time.
 
     Raises:
-        OSError: there is no such file.
+        InputError: there is no such file, or it cannot be reached.
     """
-    if isinstance(path, Path):
-        status = path.stat()
-        return status.st_size, status.st_mtime_ns
-    system, name = _file_system(path)
-    info = system.info(name)
+    try:
+        if isinstance(path, Path):
+            status = path.stat()
+            return status.st_size, status.st_mtime_ns
+        system, name = _file_system(path)
+        with _os_errors():
+            info = system.info(name)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
     return info["size"] or 0, next((str(info[key]) for key in STAMPS if info.get(key)), None)
 
 
 def open_raw(path: File) -> IO[bytes]:
-    """The file's bytes as they are."""
+    """The file's bytes as they are.
+
+    Raises:
+        OSError: it cannot be opened; reading it raises the same.
+    """
     if isinstance(path, Path):
         return open(path, "rb")
     system, name = _file_system(path)
-    return io.BufferedReader(system.open(name, "rb"))  # whose readline has a limit
+    with _os_errors():
+        return io.BufferedReader(_Remote(system.open(name, "rb")))  # whose readline has a limit
+
+
+@contextlib.contextmanager
+def _os_errors() -> Iterator[None]:
+    """What fsspec's file systems raise, each its own, as OSError."""
+    try:
+        yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise OSError(str(error) or type(error).__name__) from error
+
+
+class _Remote(io.RawIOBase):
+    """A file of an address; its faults are OSError."""
+
+    def __init__(self, file: Any) -> None:
+        self.file = file
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return self.file.seekable()
+
+    def readinto(self, buffer: Any) -> int:
+        with _os_errors():
+            found = self.file.read(len(buffer))
+        buffer[: len(found)] = found
+        return len(found)
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        with _os_errors():
+            return self.file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self.file.tell()
+
+    def close(self) -> None:
+        if not self.closed:
+            self.file.close()
+        super().close()
 
 
 @contextlib.contextmanager
@@ -195,9 +246,9 @@ def lines(path: File) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with open_file(path) as file:
-            while raw := file.readline(MAX_LINE):
+            while raw := file.readline(MAX_LINE + 1):
                 number += 1
-                if len(raw) == MAX_LINE:
+                if len(raw) > MAX_LINE:
                     raise InputError(f"{path} line {number}: longer than {MAX_LINE} bytes; break it into lines")
                 yield number, _decode(path, number, raw)
     except UNREADABLE as error:
@@ -225,7 +276,7 @@ def read_json(path: File) -> Any:
 def parse_json(path: File, place: str, text: str, values: int = MAX_VALUES) -> Any:
     """JSON at a place of a file."""
     if has_over(text, values):
-        raise InputError(f"{path} {place}: JSON of over {values} values; give it in parts")
+        raise InputError(f"{path} {place}: JSON of over {values} commas, colons and brackets; give it in parts")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
@@ -264,7 +315,13 @@ def _find_addresses(item: str, suffixes: Sequence[str]) -> list[File]:
 
 
 def _file_system(address: str) -> tuple[Any, str]:
-    """fsspec's file system of an address, and the file's name in it."""
+    """fsspec's file system of an address, and the file's name in it.
+
+    Raises:
+        InputError: there is none, or the address is a chain of several.
+    """
+    if "::" in address:  # what lists the inner one gives names that have lost the outer one
+        raise InputError(f"{address}: a chain of addresses (::) is not read; unpack or copy the file and give its path")
     try:
         import fsspec
     except ImportError as error:
@@ -273,6 +330,8 @@ def _file_system(address: str) -> tuple[Any, str]:
         return fsspec.core.url_to_fs(address)
     except (ImportError, ValueError) as error:  # a file system that needs a package, or that there is not
         raise InputError(f"{address}: no such file system here: {error}") from error
+    except Exception as error:  # each file system raises its own, as without credentials
+        raise InputError(f"{address}: its file system cannot be used: {error or type(error).__name__}") from error
 
 
 def _package_file(item: str) -> Path:

@@ -93,9 +93,10 @@ def check_size(path: Path, size: int) -> None:
     Raises:
         InputError: a file of a store has not the size in bytes that meta.json says, or is missing.
     """
-    found = path.stat().st_size if path.is_file() else -1
+    found = path.stat().st_size if path.is_file() else None
     if found != size:
-        raise InputError(f"{path}: damaged ({found} bytes, expected {size}); delete its store to prepare it again")
+        fault = "missing" if found is None else f"damaged ({found} bytes, expected {size})"
+        raise InputError(f"{path}: {fault}; delete its store to prepare it again")
 
 
 def _hash(path: Path) -> str:

@@ -11,6 +11,7 @@ from bertgpt.data.files import (
     BLOCK,
     MAX_LINE,
     MAX_RATIO,
+    UNREADABLE,
     File,
     check_columns,
     open_file,
@@ -27,6 +28,7 @@ READING = {"pre_buffer": False, "buffer_size": 1 << 20}  # pyarrow would hold a 
 ROWS = 16  # made into Python's objects at a time
 NESTED_ROWS = 4096  # read at a time where there are lists: pyarrow copies all texts met so far at each turn
 ELEMENT = 12  # bytes that pyarrow takes for an element of a list: 8 for it, 4 for its place
+UNFIT = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)  # what damaged bytes raise otherwise
 
 
 def parquet_rows(path: File, column: str | None = None) -> Iterator[dict[str, Any]]:
@@ -37,15 +39,16 @@ def parquet_rows(path: File, column: str | None = None) -> Iterator[dict[str, An
             row takes over MAX_LINE bytes, or a row group far more than its part of the file.
     """
     try:
-        import pyarrow.parquet  # noqa: F401
+        import pyarrow as pa
+        import pyarrow.parquet
     except ImportError as error:
         raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'bertgpt[tasks]'") from error
     try:
         with _open(path) as raw:
             yield from _rows(path, raw, column)
-    except (InputError, MemoryError):
+    except InputError:
         raise
-    except Exception as error:  # pyarrow raises its own, and Python's of many kinds
+    except (pa.ArrowException, *UNREADABLE, *UNFIT) as error:
         raise InputError(f"{path}: not Parquet that can be read: {error}; write it again") from error
 
 
@@ -132,13 +135,33 @@ def _to_python(path: File, batch: Any, before: int) -> Iterator[dict[str, Any]]:
     for start in range(0, batch.num_rows, ROWS):
         part = batch.slice(start, ROWS)
         if sum(map(_size, part.columns)) <= MAX_LINE:
-            yield from part.to_pylist()
+            yield from _plain(path, part)
             continue
         for row in range(part.num_rows):
             single = part.slice(row, 1)
             if sum(map(_size, single.columns)) > MAX_LINE:
                 raise InputError(f"{path} row {before + start + row + 1}: over {MAX_LINE} bytes; break it into rows")
-            yield from single.to_pylist()
+            yield from _plain(path, single)
+
+
+def _plain(path: File, part: Any) -> list[dict[str, Any]]:
+    """The rows as Python's objects.
+
+    Raises:
+        InputError: Python has no such values, as of a time in nanoseconds; names column and type.
+    """
+    import pyarrow as pa
+
+    try:
+        return part.to_pylist()
+    except (pa.ArrowException, *UNFIT) as failure:
+        for name, column in zip(part.schema.names, part.columns, strict=True):
+            try:
+                column.to_pylist()
+            except (pa.ArrowException, *UNFIT) as error:
+                problem = f"column {name!r:.80} holds {column.type!s:.80}, and a value that Python cannot hold"
+                raise InputError(f"{path}: {problem}; convert or drop it ({error})") from failure
+        raise
 
 
 def _size(array: Any) -> int:
@@ -151,6 +174,9 @@ def _size(array: Any) -> int:
     if pa.types.is_dictionary(kind):
         times = collections.Counter(array.indices.drop_null().to_pylist())
         return sum(count * array.dictionary[index].as_buffer().size for index, count in times.items())
+    if pa.types.is_map(kind):  # flatten() fails for it, and its keys and items are those of the whole, not the slice
+        first, last = (array.offsets[at].as_py() for at in (0, len(array))) if len(array) else (0, 0)
+        return sum(_size(part.slice(first, last - first)) for part in (array.keys, array.items))
     if pa.types.is_struct(kind):
         return sum(map(_size, array.flatten()))
     if pa.types.is_nested(kind):

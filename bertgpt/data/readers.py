@@ -5,11 +5,13 @@ import hashlib
 import itertools
 import json
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 from bertgpt.data.files import (
     MAX_LINE,
+    MAX_RATIO,
     PACKED,
     File,
     check_columns,
@@ -17,8 +19,11 @@ from bertgpt.data.files import (
     kind,
     lines,
     open_raw,
+    packing,
     parse_json,
     read_json,
+    stamp,
+    unpacked_limit,
 )
 from bertgpt.data.parquet import parquet_rows
 from bertgpt.data.task import Row
@@ -50,6 +55,44 @@ def read_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: 
     """
     files = _find_files(inputs)
     return itertools.chain.from_iterable(_read(path, word_column, tag_column) for path in files)
+
+
+def read_all_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: int = -1) -> list[Row]:
+    """As `read_rows`, all held at once.
+
+    Compressed files and Parquet may claim far more rows than they have bytes, so what these take together is bounded.
+    Files that are not compressed are about as large as their rows.
+
+    Raises:
+        InputError: as `read_rows`, or the rows take more memory than `unpacked_limit` allows for the files' sizes.
+    """
+    rows: list[Row] = []
+    packed = taken = 0  # bytes so far, in the files and in memory
+    for path in _find_files(inputs):
+        bounded = bool(packing(path)) or kind(path) == ".parquet"
+        packed += stamp(path)[0] if bounded else 0
+        for row in _read(path, word_column, tag_column):
+            taken += _memory(row) if bounded else 0
+            if taken > unpacked_limit(packed):
+                way = "as JSONL" if kind(path) == ".parquet" else "unpacked"
+                problem = f"up to here rows take {taken} bytes in memory, over {MAX_RATIO} times their files' {packed}"
+                raise InputError(f"{row.place}: {problem}; if they are sound, give the file {way}")
+            rows.append(row)
+    return rows
+
+
+def _memory(row: Row) -> int:
+    """About how many bytes a row takes in memory, and no fewer than its texts."""
+    size, rest = sys.getsizeof(row) + sys.getsizeof(row.place), [row.values]
+    while rest:
+        value: Any = rest.pop()
+        size += sys.getsizeof(value)
+        if isinstance(value, dict):
+            size += sum(map(len, value))
+            rest += value.values()
+        elif isinstance(value, list | tuple):
+            rest += value
+    return size
 
 
 def data_digest(inputs: str | Sequence[str]) -> str:

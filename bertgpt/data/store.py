@@ -357,9 +357,12 @@ def _describe(path: File) -> dict[str, Any]:
 
 def _hash_file(path: File) -> str:
     digest = hashlib.blake2b(digest_size=16)
-    with open_raw(path) as file:
-        while block := file.read(HASH_BLOCK):
-            digest.update(block)
+    try:
+        with open_raw(path) as file:
+            while block := file.read(HASH_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
     return digest.hexdigest()
 
 
@@ -367,6 +370,9 @@ def _changed_file(known: list[dict[str, Any]], files: Files) -> str | None:
     """The first difference between the files that a store was made from and those of today.
 
     A file of the same size and time (an address: size and tag) is taken as the same without reading it.
+
+    Raises:
+        InputError: a file cannot be read.
     """
     paths = files.train + files.eval
     if [entry["path"] for entry in known] != [str(path) for path in paths]:

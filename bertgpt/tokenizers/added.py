@@ -1,5 +1,6 @@
 """Tokens that were added to a vocabulary, by the files beside it, with the ids and properties of transformers."""
 
+import re
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from bertgpt.tokenizers.classes import CONFIG
 from bertgpt.tokenizers.kinds import BERT_SPECIAL
 
 SPECIAL_MAP, ADDED = "special_tokens_map.json", "added_tokens.json"
+DECIMAL = re.compile("[0-9]{1,10}")  # an id; Python makes no number of thousands of digits
 FLAGS = ("single_word", "lstrip", "rstrip", "normalized", "special")
 ROLES = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 BERT_ROLES = {f"{token[1:-1].lower()}_token": token for token in BERT_SPECIAL}
@@ -143,7 +145,7 @@ def _with_extra(added: Added, file: Path, extra: Any, **properties: bool) -> Add
 def _decoder(file: Path, values: Any) -> dict[int, AddedToken]:
     """`added_tokens_decoder`: tokens with their properties, by the ids as decimals."""
     key = "added_tokens_decoder"
-    if not isinstance(values, dict) or not all(index.isascii() and index.isdecimal() for index in values):
+    if not isinstance(values, dict) or not all(DECIMAL.fullmatch(index) for index in values):
         raise InputError(f"{file}: {key} is {values!r:.80}; it must be an object from ids to tokens")
     return {int(index): _token(file, key, value) for index, value in values.items()}
 

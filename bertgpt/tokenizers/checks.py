@@ -11,8 +11,10 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from bertgpt.errors import InputError
+from bertgpt.json_files import MAX_VALUES
 
 MAX_FILE = 1 << 26  # bytes of a tokenizer's file
+MAX_LINES = MAX_VALUES // 2  # of a vocabulary or of merges; in JSON a token has a comma and a colon
 MAX_IDS = 1 << 24  # the library makes lists as long as the highest id
 FEW_IDS = 100_000  # lists of this length cost nothing, whatever holes the ids have
 HOLES = 8  # in a larger vocabulary: ids for each token
@@ -64,6 +66,23 @@ def read_text(file: Path) -> str:
     if "\0" in text:
         raise InputError(f"{file}: not a tokenizer: holds a NUL character")
     return text
+
+
+def check_text(file: Path) -> None:
+    """
+    Raises:
+        InputError: as `read_text`.
+    """
+    read_text(file)
+
+
+def check_lines(file: Path, text: str) -> None:
+    """
+    Raises:
+        InputError: the file's text has more lines than any vocabulary; the library makes several maps of them.
+    """
+    if text.count("\n") > MAX_LINES:
+        raise InputError(f"{file}: over {MAX_LINES} lines; not a tokenizer")
 
 
 def check_ids(place: Any, vocabulary: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 from bertgpt.errors import InputError
 from bertgpt.json_files import read_json_object
 from bertgpt.tokenizers.checks import is_file
-from bertgpt.tokenizers.kinds import SETTINGS
+from bertgpt.tokenizers.kinds import DEFAULTS, SETTINGS
 
 CONFIG = "tokenizer_config.json"
 
@@ -15,14 +15,19 @@ BERTS = ("Bert", "ConvBert", "DistilBert", "Electra", "LayoutLM", "Lxmert", "Mob
 DPRS = ("DPRContextEncoder", "DPRQuestionEncoder", "DPRReader")
 CLASSES = dict.fromkeys(BERTS + DPRS, "bert") | {"OpenAIGPT": "gpt"}
 # The model types that have these classes, for a folder that names no class.
-TYPES = ("bert", "convbert", "distilbert", "dpr", "electra", "ernie", "layoutlm", "lxmert", "megatron-bert")
-MORE_TYPES = ("mobilebert", "nezha", "nomic_bert", "qdqbert", "retribert", "squeezebert", "visual_bert")
-MODEL_TYPES = dict.fromkeys(TYPES + MORE_TYPES, "bert") | {"openai-gpt": "gpt"}
+TYPES = (
+    *("bert", "convbert", "distilbert", "dpr", "electra", "ernie", "layoutlm", "lxmert", "megatron-bert"),
+    *("mobilebert", "nezha", "nomic_bert", "qdqbert", "retribert", "squeezebert", "visual_bert"),
+)
+MODEL_TYPES = dict.fromkeys(TYPES, "bert") | {"openai-gpt": "gpt"}
 # Classes in Python or around SentencePiece: transformers does not encode with the folder's tokenizer.json.
-PYTHON = ("BertGeneration", "BertJapanese", "BertTokenizerLegacy", "Bertweet", "BioGpt", "Flaubert", "Phobert")
-MORE_PYTHON = ("Bartpho", "BlenderbotSmall", "Cpm", "CpmAnt", "CTRL", "FSMT", "GPTNeoXJapanese", "GPTSw3", "ProphetNet")
-LAST_PYTHON = ("RoCBert", "Tapas", "XLM")
-WITHOUT_JSON = frozenset(PYTHON + MORE_PYTHON + LAST_PYTHON)
+WITHOUT_JSON = frozenset(
+    (
+        *("Bartpho", "BertGeneration", "BertJapanese", "BertTokenizerLegacy", "Bertweet", "BioGpt"),
+        *("BlenderbotSmall", "Cpm", "CpmAnt", "CTRL", "Flaubert", "FSMT", "GPTNeoXJapanese", "GPTSw3", "Phobert"),
+        *("ProphetNet", "RoCBert", "Tapas", "XLM"),
+    )
+)
 
 
 class Reader(NamedTuple):
@@ -82,8 +87,13 @@ def check_reader(reader: Reader, file: Path, family: str | None) -> None:
         )
 
 
-def read_settings(file: Path, config: dict[str, Any]) -> dict[str, bool | None]:
+def read_settings(file: Path, config: dict[str, Any], bert: bool) -> dict[str, bool | None]:
     """What tokenizer_config.json says of BERT's clean-up, in the words of the normalizer.
+
+    Args:
+        file: named in errors.
+        config: what it holds.
+        bert: whether the tokenizer is known to be a BERT's, so that what is left out has Hugging Face's defaults.
 
     Raises:
         InputError: a setting is neither true nor false.
@@ -91,9 +101,6 @@ def read_settings(file: Path, config: dict[str, Any]) -> dict[str, bool | None]:
     for key in SETTINGS:
         if not isinstance(config.get(key), bool | None):
             raise InputError(f"{file}: {key} is {config[key]!r}; it must be true or false")
-    lowercase, characters = (config.get(key) is not False for key in ("do_lower_case", "tokenize_chinese_chars"))
-    return {
-        "lowercase": lowercase,
-        "handle_chinese_chars": characters,
-        "strip_accents": config.get("strip_accents"),
-    }
+    told = {key: config[key] for key in SETTINGS if config.get(key) is not None}
+    found = DEFAULTS | told if bert else told
+    return {SETTINGS[key]: value for key, value in found.items()}

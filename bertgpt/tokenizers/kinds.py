@@ -13,6 +13,8 @@ SETTINGS = {  # tokenizer_config.json's words for BERT's clean-up, and the norma
     "tokenize_chinese_chars": "handle_chinese_chars",
     "strip_accents": "strip_accents",
 }
+DEFAULTS: dict[str, bool | None] = {"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None}
+"""Hugging Face's for a BERT's tokenizer_config.json that leaves them out."""
 
 
 def wordpiece(model: models.WordPiece, **settings: Any) -> Tokenizer:

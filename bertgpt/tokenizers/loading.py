@@ -8,7 +8,7 @@ from typing import Any, TypeVar
 from tokenizers import Tokenizer, models, normalizers
 
 from bertgpt.errors import InputError
-from bertgpt.json_files import read_json_object
+from bertgpt.json_files import MAX_VALUES, has_over, read_json_object
 from bertgpt.tokenizers.added import (
     ADDED,
     BERT_ROLES,
@@ -19,7 +19,16 @@ from bertgpt.tokenizers.added import (
     read_added,
     with_roles,
 )
-from bertgpt.tokenizers.checks import check_after, check_before, check_ids, check_numbering, is_file, read_text
+from bertgpt.tokenizers.checks import (
+    check_after,
+    check_before,
+    check_ids,
+    check_lines,
+    check_numbering,
+    check_text,
+    is_file,
+    read_text,
+)
 from bertgpt.tokenizers.classes import CONFIG, Reader, check_reader, find_reader, read_settings
 from bertgpt.tokenizers.kinds import BERT_SPECIAL, add_bert_template, bpe, wordpiece
 
@@ -34,7 +43,8 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     OpenAI's `encoder_bpe_40000.json` + `vocab_40000.bpe`).
 
     A `tokenizer_config.json` beside it that is a BERT's decides lower case, Chinese characters and accents, with
-    Hugging Face's defaults for what it leaves out; a `vocab.txt` without it is lower-cased. Tokens that
+    Hugging Face's defaults for what it leaves out; a `vocab.txt` without it is lower-cased. Where nothing says whose
+    tokenizer it is, only what the config says goes over tokenizer.json. Tokens that
     `tokenizer_config.json`, `special_tokens_map.json` or `added_tokens.json` add have the ids that transformers gives.
 
     Raises:
@@ -49,12 +59,12 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     check_reader(reader, file, "bert" if file.name == "vocab.txt" else "gpt" if file.name in MERGES else None)
     added = read_added(folder, config or {})
     if file.name == "vocab.txt":
-        return _from_vocab_txt(file, read_settings(folder / CONFIG, config or {}), added)
+        return _from_vocab_txt(file, read_settings(folder / CONFIG, config or {}, bert=True), added)
     if file.name in MERGES:
         return _from_merges(file, added)
     tokenizer = parse_tokenizer(read_text(file), file)
     if config is not None and reader.family in (None, "bert"):
-        _apply_settings(tokenizer, read_settings(folder / CONFIG, config))
+        _apply_settings(tokenizer, read_settings(folder / CONFIG, config, bert=reader.family == "bert"))
     return _with_added(tokenizer, file, added, reader.family == "bert")
 
 
@@ -68,6 +78,8 @@ def parse_tokenizer(text: str, place: Any) -> Tokenizer:
     Raises:
         InputError: it is no tokenizer, or asks for too much memory.
     """
+    if has_over(text, MAX_VALUES):
+        raise InputError(f"{place}: over {MAX_VALUES} commas, colons and brackets; not a tokenizer")
     try:
         description = json.loads(text)
     except (ValueError, RecursionError) as error:
@@ -122,6 +134,7 @@ def _with_added(tokenizer: Tokenizer, file: Path, added: Added, bert: bool) -> T
 
 def _from_vocab_txt(file: Path, settings: dict[str, bool | None], added: Added) -> Tokenizer:
     text = read_text(file)
+    check_lines(file, text)
     vocabulary = _guarded(file, lambda: models.WordPiece.read_file(str(file)))  # as transformers does
     check_ids(file, vocabulary)
     later = {token.content for token in added.numbered.values()}
@@ -140,7 +153,8 @@ def _from_merges(file: Path, added: Added) -> Tokenizer:
     merges = file.with_name(MERGES[file.name])
     if not is_file(merges):
         raise InputError(f"{file}: needs {merges.name} beside it")
-    read_text(file), read_text(merges)
+    check_text(file)
+    check_lines(merges, read_text(merges))
     vocabulary = read_json_object(file)
     check_ids(file, vocabulary)
     token, _ = added.named.get("unk_token", (None, file))

@@ -96,9 +96,11 @@ def _tokenizer(folder: Path) -> None:
 def _parquet() -> list[bytes]:
     words = pa.array(["one", "two", None, "two"])
     nested = [{"text": ["a"], "at": [1]}, {"text": [], "at": [2, 3]}, None, {"text": ["b", "c"], "at": []}]
+    maps = [[("one", 1)], [], None, [("three", 1), ("four", None)]]
     tables = [
         pa.table({"text": ["one. two", "three\n\nfour", "", "five"], "label": [0, 1, 2, 3]}),
         pa.table({"text": words, "answers": nested, "words": [["x", "y"], [], None, ["x"]]}),
+        pa.table({"text": words, "counts": pa.array(maps, pa.map_(pa.string(), pa.int32()))}),
         pa.table({"text": words.dictionary_encode(), "number": [0.5, 1.5, None, 2.5], "raw": [b"ab"] * 4}),
     ]
     return [_bytes(pq.write_table, table, compression=pack) for table in tables for pack in ("none", "zstd")]
