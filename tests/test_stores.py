@@ -211,7 +211,7 @@ def test_a_store_moved_away_by_a_killed_replacement_is_put_back(config_file, tmp
 
 @pytest.mark.parametrize("folder", [".", "/", ".."])
 def test_a_store_without_a_name_is_refused(config_file, folder):
-    with pytest.raises(InputError, match="give a folder with a name"):
+    with pytest.raises(InputError, match="give a named folder"):
         runs.prepare_store(configs.load(str(config_file), [f"data.store={folder}"]))
 
 

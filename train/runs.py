@@ -226,7 +226,7 @@ def store_folder(config: RunConfig) -> Path:
     """
     folder = Path(config.data.store) if config.data.store else Path(config.out) / "store"
     if folder.name in ("", ".."):
-        raise InputError(f"data.store is {config.data.store}; give a folder with a name, such as data.store=stores/mine")
+        raise InputError(f"data.store is {config.data.store}; give a named folder, such as data.store=stores/mine")
     return folder
 
 
