@@ -52,13 +52,14 @@ def lock(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[bool
         wait(holder)
         while (file := _acquire(path)) is None:
             time.sleep(0.5)
-    held = not isinstance(file, Unlocked)
+    if isinstance(file, Unlocked):
+        yield False
+        return
     try:
-        yield held
+        yield True
     finally:
-        if held:
-            path.unlink(missing_ok=True)
-            file.close()
+        path.unlink(missing_ok=True)
+        file.close()
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ import itertools
 import json
 import shutil
 import tempfile
-import typing
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -24,6 +23,7 @@ from bertgpt.json_files import read_json_object
 from bertgpt.tokenizers import vocabulary_size
 
 BLOCK = 1 << 17  # numbers copied at a time
+KINDS: dict[str, type] = {"files": list, "splits": dict, "hashes": dict, "tokenizer": str}  # the fields of a Part
 BOUNDS = {"sentences": "tokens", "documents": "sentences"}  # a file of bounds: what they count
 
 
@@ -75,8 +75,7 @@ def read_part(folder: Path) -> Part | None:
         values = read_json_object(path) if path.is_file() else {}
     except InputError:
         return None
-    kinds = {name: typing.get_origin(kind) or kind for name, kind in Part.__annotations__.items()}
-    known = values.keys() == kinds.keys() and all(isinstance(values[name], kind) for name, kind in kinds.items())
+    known = values.keys() == KINDS.keys() and all(isinstance(values[name], kind) for name, kind in KINDS.items())
     return Part(**values) if known else None
 
 
