@@ -5,7 +5,7 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from bertgpt.data.store import Split, TextSource, open_split, prepare
+from bertgpt.data.text.store import Split, TextSource, open_split, prepare
 from bertgpt.tokenizers import train_wordpiece
 from train.config import load, text_source
 

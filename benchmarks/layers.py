@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import optax
 
 import bertgpt
-from bertgpt.layers import Block, Stack
+from bertgpt.model.blocks import Block, Stack
 
 
 class ScanStack(nn.Module):

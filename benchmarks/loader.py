@@ -15,7 +15,7 @@ import numpy as np
 from benchmarks import side_by_side
 from benchmarks.corpus import demo_split
 from benchmarks.side_by_side import Spread, show, spread
-from bertgpt.data.bert import BertPairs, pack_pairs
+from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
 from bertgpt.errors import InputError
 
 RUNS = 6  # the first is not counted

@@ -15,8 +15,8 @@ from pathlib import Path
 from benchmarks import side_by_side
 from benchmarks.corpus import demo
 from benchmarks.side_by_side import show, spread
-from bertgpt.data.corpus import split_sentences
-from bertgpt.data.store import prepare
+from bertgpt.data.text.documents import split_sentences
+from bertgpt.data.text.store import prepare
 from bertgpt.errors import InputError
 
 

@@ -20,9 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from benchmarks import baselines, demo_data
-from bertgpt.data.readers import read_rows
-from bertgpt.data.squad import f1
-from train.metrics import tag_scores
+from bertgpt.data.tasks.readers import read_rows
+from bertgpt.data.tasks.squad import f1
+from train.jobs.task_metrics import tag_scores
 from train.reports import read_metrics
 
 DATA, OUT = Path("runs/demo_data"), Path("runs/tasks")

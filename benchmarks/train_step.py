@@ -23,12 +23,13 @@ from benchmarks.corpus import demo_split
 from benchmarks.side_by_side import Make, Spread, Work
 from bertgpt import presets
 from bertgpt.config import ModelConfig
-from bertgpt.data.store import Split
+from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
-from bertgpt.layers import cudnn_obstacle
+from bertgpt.model.blocks import cudnn_obstacle
 from bertgpt.tokenizers import train_wordpiece
-from train import flops, parallel, runs
+from train import flops, parallel
 from train.config import OptimizerSection, ParallelSection, RunConfig
+from train.folders import run as runs
 from train.loader import real_tokens
 from train.optimizers import make_optimizer
 from train.state import create_state

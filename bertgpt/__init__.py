@@ -8,9 +8,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from bertgpt import losses, masks, presets
-    from bertgpt.adapt import adapt, add_tokens
-    from bertgpt.bert import (
+    from bertgpt import losses, presets
+    from bertgpt.checkpoints.adapt import adapt, add_tokens
+    from bertgpt.checkpoints.load import load_pretrained, save_pretrained
+    from bertgpt.config import ModelConfig
+    from bertgpt.data.tasks.task import TaskSettings
+    from bertgpt.errors import InputError
+    from bertgpt.inference.decoding import generate, stream
+    from bertgpt.inference.fill_mask import embed, fill_mask, next_sentence_probability
+    from bertgpt.inference.predict import predict
+    from bertgpt.model import masks
+    from bertgpt.model.bert import (
         BertForMaskedLM,
         BertForMultipleChoice,
         BertForNextSentencePrediction,
@@ -20,53 +28,46 @@ if TYPE_CHECKING:
         BertForTokenClassification,
         BertModel,
     )
-    from bertgpt.config import ModelConfig
-    from bertgpt.data.task import TaskSettings
-    from bertgpt.decoding import generate, stream
-    from bertgpt.errors import InputError
-    from bertgpt.gpt import (
+    from bertgpt.model.gpt import (
         OpenAIGPTDoubleHeadsModel,
         OpenAIGPTForSequenceClassification,
         OpenAIGPTLMHeadModel,
         OpenAIGPTModel,
     )
-    from bertgpt.inference import embed, fill_mask, next_sentence_probability
-    from bertgpt.outputs import ModelOutput
-    from bertgpt.pretrained import load_pretrained, save_pretrained
-    from bertgpt.tasks import predict
+    from bertgpt.model.outputs import ModelOutput
     from bertgpt.tokenizers import load_tokenizer
 
 _HOME = {
-    "BertForMaskedLM": "bert",
-    "BertForMultipleChoice": "bert",
-    "BertForNextSentencePrediction": "bert",
-    "BertForPreTraining": "bert",
-    "BertForQuestionAnswering": "bert",
-    "BertForSequenceClassification": "bert",
-    "BertForTokenClassification": "bert",
-    "BertModel": "bert",
+    "BertForMaskedLM": "model.bert",
+    "BertForMultipleChoice": "model.bert",
+    "BertForNextSentencePrediction": "model.bert",
+    "BertForPreTraining": "model.bert",
+    "BertForQuestionAnswering": "model.bert",
+    "BertForSequenceClassification": "model.bert",
+    "BertForTokenClassification": "model.bert",
+    "BertModel": "model.bert",
     "InputError": "errors",
     "ModelConfig": "config",
-    "ModelOutput": "outputs",
-    "OpenAIGPTDoubleHeadsModel": "gpt",
-    "OpenAIGPTForSequenceClassification": "gpt",
-    "OpenAIGPTLMHeadModel": "gpt",
-    "OpenAIGPTModel": "gpt",
-    "TaskSettings": "data.task",
-    "add_tokens": "adapt",
-    "adapt": "adapt",
-    "embed": "inference",
-    "fill_mask": "inference",
-    "generate": "decoding",
-    "load_pretrained": "pretrained",
+    "ModelOutput": "model.outputs",
+    "OpenAIGPTDoubleHeadsModel": "model.gpt",
+    "OpenAIGPTForSequenceClassification": "model.gpt",
+    "OpenAIGPTLMHeadModel": "model.gpt",
+    "OpenAIGPTModel": "model.gpt",
+    "TaskSettings": "data.tasks.task",
+    "add_tokens": "checkpoints.adapt",
+    "adapt": "checkpoints.adapt",
+    "embed": "inference.fill_mask",
+    "fill_mask": "inference.fill_mask",
+    "generate": "inference.decoding",
+    "load_pretrained": "checkpoints.load",
     "load_tokenizer": "tokenizers",
     "losses": None,
     "masks": None,
-    "next_sentence_probability": "inference",
-    "predict": "tasks",
+    "next_sentence_probability": "inference.fill_mask",
+    "predict": "inference.predict",
     "presets": None,
-    "save_pretrained": "pretrained",
-    "stream": "decoding",
+    "save_pretrained": "checkpoints.load",
+    "stream": "inference.decoding",
 }  # None: a module itself
 
 __all__ = [

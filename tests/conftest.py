@@ -13,7 +13,7 @@ import pytest
 from model_folders import make
 
 import bertgpt
-from bertgpt.data import store
+from bertgpt.data.text import store
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 
 jax.config.update("jax_numpy_rank_promotion", "raise")

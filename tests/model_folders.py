@@ -8,7 +8,8 @@ import numpy as np
 from safetensors.numpy import load_file, save_file
 
 import bertgpt
-from bertgpt import names, pretrained
+from bertgpt.checkpoints import hf_mapping as names
+from bertgpt.checkpoints import load as pretrained
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_positions": 32, "vocab_size": 64, "num_labels": 3}
 BERT = bertgpt.presets.bert_tiny(**TINY, mlp_size=32, labels=("no", "maybe", "yes"))

@@ -12,8 +12,8 @@ from model_folders import make
 from tokenizers import Tokenizer
 
 import bertgpt
-from bertgpt.adapt import adapt, add_tokens
-from bertgpt.data.task import GPT_TASK_TOKENS
+from bertgpt.checkpoints.adapt import adapt, add_tokens
+from bertgpt.data.tasks.task import GPT_TASK_TOKENS
 from bertgpt.tokenizers import train_bpe, train_wordpiece, vocabulary_size
 
 KEY = jax.random.key(7)

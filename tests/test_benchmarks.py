@@ -12,7 +12,7 @@ import pytest
 from benchmarks import side_by_side
 from benchmarks.side_by_side import Side, Spread, Work
 from bertgpt.config import ModelConfig
-from bertgpt.data.store import TextSource
+from bertgpt.data.text.store import TextSource
 from bertgpt.errors import InputError
 from train.config import ParallelSection
 

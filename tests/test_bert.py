@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import bertgpt
-from bertgpt.bert import BertEmbeddings
+from bertgpt.model.bert import BertEmbeddings
 
 IDS = np.random.default_rng(0).integers(5, 30, (2, 12)).astype(np.int32)
 ABSENT = 40  # a token that no row holds

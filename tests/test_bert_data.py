@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bertgpt.data import bert
-from bertgpt.data.store import Split
+from bertgpt.data.pretraining import sentence_pairs as bert
+from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer
 

@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY
 
 import bertgpt
-from train.checkpoints import Checkpoints, restore_newest
+from train.folders.checkpoints import Checkpoints, restore_newest
 from train.state import create_state
 
 
@@ -186,10 +186,10 @@ def test_what_goes_wrong_while_reading_is_no_damage(saved, state, monkeypatch, e
     def fail(*_, **__):
         raise error
 
-    monkeypatch.setattr("train.checkpoints.ocp.load", fail)
+    monkeypatch.setattr("train.folders.checkpoints.ocp.load", fail)
     with pytest.raises(type(error)):
         restore_newest(saved, jax.eval_shape(lambda: state), print)
-    monkeypatch.setattr("train.checkpoints._hash", fail)
+    monkeypatch.setattr("train.folders.checkpoints._hash", fail)
     with pytest.raises(type(error)):
         restore_newest(saved, jax.eval_shape(lambda: state), print)
     assert saved.steps() == [4, 8, 12]

@@ -17,8 +17,9 @@ import yaml
 
 import bertgpt
 from bertgpt.tokenizers import train_wordpiece
-from train import loader, runs
+from train import loader
 from train.__main__ import explain, main
+from train.folders import run as runs
 
 RUN = {
     "model": {
@@ -227,7 +228,7 @@ def test_the_wrong_verb_is_told_the_right_one(bert_run, gpt_run, capsys):
 def test_continued_pretraining_takes_weights_and_tokenizer(bert_run, config_file, tmp_path, capsys):
     import numpy as np
 
-    from train.runs import load_run
+    from train.folders.run import load_run
 
     overrides = [f"model.init_from={bert_run}", f"out={tmp_path}", f"data.store={tmp_path}/store"]
     overrides += ["optimizer.learning_rate=0", "model.preset=null", "train.steps=1"]
@@ -251,7 +252,7 @@ def same(a, b):
 
 
 def test_an_exported_run_is_its_best_checkpoint_with_its_tokenizer(exported, bert_run, gpt_run):
-    from train.runs import load_run
+    from train.folders.run import load_run
 
     for run, name in ((bert_run, "BertForPreTraining"), (gpt_run, "OpenAIGPTLMHeadModel")):
         loaded, found = load_run(run), load_run(exported[run.name])
@@ -261,7 +262,7 @@ def test_an_exported_run_is_its_best_checkpoint_with_its_tokenizer(exported, ber
 
 
 def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
-    from train.runs import load_run
+    from train.folders.run import load_run
 
     store = config_file.parent / "bert_store"
     out = ["checkpoint.keep=3", f"out={tmp_path}/run", f"data.store={store}"]
@@ -316,7 +317,7 @@ def test_a_folder_without_the_verbs_head_is_told(exported, tmp_path, name, archi
 
 
 def test_pretraining_goes_on_from_a_model_folder(exported, bert_run, config_file, tmp_path, capsys):
-    from train.runs import load_run
+    from train.folders.run import load_run
 
     overrides = [f"out={tmp_path}/run", f"data.store={tmp_path}/store", "model.preset=null", "train.steps=1"]
     overrides += ["optimizer.learning_rate=0", f"model.init_from={exported['bert']}"]
@@ -330,7 +331,7 @@ def test_pretraining_goes_on_from_a_model_folder(exported, bert_run, config_file
 
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_a_classifier_is_left_behind_by_pretraining(gpt_run, tmp_path):
-    from train.runs import _load_start, load_run
+    from train.folders.run import _load_start, load_run
 
     run = load_run(gpt_run)
     model = bertgpt.OpenAIGPTForSequenceClassification(run.model.config)
@@ -343,7 +344,7 @@ def test_a_classifier_is_left_behind_by_pretraining(gpt_run, tmp_path):
 
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, config_file, tmp_path, capsys):
-    from train.runs import load_run
+    from train.folders.run import load_run
 
     folder = tmp_path / "folder"
     model, params = bertgpt.load_pretrained(exported["bert"], "BertModel")

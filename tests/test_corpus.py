@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from packed_files import PACK, write_packed
 
-from bertgpt.data import corpus, files, parquet
+from bertgpt.data.text import documents as corpus
+from bertgpt.data.text import files, parquet
 from bertgpt.errors import InputError
 
 

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from bertgpt.data import counter
+from bertgpt.data.pretraining import counter
 
 
 def test_bits_are_splitmix64():

@@ -9,7 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bertgpt
-from bertgpt import decoding, layers
+from bertgpt.inference import decoding
+from bertgpt.model import blocks as layers
 
 WIDE = TINY | {"vocab_size": 200, "initializer_range": 0.5}  # tokens differ in likelihood
 PROMPTS = np.array([[3, 14, 15], [92, 65, 35]])

@@ -11,7 +11,7 @@ import pytest
 from conftest import TINY
 
 import bertgpt
-from bertgpt.data.packing import assemble, lay_out
+from bertgpt.data.pretraining.packing import assemble, lay_out
 from bertgpt.losses import SumWeight
 from train import parallel, step
 from train.config import OptimizerSection, ParallelSection

@@ -12,15 +12,15 @@ import numpy as np
 import pytest
 
 import bertgpt
-from bertgpt.data import readers
+from bertgpt.data.tasks import readers
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 from train import config as configs
-from train import evaluating, finetuning
 from train.__main__ import main
+from train.folders.run import find_start, load_run
+from train.jobs import evaluating, finetuning
+from train.jobs.planning import make_plan
 from train.optimizers import make_optimizer
-from train.planning import make_plan
 from train.reports import read_metrics
-from train.runs import find_start, load_run
 from train.step import train_step
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*made anew, to be trained")
@@ -569,5 +569,5 @@ def test_settings_of_the_other_verb_or_impossible_ones_are_refused(verb, overrid
 
 def test_python_is_told_how_responses_are_written(bases):
     model, params = bertgpt.load_pretrained(bases / "gpt")
-    with pytest.raises(bertgpt.InputError, match="use bertgpt.tasks.respond"):
+    with pytest.raises(bertgpt.InputError, match="use bertgpt.inference.predict.respond"):
         bertgpt.predict(model, params, bertgpt.load_tokenizer(bases / "gpt"), [{"prompt": "ant"}])

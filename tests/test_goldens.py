@@ -11,7 +11,9 @@ import pytest
 from safetensors.numpy import load_file
 
 import bertgpt
-from bertgpt import losses, names, pretrained
+from bertgpt import losses
+from bertgpt.checkpoints import hf_mapping as names
+from bertgpt.checkpoints import load as pretrained
 
 GOLDENS = Path(__file__).parent / "goldens"
 ARCHITECTURES = [name for family in names.FAMILIES.values() for name in family.architectures]

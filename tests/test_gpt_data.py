@@ -5,8 +5,8 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bertgpt.data.gpt import GptWindows
-from bertgpt.data.store import Split
+from bertgpt.data.pretraining.windows import GptWindows
+from bertgpt.data.text.store import Split
 
 
 def windows(count: int, length: int, seed: int = 0) -> GptWindows:

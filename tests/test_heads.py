@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import bertgpt
-from bertgpt.gpt import last_position
+from bertgpt.model.gpt import last_position
 
 IDS = np.random.default_rng(0).integers(1, 60, (2, 3, 8)).astype(np.int32)
 FIELD = {  # what a head adds, and whether dropout stands before it

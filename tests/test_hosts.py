@@ -20,10 +20,11 @@ import bertgpt
 import train
 from bertgpt.errors import InputError
 from train import config as configs
-from train import finetuning, hosts, pretraining
-from train.checkpoints import Checkpoints
+from train import hosts
+from train.folders.checkpoints import Checkpoints
+from train.folders.run import load_run
+from train.jobs import finetuning, pretraining
 from train.loop import in_order
-from train.runs import load_run
 
 STEPS = 40
 MESH_OF_TWO = ["parallel.strategy=mesh", "parallel.data=2"]

@@ -14,7 +14,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertgpt import InputError, ModelConfig, layers
+from bertgpt import InputError, ModelConfig
+from bertgpt.model import blocks as layers
 
 CONFIG = ModelConfig("bert", vocab_size=64, hidden_size=16, num_layers=1, num_heads=2, mlp_size=32)
 SURE = 0.9999999  # a dropout that drops everything

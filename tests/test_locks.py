@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from bertgpt.errors import InputError
-from train import locks
+from train.folders import locks
 
 HOLD = """
 import sys, time

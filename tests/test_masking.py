@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bertgpt.data import counter, masking
+from bertgpt.data.pretraining import counter, masking
 
 MASK, VOCAB = 4, 1000
 CONTINUES = np.arange(VOCAB) % 3 == 2  # a third of the vocabulary goes on a word

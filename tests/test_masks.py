@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
-from bertgpt import masks
+from bertgpt.model import masks
 
 PADDED = np.array([[1, 1, 1, 0], [1, 0, 0, 0]])
 PACKED = np.array([[0, 0, 1, 1], [7, 7, 7, 2]])

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
-from bertgpt.data.tagging import entity_spans
+from bertgpt.data.tasks.tagging import entity_spans
 from bertgpt.errors import InputError
-from train import metrics
+from train.jobs import task_metrics as metrics
 from train.loop import Best
 
 

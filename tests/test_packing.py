@@ -14,21 +14,22 @@ from hypothesis import strategies as st
 
 import bertgpt
 from benchmarks.corpus import demo_split
-from bertgpt.adapt import add_tokens
-from bertgpt.data import masking, packing
-from bertgpt.data.bert import BertPairs, pack_pairs
-from bertgpt.data.classification import Classification
-from bertgpt.data.gpt import GptPieces
-from bertgpt.data.packing import Packed, lay_out, plan_packs
-from bertgpt.data.sft import Responses
-from bertgpt.data.store import Split
-from bertgpt.data.tagging import Tagging
-from bertgpt.data.task import Row, TaskExamples, TaskSettings, make_frame
+from bertgpt.checkpoints.adapt import add_tokens
+from bertgpt.data.pretraining import masking, packing
+from bertgpt.data.pretraining.packing import Packed, lay_out, plan_packs
+from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
+from bertgpt.data.pretraining.windows import GptPieces
+from bertgpt.data.tasks.classification import Classification
+from bertgpt.data.tasks.sft import Responses
+from bertgpt.data.tasks.tagging import Tagging
+from bertgpt.data.tasks.task import Row, TaskExamples, TaskSettings, make_frame
+from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
-from bertgpt.tasks import task_tokens
+from bertgpt.inference.predict import task_tokens
+from bertgpt.losses.chunked_cross_entropy import VocabularyHead
 from bertgpt.tokenizers import train_bpe, train_wordpiece
-from bertgpt.vocabulary import VocabularyHead
-from train import finetuning, loader, step
+from train import loader, step
+from train.jobs import finetuning
 
 T = 32
 ANIMALS = ["ant", "bee", "cow", "dog", "elk", "fox"]

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertgpt.data.parquet import parquet_rows
-from bertgpt.data.parquet_sizes import row_groups, walk
+from bertgpt.data.text.parquet import parquet_rows
+from bertgpt.data.text.parquet_sizes import row_groups, walk
 from bertgpt.errors import InputError
 
 TABLE = pa.table(

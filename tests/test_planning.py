@@ -14,8 +14,9 @@ import yaml
 
 from bertgpt.losses import SumWeight
 from train import config as configs
-from train import parallel, planning
+from train import parallel
 from train.__main__ import main
+from train.jobs import planning
 from train.state import TrainState, create_state
 from train.step import Task
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from test_devices import make_batch, make_task
 
-from bertgpt import decoding
-from bertgpt.stablehlo import export_program
+from bertgpt.inference import decoding
+from bertgpt.inference.stablehlo import export_program
 from train import step
 
 

@@ -14,9 +14,11 @@ from model_folders import FAMILY, TINY, assert_equal, change_config, make, rewri
 from safetensors.numpy import load_file
 
 import bertgpt
-from bertgpt import names, pretrained, tensor_files
+from bertgpt.checkpoints import hf_mapping as names
+from bertgpt.checkpoints import load as pretrained
+from bertgpt.checkpoints.formats import tensor_files
 from bertgpt.errors import InputError
-from bertgpt.stablehlo import export_stablehlo
+from bertgpt.inference.stablehlo import export_stablehlo
 from train.__main__ import main
 
 

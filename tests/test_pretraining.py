@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 
 import bertgpt
-from bertgpt.data.bert import BertPairs, LengthBaseline, PairPlan, fit_lengths
-from bertgpt.data.gpt import GptWindows
-from bertgpt.data.store import Split
+from bertgpt.data.pretraining.sentence_pairs import BertPairs, LengthBaseline, PairPlan, fit_lengths
+from bertgpt.data.pretraining.windows import GptWindows
+from bertgpt.data.text.store import Split
 from train import loop, optimizers
 from train.__main__ import main
 from train.config import RunConfig
-from train.pretraining import baseline_sums, check_labels
+from train.jobs.pretraining import baseline_sums, check_labels
 from train.reports import derived
 
 BLANK_LINES = "separate documents, not sentences, by blank lines"

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from bertgpt.data.task import KINDS
+from bertgpt.data.tasks.task import KINDS
 from train import config as configs
 from train.__main__ import main
 

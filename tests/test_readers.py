@@ -13,7 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from packed_files import PACK, write_packed
 
-from bertgpt.data import files, parquet, readers
+from bertgpt.data.tasks import readers
+from bertgpt.data.text import files, parquet
 from bertgpt.errors import InputError
 
 SUFFIXES = ".jsonl, .json, .csv, .tsv, .parquet, .conll, .conllu, .iob, .iob2, .bio, .txt"

@@ -18,10 +18,10 @@ import yaml
 
 from bertgpt.errors import InputError
 from train import config as configs
-from train import pretraining
-from train.checkpoints import Checkpoints
+from train.folders.checkpoints import Checkpoints
+from train.folders.run import load_run
+from train.jobs import pretraining
 from train.reports import TIMINGS
-from train.runs import load_run
 from train.watching import Stop
 
 STEPS = 16

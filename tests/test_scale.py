@@ -21,11 +21,12 @@ import yaml
 from hypothesis import example, given
 from tokenizers import Tokenizer
 
-from bertgpt.data import parts, store
+from bertgpt.data.text import store
+from bertgpt.data.text import store_shards as parts
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer
-from train import scaling
 from train.__main__ import main
+from train.folders import distributed_preparation as scaling
 
 ROOT = Path(__file__).parent.parent
 FAKE = {  # Slurm on one machine: every job runs at once, every task of an array after the other
@@ -310,7 +311,7 @@ MEMORY = """
 import sys
 from pathlib import Path
 from tokenizers import Tokenizer
-from bertgpt.data import corpus, parts, store
+from bertgpt.data.text import documents as corpus, store, store_shards as parts
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
 peaks = []
@@ -416,7 +417,7 @@ def test_a_missing_extra_is_told_in_one_line(config_file, capsys, monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     line = fails(capsys, "prepare", config_file, "--tasks", "2", "--ray")
     assert line == "error: --ray needs ray: pip install 'bertgpt[scale]'"
-    monkeypatch.delitem(sys.modules, "train.scaling")
+    monkeypatch.delitem(sys.modules, "train.folders.distributed_preparation")
     monkeypatch.setitem(sys.modules, "multiprocess", None)
     line = fails(capsys, "prepare", config_file, "--tasks", "2")
     assert line == "error: --tasks needs multiprocess: pip install 'bertgpt[scale]'"

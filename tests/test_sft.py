@@ -7,11 +7,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertgpt import losses
-from bertgpt.adapt import add_tokens
-from bertgpt.data.sft import Responses
-from bertgpt.data.task import Row, TaskExamples, make_frame
+from bertgpt.checkpoints.adapt import add_tokens
+from bertgpt.data.tasks.sft import Responses
+from bertgpt.data.tasks.task import Row, TaskExamples, make_frame
 from bertgpt.errors import InputError
-from bertgpt.tasks import task_tokens
+from bertgpt.inference.predict import task_tokens
 from bertgpt.tokenizers import train_bpe
 
 LETTERS = add_tokens(train_bpe(["ant bee cow dog " * 9], 60), task_tokens("sft"))

@@ -26,7 +26,9 @@ os.environ["ARROW_DEFAULT_MEMORY_POOL"] = "system"  # the others set 1 GiB aside
 import pyarrow.parquet
 
 import bertgpt
-from bertgpt.data import corpus, files, readers
+from bertgpt.data.tasks import readers
+from bertgpt.data.text import documents as corpus
+from bertgpt.data.text import files
 from fuzz.limits import TooLong, limit_memory, time_limit
 
 READ = {

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bertgpt.data import squad
-from bertgpt.data.squad import Answers, max_context, windows
-from bertgpt.data.task import Example, Row, TaskExamples, make_frame
+from bertgpt.data.tasks import squad
+from bertgpt.data.tasks.squad import Answers, max_context, windows
+from bertgpt.data.tasks.task import Example, Row, TaskExamples, make_frame
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer
 

@@ -8,7 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from bertgpt.data import corpus, integrity, store, workers
+from bertgpt.data.text import documents as corpus
+from bertgpt.data.text import integrity, store, workers
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer, train_bpe, train_wordpiece
 

@@ -13,12 +13,13 @@ import pytest
 import yaml
 from test_hosts import END, finish, start
 
-from bertgpt.data import store
+from bertgpt.data.text import store
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer, save_tokenizer, vocabulary_size
 from train import config as configs
-from train import locks, runs, verified
 from train.__main__ import main
+from train.folders import locks, verified
+from train.folders import run as runs
 
 
 def contents(folder: Path) -> dict[str, bytes]:

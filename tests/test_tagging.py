@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import normalizers
 
-from bertgpt.data import tagging
-from bertgpt.data.tagging import Tagging
-from bertgpt.data.task import Row, TaskExamples, make_frame
+from bertgpt.data.tasks import tagging
+from bertgpt.data.tasks.tagging import Tagging
+from bertgpt.data.tasks.task import Row, TaskExamples, make_frame
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer
 

@@ -7,9 +7,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertgpt.adapt import add_tokens
-from bertgpt.data.classification import Classification
-from bertgpt.data.task import GPT_TASK_TOKENS, Frame, Row, TaskExamples, make_frame
+from bertgpt.checkpoints.adapt import add_tokens
+from bertgpt.data.tasks.classification import Classification
+from bertgpt.data.tasks.task import GPT_TASK_TOKENS, Frame, Row, TaskExamples, make_frame
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 

@@ -10,11 +10,11 @@ from hypothesis import strategies as st
 from tokenizers import models, trainers
 
 from bertgpt import tokenizers
-from bertgpt.data import store
+from bertgpt.data.text import store
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import training
 from bertgpt.tokenizers.kinds import bpe, wordpiece
-from train import runs
+from train.folders import run as runs
 
 WORDS = "the cat the café played 中文 playing plays I"
 TRAINERS = {"wordpiece": tokenizers.train_wordpiece, "bpe": tokenizers.train_bpe}

@@ -9,9 +9,10 @@ import pytest
 from jax.extend.core import jaxprs_in_params
 from test_devices import initial_params, make_batch, make_task
 
-from bertgpt import losses, vocabulary
+from bertgpt import losses
 from bertgpt.errors import InputError
-from bertgpt.vocabulary import VocabularyHead, summed_cross_entropy
+from bertgpt.losses import chunked_cross_entropy as vocabulary
+from bertgpt.losses.chunked_cross_entropy import VocabularyHead, summed_cross_entropy
 from train import step
 
 V, D = 11, 6

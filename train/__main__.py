@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from bertgpt.errors import InputError
-from train.folders import user_cache
+
+from .atomic_files import user_cache
 
 VERBS = {
     "prepare": "tokenize a corpus to a token store",
@@ -53,7 +54,7 @@ def main(arguments: list[str] | None = None) -> int:
         verbs.add_parser(verb, help=text, add_help=False)
     try:
         verb = parser.parse_args(arguments[:1]).verb
-        command = importlib.import_module(f"train.commands.{verb.replace('-', '_')}")
+        command = importlib.import_module(f".cli.{verb.replace('-', '_')}", __package__)
         options = Parser(prog=f"python -m train {verb}", description=command.__doc__)
         command.add_arguments(options)
         parsed = options.parse_intermixed_args(arguments[1:])
@@ -91,7 +92,7 @@ def compiled_folder() -> Path:
 def leave(error: Exception) -> int:
     """Explains what went wrong, and its exit code; one process of several goes at once, since the others may never come
     to the point where JAX waits for all."""
-    hosts = sys.modules.get("train.hosts")
+    hosts = sys.modules.get(f"{__package__}.hosts")
     if hosts is None or not hosts.several():
         return explain(error)
     if hosts.is_lost_peer(error):

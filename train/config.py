@@ -11,10 +11,11 @@ from typing import Any
 
 from bertgpt import presets
 from bertgpt.config import ModelConfig
-from bertgpt.data.store import TextSource
-from bertgpt.data.task import KINDS, TaskSettings
+from bertgpt.data.tasks.task import KINDS, TaskSettings
+from bertgpt.data.text.store import TextSource
 from bertgpt.errors import InputError, check_local
-from train.yaml_files import number, read_yaml, scalar, write_yaml
+
+from .yaml_files import number, read_yaml, scalar, write_yaml
 
 
 @dataclasses.dataclass

@@ -19,7 +19,8 @@ from jax.experimental import multihost_utils
 
 import bertgpt
 from bertgpt.errors import InputError
-from train import native_errors
+
+from . import native_errors
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
 LAUNCHED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # what launchers tell of their processes

@@ -16,17 +16,18 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bertgpt.errors import InputError
-from train import config as configs
-from train import flops, hosts, loader, parallel, reports
-from train.checkpoints import Checkpoints, restore_newest
-from train.config import RunConfig
-from train.folders import write_whole
-from train.optimizers import make_optimizer, make_schedule, warmup_steps
-from train.parallel import Strategy
-from train.reports import say
-from train.state import TrainState, create_state
-from train.step import Task, eval_step, train_step
-from train.watching import Profile, Stop, Watchdog
+
+from . import config as configs
+from . import flops, hosts, loader, parallel, reports
+from .atomic_files import write_whole
+from .config import RunConfig
+from .folders.checkpoints import Checkpoints, restore_newest
+from .optimizers import make_optimizer, make_schedule, warmup_steps
+from .parallel import Strategy
+from .reports import say
+from .state import TrainState, create_state
+from .step import Task, eval_step, train_step
+from .watching import Profile, Stop, Watchdog
 
 FEW_TOKENS = 1000  # predicted in an evaluation; below it, a run warns
 UNDER_WAY = 2  # evaluation batches that the device has got before the first of them is fetched

@@ -22,7 +22,7 @@ ENDED = "another process of this run ended"
 def attach(index: int) -> None:
     """Puts such a process between this one, number `index` of a run, and its stderr."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
-    command = [sys.executable, "-m", "train.native_errors", str(index)]
+    command = [sys.executable, "-m", f"{__package__}.native_errors", str(index)]
     beside = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=environment)
     assert beside.stdin is not None
     sys.stderr.flush()

@@ -9,9 +9,10 @@ import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
 from bertgpt.errors import InputError
-from train.config import ParallelSection
-from train.state import TrainState
-from train.step import Local
+
+from .config import ParallelSection
+from .state import TrainState
+from .step import Local
 
 AXES = DATA, FSDP = "data", "fsdp"  # a mesh's: batches are split over both, parameters and optimizer over the second
 ROWS, WHOLE = PartitionSpec(AXES), PartitionSpec()

@@ -17,9 +17,10 @@ from rich.table import Table
 from rich.text import Text
 
 from bertgpt.errors import InputError
-from bertgpt.layers import cudnn_obstacle
-from train import hosts
-from train.folders import write_whole
+from bertgpt.model.blocks import cudnn_obstacle
+
+from . import hosts
+from .atomic_files import write_whole
 
 DRAWN = (
     "mlm_loss",

@@ -13,8 +13,9 @@ from jax import Array
 
 from bertgpt import losses
 from bertgpt.losses import Batch, SumWeight
-from train.cpu import fast_dense
-from train.state import TrainState, step_key
+
+from .cpu import fast_dense
+from .state import TrainState, step_key
 
 Sums = dict[str, SumWeight]
 PACKED = ("position_ids", "pack_ids", "cls_positions")  # further inputs of a batch whose rows hold several examples

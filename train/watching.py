@@ -11,8 +11,8 @@ from pathlib import Path
 import jax
 from jax.experimental import multihost_utils
 
-from train import hosts
-from train.config import parse_steps
+from . import hosts
+from .config import parse_steps
 
 
 class Stop:

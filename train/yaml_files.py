@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from bertgpt.errors import InputError
-from train.folders import write_whole
+
+from .atomic_files import write_whole
 
 MAX_YAML = 1 << 20  # bytes of a configuration
 NULL = "tag:yaml.org,2002:null"

@@ -17,13 +17,15 @@ from packed_files import PACK
 from safetensors.numpy import save
 
 import bertgpt
-from bertgpt.data import corpus, files, readers, store
+from bertgpt.data.tasks import readers
+from bertgpt.data.text import documents as corpus
+from bertgpt.data.text import files, store
 from bertgpt.errors import LONGEST, InputError
 from bertgpt.tokenizers import vocabulary_size
 from fuzz.limits import time_limit
 from train import config as configs
 from train import reports
-from train.checkpoints import Checkpoints
+from train.folders.checkpoints import Checkpoints
 
 SEEDS = Path(__file__).parent / "seeds"
 SECONDS = 20  # for one input

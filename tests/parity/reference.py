@@ -4,7 +4,7 @@ import numpy as np
 import torch
 import transformers
 
-from bertgpt.names import FAMILIES
+from bertgpt.checkpoints.hf_mapping import FAMILIES
 
 ARCHITECTURES = [name for family in FAMILIES.values() for name in family.architectures]
 CHOICES = ("BertForMultipleChoice", "OpenAIGPTDoubleHeadsModel")

@@ -9,7 +9,7 @@ import torch
 import bertgpt
 from benchmarks import generate, train_step
 from bertgpt.config import ModelConfig
-from train import runs
+from train.folders import run as runs
 from train.step import apply
 
 SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 64, "max_positions": 64, "vocab_size": 64}

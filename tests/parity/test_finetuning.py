@@ -10,12 +10,13 @@ import transformers
 from reference import BERT, GPT
 
 import bertgpt
-from bertgpt.adapt import add_tokens
-from bertgpt.tasks import task_tokens
+from bertgpt.checkpoints.adapt import add_tokens
+from bertgpt.inference.predict import task_tokens
 from bertgpt.tokenizers import vocabulary_size
 from train import config as configs
-from train import finetuning, loader
+from train import loader
 from train.__main__ import main
+from train.jobs import finetuning
 from train.optimizers import make_schedule
 from train.reports import read_metrics
 

@@ -10,9 +10,11 @@ import transformers
 from reference import ARCHITECTURES, BERT, GPT, LENGTH, VOCAB, make_inputs, make_reference, to_torch
 
 import bertgpt
-from bertgpt import losses, names, pretrained
-from bertgpt.data.bert import BertPairs
-from bertgpt.data.gpt import GptWindows
+from bertgpt import losses
+from bertgpt.checkpoints import hf_mapping as names
+from bertgpt.checkpoints import load as pretrained
+from bertgpt.data.pretraining.sentence_pairs import BertPairs
+from bertgpt.data.pretraining.windows import GptWindows
 from train.config import OptimizerSection
 from train.optimizers import make_optimizer
 from train.state import create_state

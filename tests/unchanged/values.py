@@ -81,7 +81,8 @@ def programs() -> Iterator[tuple[str, Any]]:
     """Of the shapes alone. A module's own name is the name of the Python function that was compiled."""
     import functools
 
-    from train import config, planning
+    from train import config
+    from train.jobs import planning
     from train.optimizers import make_optimizer
     from train.step import train_step
 

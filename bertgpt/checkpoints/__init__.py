@@ -1,0 +1,1 @@
+"""Model folders: recognized, loaded, saved, and fitted to other heads."""

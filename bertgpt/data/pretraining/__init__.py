@@ -1,0 +1,1 @@
+"""From a token store to pretraining examples: sentence pairs, windows, masking, packing."""

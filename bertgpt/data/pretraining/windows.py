@@ -1,0 +1,99 @@
+"""GPT-1's pretraining examples: windows over contiguous text, or pieces of documents to be packed."""
+
+import functools
+
+import numpy as np
+
+from bertgpt.data.text.store import Split
+from bertgpt.errors import InputError
+
+
+class GptWindows:
+    """Windows of T tokens of a split: row r is window r % len of epoch r // len.
+
+    The text is a ring that each epoch enters at an offset of its own (0 in epoch 0), so that it is not always cut at
+    the same places; an epoch predicts every token but its first once. `labels` are the tokens one to the right of
+    `input_ids`: no shift is left to the loss.
+    """
+
+    def __init__(self, split: Split, sequence_length: int, seed: int) -> None:
+        self.split, self.sequence_length, self.seed = split, sequence_length, seed
+        self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
+
+    def _make_plan(self, epoch: int) -> int:
+        """The epoch's offset: the whole plan, since window i begins at offset + i T."""
+        return int(np.random.default_rng([self.seed, epoch]).integers(len(self.split.tokens))) if epoch else 0
+
+    def __len__(self) -> int:
+        return max(1, -(-(len(self.split.tokens) - 1) // self.sequence_length))
+
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        return {name: value[0] for name, value in self.batch(np.array([row])).items()}
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows [B] -> `input_ids`, `labels` [B T] int32; `loss_mask` [B T] float32, 0 beyond the end of the epoch."""
+        epochs, index = np.divmod(rows, len(self))
+        offset = np.array([self.plan(int(epoch)) for epoch in epochs])
+        place = (index * self.sequence_length)[:, None] + np.arange(self.sequence_length + 1)  # from the offset on
+        tokens = self.split.tokens[(offset[:, None] + place) % len(self.split.tokens)].astype(np.int32)
+        return {
+            "input_ids": tokens[:, :-1],
+            "labels": tokens[:, 1:],
+            "loss_mask": (place[:, 1:] < len(self.split.tokens)).astype(np.float32),
+        }
+
+
+class GptPieces:
+    """Documents in pieces of T tokens, for `packing.Packed`: none crosses a document's end, and an epoch predicts every
+    token of a document but its first once.
+
+    One piece of a document is shorter, where T does not divide it: the last in epoch 0, later any, so that documents
+    are not always cut at the same places, and yet every epoch has as many pieces of every length.
+    """
+
+    per_token = ("input_ids", "labels", "loss_mask")
+    pad = 0
+
+    def __init__(self, split: Split, sequence_length: int, seed: int) -> None:
+        """
+        Raises:
+            InputError: no document has a second token.
+        """
+        self.split, self.sequence_length, self.seed = split, sequence_length, seed
+        ends = split.sentences[split.documents]  # in tokens, from 0
+        self.start, self.predicted = ends[:-1], np.maximum(np.diff(ends) - 1, 0)
+        if not (self.predicted > 0).any():
+            raise InputError("data.pack needs documents of two tokens or more; give such text, or set data.pack=false")
+        self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
+
+    def _make_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
+        """Where every piece begins, and the tokens that it reads; both [N]."""
+        full = self.sequence_length
+        pieces = -(-self.predicted // full)  # of each document
+        short = pieces - 1
+        if epoch:
+            short = np.random.default_rng([self.seed, epoch]).integers(0, np.maximum(pieces, 1))
+        document = np.repeat(np.arange(len(pieces)), pieces)
+        number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a piece in its document
+        lacking = (pieces * full - self.predicted)[document]
+        begin = self.start[document] + number * full - lacking * (number > short[document])
+        return begin, full - lacking * (number == short[document])
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """The tokens that every piece reads [N]; it predicts as many."""
+        return self.plan(epoch)[1]
+
+    def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
+        """Piece `index` [n] of each epoch: `input_ids`, `labels` int32, `loss_mask` float32, all [n W], 0 beyond it."""
+        start, length = np.empty_like(index), np.empty_like(index)
+        for epoch in np.unique(epochs):
+            here = epochs == epoch
+            start[here], length[here] = (field[index[here]] for field in self.plan(int(epoch)))
+        place = np.arange(width + 1)
+        inside = place[:-1] < length[:, None]
+        tokens = self.split.tokens[start[:, None] + np.minimum(place, length[:, None])].astype(np.int32)
+        return {
+            "input_ids": np.where(inside, tokens[:, :-1], self.pad),
+            "labels": np.where(inside, tokens[:, 1:], 0),
+            "loss_mask": inside.astype(np.float32),
+        }

@@ -1,0 +1,248 @@
+"""Classes, several labels, a number, or a choice for a text or a pair of texts."""
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import numpy as np
+
+from bertgpt.data.tasks.task import Example, Feature, Frame, Row
+from bertgpt.errors import InputError
+
+MAX_LABELS = 10_000  # more is a column of another kind
+MAX_NUMBER = 1e18  # its square is a float32; NaN is not under it
+SEPARATOR = "|"  # between the labels of a table's cell
+TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "lm_labels", "lm_loss_mask")
+
+
+@dataclasses.dataclass(frozen=True)
+class Classification:
+    """One class, several labels or a number for a text or a pair (Devlin et al. 2019, 4.1; Radford et al. 2018, 3.3).
+
+    Attributes:
+        frame: the special tokens.
+        labels: the classes' names in order; () for a number.
+        problem: Hugging Face's `problem_type`.
+        text: the column of the first text.
+        pair: the column of the second; None: there is one text.
+        label: the column of the label; of several: a list, or a cell whose labels are parted by "|".
+        both_orders: GPT-1 reads a pair in both orders (its similarity task).
+    """
+
+    frame: Frame
+    labels: tuple[str, ...]
+    problem: str = "single_label_classification"
+    text: str = "text"
+    pair: str | None = None
+    label: str = "label"
+    both_orders: bool = False
+    per_token: tuple[str, ...] = TEXT_KEYS
+
+    def encode(self, row: Row, labelled: bool = True) -> Example:
+        """`labels` is int32, for several labels float32 [L], for a number float32; `loss_mask` float32 1."""
+        first = self.frame.content(row, row.text(self.text, "task.text"))
+        second = self.frame.content(row, row.text(self.pair, "task.pair")) if self.pair else None
+        feature = self.frame.join(first, second)
+        if self.both_orders and second is not None:
+            feature = stack([feature, self.frame.join(second, first)], 2, self.frame.pad)
+        feature = with_lm_targets(feature, self.frame)
+        feature["loss_mask"] = np.float32(1)  # type: ignore[assignment]
+        if labelled:
+            feature["labels"] = self._target(row)
+        return Example(row, [feature], None, self.frame.overflows(first, second))
+
+    def _target(self, row: Row) -> Any:
+        if self.problem == "regression":
+            return np.float32(self.gold(row))
+        if self.problem == "multi_label_classification":
+            held = [_index(row, label, self.labels) for label in self.gold(row)]
+            return np.isin(np.arange(len(self.labels)), held).astype(np.float32)
+        return np.int32(_index(row, self.gold(row), self.labels))
+
+    def gold(self, row: Row) -> Any:
+        """The row's label, labels or number."""
+        value = row.get(self.label, "task.label")
+        if self.problem == "regression":
+            return _number(row, value, self.label)
+        if self.problem == "multi_label_classification":
+            return label_names(row, value)
+        return label_name(row, value)
+
+    def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
+        """`label`, `probability` and all `probabilities`; or `labels` and `probabilities`; or `score`."""
+        logits = outputs[0]["logits"].astype(np.float64)
+        if self.problem == "regression":
+            return {"score": float(logits[0])}
+        if self.problem == "multi_label_classification":
+            probabilities = 1 / (1 + np.exp(-logits))
+            named = dict(zip(self.labels, probabilities.tolist(), strict=True))
+            return {"labels": [name for name, p in named.items() if p > 0.5], "probabilities": named}
+        named = dict(zip(self.labels, softmax(logits).tolist(), strict=True))
+        best = max(named, key=named.__getitem__)
+        return {"label": best, "probability": named[best], "probabilities": named}
+
+
+@dataclasses.dataclass(frozen=True)
+class Choice:
+    """One of several continuations or answers of a text (Devlin et al. 2019, 4.4; Radford et al. 2018, 3.3).
+
+    Attributes:
+        frame: the special tokens.
+        size: C, choices of an input; a row with fewer is filled up, under `choice_mask`.
+        text: the column of the text.
+        choices: the column of a list of texts; or a list of columns with a text each.
+        label: the column of the right one: its number from 0.
+    """
+
+    frame: Frame
+    size: int
+    text: str = "text"
+    choices: str | list[str] = "choices"
+    label: str = "label"
+    per_token: tuple[str, ...] = TEXT_KEYS
+
+    def encode(self, row: Row, labelled: bool = True) -> Example:
+        """Every vector is [C T]; `labels` int32, `choice_mask` float32 [C], `loss_mask` float32 1."""
+        first = self.frame.content(row, row.text(self.text, "task.text"))
+        ids = [self.frame.content(row, choice) for choice in self.options(row)]
+        if len(ids) > self.size:
+            raise InputError(f"{row.place}: {len(ids)} choices, over the {self.size} that were made room for")
+        feature = stack([self.frame.join(first, second) for second in ids], self.size, self.frame.pad)
+        feature = with_lm_targets(feature, self.frame)
+        feature["choice_mask"] = (np.arange(self.size) < len(ids)).astype(np.float32)
+        feature["loss_mask"] = np.float32(1)  # type: ignore[assignment]
+        if labelled:
+            feature["labels"] = np.int32(self.gold(row))  # type: ignore[assignment]
+        return Example(row, [feature], None, any(self.frame.overflows(first, second) for second in ids))
+
+    def options(self, row: Row) -> list[str]:
+        """The row's choices.
+
+        Raises:
+            InputError: there are not two texts at least.
+        """
+        if isinstance(self.choices, str):
+            found = row.get(self.choices, "task.choices")
+        else:
+            found = [row.get(column, "task.choices") for column in self.choices]
+        texts = isinstance(found, list) and all(isinstance(text, str) and text.strip() for text in found)
+        if not texts or len(found) < 2:
+            raise InputError(f"{row.place}: task.choices must give two texts or more, and gives {str(found)[:80]!r}")
+        return found
+
+    def gold(self, row: Row) -> int:
+        """The number of the right choice."""
+        value, count = row.get(self.label, "task.label"), len(self.options(row))
+        if isinstance(value, bool) or not str(value).isdecimal() or len(str(value)) > 9:
+            raise InputError(f"{row.place}: label {value!r} is not the number of a choice, from 0 to {count - 1}")
+        if int(value) >= count:
+            raise InputError(f"{row.place}: label {value} is out of range: the choices are 0 to {count - 1}")
+        return int(value)
+
+    def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
+        """`label` (the number), `choice` (the text), its `probability` and all `probabilities`."""
+        choices = self.options(example.row)
+        probabilities = softmax(outputs[0]["mc_logits"][: len(choices)].astype(np.float64)).tolist()
+        best = max(range(len(choices)), key=probabilities.__getitem__)
+        return {
+            "label": best,
+            "choice": choices[best],
+            "probability": probabilities[best],
+            "probabilities": probabilities,
+        }
+
+
+def most_choices(rows: Iterable[Row], choices: str | list[str]) -> int:
+    """C: the number of choices of the row that has most, 2 at least."""
+    if not isinstance(choices, str):
+        return len(choices)
+    found = (row.values.get(choices) for row in rows)
+    return max((len(value) for value in found if isinstance(value, list)), default=2)
+
+
+def find_labels(rows: Iterable[Row], column: str, several: bool) -> tuple[str, ...]:
+    """The labels of training rows, sorted; whole numbers by value.
+
+    Raises:
+        InputError: a row has none, or fewer than two differ.
+    """
+    found: set[str] = set()
+    for row in rows:
+        value = row.get(column, "task.label")
+        found |= set(label_names(row, value)) if several else {label_name(row, value)}
+    if len(found) < (1 if several else 2):
+        raise InputError(f"data.train has only the labels {sorted(found)}; there must be {'one' if several else 'two'}")
+    if len(found) > MAX_LABELS:
+        raise InputError(f"data.train has {len(found):,} labels; over {MAX_LABELS:,} column {column!r} cannot be meant")
+    if all(name.isdecimal() and len(name) < 10 for name in found):
+        return tuple(sorted(found, key=lambda name: (int(name), name)))
+    return tuple(sorted(found))
+
+
+def label_name(row: Row, value: Any) -> str:
+    """A label as text: 1 and true are names too."""
+    if isinstance(value, str) and value.strip():
+        return value.strip()
+    if isinstance(value, bool | int):
+        return json.dumps(value)
+    hint = "for numbers with a fraction set task.kind=regression" if isinstance(value, float) else "give a text"
+    raise InputError(f"{row.place}: label {value!r} is no name; {hint}")
+
+
+def label_names(row: Row, value: Any) -> list[str]:
+    """Several labels: of a list, or of a text parted by "|"; it may be empty."""
+    if isinstance(value, str):
+        value = [part for part in value.split(SEPARATOR) if part.strip()]
+    if not isinstance(value, list):
+        raise InputError(f"{row.place}: labels {value!r} must be a list, or a text parted by {SEPARATOR!r}")
+    return [label_name(row, name) for name in value]
+
+
+def _index(row: Row, name: str, labels: tuple[str, ...]) -> int:
+    if name not in labels:
+        known = ", ".join(labels[:20])
+        raise InputError(f"{row.place}: label {name!r} is not among those of the training data ({known})")
+    return labels.index(name)
+
+
+def _number(row: Row, value: Any, column: str) -> float:
+    try:
+        number = float(value) if not isinstance(value, bool) else math.nan
+    except (TypeError, ValueError, OverflowError):
+        number = math.nan
+    if not abs(number) <= MAX_NUMBER:
+        raise InputError(f"{row.place}: column {column!r} is {value!r}; a regression needs a number")
+    return number
+
+
+def stack(features: Sequence[Feature], size: int, pad: int) -> Feature:
+    """Inputs [T'] of one row as [C T'], padded; those missing up to C are one token of padding that is attended to,
+    so that no softmax is over nothing."""
+    width = max(len(feature["input_ids"]) for feature in features)
+    stacked = {name: np.zeros((size, width), np.int32) for name in features[0]}
+    stacked["input_ids"][:] = pad
+    stacked["attention_mask"][len(features) :, 0] = 1
+    for row, feature in enumerate(features):
+        for name, value in feature.items():
+            stacked[name][row, : len(value)] = value
+    return stacked
+
+
+def with_lm_targets(feature: Feature, frame: Frame) -> Feature:
+    """For GPT-1 also `lm_labels` [... T'], the next tokens, and `lm_loss_mask` float32: each text's sums to 1, so that
+    long texts weigh no more than short ones (train.py of openai/finetune-transformer-lm)."""
+    if frame.bert:
+        return feature
+    ids, real = feature["input_ids"], feature["attention_mask"]
+    labels, mask = np.zeros_like(ids), np.zeros(ids.shape, np.float32)
+    labels[..., :-1] = ids[..., 1:]
+    mask[..., :-1] = real[..., 1:]
+    return feature | {"lm_labels": labels, "lm_loss_mask": mask / np.maximum(mask.sum(-1, keepdims=True), 1)}
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """exp(x) / sum(exp(x)) over the last axis."""
+    powers = np.exp(logits - logits.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)

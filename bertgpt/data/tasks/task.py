@@ -1,0 +1,281 @@
+"""What all tasks of fine-tuning share: rows, the special tokens around texts, examples and batches of them."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
+
+import numpy as np
+from tokenizers import Encoding, Tokenizer
+
+from bertgpt.errors import InputError
+from bertgpt.tokenizers import special_id
+
+GPT_TASK_TOKENS = ("_start_", "_delimiter_", "_classify_")  # in this order, as finetune-transformer-lm/train.py has it
+END = "_end_"  # ends a response
+
+KINDS = (
+    "classification",
+    "multi_label",
+    "regression",
+    "multiple_choice",
+    "question_answering",
+    "tagging",
+    "sft",
+)
+
+Feature = dict[str, np.ndarray]  # what the model reads for one input, unpadded: [T], [C T], or scalars
+
+
+class Row(NamedTuple):
+    """A record of a data file.
+
+    Attributes:
+        place: where it stands, such as "train.csv line 3"; every error about it begins so.
+        values: by column name.
+    """
+
+    place: str
+    values: dict[str, Any]
+
+    def get(self, column: str, key: str) -> Any:
+        """The value of a column, whose name the setting `key` gives.
+
+        Raises:
+            InputError: there is no such column, or it is empty there.
+        """
+        if self.values.get(column) is None:
+            found = ", ".join(map(str, self.values)) or "none"
+            state = "is empty" if column in self.values else "is missing"
+            raise InputError(f"{self.place}: column {column!r} {state} (columns: {found}); set {key} to another")
+        return self.values[column]
+
+    def text(self, column: str, key: str) -> str:
+        """As `get`, of a text that is not blank."""
+        value = self.get(column, key)
+        if not isinstance(value, str):
+            raise InputError(f"{self.place}: column {column!r} is {value!r}, and not a text; set {key} to another")
+        if not value.strip():
+            raise InputError(f"{self.place}: column {column!r} is an empty text; fill it in or remove the row")
+        return value
+
+
+class Example(NamedTuple):
+    """A row as the model reads it.
+
+    Attributes:
+        row: where it came from.
+        features: one, or several where the text is read in windows; every feature has the same keys, among them
+            `input_ids`, `attention_mask`, for BERT `token_type_ids`, and `loss_mask`.
+        note: what a task needs to make a prediction of the model's outputs.
+        cut: whether some of the text did not fit.
+    """
+
+    row: Row
+    features: list[Feature]
+    note: Any = None
+    cut: bool = False
+
+
+@dataclasses.dataclass
+class TaskSettings:
+    """What is done, and the columns of its data files."""
+
+    kind: str | None = None  # one of KINDS
+    text: str = "text"
+    pair: str | None = None  # the column of a second text
+    label: str = "label"  # of a multiple choice: its number from 0
+    choices: str | list[str] = "choices"  # the column of a list, or a list of columns
+    question: str = "question"
+    context: str = "context"
+    answers: str = "answers"
+    words: str = "words"
+    tags: str = "tags"
+    word_column: int = 0  # of CoNLL files
+    tag_column: int = -1
+    prompt: str = "prompt"
+    response: str = "response"
+    messages: str = "messages"  # of a conversation; a row that has it is one
+    too_long: str = "cut"  # what happens to over-long prompts: cut or drop
+    both_orders: bool = False  # GPT-1 reads a pair in both orders (similarity)
+    lm_weight: float = 0.5  # of GPT-1's next-token loss beside a task's
+    max_question: int = 64  # pieces; a longer one is cut
+    stride: int = 128  # pieces from one window of a context to the next
+    n_best: int = 20
+    max_answer: int = 30  # pieces
+    null_threshold: float | None = None  # a number: a question may have no answer (SQuAD 2.0)
+
+
+@dataclasses.dataclass(frozen=True)
+class Frame:
+    """A tokenizer, and the special tokens that stand around one or two texts.
+
+    BERT: [CLS] a [SEP] b [SEP], with segments 0 and 1 (Devlin et al. 2019, figure 1). GPT-1: start a delimiter b
+    extract (Radford et al. 2018, figure 1). The two differ in their tokens alone.
+
+    Attributes:
+        tokenizer: a special token spelt in a text is read as that token.
+        start: the first token's id.
+        middle: between two texts.
+        end: after the last text.
+        pad: fills up.
+        length: T, tokens of an input.
+        bert: whether inputs have segments.
+    """
+
+    tokenizer: Tokenizer
+    start: int
+    middle: int
+    end: int
+    pad: int
+    length: int
+    bert: bool
+
+    @functools.cached_property
+    def special(self) -> frozenset[int]:
+        """The special tokens that stand for no word."""
+        unknown = getattr(self.tokenizer.model, "unk_token", None)
+        tokens = self.tokenizer.get_added_tokens_decoder().items()
+        return frozenset(index for index, token in tokens if token.special and token.content != unknown)
+
+    def encoding(self, row: Row, text: str) -> Encoding:
+        """A text's pieces with their places in it, without special tokens around it.
+
+        Raises:
+            InputError: nothing but special tokens is left of the text.
+        """
+        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        if self.special.issuperset(encoding.ids):
+            raise InputError(f"{row.place}: {text[:40]!r} has no piece but special tokens; give a text")
+        return encoding
+
+    def content(self, row: Row, text: str) -> list[int]:
+        """The ids of `encoding`."""
+        return self.encoding(row, text).ids
+
+    def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> Feature:
+        """One or two texts with their special tokens; the longer is cut at its end, piece by piece, until both fit.
+
+        Returns:
+            `input_ids`, `attention_mask` and for BERT `token_type_ids`, int32 [up to T].
+        """
+        room = self.length - (2 if second is None else 3)
+        size, other = len(first), len(second or ())
+        size, other = _fit(size, other, room)
+        head = [self.start, *first[:size], self.middle if second is not None or self.bert else self.end]
+        tail = [] if second is None else [*second[:other], self.end]
+        feature = {
+            "input_ids": np.array(head + tail, np.int32),
+            "attention_mask": np.ones(len(head) + len(tail), np.int32),
+        }
+        if self.bert:
+            feature["token_type_ids"] = np.array([0] * len(head) + [1] * len(tail), np.int32)
+        return feature
+
+    def overflows(self, first: Sequence[int], second: Sequence[int] | None = None) -> bool:
+        """Whether `join` would cut."""
+        return len(first) + len(second or ()) + (2 if second is None else 3) > self.length
+
+
+def _fit(first: int, second: int, room: int) -> tuple[int, int]:
+    """Two lengths, the longer shortened until both fit, as run_classifier.py of google-research/bert has it."""
+    excess = first + second - room
+    if excess <= 0:
+        return first, second
+    even = min(max(0, abs(first - second)), excess)  # taken from the longer alone
+    first, second = (first - even, second) if first > second else (first, second - even)
+    rest = excess - even
+    return first - rest // 2, second - (rest - rest // 2)  # then in turn, b first: on a tie b is cut
+
+
+def make_frame(tokenizer: Tokenizer, length: int, bert: bool, end: str = GPT_TASK_TOKENS[2]) -> Frame:
+    """The frame of a model; for GPT-1 the tokenizer has the special tokens already (`bertgpt.add_tokens`).
+
+    Raises:
+        InputError: a special token is missing.
+    """
+    if bert:
+        start, middle, pad = (special_id(tokenizer, token) for token in ("[CLS]", "[SEP]", "[PAD]"))
+        return Frame(tokenizer, start, middle, middle, pad, length, bert)
+    start, middle, last = (special_id(tokenizer, token) for token in (*GPT_TASK_TOKENS[:2], end))
+    return Frame(tokenizer, start, middle, last, 0, length, bert)
+
+
+class TaskData(Protocol):
+    """One kind of task: how a row is read, and what the model's outputs say of it."""
+
+    @property
+    def frame(self) -> Frame:
+        """The special tokens around its texts."""
+        ...
+
+    @property
+    def per_token(self) -> tuple[str, ...]:
+        """The keys of its features whose last axis is T, to be padded."""
+        ...
+
+    def encode(self, row: Row, labelled: bool = True) -> Example:
+        """The row as the model reads it, with its labels where `labelled`.
+
+        Raises:
+            InputError: the row cannot be used.
+        """
+        ...
+
+    def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
+        """A prediction as JSON values, from the model's outputs [T ...] for each of the example's features."""
+        ...
+
+
+class TaskExamples:
+    """The features of examples as batches: row r is feature r % N."""
+
+    def __init__(self, task: TaskData, examples: Sequence[Example]) -> None:
+        self.task = task
+        self.features = [feature for example in examples for feature in example.features]
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __getitem__(self, row: int) -> Feature:
+        return {name: value[0] for name, value in self.batch(np.array([row])).items()}
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows [B] -> arrays [B ...], padded to the frame's length."""
+        chosen = [self.features[row % len(self)] for row in rows]
+        return {name: self._stack(name, [feature[name] for feature in chosen]) for name in chosen[0]}
+
+    @property
+    def sequence_length(self) -> int:
+        """T."""
+        return self.task.frame.length
+
+    @property
+    def pad(self) -> int:
+        """The token id of padding."""
+        return self.task.frame.pad
+
+    @property
+    def per_token(self) -> tuple[str, ...]:
+        """The keys that are [B T]."""
+        return self.task.per_token
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """The tokens of every feature [N], the same in every epoch."""
+        return np.array([feature["input_ids"].shape[-1] for feature in self.features])
+
+    def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
+        """Features `index` [n] with W tokens; none of them is longer."""
+        found = self.batch(index)
+        return {name: value[..., :width] if name in self.per_token else value for name, value in found.items()}
+
+    def _stack(self, name: str, values: list[np.ndarray]) -> np.ndarray:
+        """Vectors over tokens are padded at their end; scalars and fixed vectors are stacked."""
+        if name not in self.task.per_token:
+            return np.stack(values)
+        frame = self.task.frame
+        shape = (len(values), *values[0].shape[:-1], frame.length)
+        padded = np.full(shape, frame.pad if name == "input_ids" else 0, values[0].dtype)
+        for row, value in enumerate(values):
+            padded[row, ..., : value.shape[-1]] = value
+        return padded

@@ -1,0 +1,90 @@
+"""Text files to documents, and documents to sentences, one at a time."""
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import sentencex
+
+from bertgpt.data.text.files import File, kind, lines, parse_json, read_json
+from bertgpt.data.text.parquet import parquet_rows
+from bertgpt.errors import InputError
+
+MAX_DOCUMENT = 1 << 22  # characters of plain text; a longer run of lines without a blank one becomes several documents
+
+
+def read_documents(
+    files: Sequence[File], text_key: str = "text", sentence_per_line: bool = False
+) -> Iterator[list[str]]:
+    """Each document as its paragraphs.
+
+    Plain text: a blank line ends a document; the lines of a document are joined to one paragraph (so that wrapped
+    lines do not end a sentence), or kept apart where `sentence_per_line`. JSONL: an object a line with its text under
+    `text_key`. JSON: one object or list of texts, or of objects with `text_key`. Parquet: the column `text_key`, a
+    text in every row. Line ends within the texts of JSON and Parquet part paragraphs.
+
+    Raises:
+        InputError: a file is not UTF-8, not what its suffix says, or lacks the key; names the file and the line.
+    """
+    for path in files:
+        if kind(path) == ".jsonl":
+            yield from _jsonl(path, text_key)
+        elif kind(path) == ".json":
+            yield from _json(path, text_key)
+        elif kind(path) == ".parquet":
+            yield from _parquet(path, text_key)
+        else:
+            yield from _plain(path, sentence_per_line)
+
+
+def split_sentences(paragraphs: Sequence[str], language: str = "en", sentence_per_line: bool = False) -> list[str]:
+    """The sentences of one document in order, without surrounding white space; empty ones are dropped."""
+    if sentence_per_line:
+        return [line for line in paragraphs if line]
+    sentences = (sentence.strip() for text in paragraphs for sentence in sentencex.segment(language, text))
+    return [sentence for sentence in sentences if sentence]
+
+
+def _plain(path: File, sentence_per_line: bool) -> Iterator[list[str]]:
+    block: list[str] = []
+    size = 0
+    for _, line in lines(path):
+        line = line.strip()
+        if line:
+            block.append(line)
+            size += len(line)
+        if block and (not line or size > MAX_DOCUMENT):
+            yield block if sentence_per_line else [" ".join(block)]
+            block, size = [], 0
+    if block:
+        yield block if sentence_per_line else [" ".join(block)]
+
+
+def _jsonl(path: File, text_key: str) -> Iterator[list[str]]:
+    for number, line in lines(path):
+        if line.strip():
+            yield _paragraphs(parse_json(path, f"line {number}", line.strip()), text_key, f"{path} line {number}")
+
+
+def _json(path: File, text_key: str) -> Iterator[list[str]]:
+    value = read_json(path)
+    if not isinstance(value, dict | list):
+        raise InputError(f"{path}: holds one {type(value).__name__}; give an object or a list of documents")
+    for name, document in value.items() if isinstance(value, dict) else enumerate(value):
+        yield _paragraphs(document, text_key, f"{path} document {name!r}")
+
+
+def _parquet(path: File, text_key: str) -> Iterator[list[str]]:
+    for number, row in enumerate(parquet_rows(path, text_key), 1):
+        yield _paragraphs(row[text_key], text_key, f"{path} row {number}")
+
+
+def _paragraphs(document: Any, text_key: str, place: str) -> list[str]:
+    text = document.get(text_key) if isinstance(document, dict) else document
+    if not isinstance(text, str):
+        found = f"keys {', '.join(map(str, document))}" if isinstance(document, dict) else type(document).__name__
+        raise InputError(f"{place}: no text under {text_key!r} (found {found}); set data.text_key")
+    try:
+        text.encode()
+    except UnicodeEncodeError as error:
+        raise InputError(f"{place}: half a surrogate pair, which UTF-8 cannot hold; remove it") from error
+    return [line for part in text.splitlines() if (line := part.strip())]

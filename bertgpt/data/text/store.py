@@ -1,0 +1,397 @@
+"""The token store: a corpus as memory-mapped token ids with sentence and document bounds.
+
+A store is a folder with `meta.json`, the `tokenizer.json` that made it, and one folder a split (`train`, `eval`), each
+with flat little-endian files: `tokens.bin` (uint16, or uint32 for vocabularies over 65,536), `sentences.bin` (int64:
+where each sentence ends, in tokens), `documents.bin` (int64: where each document ends, in sentences) and `counts.bin`
+(int64: how often each id occurs).
+"""
+
+import contextlib
+import dataclasses
+import hashlib
+import json
+import re
+import secrets
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import IO, Any, NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bertgpt.data.text import documents as corpus
+from bertgpt.data.text.files import File, find_files, open_raw, stamp
+from bertgpt.data.text.integrity import check_meta, first_changed, hash_arrays, map_array, map_ends
+from bertgpt.data.text.workers import Workers, id_dtype, pieces
+from bertgpt.errors import InputError
+from bertgpt.tokenizers import save_tokenizer, vocabulary_size
+
+FORMAT = 1  # raised whenever the files or the splitting rule change
+SPLITS = ("train", "eval")
+HASH_BLOCK = 1 << 20
+BOUND = np.dtype("<i8")  # where a sentence or a document ends
+
+
+class Files(NamedTuple):
+    """Input files. Without a TextSource's `eval`, those of `train` hold the evaluation's documents too."""
+
+    train: list[File]
+    eval: list[File]
+
+
+class Part(NamedTuple):
+    """What was tokenized: plain values, ready for JSON.
+
+    Attributes:
+        files: path, size, modified and hash of each input file.
+        splits: tokens, sentences, documents and text_bytes of each split.
+        hashes: of every array, by its name, such as train/tokens.bin.
+        tokenizer: the hash of the tokenizer.
+    """
+
+    files: list[dict[str, Any]]
+    splits: dict[str, dict[str, int]]
+    hashes: dict[str, str]
+    tokenizer: str
+
+
+@dataclasses.dataclass(frozen=True)
+class TextSource:
+    """Where the text comes from and how it is read; all of it is part of a store's identity.
+
+    `eval` None: `eval_fraction` of the documents of `train`, chosen by the hash of their text.
+    """
+
+    train: str | Sequence[str]
+    eval: str | Sequence[str] | None = None
+    eval_fraction: float = 0.01
+    text_key: str = "text"
+    language: str = "en"
+    sentence_per_line: bool = False
+
+    def files(self) -> Files:
+        """The input files in order."""
+        return Files(find_files(self.train), find_files(self.eval) if self.eval else [])
+
+    def documents(self, split: str, files: Files | None = None) -> Iterator[list[str]]:
+        """The documents of one split, of all files or some, each as its paragraphs, in the order of the files."""
+        files = files or self.files()
+        paths = files.eval if split == "eval" and self.eval else files.train
+        documents = corpus.read_documents(paths, self.text_key, self.sentence_per_line)
+        if self.eval:
+            return documents
+        return (text for text in documents if _held_out(text, self.eval_fraction) == (split == "eval"))
+
+
+class Split(NamedTuple):
+    """One split of a store, memory-mapped. A bound is where a piece ends; the first one begins at 0.
+
+    Attributes:
+        tokens: [N] uint16 or uint32.
+        sentences: [S + 1] int64 in tokens, from 0.
+        documents: [D + 1] int64 in sentences, from 0.
+        counts: [V] int64, how often each id occurs.
+        text_bytes: UTF-8 bytes of the text that the tokens came from, white space between sentences aside.
+    """
+
+    tokens: np.ndarray
+    sentences: np.ndarray
+    documents: np.ndarray
+    counts: np.ndarray
+    text_bytes: int
+
+
+def changes(folder: Path, source: TextSource, tokenizer: dict[str, Any]) -> str | None:
+    """Why the store in the folder cannot serve: one phrase, or None where it can.
+
+    Args:
+        folder: the store.
+        source: the text.
+        tokenizer: plain values that say which tokenizer is wanted, as given to `prepare`; or {"sha256": its hash}.
+    """
+    if not (folder / "meta.json").exists():
+        return "there is none yet"
+    meta = _read_meta(folder)
+    for key, value in identity(source).items():
+        if meta["identity"].get(key) != value:
+            return f"{key} changed"
+    if tokenizer not in (meta["wanted"], {"sha256": meta["tokenizer"]}):
+        return "tokenizer changed"
+    return _changed_file(meta["files"], source.files())
+
+
+def digest(folder: Path) -> str:
+    """A hash of what a store was made from, file contents included: equal stores give equal batches."""
+    meta = _read_meta(folder)
+    contents = [entry["hash"] for entry in meta["files"]]
+    parts = [meta["identity"], meta["tokenizer"], contents, meta["splits"]]
+    return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
+
+
+def tokenizer_hash(tokenizer: Tokenizer) -> str:
+    """SHA-256 of a tokenizer's JSON form."""
+    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+
+
+def prepare(
+    folder: Path,
+    source: TextSource,
+    tokenizer: Tokenizer,
+    wanted: dict[str, Any],
+    workers: int = 1,
+    progress: Callable[[int], None] = lambda size: None,
+) -> None:
+    """Tokenizes the corpus in `workers` processes, in constant memory, and puts the store into the folder at the end.
+
+    Order and content do not depend on the number of workers. A special token spelt in the text is read as text.
+
+    Args:
+        folder: made, or replaced as a whole once the new store is complete.
+        source: the text.
+        tokenizer: its vocabulary decides the width of an id.
+        wanted: plain values that say which tokenizer this is; kept for `changes`.
+        workers: processes; 1 works in this one.
+        progress: called with the bytes of text of each finished piece.
+
+    Raises:
+        InputError: a file cannot be read, a split has no text, or the folder holds something else.
+    """
+    check_replaceable(folder)
+    with temporary_folder(folder) as new:
+        part = write_part(new, source, source.files(), tokenizer, workers, progress)
+        finish(folder, new, source, tokenizer, wanted, part)
+
+
+def check_replaceable(folder: Path) -> None:
+    """
+    Raises:
+        InputError: the folder holds something else than a store.
+    """
+    if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "meta.json").is_file()):
+        raise InputError(f"{folder}: not a token store, so it is not replaced; choose another folder as data.store")
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes what killed preparations of the store have left beside it; call it only while no other can run.
+
+    Where one was killed in the middle of replacing the store, the old store is put back.
+    """
+    name = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{16}}\.(tmp|old)")  # and not of a store called NAME.v2
+    stale = [path for path in folder.parent.iterdir() if name.fullmatch(path.name)]
+    for path in stale:
+        if path.suffix == ".old" and (path / "meta.json").is_file() and not folder.exists():
+            path.rename(folder)
+    for path in stale:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def temporary_folder(folder: Path) -> Iterator[Path]:
+    """An empty folder beside another, under a name that no other process takes; gone at the end."""
+    temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        temporary.mkdir(parents=True)
+        yield temporary
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def write_part(
+    folder: Path,
+    source: TextSource,
+    files: Files,
+    tokenizer: Tokenizer,
+    workers: int = 1,
+    progress: Callable[[int], None] = lambda size: None,
+) -> Part:
+    """Tokenizes some of a corpus's files to a folder for each split, in constant memory; arguments as `prepare`.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    described = [_describe(path) for path in files.train + files.eval]
+    with Workers(tokenizer, source.language, source.sentence_per_line, workers) as pool:
+        splits = {
+            split: _write_split(folder / split, source.documents(split, files), pool, progress) for split in SPLITS
+        }
+    return Part(described, splits, hash_arrays(folder, SPLITS), tokenizer_hash(tokenizer))
+
+
+def finish(
+    folder: Path, new: Path, source: TextSource, tokenizer: Tokenizer, wanted: dict[str, Any], part: Part
+) -> None:
+    """Makes a folder with all of a corpus's splits a store, and moves it to where the store belongs.
+
+    Raises:
+        InputError: a split has no text.
+    """
+    for split in SPLITS:
+        if not part.splits[split]["tokens"]:
+            raise InputError(_empty(split, source))
+    vocab_size = vocabulary_size(tokenizer)
+    meta = {
+        "identity": identity(source),
+        "tokenizer": tokenizer_hash(tokenizer),
+        "wanted": wanted,
+        "files": part.files,
+        "dtype": id_dtype(vocab_size).name,
+        "vocab_size": vocab_size,
+        "splits": part.splits,
+        "hashes": part.hashes,
+    }
+    save_tokenizer(tokenizer, new)
+    (new / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
+    _replace(folder, new)
+
+
+def open_split(folder: Path, split: str) -> Split:
+    """Maps one split of a store.
+
+    Raises:
+        InputError: the store is missing, a file has not the size that meta.json says, or its bounds are none.
+    """
+    meta = _read_meta(folder)
+    sizes, dtype = meta["splits"][split], np.dtype(meta["dtype"]).newbyteorder("<")
+    counts = map_array(folder / split / "counts.bin", BOUND, meta["vocab_size"])
+    if counts.min(initial=0) < 0 or counts.sum() != sizes["tokens"]:
+        raise InputError(f"{folder / split / 'counts.bin'}: damaged; delete its store to prepare it again")
+    return Split(
+        tokens=map_array(folder / split / "tokens.bin", dtype, sizes["tokens"]),
+        sentences=map_ends(folder / split / "sentences.bin", BOUND, sizes["sentences"], sizes["tokens"]),
+        documents=map_ends(folder / split / "documents.bin", BOUND, sizes["documents"], sizes["sentences"]),
+        counts=counts,
+        text_bytes=sizes["text_bytes"],
+    )
+
+
+def fault(folder: Path) -> str | None:
+    """What is wrong with the arrays of a store, in one phrase; None where they are what was written. Reads all of them.
+
+    Raises:
+        InputError: there is no store, or its meta.json is damaged.
+    """
+    hashes = _read_meta(folder).get("hashes")
+    if hashes is None:
+        return "it was made without hashes of its arrays"
+    changed = first_changed(folder, hashes)
+    return f"{changed} is not what was written" if changed else None
+
+
+def array_files(folder: Path) -> list[Path]:
+    """Every file that `fault` reads, and meta.json."""
+    return [folder / "meta.json", *(folder / name for name in _read_meta(folder).get("hashes") or ())]
+
+
+def made_with(folder: Path) -> str:
+    """The hash of the tokenizer that made the store, as `tokenizer_hash` gives it."""
+    return _read_meta(folder)["tokenizer"]
+
+
+def _write_split(
+    folder: Path, documents: Iterable[list[str]], pool: Workers, progress: Callable[[int], None]
+) -> dict[str, int]:
+    folder.mkdir(parents=True)
+    tokens = sentences = documents_seen = text_bytes = 0
+    counts = np.zeros(pool.vocab_size, BOUND)
+    with (
+        open(folder / "tokens.bin", "wb") as token_file,
+        open(folder / "sentences.bin", "wb") as sentence_file,
+        open(folder / "documents.bin", "wb") as document_file,
+    ):
+        _write_ends(sentence_file, 0, np.zeros(1, np.int64))
+        _write_ends(document_file, 0, np.zeros(1, np.int64))
+        for piece in pool.map(pieces(documents)):
+            token_file.write(piece.tokens)
+            tokens = _write_ends(sentence_file, tokens, piece.sentence_lengths)
+            sentences = _write_ends(document_file, sentences, piece.document_lengths)
+            documents_seen += len(piece.document_lengths)
+            counts += np.bincount(np.frombuffer(piece.tokens, pool.dtype), minlength=len(counts))
+            text_bytes += piece.text_bytes
+            progress(piece.text_bytes)
+    (folder / "counts.bin").write_bytes(counts.tobytes())
+    return {"tokens": tokens, "sentences": sentences, "documents": documents_seen, "text_bytes": text_bytes}
+
+
+def _write_ends(file: IO[bytes], start: int, lengths: np.ndarray) -> int:
+    """Appends where pieces of these lengths end when the first begins at `start`; returns the last end."""
+    ends = start + np.cumsum(lengths, dtype=BOUND)
+    file.write(ends.tobytes())
+    return int(ends[-1]) if len(ends) else start
+
+
+def _replace(folder: Path, new: Path) -> None:
+    """Moves a complete store into place; the old one goes only then."""
+    old = new.with_suffix(".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def identity(source: TextSource) -> dict[str, Any]:
+    """What decides a store's content besides tokenizer and files; plain JSON values."""
+    return json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(source)}))
+
+
+def _held_out(document: list[str], fraction: float) -> bool:
+    digest = hashlib.blake2b("\n".join(document).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little") < fraction * 2**64
+
+
+def _empty(split: str, source: TextSource) -> str:
+    if split == "train" or source.eval:
+        key = "data.eval" if split == "eval" else "data.train"
+        return f"{key}: {source.eval if split == 'eval' else source.train} holds no text"
+    return (
+        f"data.train: too few documents to hold {source.eval_fraction:.2%} out for evaluation; give data.eval, "
+        "raise data.eval_fraction, or part the documents by blank lines"
+    )
+
+
+def _describe(path: File) -> dict[str, Any]:
+    size, modified = stamp(path)
+    return {"path": str(path), "size": size, "modified": modified, "hash": _hash_file(path)}
+
+
+def _hash_file(path: File) -> str:
+    digest = hashlib.blake2b(digest_size=16)
+    try:
+        with open_raw(path) as file:
+            while block := file.read(HASH_BLOCK):
+                digest.update(block)
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read: {error}") from error
+    return digest.hexdigest()
+
+
+def _changed_file(known: list[dict[str, Any]], files: Files) -> str | None:
+    """The first difference between the files that a store was made from and those of today.
+
+    A file of the same size and time (an address: size and tag) is taken as the same without reading it.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    paths = files.train + files.eval
+    if [entry["path"] for entry in known] != [str(path) for path in paths]:
+        return "the list of input files changed"
+    for entry, path in zip(known, paths, strict=True):
+        size, modified = stamp(path)
+        same = (entry["size"], entry["modified"]) == (size, modified) and modified is not None
+        if not same and (entry["size"] != size or entry["hash"] != _hash_file(path)):
+            return f"{path} changed"
+    return None
+
+
+def _read_meta(folder: Path) -> dict[str, Any]:
+    path = folder / "meta.json"
+    try:
+        meta = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"{path}: not a token store ({error}); delete the folder to prepare it again") from error
+    wrong = check_meta(meta, SPLITS)
+    if wrong:
+        raise InputError(f"{path}: damaged ({wrong}); delete the folder to prepare it again")
+    return meta

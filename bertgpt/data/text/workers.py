@@ -1,0 +1,157 @@
+"""Processes that split documents into sentences and tokenize them, in order and with a bounded number under way."""
+
+import concurrent.futures
+import itertools
+import multiprocessing
+import os
+import threading
+from collections import deque
+from collections.abc import Iterable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from multiprocessing import connection
+from typing import Any, NamedTuple
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bertgpt.data.text import documents as corpus
+from bertgpt.errors import InputError
+from bertgpt.tokenizers import vocabulary_size
+
+TASK_BYTES = 1 << 18  # text that a worker gets at a time
+
+
+def id_dtype(vocab_size: int) -> np.dtype:
+    """How wide an id is."""
+    return np.dtype("uint16" if vocab_size <= 1 << 16 else "uint32")
+
+
+class Tokenized(NamedTuple):
+    """What a worker sends back for a few documents."""
+
+    tokens: bytes
+    sentence_lengths: np.ndarray  # in tokens
+    document_lengths: np.ndarray  # in sentences
+    text_bytes: int
+
+
+class Worker:
+    """Splits and tokenizes documents; one a process."""
+
+    def __init__(self, tokenizer: str, language: str, sentence_per_line: bool, dtype: str) -> None:
+        self.tokenizer = Tokenizer.from_str(tokenizer)
+        self.tokenizer.no_padding()
+        self.tokenizer.no_truncation()
+        self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
+        self.language, self.sentence_per_line, self.dtype = language, sentence_per_line, np.dtype(dtype)
+
+    def __call__(self, documents: list[list[str]]) -> Tokenized:
+        split = [corpus.split_sentences(text, self.language, self.sentence_per_line) for text in documents]
+        sentences = list(itertools.chain.from_iterable(split))
+        encoded = [item.ids for item in self.tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
+        lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
+        ends = np.cumsum([0, *map(len, split)])
+        documents_of = np.repeat(np.arange(len(split)), np.diff(ends))
+        kept = np.bincount(documents_of[lengths > 0], minlength=len(split))  # a sentence may clean up to nothing
+        ids = np.fromiter(itertools.chain.from_iterable(encoded), self.dtype, int(lengths.sum()))
+        return Tokenized(ids.tobytes(), lengths[lengths > 0], kept[kept > 0], sum(len(s.encode()) for s in sentences))
+
+
+_worker: Worker
+
+
+def use_one_core() -> None:
+    """Lets the tokenizer run on one core of this process; called before its first batch."""
+    os.environ["RAYON_NUM_THREADS"] = "1"
+
+
+def end_with_parent() -> None:
+    """Ends this process as soon as the one that started it has ended, by whatever signal: a worker that waits for work
+    would stay for ever."""
+    parent = multiprocessing.parent_process()
+    if parent is not None:
+        threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
+
+
+def _end_after(sentinel: int) -> None:
+    connection.wait([sentinel])
+    os._exit(1)
+
+
+def killed_worker(workers: int) -> InputError:
+    """What to tell when a worker process was killed."""
+    return InputError(
+        f"a worker process was killed, most likely by the kernel because memory ran out; lower data.workers ({workers} "
+        "now) and run the command again"
+    )
+
+
+def _start_worker(*arguments: Any) -> None:
+    global _worker
+    end_with_parent()
+    use_one_core()
+    _worker = Worker(*arguments)
+
+
+def _work(documents: list[list[str]]) -> Tokenized:
+    return _worker(documents)
+
+
+class Workers:
+    """Maps documents to tokens in order, with a bounded number of pieces under way."""
+
+    def __init__(self, tokenizer: Tokenizer, language: str, sentence_per_line: bool, workers: int) -> None:
+        self.vocab_size = vocabulary_size(tokenizer)
+        self.dtype = id_dtype(self.vocab_size)
+        self.arguments = (tokenizer.to_str(), language, sentence_per_line, self.dtype.str)
+        self.workers = workers
+
+    def __enter__(self) -> "Workers":
+        self.pool = None
+        if self.workers > 1:
+            context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads' locks
+            self.pool = concurrent.futures.ProcessPoolExecutor(self.workers, context, _start_worker, self.arguments)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.pool:
+            self.pool.shutdown(cancel_futures=True)
+
+    def map(self, pieces: Iterable[list[list[str]]]) -> Iterator[Tokenized]:
+        """Tokenizes the pieces; results come in the pieces' order.
+
+        Raises:
+            InputError: a worker was killed.
+        """
+        if self.pool is None:
+            yield from map(Worker(*self.arguments), pieces)
+            return
+        try:
+            yield from self._map(self.pool, pieces)
+        except BrokenProcessPool as error:
+            raise killed_worker(self.workers) from error
+
+    def _map(
+        self, pool: concurrent.futures.ProcessPoolExecutor, pieces: Iterable[list[list[str]]]
+    ) -> Iterator[Tokenized]:
+        running: deque[concurrent.futures.Future[Tokenized]] = deque()
+        for piece in pieces:
+            running.append(pool.submit(_work, piece))
+            if len(running) > 3 * self.workers:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+
+
+def pieces(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
+    """Groups documents to about TASK_BYTES of text."""
+    piece: list[list[str]] = []
+    size = 0
+    for document in documents:
+        piece.append(document)
+        size += sum(map(len, document))
+        if size >= TASK_BYTES:
+            yield piece
+            piece, size = [], 0
+    if piece:
+        yield piece

@@ -1,0 +1,1 @@
+"""What trained models are used for: filled masks, vectors, text, predictions, StableHLO."""

@@ -1,0 +1,231 @@
+"""The tasks of fine-tuning: which model each needs, how its rows are read, and what a fine-tuned model says of them."""
+
+import dataclasses
+import functools
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+from jax import Array
+from tokenizers import Tokenizer
+
+from bertgpt.config import ModelConfig
+from bertgpt.data.tasks.classification import Choice, Classification, most_choices
+from bertgpt.data.tasks.readers import make_row
+from bertgpt.data.tasks.sft import Responses
+from bertgpt.data.tasks.squad import Answers
+from bertgpt.data.tasks.tagging import Tagging
+from bertgpt.data.tasks.task import (
+    END,
+    GPT_TASK_TOKENS,
+    Example,
+    Frame,
+    Row,
+    TaskData,
+    TaskExamples,
+    TaskSettings,
+    make_frame,
+)
+from bertgpt.errors import InputError, check_ids
+from bertgpt.inference.decoding import generate
+
+
+class Spec(NamedTuple):
+    """What a kind of task needs.
+
+    Attributes:
+        architectures: the model's class, by `ModelConfig.architecture`.
+        outputs: fields of its output that make a prediction.
+        problem: Hugging Face's `problem_type`.
+    """
+
+    architectures: dict[str, str]
+    outputs: tuple[str, ...]
+    problem: str | None = None
+
+
+CLASSIFIERS = {"bert": "BertForSequenceClassification", "gpt": "OpenAIGPTForSequenceClassification"}
+SPECS = {  # by data.task.KINDS
+    "classification": Spec(CLASSIFIERS, ("logits",), "single_label_classification"),
+    "multi_label": Spec(CLASSIFIERS, ("logits",), "multi_label_classification"),
+    "regression": Spec(CLASSIFIERS, ("logits",), "regression"),
+    "multiple_choice": Spec({"bert": "BertForMultipleChoice", "gpt": "OpenAIGPTDoubleHeadsModel"}, ("mc_logits",)),
+    "question_answering": Spec({"bert": "BertForQuestionAnswering"}, ("start_logits", "end_logits")),
+    "tagging": Spec({"bert": "BertForTokenClassification"}, ("logits",)),
+    "sft": Spec({"gpt": "OpenAIGPTLMHeadModel"}, ()),
+}
+
+
+def architecture_of(kind: str, family: str) -> str:
+    """The class of model that a kind of task needs.
+
+    Raises:
+        InputError: this family cannot do it.
+    """
+    found = SPECS[kind].architectures.get(family)
+    if found is None:
+        raise InputError(f"task.kind {kind} needs a {'GPT-1' if family == 'bert' else 'BERT'}; start from one")
+    return found
+
+
+def kind_of(model: nn.Module) -> str:
+    """The kind of task that a model's head was made for.
+
+    Raises:
+        InputError: it has no task's head.
+    """
+    name, config = type(model).__name__, model.config  # type: ignore[attr-defined]
+    for kind, spec in SPECS.items():
+        if name in spec.architectures.values() and spec.problem in (None, config.problem):
+            return kind
+    raise InputError(f"a {name} has no head of a task; fine-tune it first (python -m train finetune)")
+
+
+def task_tokens(kind: str) -> tuple[str, ...]:
+    """The special tokens that GPT-1 needs beside its own."""
+    return (*GPT_TASK_TOKENS[:2], END) if kind == "sft" else GPT_TASK_TOKENS
+
+
+def task_data(
+    settings: TaskSettings, config: ModelConfig, tokenizer: Tokenizer, length: int, choices: int = 2
+) -> TaskData:
+    """How rows are read for a model.
+
+    Args:
+        settings: the kind and the columns.
+        config: the model's, with its labels.
+        tokenizer: the model's, with the task's tokens.
+        length: T, tokens of an input, up to `max_positions`.
+        choices: C, of a multiple choice.
+
+    Raises:
+        InputError: the length is over the model's positions.
+    """
+    if not 8 <= length <= config.max_positions:
+        raise InputError(f"a length of {length} tokens is not from 8 to the model's {config.max_positions} positions")
+    kind, bert = settings.kind, config.architecture == "bert"
+    frame = make_frame(tokenizer, length, bert, END if kind == "sft" else GPT_TASK_TOKENS[2])
+    if kind == "multiple_choice":
+        return Choice(frame, choices, settings.text, settings.choices, settings.label)
+    if kind == "question_answering":
+        return _answers(settings, frame)
+    if kind == "tagging":
+        return Tagging(frame, _labels(config), settings.words, settings.tags)
+    if kind == "sft":
+        cut = settings.too_long == "cut"
+        return Responses(frame, settings.prompt, settings.response, settings.messages, cut)
+    problem, pair = SPECS[str(kind)].problem, settings.pair
+    labels = () if kind == "regression" else _labels(config)
+    both = settings.both_orders and not bert
+    return Classification(frame, labels, str(problem), settings.text, pair, settings.label, both)
+
+
+def _answers(settings: TaskSettings, frame: Frame) -> Answers:
+    return Answers(
+        frame,
+        stride=settings.stride,
+        max_question=settings.max_question,
+        n_best=settings.n_best,
+        max_answer=settings.max_answer,
+        null_threshold=settings.null_threshold,
+        question_column=settings.question,
+        context_column=settings.context,
+        answers_column=settings.answers,
+    )
+
+
+def _labels(config: ModelConfig) -> tuple[str, ...]:
+    """The classes' names; Hugging Face's where they have none."""
+    return config.labels or tuple(f"LABEL_{index}" for index in range(config.num_labels))
+
+
+def predict(
+    model: nn.Module,
+    params: Any,
+    tokenizer: Tokenizer,
+    rows: Sequence[dict[str, Any]],
+    settings: TaskSettings | None = None,
+    *,
+    length: int | None = None,
+    batch_size: int = 32,
+) -> list[dict[str, Any]]:
+    """What a fine-tuned model says of texts.
+
+    Args:
+        model: with the head of a task; a kind whose text is generated (sft) is for `respond`.
+        params: its parameters.
+        tokenizer: the model's.
+        rows: by column name, such as {"text": "A fine film."}.
+        settings: other columns and thresholds; the model's head decides the kind.
+        length: tokens of an input; the model's positions where None.
+        batch_size: inputs read at once.
+
+    Returns:
+        For each row what its task's `decode` gives: labels and probabilities, a score, spans or tags.
+
+    Raises:
+        InputError: the model has no task's head, or a row cannot be used.
+    """
+    config = model.config  # type: ignore[attr-defined]
+    settings = dataclasses.replace(settings or TaskSettings(), kind=kind_of(model))
+    if settings.kind == "sft":
+        raise InputError("a language model's responses are written token by token; use bertgpt.inference.predict.respond")
+    records = [make_row(f"row {number}", row) for number, row in enumerate(rows, 1)]
+    choices = most_choices(records, settings.choices)
+    data = task_data(settings, config, tokenizer, length or config.max_positions, choices)
+    return predict_rows(model, params, data, records, SPECS[str(settings.kind)].outputs, batch_size)
+
+
+def predict_rows(
+    model: nn.Module, params: Any, data: TaskData, rows: Sequence[Row], fields: tuple[str, ...], batch_size: int = 32
+) -> list[dict[str, Any]]:
+    """As `predict`, for rows whose reading is decided."""
+    examples = [data.encode(row, labelled=False) for row in rows]
+    source = TaskExamples(data, examples)
+    outputs = []
+    for start in range(0, len(source), batch_size):
+        batch = _trimmed(source.batch(np.arange(start, start + batch_size)), data.per_token)
+        check_ids(batch["input_ids"], model.config.vocab_size)  # type: ignore[attr-defined]
+        inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
+        found = _apply(model, params, inputs, fields)
+        outputs += [dict(zip(fields, row, strict=True)) for row in zip(*map(np.asarray, found), strict=True)]
+    return decode_all(data, examples, outputs)
+
+
+def decode_all(
+    data: TaskData, examples: Sequence[Example], outputs: Sequence[dict[str, np.ndarray]]
+) -> list[dict[str, Any]]:
+    """A prediction for every example, from the outputs of all features in order; more outputs are left alone."""
+    predictions, at = [], 0
+    for example in examples:
+        predictions.append(data.decode(example, outputs[at : at + len(example.features)]))
+        at += len(example.features)
+    return predictions
+
+
+def respond(
+    model: nn.Module, params: Any, data: TaskData, rows: Sequence[Row], max_new_tokens: int = 64, **sampling: Any
+) -> list[str]:
+    """What a model fine-tuned on responses answers to prompts or conversations; `sampling` as `bertgpt.generate`."""
+    prompts = [data.encode(row, labelled=False).features[0]["input_ids"].tolist() for row in rows]
+    positions = model.config.max_positions  # type: ignore[attr-defined]
+    count = min(max_new_tokens, max(positions // 2, positions - max(map(len, prompts))))
+    prompts = [ids[:1] + ids[1:][-(positions - count - 1) :] for ids in prompts]  # as training shortens them
+    written = generate(model, params, prompts, count, end_id=data.frame.end, **sampling)
+    decode = data.frame.tokenizer.decode
+    return [decode(ids[len(prompt) :].tolist()) for ids, prompt in zip(written, prompts, strict=True)]
+
+
+def _trimmed(batch: dict[str, np.ndarray], per_token: tuple[str, ...]) -> dict[str, np.ndarray]:
+    """The batch without the columns that are padding in every row; its width a power of two or whole."""
+    longest = int(batch["attention_mask"].sum(-1).max())
+    width = min(1 << (longest - 1).bit_length(), batch["attention_mask"].shape[-1])
+    return {name: value[..., :width] if name in per_token else value for name, value in batch.items()}
+
+
+@functools.partial(jax.jit, static_argnames=("model", "fields"))
+def _apply(model: Any, params: Any, inputs: dict[str, Array], fields: tuple[str, ...]) -> tuple[Array, ...]:
+    output = model.apply({"params": params}, **inputs)
+    return tuple(getattr(output, field) for field in fields)

@@ -1,0 +1,86 @@
+"""A model as StableHLO: one program for any batch and length, run by JAX without this library's code."""
+
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.export
+import jax.numpy as jnp
+import numpy as np
+from flax.traverse_util import flatten_dict, unflatten_dict
+from safetensors.numpy import save_file
+from tokenizers import Tokenizer
+
+from bertgpt.checkpoints.load import replacing, takes_choices
+from bertgpt.tokenizers import save_tokenizer
+
+PROGRAM, WEIGHTS = "model.stablehlo", "weights.safetensors"
+PLATFORMS = ("cpu", "cuda", "tpu")
+
+
+def export_stablehlo(folder: str | Path, model: nn.Module, params: Any, tokenizer: Tokenizer | None = None) -> None:
+    """Writes model.stablehlo, weights.safetensors, a README.md that shows how to call them, and tokenizer.json.
+
+    The program takes (weights, inputs): the file's arrays by name, and `input_ids`, `attention_mask` and for BERT
+    `token_type_ids`, all int32 [batch length] ([batch choices length] for multiple choice). It returns the output's
+    fields that are not None by name, in the model's dtype, logits float32. It runs on CPU, CUDA and TPU.
+
+    Args:
+        folder: a new one appears whole or not at all; where there is one, each file is replaced whole, but a README.md
+            stays.
+        model: any of this library's.
+        params: its parameters.
+        tokenizer: written too where given.
+    """
+    exported = export_program(model, params)
+    weights = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flatten_dict(params, sep="/").items()}
+    with replacing(Path(folder)) as new:
+        (new / PROGRAM).write_bytes(exported.serialize())
+        save_file(weights, new / WEIGHTS)
+        (new / "README.md").write_text(_readme(model), encoding="utf-8")
+        if tokenizer is not None:
+            save_tokenizer(tokenizer, new)
+
+
+def export_program(model: Any, params: Any) -> jax.export.Exported:
+    """The program, with symbolic batch (and choices) and a symbolic length up to the model's positions."""
+
+    def run(weights: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
+        output = model.apply({"params": unflatten_dict(weights, sep="/")}, **inputs)
+        return {name: value for name, value in vars(output).items() if value is not None}
+
+    sizes = "batch, choices, length" if takes_choices(type(model).__name__) else "batch, length"
+    shape = jax.export.symbolic_shape(sizes, constraints=[f"length <= {model.config.max_positions}"])
+    inputs = {name: jax.ShapeDtypeStruct(shape, jnp.int32) for name in _input_names(model)}
+    weights = {
+        path: jax.ShapeDtypeStruct(leaf.shape, jnp.float32) for path, leaf in flatten_dict(params, sep="/").items()
+    }
+    return jax.export.export(jax.jit(run), platforms=PLATFORMS)(weights, inputs)
+
+
+def _input_names(model: Any) -> list[str]:
+    return ["input_ids", "attention_mask"] + ([] if model.config.causal else ["token_type_ids"])
+
+
+def _readme(model: Any) -> str:
+    shape = "(1, 2, 8)" if takes_choices(type(model).__name__) else "(1, 8)"
+    inputs = ", ".join(f'"{name}": np.ones({shape}, np.int32)' for name in _input_names(model))
+    return f"""# {type(model).__name__} as StableHLO
+
+Needs jax and safetensors. Any batch size, up to {model.config.max_positions} tokens; `attention_mask` is 1 on real
+tokens.
+
+```python
+from pathlib import Path
+
+import jax.export
+import numpy as np
+from safetensors.numpy import load_file
+
+program = jax.export.deserialize(Path("{PROGRAM}").read_bytes())
+weights = load_file("{WEIGHTS}")
+output = program.call(weights, {{{inputs}}})
+print({{name: value.shape for name, value in output.items()}})
+```
+"""

@@ -1,0 +1,43 @@
+"""Masked sums of losses, and the cross-entropy over a vocabulary that is computed in blocks."""
+
+from bertgpt.losses.masked import (
+    Batch,
+    SumWeight,
+    accuracy,
+    auxiliary_lm_loss,
+    bert_accuracies,
+    bert_losses,
+    choice_logits,
+    class_accuracy,
+    class_loss,
+    cross_entropy,
+    gpt_accuracies,
+    gpt_losses,
+    lm_loss,
+    masked_sum,
+    mlm_loss,
+    nsp_loss,
+    span_accuracies,
+    span_losses,
+)
+
+__all__ = [
+    "Batch",
+    "SumWeight",
+    "accuracy",
+    "auxiliary_lm_loss",
+    "bert_accuracies",
+    "bert_losses",
+    "choice_logits",
+    "class_accuracy",
+    "class_loss",
+    "cross_entropy",
+    "gpt_accuracies",
+    "gpt_losses",
+    "lm_loss",
+    "masked_sum",
+    "mlm_loss",
+    "nsp_loss",
+    "span_accuracies",
+    "span_losses",
+]

@@ -1,0 +1,1 @@
+"""The models: one transformer block, BERT and GPT-1 with their heads."""

@@ -1,0 +1,188 @@
+"""GPT-1: embeddings, the causal stack, the tied head, and a model a task head (Radford et al. 2018)."""
+
+import dataclasses
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from bertgpt.errors import check_array
+from bertgpt.losses.chunked_cross_entropy import VocabularyHead, narrowed
+from bertgpt.model.blocks import (
+    Dropout,
+    Embedding,
+    Model,
+    Stack,
+    check_inputs,
+    dense,
+    flatten_choices,
+    look_up,
+    weight_init,
+)
+from bertgpt.model.outputs import ModelOutput
+
+
+class OpenAIGPTModel(Model):
+    """dropout(token + position), summed in float32, then the causal stack; no LayerNorm before or after it."""
+
+    def setup(self) -> None:
+        config = self.config
+        self.token, self.position = (
+            Embedding(size, config.hidden_size, embedding_init=weight_init(config))
+            for size in (config.vocab_size, config.max_positions)
+        )
+        self.dropout = Dropout(config.hidden_dropout)
+        self.stack = Stack(config, self.dtype, self.remat)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        pack_ids: Array | None = None,
+        deterministic: bool = True,
+        output_hidden_states: bool = False,
+    ) -> ModelOutput:
+        """Reads ids from left to right. One outside its range gives NaN there and wherever attention spreads it.
+
+        Args:
+            input_ids: [B T] int, under `vocab_size`; at most `max_positions` in a row, or more with `position_ids`.
+            attention_mask: [B T], nonzero = a real token; None: all are.
+            position_ids: [B T] or [1 T] int, under `max_positions`; None: 0, 1, 2, ...
+            pack_ids: [B T] int, equal within one example of a row; None: a row is one example.
+            deterministic: False needs `rngs={"dropout": key}`.
+            output_hidden_states: also return every layer's output.
+
+        Raises:
+            InputError: the arguments' shapes do not fit together, or a row is too long; raised while tracing.
+        """
+        others = {"attention_mask": attention_mask, "position_ids": position_ids, "pack_ids": pack_ids}
+        check_inputs(self.config, "BT", input_ids, **others)
+        if position_ids is None:
+            position_ids = jnp.arange(input_ids.shape[1])[None]
+        embedded = (self.token(input_ids) + self.position(position_ids)).astype(self.dtype)
+        embedded = self.dropout(embedded, deterministic=deterministic)
+        layers = self.stack(embedded, attention_mask, pack_ids, deterministic)
+        return ModelOutput(
+            last_hidden_state=layers[-1],
+            hidden_states=(embedded, *layers) if output_hidden_states else None,
+        )
+
+
+class OpenAIGPTLMHeadModel(Model):
+    """GPT-1 with next-token logits: the hidden state times the token embeddings, no bias."""
+
+    def setup(self) -> None:
+        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        output_logits: bool = True,
+        **options: Any,
+    ) -> ModelOutput:
+        """As `OpenAIGPTModel`, with `logits` [B T V]: position t predicts token t + 1.
+
+        Args:
+            output_logits: False: `logits` is what they are made of, for losses that never write them all out.
+        """
+        output = self.transformer(input_ids, attention_mask, position_ids, **options)
+        head = VocabularyHead(output.last_hidden_state, self.transformer.token.embedding)
+        return dataclasses.replace(output, logits=head.logits() if output_logits else head)
+
+
+class OpenAIGPTDoubleHeadsModel(Model):
+    """GPT-1 with next-token logits and one number for every choice (section 3.3, multiple choice)."""
+
+    def setup(self) -> None:
+        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
+        self.dropout = Dropout(self.config.head_dropout)
+        self.multiple_choice_head = dense(1, self.config, self.dtype)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        mc_token_ids: Array | None = None,
+        deterministic: bool = True,
+        **options: Any,
+    ) -> ModelOutput:
+        """Every input is [B C T]; adds `logits` [B C T V] and `mc_logits` [B C]. The other fields have B x C rows.
+
+        Args:
+            mc_token_ids: [B C] int under T, the position that speaks for a choice; None: the last of `attention_mask`.
+        """
+        others = {"attention_mask": attention_mask, "position_ids": position_ids}
+        inputs = flatten_choices(self.config, input_ids, **others)
+        output = self.transformer(*inputs, deterministic=deterministic, **options)
+        x = output.last_hidden_state  # [B*C T D]
+        if mc_token_ids is None:
+            at = last_position(x, inputs[1])
+        else:
+            check_array("mc_token_ids", mc_token_ids, "BC", {"B": input_ids.shape[0], "C": input_ids.shape[1]})
+            at = narrowed(mc_token_ids.reshape(-1))
+        chosen = self.dropout(jax.vmap(look_up)(x, at), deterministic=deterministic)
+        logits = VocabularyHead(x, self.transformer.token.embedding).logits()
+        return dataclasses.replace(
+            output,
+            logits=logits.reshape(*input_ids.shape, -1),
+            mc_logits=self.multiple_choice_head(chosen).astype(jnp.float32).reshape(input_ids.shape[:2]),
+        )
+
+
+class OpenAIGPTForSequenceClassification(Model):
+    """Classes of a text: a dense layer without bias on its last token."""
+
+    def setup(self) -> None:
+        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
+        self.dropout = Dropout(self.config.head_dropout)
+        self.score = dense(self.config.num_labels, self.config, self.dtype, bias=False)
+
+    def __call__(
+        self,
+        input_ids: Array,
+        attention_mask: Array | None = None,
+        position_ids: Array | None = None,
+        *,
+        deterministic: bool = True,
+        output_lm_logits: bool = False,
+        **options: Any,
+    ) -> ModelOutput:
+        """As `OpenAIGPTModel`, with `logits` [B num_labels], read at the last position of `attention_mask`.
+
+        Args:
+            input_ids: [B T]; or [B 2 T], a pair of texts in both orders, whose two states are added before the
+                classifier (section 3.3, similarity). The other fields then have B x 2 rows.
+            attention_mask: of the same shape.
+            position_ids: of the same shape.
+            output_lm_logits: also return `lm_logits`, of the shape of `input_ids` with V at its end.
+        """
+        inputs: list[Any] = [input_ids, attention_mask, position_ids]
+        if np.ndim(input_ids) == 3:
+            others = {"attention_mask": attention_mask, "position_ids": position_ids}
+            inputs = flatten_choices(self.config, input_ids, **others)
+        output = self.transformer(*inputs, deterministic=deterministic, **options)
+        x = output.last_hidden_state
+        last = x[jnp.arange(x.shape[0]), last_position(x, inputs[1])]  # [B D], or [B*2 D]
+        last = last.reshape(input_ids.shape[0], -1, last.shape[-1]).sum(1)
+        logits = self.score(self.dropout(last, deterministic=deterministic)).astype(jnp.float32)
+        if not output_lm_logits:
+            return dataclasses.replace(output, logits=logits)
+        lm_logits = VocabularyHead(x, self.transformer.token.embedding).logits().reshape(*input_ids.shape, -1)
+        return dataclasses.replace(output, logits=logits, lm_logits=lm_logits)
+
+
+def last_position(x: Array, attention_mask: Array | None) -> Array:
+    """The last real position of every row of x [B T D], padded on either side -> [B] int."""
+    length = x.shape[1]
+    if attention_mask is None:
+        return jnp.full(x.shape[0], length - 1)
+    return length - 1 - (attention_mask != 0)[:, ::-1].argmax(axis=1)

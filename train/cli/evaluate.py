@@ -1,0 +1,37 @@
+"""Score a fine-tuned model on labelled rows: a table, evaluation.json, and for classes a picture of the confusions."""
+
+import argparse
+from pathlib import Path
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A run or model folder, and rows."""
+    parser.add_argument("run", metavar="RUN", help="a fine-tuned run folder, or a model folder with a task's head")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="such as task.label=stars")
+    parser.add_argument("--data", metavar="PATH", help="labelled rows (default: those held out by the run)")
+    parser.add_argument("--step", type=int, metavar="N", help="that checkpoint (default: the best)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="inputs read at once (default: the run's)")
+    parser.add_argument("--out", metavar="FOLDER", help="where to write (default: RUN)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the table, and for entities one with a row for each type."""
+    from bertgpt.errors import InputError, check_local
+
+    from ..config import expand_home
+    from ..folders.run import load_run
+    from ..jobs.evaluating import evaluate, load_tuned
+    from ..reports import show_table, show_types
+
+    if options.batch_size is not None and options.batch_size < 1:
+        raise InputError("--batch-size must be at least 1")
+    out = options.run if options.out is None else expand_home(options.out, "--out")
+    check_local("the folder to write to", out)
+    tuned = load_tuned(load_run(options.run, options.step), options.run, options.overrides)
+    if options.data is not None:
+        tuned.config.data.eval = expand_home(options.data, "--data")
+    scores = evaluate(tuned, Path(out), options.batch_size)
+    by_type = scores.pop("by_type", {})
+    show_table(f"{tuned.kind}, step {tuned.run.step}", scores)
+    if by_type:
+        show_types(by_type)

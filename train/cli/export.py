@@ -1,0 +1,34 @@
+"""Write a run's model as a Hugging Face folder, or as StableHLO."""
+
+import argparse
+from pathlib import Path
+
+from bertgpt.errors import InputError, check_local
+
+FORMATS = ("huggingface", "stablehlo")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A run folder, where to write, and what."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a model folder to convert")
+    parser.add_argument("folder", metavar="FOLDER", help="made or replaced")
+    parser.add_argument("--step", type=int, metavar="N", help="that checkpoint (default: the best)")
+    parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=f"default: {FORMATS[0]}")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Writes the folder."""
+    check_local("the folder to write to", options.folder)
+    if (Path(options.folder) / "checkpoints").is_dir():
+        raise InputError(f"{options.folder} is a run; give another folder, which is made or replaced")
+
+    from bertgpt.checkpoints.load import save_pretrained
+    from bertgpt.inference.stablehlo import export_stablehlo
+
+    from ..folders.run import load_run
+    from ..reports import say
+
+    model, params, tokenizer, step = load_run(options.run, options.step)
+    write = save_pretrained if options.format == "huggingface" else export_stablehlo
+    write(options.folder, model, params, tokenizer)
+    say(f"{type(model).__name__}{f' of step {step}' if step else ''} written to {options.folder}")

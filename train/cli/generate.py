@@ -1,0 +1,54 @@
+"""Continue a text with a GPT-1: a run's, or a model folder's. The text appears as it is written."""
+
+import argparse
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A run or model folder, a prompt, and how to decode."""
+    parser.add_argument("run", metavar="RUN", help="the run folder or model folder of a GPT-1")
+    parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens to add (default 64)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (the default)")
+    parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample from the K likeliest tokens; 0: all")
+    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="sample from those that together reach P")
+    parser.add_argument("--cut-left", action="store_true", help="cut the beginning of a prompt that leaves no room")
+    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the prompt with its continuation."""
+    import jax
+
+    from bertgpt.errors import InputError
+    from bertgpt.inference.decoding import stream
+
+    from ..folders.run import load_run, need
+    from ..reports import check_text, say
+
+    if options.max_new_tokens < 1:
+        raise InputError("--max-new-tokens must be at least 1")
+    check_text(options.prompt)
+    if not 0 <= options.seed < 2**32:
+        raise InputError("--seed must be at least 0 and under 4294967296")
+    model, params, tokenizer, _ = need(load_run(options.run), "gpt", "generate", "fill-mask")
+    ids = tokenizer.encode(options.prompt).ids
+    new = stream(
+        model,
+        params,
+        ids,
+        options.max_new_tokens,
+        options.temperature,
+        jax.random.key(options.seed),
+        top_k=options.top_k,
+        top_p=options.top_p,
+        cut_left=options.cut_left,
+    )
+    shown = tokenizer.decode(ids)
+    say(shown, end="")
+    for token in new:
+        ids.append(token)
+        text = tokenizer.decode(ids)
+        if not text.endswith("\ufffd"):  # else a character is not complete yet
+            say(text.removeprefix(shown), end="")
+            shown = text
+    say("")

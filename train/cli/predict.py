@@ -1,0 +1,116 @@
+"""Tell what a fine-tuned model says of texts, a JSON object a line; of a BERT whether one text follows another."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+EXTRA = {"question_answering": "question", "multiple_choice": "choice", "tagging": "", "sft": ""}  # others: pair
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """A run or model folder, and texts: one by options, or those of a file or of standard input."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a model folder with a task's head")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="such as task.null_threshold=0")
+    parser.add_argument("--text", metavar="A", help="a text; for a question, where its answer is to be found")
+    parser.add_argument("--pair", metavar="B", help="the second text of a pair")
+    parser.add_argument("--question", metavar="Q", help="a question about the text")
+    parser.add_argument("--choice", metavar="C", action="append", help="a choice; give two or more")
+    parser.add_argument("--file", metavar="PATH", help="rows in any format that finetune reads")
+    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="of a response (default 64)")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prints the predictions; without --text and --file, for the lines of standard input."""
+    import json
+
+    from bertgpt.errors import InputError
+
+    from ..folders import run as runs
+    from ..jobs import evaluating
+
+    if options.max_new_tokens < 1:
+        raise InputError("--max-new-tokens must be at least 1")
+    if options.text is not None and options.file is not None:
+        raise InputError("give --text or --file, and not both")
+    run = runs.load_run(options.run)
+    if type(run.model).__name__ in ("BertForPreTraining", "BertForNextSentencePrediction"):
+        _next_sentence(run, options)
+        return
+    tuned = evaluating.load_tuned(run, options.run, options.overrides)
+    for prediction in evaluating.predict(tuned, _rows(tuned, options), options.max_new_tokens):
+        print(json.dumps(prediction, ensure_ascii=False), flush=True)
+
+
+def _next_sentence(run: Any, options: argparse.Namespace) -> None:
+    from bertgpt.errors import InputError
+    from bertgpt.inference.fill_mask import next_sentence_probability
+
+    from ..reports import check_text, say
+
+    others = (options.question, options.choice, options.file)
+    if options.text is None or options.pair is None or any(other is not None for other in others):
+        raise InputError("a pretrained BERT tells whether --pair follows --text; give these two, or a fine-tuned run")
+    for text in (options.text, options.pair):
+        check_text(text)
+    probability = next_sentence_probability(run.model, run.params, run.tokenizer, options.text, options.pair)
+    say(f"{options.text}\n{options.pair}\n  the second follows the first: {probability:.3f}")
+
+
+def _rows(tuned: Any, options: argparse.Namespace) -> Iterator[Any]:
+    """The rows to predict."""
+    import sys
+
+    from bertgpt.data.tasks.readers import read_rows
+    from bertgpt.data.tasks.task import Row
+    from bertgpt.errors import InputError
+
+    from ..config import expand_home
+    from ..jobs.evaluating import main_column
+    from ..reports import check_text
+
+    task, column = tuned.config.task, main_column(tuned)
+    if options.file is not None:
+        file = expand_home(options.file, "--file")
+        return read_rows(file, word_column=task.word_column, tag_column=task.tag_column)
+    given = {
+        column: options.text,
+        task.pair or "pair": options.pair,
+        task.question: options.question,
+        "choices": options.choice,
+    }
+    if options.choice is not None:
+        task.choices = "choices"  # and no list of columns
+    values = {name: value for name, value in given.items() if value is not None}
+    for name in ("pair", "question", "choice"):
+        if getattr(options, name) is not None and name != EXTRA.get(tuned.kind, "pair"):
+            raise InputError(f"--{name} is not for {tuned.kind}; leave it out")
+    task.pair = task.pair or ("pair" if options.pair is not None else None)  # a model folder does not say
+    for text in (text for value in values.values() for text in ([value] if isinstance(value, str) else value)):
+        check_text(text)
+    if options.text is not None:
+        return iter([Row("--text", values)])
+    if values:
+        raise InputError("--pair, --question and --choice belong to a --text; give it too")
+    return _lines(sys.stdin, column)
+
+
+def _lines(lines: Any, column: str) -> Iterator[Any]:
+    """Every line of a stream as a row: a JSON object, or a text."""
+    import json
+
+    from bertgpt.data.tasks.readers import make_row
+    from bertgpt.errors import InputError
+
+    try:
+        for number, line in enumerate(lines, 1):
+            place = f"standard input line {number}"
+            if line.startswith("{"):
+                try:
+                    value = json.loads(line)
+                except (ValueError, RecursionError) as error:
+                    raise InputError(f"{place}: not JSON: {error}") from error
+                yield make_row(place, value)
+            elif line.strip():
+                yield make_row(place, {column: line.rstrip("\n")})
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not UTF-8: {error}") from error

@@ -1,0 +1,62 @@
+"""Tokenize the corpus of a configuration to its token store; nothing is done where the store is up to date."""
+
+import argparse
+from typing import TYPE_CHECKING
+
+from bertgpt.errors import InputError
+
+from ..cli import pretrain
+
+if TYPE_CHECKING:
+    from ..folders.distributed_preparation import Spread
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Those of `pretrain`, and how the work is spread."""
+    pretrain.add_arguments(parser)
+    parser.add_argument(
+        "--tasks", type=int, metavar="N", help="spread the files over N tasks; data.workers run at once"
+    )
+    parser.add_argument("--verify", action="store_true", help="read the whole store again, to see that it is sound")
+    parser.add_argument("--ray", action="store_true", help="on the Ray cluster at RAY_ADDRESS, or one made here")
+    parser.add_argument("--slurm", metavar="KEY=VALUE,...", help="on Slurm: partition=...,time=..., what sbatch takes")
+
+
+def run(options: argparse.Namespace) -> None:
+    """Prepares the store that `pretrain` with the same arguments uses."""
+    from .. import config
+
+    settings = config.load(options.config, options.overrides)
+    spread = _spread(options, settings.data.workers)
+
+    from ..folders import run as runs
+    from ..reports import say
+
+    start = runs.find_start(settings)
+    if not runs.prepare_store(settings, start, spread, options.verify):
+        return say("handed to Slurm, whose last job makes the store; if tasks fail, the same command does them again")
+    say(f"ready: {runs.store_folder(settings)}")
+
+
+def _spread(options: argparse.Namespace, workers: int | None) -> "Spread | None":
+    if options.tasks is None:
+        if options.ray or options.slurm is not None:
+            raise InputError("--ray and --slurm need --tasks N: into how many tasks the files are dealt")
+        return None
+    if options.tasks < 1 or (options.ray and options.slurm is not None):
+        raise InputError("--tasks must be at least 1, with one of --ray and --slurm or none")
+    try:
+        from ..folders.distributed_preparation import Spread
+    except ModuleNotFoundError as error:
+        raise InputError(f"--tasks needs {error.name}: pip install 'bertgpt[scale]'") from error
+    command = ("prepare", options.config, *options.overrides, "--tasks", str(options.tasks))
+    return Spread(options.tasks, workers, options.ray, _sbatch_options(options.slurm), command)
+
+
+def _sbatch_options(text: str | None) -> dict[str, str] | None:
+    if text is None:
+        return None
+    pairs = [item.partition("=") for item in text.split(",")]
+    if any(not key or not value for key, _, value in pairs):
+        raise InputError(f"--slurm {text}: give KEY=VALUE,..., such as partition=cpu,time=12:00:00,account=mine")
+    return {key: value for key, _, value in pairs}

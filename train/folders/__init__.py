@@ -1,0 +1,1 @@
+"""What lies on disk: run folders, checkpoints, token stores and their locks."""

@@ -1,0 +1,287 @@
+"""Corpus preparation as one datatrove pipeline: tasks in local processes, on Ray or on Slurm, then a merge.
+
+Beside the store stands a work folder, named by a hash of the settings and of the tokenizer (of the whole text where one
+is trained on it). It holds the tokenizer, the parts and datatrove's `completions`, so the same command again does only
+what is left. A part says which files it was made from, with sizes and times; where those have changed, it is made anew.
+"""
+
+import concurrent.futures
+import contextlib
+import dataclasses
+import functools
+import hashlib
+import importlib.util
+import json
+import logging
+import multiprocessing
+import os
+import re
+import resource
+import shlex
+import shutil
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from concurrent.futures.process import BrokenProcessPool
+from pathlib import Path
+from typing import Any
+
+import multiprocess
+from datatrove.executor import LocalPipelineExecutor, RayPipelineExecutor, SlurmPipelineExecutor
+from datatrove.executor.base import PipelineExecutor
+from datatrove.executor.slurm import launch_slurm_job
+from datatrove.pipeline.base import PipelineStep
+from datatrove.utils.logging import logger
+from tokenizers import Tokenizer
+
+from bertgpt.data.text import store, workers
+from bertgpt.data.text import store_shards as parts
+from bertgpt.data.text.store import Files, TextSource
+from bertgpt.errors import InputError
+
+from ..atomic_files import write_first
+
+PACKAGE = __package__.partition(".")[0]  # the trainer's, under the name that it has here
+ROOT = Path(__file__).parent.parent.parent  # the folder that holds it
+TASK_MEMORY = 1  # GB that Ray sets aside for a task; docs/scale.md has what one takes
+
+MAX_JOBS = 1000  # in one array of Slurm, by its default; a job then does several tasks
+
+logger.disable("datatrove")  # its log is on stderr, with a traceback of every mistake; failure.txt has what is needed
+
+
+@dataclasses.dataclass(frozen=True)
+class Spread:
+    """How the work is spread.
+
+    Attributes:
+        tasks: at most; no more than there are files.
+        workers: tasks that run at a time; None: one a core here, as many as there is room for elsewhere.
+        ray: on the Ray cluster that RAY_ADDRESS names or that runs here, or on one made for this run.
+        slurm: on Slurm, with these options of sbatch; `partition` and `time` are among them.
+        command: the arguments of `python -m train` that do the same here; merges the parts on Slurm.
+    """
+
+    tasks: int
+    workers: int | None = None
+    ray: bool = False
+    slurm: dict[str, str] | None = None
+    command: tuple[str, ...] = ()
+
+
+def prepare(
+    folder: Path, source: TextSource, wanted: dict[str, Any], make_tokenizer: Callable[[], Tokenizer], spread: Spread
+) -> bool:
+    """What `store.prepare` does, to the byte, in tasks; False where they were only handed to Slurm.
+
+    Args:
+        folder: of the store.
+        source: the text.
+        wanted: plain values that say which tokenizer this is.
+        make_tokenizer: called where no earlier try has left one.
+        spread: the tasks, and where they run.
+
+    Raises:
+        InputError: as `store.prepare`, or a task failed.
+    """
+    store.check_replaceable(folder)
+    files = source.files()
+    stamps = parts.stamps(files)
+    runs = parts.deal([size for _, size, _ in stamps], spread.tasks)
+    work = _work_folder(folder, [store.identity(source), wanted, None if "sha256" in wanted else stamps])
+    step = TokenizeFiles(work, source, files, stamps, runs)
+    executor = _executor(step, spread)  # before a tokenizer is trained, so that a mistake in it is told at once
+    tokenizer = _keep_tokenizer(work, make_tokenizer)
+    if _incomplete(executor, step):
+        step.failure.unlink(missing_ok=True)
+        with _ray() if spread.ray else contextlib.nullcontext():
+            executor.run()
+        if spread.slurm is not None:
+            return False
+        _check_complete(executor, step)
+    with store.temporary_folder(folder) as new:
+        part = parts.merge(new, [step.part_folder(rank) for rank in range(len(runs))], tokenizer)
+        store.finish(folder, new, source, tokenizer, wanted, part)
+    for stale in _work_folders(folder):
+        shutil.rmtree(stale, ignore_errors=True)  # a network file system may keep a log that is open
+    return True
+
+
+class TokenizeFiles(PipelineStep):
+    """Makes the part of a store that belongs to a task: that of a run of the input files."""
+
+    name = "token store"
+    type = "tokenizer"
+
+    def __init__(self, work: Path, source: TextSource, files: Files, stamps: list[tuple], runs: list[range]) -> None:
+        """
+        Args:
+            work: the work folder; holds the tokenizer.
+            source: how the files are read.
+            files: all of them.
+            stamps: theirs, as they were found.
+            runs: of each task, its files among all.
+        """
+        super().__init__()
+        self.work, self.source, self.files, self.stamps, self.runs = work.absolute(), source, files, stamps, runs
+        self.failure = self.work / "failure.txt"
+        self.launched_at = os.getcwd()  # relative paths count from there
+
+    @functools.cached_property
+    def tokenizer_hash(self) -> str:
+        """Of the tokenizer in the work folder."""
+        return store.tokenizer_hash(Tokenizer.from_file(str(self.work / "tokenizer.json")))
+
+    def part_folder(self, rank: int) -> Path:
+        """Where a task's part lies once it is whole."""
+        return self.work / "parts" / f"{rank:05d}"
+
+    def has_part(self, rank: int) -> bool:
+        """Whether a task's part is there, made with this tokenizer from its files as they were found."""
+        part = parts.read_part(self.part_folder(rank))
+        if part is None or part.tokenizer != self.tokenizer_hash:
+            return False
+        made = [(entry["path"], entry["size"], entry["modified"]) for entry in part.files]
+        return made == [self.stamps[index] for index in self.runs[rank]]
+
+    def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
+        """Makes the part; yields nothing. What goes wrong is kept beside the parts as well, for other machines."""
+        os.chdir(self.launched_at)
+        workers.use_one_core()
+        start = time.process_time()
+        try:
+            size = self._make_part(rank)
+        except Exception as error:
+            text = str(error) if isinstance(error, InputError) else traceback.format_exc()
+            self.failure.write_text(text, encoding="utf-8")
+            raise
+        seconds = time.process_time() - start
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # of KiB, on Linux
+        text = f"{size / 1e6:,.1f} MB of text in {seconds:.1f} core-seconds, peak memory {peak} MiB"
+        print(f"task {rank} of {world_size}: {text}", flush=True)
+        yield from ()
+
+    def _make_part(self, rank: int) -> int:
+        run, trained = self.runs[rank], len(self.files.train)
+        train = [self.files.train[index] for index in run if index < trained]
+        evaluated = [self.files.eval[index - trained] for index in run if index >= trained]
+        tokenizer = Tokenizer.from_file(str(self.work / "tokenizer.json"))
+        expected = [self.stamps[index] for index in run]
+        part = parts.make_part(self.part_folder(rank), self.source, Files(train, evaluated), tokenizer, expected)
+        return sum(sizes["text_bytes"] for sizes in part.splits.values())
+
+
+class _Local(LocalPipelineExecutor):
+    """Tasks in processes that end with this one, and whose death is told: datatrove's pool waits for a killed one."""
+
+    def run(self) -> None:
+        if self.workers == 1:
+            return super().run()
+        context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads' locks
+        with concurrent.futures.ProcessPoolExecutor(self.workers, context, workers.end_with_parent) as pool:
+            try:
+                for _ in pool.map(self._run_for_rank, self.get_incomplete_ranks()):
+                    pass
+            except BrokenProcessPool as error:
+                raise workers.killed_worker(self.workers) from error
+            finally:
+                pool.shutdown(cancel_futures=True)
+
+
+class _Slurm(SlurmPipelineExecutor):
+    """A job for each task, and one after them that merges instead of adding datatrove's statistics up."""
+
+    merge_command: str
+
+    def launch_merge_stats(self) -> None:
+        options = {"dependency": f"afterok:{self.job_id}", "kill-on-invalid-dep": "yes"}
+        script = self.get_launch_file_contents(self.get_sbatch_args() | options, self.merge_command)
+        with self.logging_dir.open("merge_script.slurm", "w") as file:
+            file.write(script)
+        launch_slurm_job(script, self.job_id_retriever)
+
+
+def _executor(step: TokenizeFiles, spread: Spread) -> PipelineExecutor:
+    tasks, logging_dir = len(step.runs), str(step.work)
+    if spread.slurm is not None:
+        return _slurm(step, spread)
+    if spread.ray:
+        if importlib.util.find_spec("ray") is None:
+            raise InputError("--ray needs ray: pip install 'bertgpt[scale]'")
+        at_once = spread.workers or -1
+        return RayPipelineExecutor([step], tasks, at_once, logging_dir=logging_dir, mem_per_cpu_gb=TASK_MEMORY)
+    multiprocess.set_start_method("forkserver", force=True)  # of datatrove's own helper: as for the tasks
+    return _Local([step], tasks, min(tasks, spread.workers or os.cpu_count() or 1), logging_dir)
+
+
+def _slurm(step: TokenizeFiles, spread: Spread) -> PipelineExecutor:
+    options = dict(spread.slurm or {})
+    if missing := {"partition", "time"} - set(options):
+        raise InputError(f"--slurm: no {' and no '.join(sorted(missing))}; give partition=NAME,time=HOURS:MINUTES:00")
+    if shutil.which("sbatch") is None:
+        raise InputError("--slurm: no sbatch here; give the command where Slurm's commands are")
+    folder = shlex.quote(str(Path(sys.executable).parent))
+    executor = _Slurm(
+        [step],
+        len(step.runs),
+        options.pop("time"),
+        options.pop("partition"),
+        workers=spread.workers or -1,
+        job_name="bertgpt-prepare",
+        qos="",
+        env_command=f"export PATH={folder}:$PATH PYTHONPATH={shlex.quote(str(ROOT))}:$PYTHONPATH",
+        sbatch_args=options,
+        logging_dir=str(step.work),
+        tasks_per_job=-(-len(step.runs) // MAX_JOBS),
+    )
+    executor.merge_command = shlex.join([sys.executable, "-m", PACKAGE, *spread.command])
+    return executor
+
+
+def _ray() -> contextlib.AbstractContextManager:
+    """The cluster that RAY_ADDRESS names or that runs here, or one made for this run."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports home unless told otherwise
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # and takes the tasks' lines for one; both before its import
+    import ray
+
+    return ray.init(logging_level=logging.ERROR, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+
+
+def _work_folders(folder: Path) -> Iterator[Path]:
+    name = re.compile(rf"\.{re.escape(folder.name)}\.work-[0-9a-f]{{16}}")
+    return (path for path in folder.parent.iterdir() if name.fullmatch(path.name))
+
+
+def _work_folder(folder: Path, decisive: list[Any]) -> Path:
+    name = hashlib.sha256(json.dumps(decisive).encode()).hexdigest()[:16]
+    work = folder.with_name(f".{folder.name}.work-{name}")
+    work.mkdir(parents=True, exist_ok=True)
+    return work
+
+
+def _keep_tokenizer(work: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
+    """The tokenizer of an earlier try, or of another process that was faster: training twice may give two."""
+    if not (work / "tokenizer.json").exists():
+        write_first(work / "tokenizer.json", make().to_str(pretty=True))
+    return Tokenizer.from_file(str(work / "tokenizer.json"))
+
+
+def _incomplete(executor: PipelineExecutor, step: TokenizeFiles) -> list[int]:
+    """The tasks to do; the mark of one whose part is gone or of other files is taken away."""
+    for rank in range(executor.world_size):
+        if executor.is_rank_completed(rank) and not step.has_part(rank):
+            executor.logging_dir.rm(f"completions/{rank:05d}")
+    return executor.get_incomplete_ranks()
+
+
+def _check_complete(executor: PipelineExecutor, step: TokenizeFiles) -> None:
+    """
+    Raises:
+        InputError: a task failed on Ray, which keeps its exception to itself.
+    """
+    failed = _incomplete(executor, step)
+    if failed:
+        text = step.failure.read_text(encoding="utf-8") if step.failure.exists() else "killed, perhaps for its memory"
+        reason = text.strip().splitlines()[-1]
+        raise InputError(f"{reason} ({len(failed)} of {executor.world_size} tasks failed; {step.failure})")

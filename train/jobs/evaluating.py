@@ -1,0 +1,183 @@
+"""A fine-tuned model put to use: its held-out figures, and predictions for new rows."""
+
+import functools
+import json
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+
+from bertgpt.data.tasks.classification import most_choices
+from bertgpt.data.tasks.readers import read_all_rows
+from bertgpt.data.tasks.task import END, Row
+from bertgpt.errors import InputError
+from bertgpt.inference.predict import SPECS, kind_of, predict_rows, respond, task_data
+
+from .. import config as configs
+from .. import loop, parallel
+from ..atomic_files import write_whole
+from ..config import RunConfig
+from ..folders.run import Run
+from ..jobs import finetuning
+from ..jobs import task_metrics as metrics
+from ..step import eval_step
+
+MOST_DRAWN = 50  # classes in a picture
+CHUNK = 32  # rows predicted at once
+
+
+class Tuned(NamedTuple):
+    """A fine-tuned model, the configuration that says how its rows are read, and the folder that it came from."""
+
+    run: Run
+    config: RunConfig
+    kind: str
+    folder: Path
+
+
+def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> Tuned:
+    """A fine-tuned run's model, or a model folder's with the head of a task.
+
+    Args:
+        run: as `load_run` gives it.
+        folder: that it was loaded from.
+        overrides: `task.` and `data.` keys that differ from the run's.
+
+    Raises:
+        InputError: the model has no task's head.
+    """
+    kind, saved = kind_of(run.model), Path(folder) / "config.yaml"
+    if kind == "sft" and run.tokenizer.token_to_id(END) is None:
+        raise InputError(f"{folder}: this GPT-1 was not fine-tuned on responses; use generate")
+    if saved.is_file():
+        config = configs.load(str(saved))
+    else:
+        config = RunConfig()
+        config.data.sequence_length = run.model.config.max_positions  # type: ignore[attr-defined]
+    config = configs.override(config, overrides)
+    config.task.kind = config.task.kind or kind
+    if config.task.kind != kind:
+        raise InputError(f"{folder}: its model was made for {kind}, and not for task.kind {config.task.kind}")
+    return Tuned(run, config, kind, Path(folder))
+
+
+def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str, Any]:
+    """The figures on the held-out rows; writes evaluation.json, and for classes confusion.png, into `out`.
+
+    Returns:
+        Figures by name; for tags that mark entities also `by_type`, those of each type of entity
+        (`metrics.type_scores`).
+
+    Raises:
+        InputError: there are no rows to score, or those that the run held out cannot be found again.
+    """
+    metrics.check_libraries()
+    config, run = tuned.config, tuned.run
+    rows = held_out_rows(tuned)
+    data = _task_data(tuned, rows)
+    examples = finetuning.encode(data, rows, "eval")
+    job = finetuning.job_for(config.task, data, run.model, run.params, examples, examples)
+    found: list[dict[str, Any]] = []
+    figures = functools.partial(finetuning.figures, data, examples, predictions=found)
+    config.train.batch_size = batch_size or config.train.batch_size
+    config.train.accumulate = 1
+    strategy = parallel.Jit()
+    compiled = strategy.compile_eval(functools.partial(eval_step, task=job.task))
+    trainer = loop.Trainer(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
+    scores: dict[str, Any] | None = loop.evaluate(trainer, run.params)
+    assert scores is not None  # nothing stops it
+    by_type = metrics.score_types(data, examples, found)
+    scores |= {"by_type": by_type} if by_type else {}
+    write(out, tuned, scores)
+    if tuned.kind == "classification" and len(data.labels) <= MOST_DRAWN:
+        golds = [data.gold(example.row) for example in examples]  # type: ignore[attr-defined]
+        labels = [prediction["label"] for prediction in found]
+        metrics.draw_confusion(golds, labels, data.labels, out / "confusion.png")  # type: ignore[attr-defined]
+    return scores
+
+
+def held_out_rows(tuned: Tuned) -> list[Row]:
+    """Those of data.eval, or the share of data.train that the run held out."""
+    config = tuned.config
+    if not config.data.eval:
+        if not config.data.train:
+            raise InputError("data.eval is missing; give a file of rows: --data PATH")
+        if tuned.run.step:  # a model folder has held nothing out
+            finetuning.check_held_out(tuned.folder, tuned.run.step, "give other labelled rows: --data PATH")
+        return finetuning.read_splits(config)["eval"]
+    task = config.task
+    rows = read_all_rows(config.data.eval, word_column=task.word_column, tag_column=task.tag_column)
+    if not rows:
+        raise InputError(f"data.eval: no rows in {config.data.eval}")
+    return rows
+
+
+def write(out: Path, tuned: Tuned, scores: dict[str, Any]) -> None:
+    """evaluation.json, whole or not at all."""
+    out.mkdir(parents=True, exist_ok=True)
+    rows = tuned.config.data.eval or tuned.config.data.train
+    record = {"kind": tuned.kind, "step": tuned.run.step, "data": rows, **scores}
+    write_whole(out / "evaluation.json", json.dumps(record, indent=2) + "\n")
+
+
+def predict(tuned: Tuned, rows: Iterable[Row], max_new_tokens: int = 64) -> Iterator[dict[str, Any]]:
+    """A JSON object for every row: what names it, then its prediction.
+
+    Raises:
+        InputError: a row cannot be used.
+    """
+    chunk: list[Row] = []
+    for row in rows:
+        chunk.append(row)
+        if len(chunk) == CHUNK:
+            yield from _predict(tuned, chunk, max_new_tokens)
+            chunk = []
+    if chunk:
+        yield from _predict(tuned, chunk, max_new_tokens)
+
+
+def _predict(tuned: Tuned, rows: list[Row], max_new_tokens: int) -> Iterator[dict[str, Any]]:
+    run, data = tuned.run, _task_data(tuned, rows)
+    if tuned.kind == "sft":
+        texts = respond(run.model, run.params, data, rows, max_new_tokens)
+        found: list[dict[str, Any]] = [{"response": text} for text in texts]
+    else:
+        found = predict_rows(run.model, run.params, data, rows, SPECS[tuned.kind].outputs, CHUNK)
+    for row, prediction in zip(rows, found, strict=True):
+        named = {column: row.values[column] for column in shown(tuned) if column in row.values}
+        yield _rounded(named | prediction)
+
+
+def shown(tuned: Tuned) -> tuple[str, ...]:
+    """The columns that a prediction repeats."""
+    task = tuned.config.task
+    return {
+        "question_answering": ("id", task.question),
+        "tagging": ("id",),
+        "sft": ("id", task.prompt),
+    }.get(tuned.kind, ("id", task.text, *([task.pair] if task.pair else [])))
+
+
+def main_column(tuned: Tuned) -> str:
+    """The column that a line of plain text stands for."""
+    task = tuned.config.task
+    columns = {"question_answering": task.context, "tagging": task.words, "sft": task.prompt}
+    return columns.get(tuned.kind, task.text)
+
+
+def _task_data(tuned: Tuned, rows: Sequence[Row]) -> Any:
+    model: nn.Module = tuned.run.model
+    config = tuned.config
+    length = config.data.sequence_length
+    choices = most_choices(rows, config.task.choices)
+    return task_data(config.task, model.config, tuned.run.tokenizer, length, choices)  # type: ignore[attr-defined]
+
+
+def _rounded(value: Any) -> Any:
+    """Floats to 6 decimals, anywhere inside."""
+    if isinstance(value, float):
+        return round(value, 6)
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list) else value

@@ -1,0 +1,167 @@
+"""What a configuration will need, found from shapes: nothing of the run is allocated."""
+
+import functools
+import math
+import time
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+import flax.linen as nn
+import jax
+import numpy as np
+
+from bertgpt.data.text.store import Split
+from bertgpt.tokenizers import train_wordpiece
+
+from .. import config as configs
+from .. import flops, parallel, reports
+from ..config import RunConfig
+from ..folders import run as runs
+from ..jobs import finetuning
+from ..optimizers import make_optimizer
+from ..parallel import Strategy
+from ..state import PRNG, TrainState, create_state
+from ..step import Task, apply, train_step
+
+
+class Plan(NamedTuple):
+    """Shapes of a run.
+
+    Attributes:
+        config: the run's.
+        model: with its head.
+        task: what it learns.
+        strategy: how it is spread.
+        state: of step 0.
+        batch: the global one.
+    """
+
+    config: RunConfig
+    model: nn.Module
+    task: Task
+    strategy: Strategy
+    state: TrainState
+    batch: dict[str, Any]
+
+
+def make_plan(config: RunConfig) -> Plan:
+    """The shapes of the run that `pretrain` or `finetune` would make.
+
+    Raises:
+        InputError: as they would raise it.
+    """
+    strategy = parallel.make_strategy(config.parallel)
+    parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
+    model, task, example = _pretraining(config) if config.task.kind is None else _finetuning(config)
+    size = config.train.batch_size
+    batch = {name: jax.ShapeDtypeStruct((size, *value.shape[1:]), value.dtype) for name, value in example.items()}
+    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    state = jax.eval_shape(functools.partial(create_state, model, optimizer, config.seed))
+    return Plan(config, model, task, strategy, state, batch)
+
+
+def _pretraining(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarray]]:
+    """Model, task and a batch of one row, cut from a text of no words."""
+    start = runs.find_start(config)
+    model_config = configs.model_config(
+        config, runs.expected_vocab_size(config, start), start.model_config if start else None
+    )
+    model = runs.make_model(model_config, config.train.dtype, config.train.remat)
+    bounds = np.arange(0, 41, 10)
+    empty = Split(np.zeros(40, np.uint16), bounds, np.arange(5), np.zeros(30, np.int64), 40)
+    tokenizer = train_wordpiece(["a b"], 30)
+    source = runs.make_source(empty, tokenizer, config, model_config.architecture, 0, config.data.pack)
+    return model, runs.make_task(model, model_config), source.batch(np.arange(1))
+
+
+def _finetuning(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarray]]:
+    """Model, task and the first row of the data; the model started from is read as the run would."""
+    job = finetuning.make_job(config, finetuning.find_base(config), finetuning.read_splits(config))
+    finetuning.decide_steps(config, job)
+    return job.model, job.task, job.train_source.batch(np.arange(1))
+
+
+def exact(plan: Plan) -> dict[str, int]:
+    """Counts, and bytes that one device holds; under fsdp it also has, during a step, the gathered parameters, and in
+    any case the whole gradient."""
+    lies = plan.strategy.like(plan.state)
+    parameters, whole = device_bytes(lies.params), _bytes(plan.state.params)
+    return {
+        "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(plan.state.params)),
+        "flops_per_token": flops.step_flops(plan.model.config, plan.batch) // tokens(plan.batch),  # type: ignore[attr-defined]
+        "parameter_bytes": parameters,
+        "gathered_bytes": whole if parameters < whole else 0,
+        "gradient_bytes": whole,
+        "optimizer_bytes": device_bytes(lies.opt_state),
+        "batch_bytes": _bytes(plan.batch) // plan.strategy.devices,
+        "kept_bytes": kept_bytes(plan),
+    }
+
+
+def tokens(batch: dict[str, Any]) -> int:
+    """Positions of a batch, padding included."""
+    return math.prod(batch["input_ids"].shape)
+
+
+def device_bytes(lies: Any) -> int:
+    """Bytes on one device of arrays given by shape and place; what has no place is there whole."""
+    return sum(
+        math.prod(x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
+        for x in jax.tree.leaves(lies)
+    )
+
+
+def kept_bytes(plan: Plan) -> int:
+    """Bytes of what the forward pass of one device's micro-batch keeps for the backward pass, beside the parameters and
+    the batch themselves, as JAX traces it for an accelerator: what XLA fuses or computes again by itself takes less."""
+    rows = plan.config.train.batch_size // plan.strategy.devices // plan.config.train.accumulate
+    batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in plan.batch.items()}
+
+    def backward(params: Any, batch: Any, key: Any) -> Any:
+        def loss(params: Any) -> Any:
+            sums = plan.task.losses(apply(plan.task, params, batch, key), batch)
+            return plan.task.total({name: value.sum for name, value in sums.items()})
+
+        return jax.vjp(loss, params)[1]
+
+    key = jax.eval_shape(lambda: jax.random.key(0, impl=PRNG))
+    traced = jax.make_jaxpr(backward)(plan.state.params, batch, key).jaxpr
+    given = {id(variable) for variable in traced.invars}
+    kept = {id(variable): variable.aval for variable in traced.outvars if id(variable) not in given}
+    return _bytes(list(kept.values()))
+
+
+def compiled(plan: Plan) -> dict[str, float]:
+    """XLA's own figures for a device of this machine, from the compiled step; seconds that it took to compile."""
+    step = functools.partial(
+        train_step,
+        task=plan.task,
+        optimizer=make_optimizer(plan.config.optimizer, plan.config.train.steps),
+        accumulate=plan.config.train.accumulate,
+        spread=plan.strategy.spread,
+    )
+    began = time.monotonic()
+    memory = plan.strategy.lower(step, plan.state, plan.batch).compile().memory_analysis()
+    return {"temporary_bytes": memory.temp_size_in_bytes, "compile_seconds": time.monotonic() - began}
+
+
+def describe(config: RunConfig) -> Iterator[str]:
+    """The plan in lines; those that need a compilation come last."""
+    plan = make_plan(config)
+    figures = exact(plan)
+    model_config = plan.model.config  # type: ignore[attr-defined]
+    yield from reports.opening(config, model_config, plan.strategy, figures["parameters"])
+    yield f"FLOPs a token, forward and backward: {figures['flops_per_token']:,}"
+    yield "each device holds"
+    for name in ("parameter", "optimizer", "batch", "gradient"):
+        yield f"  {name + ' bytes':<28}{figures[f'{name}_bytes']:>20,}"
+    yield f"  {'parameters gathered':<28}{figures['gathered_bytes']:>20,}  (for the length of a step)"
+    yield f"  {'kept for the backward pass':<28}{figures['kept_bytes']:>20,}  (before XLA fuses; train.remat lowers it)"
+    yield f"compiling for {jax.devices()[0].device_kind} ..."
+    measured = compiled(plan)
+    seconds = measured["compile_seconds"]
+    yield f"  {'XLA temporaries':<28}{measured['temporary_bytes']:>20,}  ({seconds:.0f} s to compile)"
+
+
+def _bytes(tree: Any) -> int:
+    return sum(math.prod(leaf.shape) * leaf.dtype.itemsize for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,189 @@
+"""Pretraining: the job of a configuration without a task, from a corpus."""
+
+from pathlib import Path
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bertgpt.data.pretraining.packing import Packed
+from bertgpt.data.pretraining.sentence_pairs import (
+    IS_NEXT,
+    NOT_NEXT,
+    BertPairs,
+    LengthBaseline,
+    fit_lengths,
+    one_sentence_share,
+)
+from bertgpt.data.text import store
+from bertgpt.errors import InputError
+from bertgpt.inference.decoding import generate
+from bertgpt.tokenizers import load_tokenizer, vocabulary_size
+
+from .. import config as configs
+from .. import hosts, loop, parallel, reports
+from ..config import RunConfig
+from ..folders import locks
+from ..folders import run as runs
+from ..loader import Source
+from ..loop import Job, Trainer
+from ..reports import say, warn
+from ..state import TrainState
+
+EVAL_SEED = 1  # of the held-out plan: the same pairs and masks in every run
+MOST_NOT_NEXT = 0.75  # of an epoch's pairs before any is left out; beyond it a run warns
+
+
+def pretrain(config: RunConfig) -> None:
+    """Runs a configuration to its end, from its newest checkpoint where there is one.
+
+    Leaves in `config.out` what `loop.run` does, the token store, and curves.png.
+
+    Raises:
+        InputError: the user's mistake, found before anything is written where possible.
+        NotFiniteError: the training diverged; the last good checkpoint is kept.
+    """
+    out = Path(config.out)
+    if config.task.kind is not None:
+        raise InputError(f"task.kind {config.task.kind} is for fine-tuning: python -m train finetune")
+    if config.train.epochs is not None:
+        raise InputError("train.epochs is for fine-tuning; give train.steps")
+    hosts.connect()
+    hosts.check_same({"command": "pretrain", **configs.flatten(configs.to_dict(config))})
+    for folder in (out, runs.store_folder(config).parent):
+        hosts.check_shared(folder)
+    with locks.run_folder(out):
+        _pretrain(config, out)
+
+
+def _pretrain(config: RunConfig, out: Path) -> None:
+    loop.check_out(out, config)
+    start = runs.find_start(config)
+    if start is not None and start.params is None and loop.is_finished(out, start.step, config.train.steps):
+        return
+    base = start.model_config if start else None
+    configs.model_config(config, runs.expected_vocab_size(config, start), base)  # a mistake is told before the work
+    strategy = parallel.make_strategy(config.parallel)
+    parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
+    runs.prepare_store(config, start)
+    job = make_job(config, load_tokenizer(runs.store_folder(config)), start)
+    trainer, state = loop.run(config, job, strategy)
+    finish(trainer, state)
+
+
+def make_job(config: RunConfig, tokenizer: Tokenizer, start: runs.Start | None) -> Job:
+    """Model and data; the store is prepared.
+
+    Raises:
+        InputError: no next-sentence pair can be made of a split.
+    """
+    model_config = configs.model_config(config, vocabulary_size(tokenizer), start.model_config if start else None)
+    model = runs.make_model(model_config, config.train.dtype, config.train.remat)
+    train_split, eval_split = runs.open_store(config, tokenizer, start)
+    family = model_config.architecture
+    train_source = runs.make_source(train_split, tokenizer, config, family, config.seed, config.data.pack)
+    eval_source = runs.make_source(eval_split, tokenizer, config, family, EVAL_SEED)
+    pairs = {split: bert_pairs(source) for split, source in zip(store.SPLITS, (train_source, eval_source), strict=True)}
+    for split, found in pairs.items():
+        if found is not None:
+            check_labels(found, split, config)
+    examples = config.train.eval_examples
+    log_frequency = unigram(train_split.counts)
+    lengths = fit_lengths(pairs["train"].plan(0).pairs, config.data.sequence_length - 3) if pairs["train"] else None
+    tokens_per_byte = len(eval_split.tokens) / eval_split.text_bytes
+
+    return Job(
+        model=model,
+        tokenizer=tokenizer,
+        params=start.params if start else None,
+        task=runs.make_task(model, model_config),
+        train_source=train_source,
+        eval_source=eval_source,
+        eval_seed=EVAL_SEED,
+        # windows cover the text; pairs can be drawn anew
+        eval_examples=min(examples, len(eval_source)) if family == "gpt" else examples,
+        token_keys=("input_ids", "labels"),
+        digest=store.digest(runs.store_folder(config)),
+        host_sums=lambda batch: baseline_sums(batch, log_frequency, lengths),
+        figures=lambda means, _: reports.derived(means, tokens_per_byte),
+    )
+
+
+def bert_pairs(source: Source) -> BertPairs | None:
+    """The sentence pairs that a source shows, in rows of their own or packed; None for GPT-1's text."""
+    examples = source.examples if isinstance(source, Packed) else source
+    return examples if isinstance(examples, BertPairs) else None
+
+
+def check_labels(pairs: BertPairs, split: str, config: RunConfig) -> None:
+    """Warns where NotNext pairs outnumber the others so far that most of them are left out or, without the balance,
+    that the labels are lopsided.
+
+    Raises:
+        InputError: no pair is IsNext.
+    """
+    plan = pairs.plan(0)
+    counts = np.bincount(plan.pairs.label, minlength=2)
+    total = len(plan.pairs.label) + plan.left_out
+    not_next = (counts[NOT_NEXT] + plan.left_out) / total
+    if counts[IS_NEXT] and not_next <= MOST_NOT_NEXT:
+        return
+    single = one_sentence_share(pairs.split.documents)
+    cause = (
+        f"{single:.0%} of its {len(pairs.split.documents) - 1:,} documents have one sentence; {_hint(single, config)}"
+    )
+    if not counts[IS_NEXT]:
+        raise InputError(f"the {split} split: none of its {total:,} sentence pairs is IsNext: {cause}")
+    effect = f", and {plan.left_out:,} of {total:,} are left out of an epoch" if plan.left_out else ""
+    warn(f"the {split} split: {not_next:.0%} of its sentence pairs are NotNext{effect}: {cause}")
+
+
+def _hint(single: float, config: RunConfig) -> str:
+    """What brings a text more chunks of several sentences, whose share of one-sentence documents is `single`."""
+    if single <= 0.5:
+        return (
+            f"raise data.sequence_length, as few sentences leave room for another in {config.data.sequence_length}, "
+            "or give more text"
+        )
+    if config.data.sentence_per_line:
+        return "put each sentence on its own line, and blank lines only between documents"
+    return (
+        "separate documents, not sentences, by blank lines (data.sentence_per_line=true reads a sentence a line), or "
+        "give .jsonl with one document a line"
+    )
+
+
+def baseline_sums(
+    batch: dict[str, np.ndarray], log_frequency: np.ndarray, lengths: LengthBaseline | None
+) -> dict[str, tuple[float, float]]:
+    """Of a held-out batch, as (sum, weight): the cross-entropy by word frequencies, and the recalls of both NSP labels
+    by the lengths of the halves."""
+    mask = batch["loss_mask"]
+    sums = {"unigram_cross_entropy": (-float((log_frequency[batch["labels"]] * mask).sum()), float(mask.sum()))}
+    if lengths is None:
+        return sums
+    label = batch["next_sentence_label"]
+    right = lengths.predict(batch) == label
+    for name, value in (("is_next", IS_NEXT), ("not_next", NOT_NEXT)):
+        weight = batch["nsp_loss_mask"] * (label == value)
+        sums[f"nsp_length_recall_{name}"] = float((right * weight).sum()), float(weight.sum())
+    return sums
+
+
+def unigram(counts: np.ndarray) -> np.ndarray:
+    """Log relative frequencies [V] of the training text, one added to every count."""
+    smoothed = counts + 1.0
+    return np.log(smoothed / smoothed.sum())
+
+
+def finish(trainer: Trainer, state: TrainState) -> None:
+    """Draws the curves and says where the run ended beside the unigram baseline; GPT-1 writes a line."""
+    config, job = trainer.config, trainer.job
+    if not hosts.is_first():
+        return
+    for line in reports.report(Path(config.out)):
+        say(line)
+    if not hosts.several() and job.model.config.causal:  # type: ignore[attr-defined]
+        prompt = job.eval_source.batch(np.arange(1))["input_ids"][:, :8]
+        room = job.model.config.max_positions - prompt.shape[1]  # type: ignore[attr-defined]
+        ids = generate(job.model, state.params, prompt, min(32, room))
+        say(f"generated: {job.tokenizer.decode(np.asarray(ids[0]).tolist())}")
