@@ -25,11 +25,11 @@ from bertgpt import presets
 from bertgpt.config import ModelConfig
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
-from bertgpt.model.blocks import cudnn_obstacle
+from bertgpt.model.attention import cudnn_obstacle
 from bertgpt.tokenizers import train_wordpiece
 from train import flops, parallel
 from train.config import OptimizerSection, ParallelSection, RunConfig
-from train.folders import run as runs
+from train.jobs import objectives
 from train.loader import real_tokens
 from train.optimizers import make_optimizer
 from train.state import create_state
@@ -78,7 +78,7 @@ def make_batches(config: ModelConfig, data: str, batch: int, length: int, *packs
     run.data.sequence_length = length
     made = []
     for pack in packs:
-        source = runs.make_source(split, tokenizer, run, config.architecture, 0, pack)
+        source = objectives.make_source(split, tokenizer, run, config.architecture, 0, pack)
         rows = np.random.default_rng(0).integers(0, len(source), (BATCHES, batch))
         made.append([source.batch(numbers) for numbers in rows])
     return made
@@ -100,8 +100,8 @@ class OurStep:
     ) -> None:
         self.strategy, self.batches = parallel.make_strategy(section), batches
         parallel.check_batch(len(batches[0]["input_ids"]), 1, self.strategy)
-        model, optimizer = runs.make_model(config, dtype, remat), make_optimizer(OPTIMIZER, 1)
-        task = runs.make_task(model, config)
+        model, optimizer = objectives.make_model(config, dtype, remat), make_optimizer(OPTIMIZER, 1)
+        task = objectives.make_task(model, config)
         self.train, _ = parallel.compile_steps(
             self.strategy,
             functools.partial(train_step, task=task, optimizer=optimizer),

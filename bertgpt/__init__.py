@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from bertgpt import losses, presets
     from bertgpt.checkpoints.adapt import adapt, add_tokens
-    from bertgpt.checkpoints.load import load_pretrained, save_pretrained
+    from bertgpt.checkpoints.load import load_pretrained
+    from bertgpt.checkpoints.save import save_pretrained
     from bertgpt.config import ModelConfig
     from bertgpt.data.tasks.task import TaskSettings
     from bertgpt.errors import InputError
     from bertgpt.inference.decoding import generate, stream
-    from bertgpt.inference.fill_mask import embed, fill_mask, next_sentence_probability
+    from bertgpt.inference.embed import embed
+    from bertgpt.inference.fill_mask import fill_mask, next_sentence_probability
     from bertgpt.inference.predict import predict
     from bertgpt.model import masks
     from bertgpt.model.bert import (

@@ -13,7 +13,7 @@ from tokenizers import Tokenizer
 
 import bertgpt
 from bertgpt.checkpoints.adapt import adapt, add_tokens
-from bertgpt.data.tasks.task import GPT_TASK_TOKENS
+from bertgpt.data.tasks.templates import GPT_TASK_TOKENS
 from bertgpt.tokenizers import train_bpe, train_wordpiece, vocabulary_size
 
 KEY = jax.random.key(7)

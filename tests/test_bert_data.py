@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bertgpt.data.pretraining import sentence_pairs as bert
+from bertgpt.data.pretraining import sentence_pairs
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer
@@ -24,7 +24,7 @@ def paper(tmp_path_factory):
 
 def encoded(tokenizer, *texts: str) -> tuple[str, list[int]]:
     """The pieces, joined, and the segments."""
-    batch = bert.encode(tokenizer, *texts)
+    batch = sentence_pairs.encode(tokenizer, *texts)
     return " ".join(map(tokenizer.id_to_token, batch["input_ids"][0])), batch["token_type_ids"][0].tolist()
 
 
@@ -45,8 +45,8 @@ def random_split(count: int, seed: int = 0, most: int = 12) -> Split:
     return make_split([rng.integers(1, 20, rng.integers(1, most + 1)).tolist() for _ in range(count)])
 
 
-def plan_pairs(split: Split, max_tokens: int, seed: int = 0, balanced: bool = True) -> bert.PairPlan:
-    return bert.plan_pairs(split, max_tokens, np.random.default_rng(seed), balanced)[0]
+def plan_pairs(split: Split, max_tokens: int, seed: int = 0, balanced: bool = True) -> sentence_pairs.PairPlan:
+    return sentence_pairs.plan_pairs(split, max_tokens, np.random.default_rng(seed), balanced)[0]
 
 
 def document_of(split: Split, token: np.ndarray) -> np.ndarray:
@@ -54,7 +54,7 @@ def document_of(split: Split, token: np.ndarray) -> np.ndarray:
     return np.searchsorted(split.sentences[split.documents], token, side="right") - 1
 
 
-def planned(pairs: bert.BertPairs, row: int) -> list[int]:
+def planned(pairs: sentence_pairs.BertPairs, row: int) -> list[int]:
     """The fields of the plan for one row."""
     plan, shift, _ = pairs.plan(row // len(pairs))
     return [int(field[(row % len(pairs) + shift) % len(plan.label)]) for field in plan]
@@ -84,18 +84,18 @@ def test_the_papers_isnext_example(paper):
     pieces, segments = encoded(paper, "the man went to [MASK] store", "he bought a gallon [MASK] milk")
     assert pieces == "[CLS] the man went to [MASK] store [SEP] he bought a gallon [MASK] milk [SEP]"
     assert segments == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
-    assert bert.IS_NEXT == 0
+    assert sentence_pairs.IS_NEXT == 0
 
 
 def test_the_papers_notnext_example(paper):
     pieces, segments = encoded(paper, "the man [MASK] to the store", "penguin [MASK] are flightless birds")
     assert pieces == "[CLS] the man [MASK] to the store [SEP] penguin [MASK] are flight ##less birds [SEP]"
     assert segments == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
-    assert bert.NOT_NEXT == 1
+    assert sentence_pairs.NOT_NEXT == 1
 
 
 def test_encode_gives_a_batch_of_one(paper):
-    batch = bert.encode(paper, "my dog", "is")
+    batch = sentence_pairs.encode(paper, "my dog", "is")
     assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
         "input_ids": ((1, 6), "int32"),
         "token_type_ids": ((1, 6), "int32"),
@@ -105,7 +105,7 @@ def test_encode_gives_a_batch_of_one(paper):
 @pytest.mark.parametrize("count", [0, 3])
 def test_other_than_one_or_two_texts_are_refused(paper, count):
     with pytest.raises(InputError, match=f"one or two sequences, not {count}"):
-        bert.encode(paper, *["my dog"] * count)
+        sentence_pairs.encode(paper, *["my dog"] * count)
 
 
 def test_a_single_document_is_refused():
@@ -126,7 +126,7 @@ def test_a_is_a_run_of_sentences_of_one_document(balanced):
 def test_b_of_isnext_goes_on_where_a_ends_in_the_same_document():
     split = random_split(300)
     plan = plan_pairs(split, NEVER_CUT)
-    plan = bert.PairPlan(*(field[plan.label == bert.IS_NEXT] for field in plan))
+    plan = sentence_pairs.PairPlan(*(field[plan.label == sentence_pairs.IS_NEXT] for field in plan))
     np.testing.assert_array_equal(plan.b_start, plan.a_start + plan.a_length)
     assert np.isin(plan.b_start + plan.b_length, split.sentences).all()
     last = plan.b_start + plan.b_length - 1
@@ -136,7 +136,7 @@ def test_b_of_isnext_goes_on_where_a_ends_in_the_same_document():
 @hypothesis.given(splits, st.integers(2, 40), st.integers(0, 99), st.booleans())
 def test_b_of_notnext_is_one_run_of_another_document(split, max_tokens, seed, balanced):
     plan = plan_pairs(split, max_tokens, seed, balanced)
-    other = plan.label == bert.NOT_NEXT
+    other = plan.label == sentence_pairs.NOT_NEXT
     a, b = document_of(split, plan.a_start[other]), document_of(split, plan.b_start[other])
     assert (a != b).all()
     np.testing.assert_array_equal(b, document_of(split, (plan.b_start + plan.b_length)[other] - 1))
@@ -153,7 +153,7 @@ def test_b_of_notnext_may_come_from_every_other_document():
             plan.label,
             strict=True,
         )
-        if label == bert.NOT_NEXT
+        if label == sentence_pairs.NOT_NEXT
     }
     assert found == {(a, b) for a in range(6) for b in range(6) if a != b}
 
@@ -180,8 +180,8 @@ def test_a_chunk_of_one_sentence_is_notnext_where_unbalanced():
     plan = plan_pairs(split, NEVER_CUT, balanced=False)
     single = document_of(split, plan.a_start) < 50
     assert single.sum() == 50
-    assert (plan.label[single] == bert.NOT_NEXT).all()
-    assert (plan.label[~single] == bert.IS_NEXT).any()
+    assert (plan.label[single] == sentence_pairs.NOT_NEXT).all()
+    assert (plan.label[~single] == sentence_pairs.IS_NEXT).any()
 
 
 def test_unbalanced_chunks_of_several_sentences_take_a_label_by_a_coin():
@@ -198,7 +198,7 @@ def test_excess_notnext_pairs_of_one_sentence_chunks_go_first():
     label = np.array([1, 1, 0, 1, 1, 0, 1])
     single = np.array([1, 0, 0, 0, 1, 0, 0], bool)
     for seed in range(10):
-        keep = bert._drop_excess(label, single, np.random.default_rng(seed))
+        keep = sentence_pairs._drop_excess(label, single, np.random.default_rng(seed))
         assert keep.tolist()[:1] + keep.tolist()[4:5] == [False, False]
         assert label[keep].sum() == 2
 
@@ -210,26 +210,26 @@ def test_one_sentence_documents_keep_their_pairs_though_all_are_notnext():
 def test_pairs_left_out_for_the_balance_are_counted():
     split = make_split([[1]] * 20 + [[1, 1]] * 4)  # 24 chunks, whatever length they aim at
     for seed in range(5):
-        plan, left_out = bert.plan_pairs(split, 10, np.random.default_rng(seed))
+        plan, left_out = sentence_pairs.plan_pairs(split, 10, np.random.default_rng(seed))
         assert (len(plan.label), left_out) == (8, 16)
-        plan, left_out = bert.plan_pairs(split, 10, np.random.default_rng(seed), balanced=False)
-        assert (plan.label == bert.NOT_NEXT).sum() >= 20
+        plan, left_out = sentence_pairs.plan_pairs(split, 10, np.random.default_rng(seed), balanced=False)
+        assert (plan.label == sentence_pairs.NOT_NEXT).sum() >= 20
         assert left_out == 0
-    assert bert.plan_pairs(make_split([[5]] * 20), 20, np.random.default_rng(0))[1] == 0
+    assert sentence_pairs.plan_pairs(make_split([[5]] * 20), 20, np.random.default_rng(0))[1] == 0
 
 
 @hypothesis.given(splits, st.integers(1, 5))
 def test_documents_of_one_sentence_are_counted_in_blocks(split, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bert, "BLOCK", block)
-        share = bert.one_sentence_share(split.documents)
+        patch.setattr(sentence_pairs, "BLOCK", block)
+        share = sentence_pairs.one_sentence_share(split.documents)
     assert share == pytest.approx((np.diff(split.documents) == 1).mean())
 
 
-def make_plan(rows: list[tuple[int, int, int]]) -> bert.PairPlan:
+def make_plan(rows: list[tuple[int, int, int]]) -> sentence_pairs.PairPlan:
     """Pairs given as the lengths of A and B and the label."""
     a_length, b_length, label = np.array(rows).T
-    return bert.PairPlan(np.zeros_like(label), a_length, np.zeros_like(label), b_length, label)
+    return sentence_pairs.PairPlan(np.zeros_like(label), a_length, np.zeros_like(label), b_length, label)
 
 
 def of_lengths(rows: list[tuple[int, int]], length: int = 12) -> dict[str, np.ndarray]:
@@ -244,21 +244,21 @@ def of_lengths(rows: list[tuple[int, int]], length: int = 12) -> dict[str, np.nd
 
 @pytest.mark.parametrize("block", [7, 1 << 20])
 def test_lengths_that_decide_the_label_predict_it(block, monkeypatch):
-    monkeypatch.setattr(bert, "BLOCK", block)
+    monkeypatch.setattr(sentence_pairs, "BLOCK", block)
     rows = [(2, 3, 0), (5, 3, 1), (2, 4, 1), (5, 4, 0)]  # neither length says anything alone
-    baseline = bert.fit_lengths(make_plan(rows * 25), 9)
+    baseline = sentence_pairs.fit_lengths(make_plan(rows * 25), 9)
     assert baseline.predict(of_lengths([row[:2] for row in rows])).tolist() == [0, 1, 1, 0]
 
 
 def test_lengths_that_say_nothing_predict_one_label():
     rows = [(a, b, label) for a in (2, 5) for b in (3, 4) for label in (0, 1)]
-    baseline = bert.fit_lengths(make_plan(rows * 25), 9)
+    baseline = sentence_pairs.fit_lengths(make_plan(rows * 25), 9)
     assert len(set(baseline.predict(of_lengths([row[:2] for row in rows])).tolist())) == 1
 
 
 def test_the_likelier_label_is_that_of_equally_frequent_labels():
     rows = [(2, 3, 0)] * 4 + [(2, 3, 1)] * 6 + [(5, 3, 1)] * 54  # 6 of 60 NotNext pairs, all IsNext pairs
-    baseline = bert.fit_lengths(make_plan(rows), 9)
+    baseline = sentence_pairs.fit_lengths(make_plan(rows), 9)
     assert baseline.predict(of_lengths([(2, 3), (5, 3)])).tolist() == [0, 1]
 
 
@@ -266,7 +266,7 @@ def test_the_likelier_label_is_that_of_equally_frequent_labels():
 def test_bins_follow_the_number_of_pairs(pairs, bins):
     rng = np.random.default_rng(0)
     plan = make_plan(np.stack([rng.integers(1, 60, pairs), rng.integers(1, 60, pairs), rng.integers(0, 2, pairs)], 1))
-    baseline = bert.fit_lengths(plan, 125)
+    baseline = sentence_pairs.fit_lengths(plan, 125)
     assert baseline.label.shape == (bins, bins)
     assert baseline.a_bin.shape == baseline.b_bin.shape == (126,)
     if pairs > 10:
@@ -275,11 +275,11 @@ def test_bins_follow_the_number_of_pairs(pairs, bins):
 
 
 def test_a_batch_tells_the_lengths_of_its_plan(bert_split, wordpiece):
-    pairs = bert.BertPairs(bert_split, wordpiece, 40, 0)
+    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 40, 0)
     rows = np.arange(len(pairs))
     lengths = np.arange(38)
     table = np.arange(38 * 38).reshape(38, 38)  # every pair of lengths has a label of its own
-    found = bert.LengthBaseline(lengths, lengths, table).predict(pairs.batch(rows))
+    found = sentence_pairs.LengthBaseline(lengths, lengths, table).predict(pairs.batch(rows))
     expected = [planned(pairs, row) for row in rows.tolist()]
     assert found.tolist() == [a * 38 + b for _, a, _, b, _ in expected]
 
@@ -290,7 +290,7 @@ def test_every_sentence_is_used_where_nothing_is_dropped_or_cut():
     used = np.zeros(len(split.tokens), int)
     for a_start, a_length, b_start, b_length, label in zip(*plan, strict=True):
         used[a_start : a_start + a_length] += 1
-        used[b_start : b_start + b_length] += label == bert.IS_NEXT
+        used[b_start : b_start + b_length] += label == sentence_pairs.IS_NEXT
     assert (used == 1).all()
 
 
@@ -307,7 +307,7 @@ def test_chunks_reach_the_target_length():
 def test_a_chunk_that_fits_exactly_is_not_cut():
     split = make_split([[2] * 300] * 40)
     plan = plan_pairs(split, 40)
-    full = (plan.label == bert.IS_NEXT) & (plan.a_length + plan.b_length == 40)
+    full = (plan.label == sentence_pairs.IS_NEXT) & (plan.a_length + plan.b_length == 40)
     assert full.sum() > 100
     assert np.isin(plan.a_start[full], split.sentences).all()
     np.testing.assert_array_equal(plan.b_start[full], (plan.a_start + plan.a_length)[full])
@@ -327,34 +327,38 @@ def cut_by_loop(a: int, b: int, max_tokens: int) -> tuple[int, int]:
 @hypothesis.example(7, 7, 9)
 @hypothesis.example(3, 40, 6)
 def test_truncation_equals_a_loop_token_by_token(a, b, max_tokens):
-    plan = bert.PairPlan(*(np.array([value]) for value in (100, a, 200, b, 0)))
-    cut = bert._truncate(plan, max_tokens, np.random.default_rng(a * 41 + b))
+    plan = sentence_pairs.PairPlan(*(np.array([value]) for value in (100, a, 200, b, 0)))
+    cut = sentence_pairs._truncate(plan, max_tokens, np.random.default_rng(a * 41 + b))
     assert (int(cut.a_length[0]), int(cut.b_length[0])) == cut_by_loop(a, b, max_tokens)
     assert 100 <= cut.a_start[0] <= cut.a_start[0] + cut.a_length[0] <= 100 + a
     assert 200 <= cut.b_start[0] <= cut.b_start[0] + cut.b_length[0] <= 200 + b
 
 
 def test_truncation_takes_from_front_and_back_alike():
-    plan = bert.PairPlan(*(np.full(2000, value) for value in (0, 40, 0, 40, 0)))
-    cut = bert._truncate(plan, 40, np.random.default_rng(0))
+    plan = sentence_pairs.PairPlan(*(np.full(2000, value) for value in (0, 40, 0, 40, 0)))
+    cut = sentence_pairs._truncate(plan, 40, np.random.default_rng(0))
     for start in (cut.a_start, cut.b_start):  # of 20 cuts, those at the front
         assert abs(start.mean() - 10) < 0.2
         assert abs(start.var() - 5) < 0.7
 
 
 def test_a_plan_follows_seed_and_epoch_alone(bert_split, wordpiece):
-    plan, shift, _ = bert.BertPairs(bert_split, wordpiece, 32, 3).plan(1)
-    again = bert.BertPairs(bert_split, wordpiece, 32, 3)
+    plan, shift, _ = sentence_pairs.BertPairs(bert_split, wordpiece, 32, 3).plan(1)
+    again = sentence_pairs.BertPairs(bert_split, wordpiece, 32, 3)
     again.plan(0)
     for field, same in zip(plan, again.plan(1)[0], strict=True):
         np.testing.assert_array_equal(field, same)
     assert again.plan(1)[1] == shift
-    for other in (again.plan(0)[0], again.plan(2)[0], bert.BertPairs(bert_split, wordpiece, 32, 4).plan(1)[0]):
+    for other in (
+        again.plan(0)[0],
+        again.plan(2)[0],
+        sentence_pairs.BertPairs(bert_split, wordpiece, 32, 4).plan(1)[0],
+    ):
         assert not np.array_equal(plan.a_length, other.a_length)
 
 
 def test_an_epoch_shows_each_pair_of_its_plan_once(wordpiece):
-    pairs = bert.BertPairs(random_split(50), wordpiece, 32, 0)
+    pairs = sentence_pairs.BertPairs(random_split(50), wordpiece, 32, 0)
     plan = pairs.plan(0)[0]
     assert sorted(planned(pairs, row) for row in range(len(pairs))) == sorted(map(list, zip(*plan, strict=True)))
     assert len(pairs) == len(plan.label)
@@ -362,7 +366,7 @@ def test_an_epoch_shows_each_pair_of_its_plan_once(wordpiece):
 
 @pytest.mark.parametrize("epoch", [0, 1])
 def test_the_layout_is_cls_a_sep_b_sep_padding(bert_split, wordpiece, epoch):
-    pairs = bert.BertPairs(bert_split, wordpiece, 40, 0)
+    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 40, 0)
     rows = np.arange(epoch * len(pairs), epoch * len(pairs) + 30)
     batch = pairs.batch(rows)
     originals = batch["input_ids"].copy()
@@ -381,7 +385,7 @@ def test_the_layout_is_cls_a_sep_b_sep_padding(bert_split, wordpiece, epoch):
 
 
 def test_the_shapes_and_dtypes_of_a_batch(bert_split, wordpiece):
-    batch = bert.BertPairs(bert_split, wordpiece, 40, 0).batch(np.arange(4))
+    batch = sentence_pairs.BertPairs(bert_split, wordpiece, 40, 0).batch(np.arange(4))
     assert {name: (value.shape, value.dtype.name) for name, value in batch.items()} == {
         "input_ids": ((4, 40), "int32"),
         "token_type_ids": ((4, 40), "int32"),
@@ -397,14 +401,14 @@ def test_the_shapes_and_dtypes_of_a_batch(bert_split, wordpiece):
 
 @pytest.mark.parametrize("whole_word", [False, True])
 def test_no_special_token_is_chosen(bert_split, wordpiece, whole_word):
-    pairs = bert.BertPairs(bert_split, wordpiece, 40, 0, whole_word)
+    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 40, 0, whole_word)
     batch = pairs.batch(np.arange(len(pairs)))
     assert batch["labels"][batch["loss_mask"] > 0].min() >= 5
 
 
 def test_whole_words_are_chosen_by_the_tokenizers_continuation_pieces(bert_split, wordpiece):
     goes_on = np.array([(wordpiece.id_to_token(index)).startswith("##") for index in range(wordpiece.get_vocab_size())])
-    pairs = bert.BertPairs(bert_split, wordpiece, 64, 0, whole_word=True)
+    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 64, 0, whole_word=True)
     batch = pairs.batch(np.arange(40))
     masked = [
         set(row[mask > 0].tolist()) for row, mask in zip(batch["masked_positions"], batch["loss_mask"], strict=True)
@@ -421,15 +425,15 @@ def test_whole_words_are_chosen_by_the_tokenizers_continuation_pieces(bert_split
 
 @pytest.mark.parametrize("whole_word", [False, True])
 def test_a_row_is_the_same_whatever_stands_beside_it(bert_split, wordpiece, whole_word):
-    pairs = bert.BertPairs(bert_split, wordpiece, 32, 0, whole_word)
+    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 32, 0, whole_word)
     rows = np.array([5, 0, len(pairs) - 1, len(pairs), 2 * len(pairs) + 3, 7])  # across the bounds of epochs
-    alone = [bert.BertPairs(bert_split, wordpiece, 32, 0, whole_word)[row] for row in rows.tolist()]
+    alone = [sentence_pairs.BertPairs(bert_split, wordpiece, 32, 0, whole_word)[row] for row in rows.tolist()]
     assert_equal_rows(pairs.batch(rows), alone)
     assert_equal_rows(pairs.batch(rows[::-1]), alone[::-1])
 
 
 def test_masking_is_made_anew_in_another_epoch(wordpiece):
-    pairs = bert.BertPairs(make_split([[10, 10]] * 15), wordpiece, 64, 0)
+    pairs = sentence_pairs.BertPairs(make_split([[10, 10]] * 15), wordpiece, 64, 0)
     first, second = (pairs.batch(np.arange(len(pairs)) + epoch * len(pairs)) for epoch in (0, 1))
     alike = (first["token_type_ids"] == second["token_type_ids"]).all(axis=1)
     assert alike.any()
@@ -438,4 +442,4 @@ def test_masking_is_made_anew_in_another_epoch(wordpiece):
 
 def test_a_tokenizer_without_mask_is_refused(bert_split, bpe):
     with pytest.raises(InputError, match=r"the tokenizer has no \["):
-        bert.BertPairs(bert_split, bpe, 32, 0)
+        sentence_pairs.BertPairs(bert_split, bpe, 32, 0)

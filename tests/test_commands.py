@@ -19,7 +19,7 @@ import bertgpt
 from bertgpt.tokenizers import train_wordpiece
 from train import loader
 from train.__main__ import explain, main
-from train.folders import run as runs
+from train.folders import run_folder
 
 RUN = {
     "model": {
@@ -228,7 +228,7 @@ def test_the_wrong_verb_is_told_the_right_one(bert_run, gpt_run, capsys):
 def test_continued_pretraining_takes_weights_and_tokenizer(bert_run, config_file, tmp_path, capsys):
     import numpy as np
 
-    from train.folders.run import load_run
+    from train.folders.run_folder import load_run
 
     overrides = [f"model.init_from={bert_run}", f"out={tmp_path}", f"data.store={tmp_path}/store"]
     overrides += ["optimizer.learning_rate=0", "model.preset=null", "train.steps=1"]
@@ -252,7 +252,7 @@ def same(a, b):
 
 
 def test_an_exported_run_is_its_best_checkpoint_with_its_tokenizer(exported, bert_run, gpt_run):
-    from train.folders.run import load_run
+    from train.folders.run_folder import load_run
 
     for run, name in ((bert_run, "BertForPreTraining"), (gpt_run, "OpenAIGPTLMHeadModel")):
         loaded, found = load_run(run), load_run(exported[run.name])
@@ -262,7 +262,7 @@ def test_an_exported_run_is_its_best_checkpoint_with_its_tokenizer(exported, ber
 
 
 def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
-    from train.folders.run import load_run
+    from train.folders.run_folder import load_run
 
     store = config_file.parent / "bert_store"
     out = ["checkpoint.keep=3", f"out={tmp_path}/run", f"data.store={store}"]
@@ -317,7 +317,7 @@ def test_a_folder_without_the_verbs_head_is_told(exported, tmp_path, name, archi
 
 
 def test_pretraining_goes_on_from_a_model_folder(exported, bert_run, config_file, tmp_path, capsys):
-    from train.folders.run import load_run
+    from train.folders.run_folder import load_run
 
     overrides = [f"out={tmp_path}/run", f"data.store={tmp_path}/store", "model.preset=null", "train.steps=1"]
     overrides += ["optimizer.learning_rate=0", f"model.init_from={exported['bert']}"]
@@ -331,7 +331,7 @@ def test_pretraining_goes_on_from_a_model_folder(exported, bert_run, config_file
 
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_a_classifier_is_left_behind_by_pretraining(gpt_run, tmp_path):
-    from train.folders.run import _load_start, load_run
+    from train.folders.run_folder import _load_start, load_run
 
     run = load_run(gpt_run)
     model = bertgpt.OpenAIGPTForSequenceClassification(run.model.config)
@@ -344,7 +344,7 @@ def test_a_classifier_is_left_behind_by_pretraining(gpt_run, tmp_path):
 
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, config_file, tmp_path, capsys):
-    from train.folders.run import load_run
+    from train.folders.run_folder import load_run
 
     folder = tmp_path / "folder"
     model, params = bertgpt.load_pretrained(exported["bert"], "BertModel")
@@ -389,7 +389,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(overrides, expected, config_fi
 
 
 def test_an_impossible_place_is_told_before_the_work(config_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(runs, "_train_tokenizer", lambda *_: pytest.fail("a tokenizer is trained"))
+    monkeypatch.setattr(run_folder, "_train_tokenizer", lambda *_: pytest.fail("a tokenizer is trained"))
     (tmp_path / "file").write_text("")
     below = [f"out={tmp_path}/file/x", f"data.store={tmp_path}/store"]
     assert f"{tmp_path}/file is a file; choose a folder as out" in fails(capsys, "pretrain", config_file, *below)
@@ -407,7 +407,7 @@ def test_ctrl_c_ends_a_tokenizers_training_at_once(before, meanwhile, config_fil
         seen.append(signal.getsignal(signal.SIGINT))
         return train_wordpiece(*arguments)
 
-    monkeypatch.setattr(runs, "train_wordpiece", train)
+    monkeypatch.setattr(run_folder, "train_wordpiece", train)
     found = signal.signal(signal.SIGINT, before)
     try:
         assert main(["prepare", str(config_file), f"out={tmp_path}/out", f"data.store={tmp_path}/store"]) == 0

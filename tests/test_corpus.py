@@ -13,8 +13,8 @@ import pyarrow.parquet as pq
 import pytest
 from packed_files import PACK, write_packed
 
-from bertgpt.data.text import documents as corpus
-from bertgpt.data.text import files, parquet
+from bertgpt.data.text import documents, files, parquet
+from bertgpt.data.text.documents import read_documents, split_sentences
 from bertgpt.errors import InputError
 
 
@@ -31,7 +31,7 @@ def table(**columns) -> bytes:
 
 
 def read(path, **options) -> list[list[str]]:
-    return list(corpus.read_documents(files.find_files(str(path)), **options))
+    return list(read_documents(files.find_files(str(path)), **options))
 
 
 def test_the_lines_of_a_plain_document_are_joined(write):
@@ -46,7 +46,7 @@ def test_a_blank_line_ends_a_document(write, blank):
 def test_sentence_per_line_keeps_the_lines_apart(write):
     documents = read(write("a.txt", "One went. Two came.\nThree.\n\nFour.\n"), sentence_per_line=True)
     assert documents == [["One went. Two came.", "Three."], ["Four."]]
-    assert corpus.split_sentences(documents[0], sentence_per_line=True) == ["One went. Two came.", "Three."]
+    assert split_sentences(documents[0], sentence_per_line=True) == ["One went. Two came.", "Three."]
 
 
 def test_an_empty_file_has_no_document(write):
@@ -140,13 +140,13 @@ def test_every_kind_is_read_from_an_address(shelf):
     found = files.find_files("shelf://box")
     assert found == [f"shelf://{name}" for name in shelf if name.startswith("box") and not name.endswith("md")]
     texts = [["one"], ["two"], ["three four"], ["five"], ["six"], ["seven"], ["eight"], ["nine"]]
-    assert list(corpus.read_documents(found)) == texts
+    assert list(read_documents(found)) == texts
 
 
 def test_every_compression_is_read_from_an_address(shelf):
     found = files.find_files("shelf://tar")
     assert found == [f"shelf://tar/{i}.txt{ending}" for i, ending in enumerate(PACK)]
-    assert list(corpus.read_documents(found)) == [[text] for i in range(4) for text in ("one two", str(i))]
+    assert list(read_documents(found)) == [[text] for i in range(4) for text in ("one two", str(i))]
     shelf["tar/4.parquet.zst"] = PACK[".zst"](table(text=["six", "seven"]))
     assert read("shelf://tar/*.parquet.zst") == [["six"], ["seven"]]
     assert files.stamp(found[3]) == (len(shelf["tar/3.txt.zst"]), "vtar/3.txt.zst")  # of the file as it is
@@ -227,7 +227,7 @@ def test_a_fault_of_an_addresss_own_kind_is_one_line(shelf, monkeypatch, method,
     shelf[f"box/one.{suffix}"] = b"x" * 100
     monkeypatch.setattr(Book if method == "fetch" else Shelf, "_fetch_range" if method == "fetch" else method, fail)
     with pytest.raises(InputError, match=rf"one\.{suffix}.*: .*no credentials"):
-        list(corpus.read_documents([address]))
+        list(read_documents([address]))
     if method == "info":
         with pytest.raises(InputError, match=rf"one\.{suffix}: cannot be read: no credentials"):
             files.stamp(address)
@@ -316,7 +316,7 @@ def test_a_list_keeps_its_order(write):
     paths = [write("b.txt", "one"), write("a.txt", "two")]
     found = files.find_files([str(path) for path in paths])
     assert found == paths
-    assert list(corpus.read_documents(found)) == [["one"], ["two"]]
+    assert list(read_documents(found)) == [["one"], ["two"]]
 
 
 def test_a_single_file_of_any_name_is_plain_text(write):
@@ -430,7 +430,7 @@ def test_a_damaged_compressed_file_is_refused(write, name, ending):
 
 
 def test_a_run_of_lines_over_the_limit_becomes_several_documents(write, monkeypatch):
-    monkeypatch.setattr(corpus, "MAX_DOCUMENT", 7)
+    monkeypatch.setattr(documents, "MAX_DOCUMENT", 7)
     path = write("a.txt", "aaaa\nbbbb\ncccc\n\ndd\nee\n")
     assert read(path) == [["aaaa bbbb"], ["cccc"], ["dd ee"]]
     assert read(path, sentence_per_line=True) == [["aaaa", "bbbb"], ["cccc"], ["dd", "ee"]]
@@ -470,18 +470,18 @@ def test_a_compressed_json_file_may_hold_values_as_its_size_allows(write, monkey
 
 def test_english_sentences_do_not_end_at_a_title():
     text = " Dr. Smith went home.  He slept! Did he? "
-    assert corpus.split_sentences([text]) == ["Dr. Smith went home.", "He slept!", "Did he?"]
+    assert split_sentences([text]) == ["Dr. Smith went home.", "He slept!", "Did he?"]
 
 
 def test_chinese_sentences_end_without_a_space():
-    assert corpus.split_sentences(["今天天气很好。我们去公园。"], "zh") == ["今天天气很好。", "我们去公园。"]
+    assert split_sentences(["今天天气很好。我们去公园。"], "zh") == ["今天天气很好。", "我们去公园。"]
 
 
 def test_the_language_decides_where_a_sentence_ends():
     text = "Am 3. Mai kam er. Sie lief."
-    assert corpus.split_sentences([text], "de") == ["Am 3. Mai kam er.", "Sie lief."]
-    assert corpus.split_sentences([text], "en") == ["Am 3.", "Mai kam er.", "Sie lief."]
+    assert split_sentences([text], "de") == ["Am 3. Mai kam er.", "Sie lief."]
+    assert split_sentences([text], "en") == ["Am 3.", "Mai kam er.", "Sie lief."]
 
 
 def test_a_paragraph_ends_a_sentence():
-    assert corpus.split_sentences(["A heading", "", "Some text."]) == ["A heading", "Some text."]
+    assert split_sentences(["A heading", "", "Some text."]) == ["A heading", "Some text."]

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 import bertgpt
 from bertgpt.inference import decoding
-from bertgpt.model import blocks as layers
+from bertgpt.model import attention
 
 WIDE = TINY | {"vocab_size": 200, "initializer_range": 0.5}  # tokens differ in likelihood
 PROMPTS = np.array([[3, 14, 15], [92, 65, 35]])
@@ -240,7 +240,7 @@ def test_attention_of_one_token_is_the_plain_one():
     query, key, value = (jax.random.normal(k, (2, size, 3, 4)) for k, size in zip(keys, (1, 5, 5), strict=True))
     mask = jnp.array([[1, 1, 0, 1, 0], [0, 0, 1, 1, 1]], bool)[:, None]
     kept = [part.swapaxes(1, 2).reshape(6, 5, 4) for part in (key, value)]
-    plain = layers.mix(query, key, value, mask[:, None])
+    plain = attention.mix(query, key, value, mask[:, None])
     np.testing.assert_allclose(decoding.mix_one(query[:, 0], *kept, mask), plain[:, 0], rtol=1e-5, atol=1e-6)
 
 

@@ -16,8 +16,8 @@ from bertgpt.data.tasks import readers
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 from train import config as configs
 from train.__main__ import main
-from train.folders.run import find_start, load_run
-from train.jobs import evaluating, finetuning
+from train.folders.run_folder import find_start, load_run
+from train.jobs import evaluating, finetuning, task_rows
 from train.jobs.planning import make_plan
 from train.optimizers import make_optimizer
 from train.reports import read_metrics
@@ -272,7 +272,7 @@ def test_a_run_goes_on_where_it_stopped_and_ends_the_same(bases, tmp_path, capsy
 def test_training_is_packed_and_evaluation_is_not(bases, tmp_path, pack):
     data = write(tmp_path / "rows.jsonl", classes())
     config = settings(bases, data, tmp_path / "run", f"data.pack={str(pack).lower()}", "seed=5")
-    job = finetuning.make_job(config, finetuning.find_base(config), finetuning.read_splits(config))
+    job = finetuning.make_job(config, finetuning.find_base(config), task_rows.read_splits(config))
     batch, held_out = (source.batch(np.arange(3)) for source in (job.train_source, job.eval_source))
     assert ("pack_ids" in batch) == pack
     assert "pack_ids" not in held_out
@@ -335,28 +335,28 @@ def test_rows_with_equal_inputs_are_on_one_side(name, bases, tmp_path):
         bases, write(tmp_path / "rows.jsonl", rows), tmp_path / "run", "data.eval_fraction=0.3", *overrides
     )
     config.data.eval = None
-    splits = finetuning.read_splits(config)
+    splits = task_rows.read_splits(config)
     sides = {split: [row.values["id"].split() for row in found] for split, found in splits.items()}
     numbers = {split: {n for n, _ in found} for split, found in sides.items()}
     assert not numbers["train"] & numbers["eval"]
     assert sum(map(len, sides.values())) == 120
     assert 6 <= len(numbers["eval"]) <= 30  # of 18 expected, 3.5 standard deviations
     write(tmp_path / "rows.jsonl", [{**row, "id": f"{row['id']} again"} for row in rows[::-1]])
-    again = finetuning.read_splits(config)
+    again = task_rows.read_splits(config)
     assert {row.values["id"].rpartition(" ")[0] for row in again["eval"]} == {" ".join(row) for row in sides["eval"]}
     repeated = {"train": splits["train"], "eval": [*splits["eval"], *splits["train"][:3]]}
-    assert finetuning.count_shared(config.task, repeated) == 3
-    assert finetuning.count_shared(config.task, splits) == 0
+    assert task_rows.count_shared(config.task, repeated) == 3
+    assert task_rows.count_shared(config.task, splits) == 0
 
 
 def test_rows_that_are_held_at_once_are_bounded(bases, tmp_path, monkeypatch):
     data = tmp_path / "rows.jsonl.gz"
     data.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in classes()).encode()))
     config = settings(bases, data, tmp_path / "run")
-    assert len(finetuning.read_splits(config)["eval"]) == 8
+    assert len(task_rows.read_splits(config)["eval"]) == 8
     monkeypatch.setattr(readers, "unpacked_limit", lambda packed: packed)
     with pytest.raises(bertgpt.InputError, match=r"^[^ ]*rows\.jsonl\.gz line 1: up to here rows take"):
-        finetuning.read_splits(config)
+        task_rows.read_splits(config)
     with pytest.raises(bertgpt.InputError, match=r"rows\.jsonl\.gz line 1: up to here rows take"):
         evaluating.held_out_rows(evaluating.Tuned(None, config, "classification", tmp_path))
 
@@ -366,8 +366,8 @@ def test_the_rule_that_holds_rows_out_keeps_its_name(bases, tmp_path):
     data = write(tmp_path / "rows.jsonl", [{"text": f"ant {n}", "label": "a"} for n in range(40)])
     config = settings(bases, data, tmp_path / "run", "data.eval_fraction=0.1")
     config.data.eval = None
-    held_out = [row.values["text"] for row in finetuning.read_splits(config)["eval"]]
-    assert (finetuning.HELD_OUT, held_out) == ("inputs-1", ["ant 10", "ant 24", "ant 30", "ant 35"])
+    held_out = [row.values["text"] for row in task_rows.read_splits(config)["eval"]]
+    assert (task_rows.HELD_OUT, held_out) == ("inputs-1", ["ant 10", "ant 24", "ant 30", "ant 35"])
 
 
 @pytest.mark.parametrize(
@@ -388,7 +388,7 @@ def test_rows_that_cannot_be_divided_are_told(count, overrides, message, bases, 
     config = settings(bases, write(tmp_path / "rows.jsonl", classes()[:count]), tmp_path / "run", *overrides)
     config.data.eval = None
     with pytest.raises(bertgpt.InputError, match=message):
-        finetuning.read_splits(config)
+        task_rows.read_splits(config)
 
 
 def test_a_run_that_held_out_other_rows_is_neither_resumed_nor_scored(bases, tmp_path, monkeypatch, capsys):
@@ -409,7 +409,7 @@ def test_a_csv_file_is_read(bases, tmp_path):
     with open(tmp_path / "rows.csv", "w", newline="") as file:
         csv.writer(file).writerows([("words", "kind"), *((row["text"], row["label"]) for row in classes())])
     config = settings(bases, tmp_path / "rows.csv", tmp_path / "run", "task.text=words", "task.label=kind")
-    assert [row.values["kind"] for row in finetuning.read_splits(config)["train"]][3:5] == ["animal", "plant"]
+    assert [row.values["kind"] for row in task_rows.read_splits(config)["train"]][3:5] == ["animal", "plant"]
 
 
 @pytest.mark.parametrize(
@@ -569,5 +569,5 @@ def test_settings_of_the_other_verb_or_impossible_ones_are_refused(verb, overrid
 
 def test_python_is_told_how_responses_are_written(bases):
     model, params = bertgpt.load_pretrained(bases / "gpt")
-    with pytest.raises(bertgpt.InputError, match="use bertgpt.inference.predict.respond"):
+    with pytest.raises(bertgpt.InputError, match="written by bertgpt.inference.predict.respond"):
         bertgpt.predict(model, params, bertgpt.load_tokenizer(bases / "gpt"), [{"prompt": "ant"}])

@@ -12,11 +12,10 @@ from safetensors.numpy import load_file
 
 import bertgpt
 from bertgpt import losses
-from bertgpt.checkpoints import hf_mapping as names
-from bertgpt.checkpoints import load as pretrained
+from bertgpt.checkpoints import hf_mapping, save
 
 GOLDENS = Path(__file__).parent / "goldens"
-ARCHITECTURES = [name for family in names.FAMILIES.values() for name in family.architectures]
+ARCHITECTURES = [name for family in hf_mapping.FAMILIES.values() for name in family.architectures]
 FIELDS = {  # theirs to ours, where the names differ
     "prediction_logits": "mlm_logits",
     "seq_relationship_logits": "nsp_logits",
@@ -80,8 +79,8 @@ def test_gradients_and_ten_updates(name, loss):
     model, params = bertgpt.load_pretrained(GOLDENS / name)
     given = {key: jnp.asarray(value) for key, value in expected(name, "input").items()}
     step = jax.jit(jax.value_and_grad(lambda p: loss(model.apply({"params": p}, **inputs(name)), given)))
-    family = names.FAMILIES[names.family_of(name)]
-    gradients = pretrained.to_theirs(family, name, model, step(params)[1])
+    family = hf_mapping.FAMILIES[hf_mapping.family_of(name)]
+    gradients = save.to_theirs(family, name, model, step(params)[1])
     wanted = expected(name, "gradient")
     assert gradients.keys() == wanted.keys()
     for key, value in wanted.items():

@@ -21,10 +21,10 @@ import train
 from bertgpt.errors import InputError
 from train import config as configs
 from train import hosts
+from train.evaluation import in_order
 from train.folders.checkpoints import Checkpoints
-from train.folders.run import load_run
+from train.folders.run_folder import load_run
 from train.jobs import finetuning, pretraining
-from train.loop import in_order
 
 STEPS = 40
 MESH_OF_TWO = ["parallel.strategy=mesh", "parallel.data=2"]

@@ -13,9 +13,9 @@ from hypothesis import strategies as st
 from model_folders import FAMILY
 
 import bertgpt
-from bertgpt.checkpoints.load import takes_choices
 from bertgpt.inference import decoding
-from bertgpt.model.blocks import Embedding, look_up
+from bertgpt.model.inputs import takes_choices
+from bertgpt.model.layers import Embedding, look_up
 
 SIZES = TINY | {"num_layers": 1, "max_positions": 8, "vocab_size": 16, "hidden_size": 8, "mlp_size": 8}
 BERT, GPT = bertgpt.presets.bert_tiny(**SIZES), bertgpt.presets.gpt1(**SIZES)

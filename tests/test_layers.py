@@ -15,7 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bertgpt import InputError, ModelConfig
-from bertgpt.model import blocks as layers
+from bertgpt.model import attention, blocks, dropout, layers
 
 CONFIG = ModelConfig("bert", vocab_size=64, hidden_size=16, num_layers=1, num_heads=2, mlp_size=32)
 SURE = 0.9999999  # a dropout that drops everything
@@ -42,7 +42,7 @@ def x():
 @pytest.fixture(scope="module")
 def params(x):
     """A block's parameters, biases and gains moved from their zeros and ones."""
-    params = layers.Block(CONFIG, causal=False).init(jax.random.key(0), x)["params"]
+    params = blocks.Block(CONFIG, causal=False).init(jax.random.key(0), x)["params"]
     rng = np.random.default_rng(2)
     return jax.tree.map(lambda leaf: leaf + rng.normal(0, 0.3, leaf.shape).astype(np.float32), params)
 
@@ -50,7 +50,7 @@ def params(x):
 @pytest.fixture(scope="module")
 def block(params):
     """(x, attention_mask, pack_ids) -> the block's output, by whether it is causal."""
-    modules = {causal: layers.Block(CONFIG, causal=causal) for causal in (False, True)}
+    modules = {causal: blocks.Block(CONFIG, causal=causal) for causal in (False, True)}
     compiled = {
         causal: jax.jit(lambda *inputs, module=module: module.apply({"params": params}, *inputs))
         for causal, module in modules.items()
@@ -67,7 +67,7 @@ def test_attend_is_attention_by_plain_loops(causal, attention_mask, pack_ids):
     allowed &= attention_mask[:, None, :] == 1 if attention_mask is not None else True
     allowed &= pack_ids[:, :, None] == pack_ids[:, None, :] if pack_ids is not None else True
     seen = allowed.any(-1)  # padding in a packed, causal row may see nobody
-    got = layers.attend(QUERY, KEY, VALUE, causal=causal, attention_mask=attention_mask, pack_ids=pack_ids)
+    got = attention.attend(QUERY, KEY, VALUE, causal=causal, attention_mask=attention_mask, pack_ids=pack_ids)
     expected = attend_by_loops(QUERY, KEY, VALUE, allowed | ~seen[..., None])
     np.testing.assert_allclose(np.asarray(got)[seen], expected[seen], rtol=1e-5, atol=1e-6)
 
@@ -76,7 +76,7 @@ def test_scores_are_divided_by_the_root_of_the_head_width():
     # W = 4: query . key = 2 log 3, over sqrt 4 is log 3: probabilities 1/4 and 3/4.
     key = np.stack([np.zeros(4), np.full(4, math.log(3) / 2)])[None, :, None].astype(np.float32)
     value = np.array([[0, 0, 0, 0], [4, 8, 0, 1]], np.float32)[None, :, None]
-    mixed = layers.attend(np.ones((1, 2, 1, 4), np.float32), key, value, causal=False)
+    mixed = attention.attend(np.ones((1, 2, 1, 4), np.float32), key, value, causal=False)
     np.testing.assert_allclose(mixed[0, 0, 0], [3, 6, 0, 0.75], rtol=1e-6)
 
 
@@ -85,7 +85,7 @@ def test_softmax_is_float32_under_bfloat16():
     query = jnp.ones((1, 2, 1, 2), jnp.bfloat16)
     key = jnp.array([[256, 0], [256, 1]], jnp.bfloat16)[None, :, None]
     value = jnp.array([[0, 0], [1, 1]], jnp.bfloat16)[None, :, None]
-    mixed = layers.attend(query, key, value, causal=False)
+    mixed = attention.attend(query, key, value, causal=False)
     assert mixed.dtype == jnp.bfloat16
     np.testing.assert_allclose(mixed.astype(jnp.float32), np.full((1, 2, 1, 2), 0.6697615), rtol=4e-3)
 
@@ -174,7 +174,7 @@ def test_activations_have_their_own_values(name, expected):
 
 def test_feed_forward_follows_the_configured_activation(params, x):
     by_name = [
-        layers.FeedForward(dataclasses.replace(CONFIG, activation=name)).apply({"params": params["feed_forward"]}, x)
+        blocks.FeedForward(dataclasses.replace(CONFIG, activation=name)).apply({"params": params["feed_forward"]}, x)
         for name in ("gelu_erf", "gelu_tanh")
     ]
     assert 1e-6 < abs(by_name[0] - by_name[1]).max() < 1e-2
@@ -182,14 +182,14 @@ def test_feed_forward_follows_the_configured_activation(params, x):
 
 def test_dropout_is_off_by_default(params, x):
     config = dataclasses.replace(CONFIG, hidden_dropout=0.5, attention_dropout=0.5)
-    got = layers.Block(config, causal=False).apply({"params": params}, x)
-    np.testing.assert_array_equal(got, layers.Block(CONFIG, causal=False).apply({"params": params}, x))
+    got = blocks.Block(config, causal=False).apply({"params": params}, x)
+    np.testing.assert_array_equal(got, blocks.Block(CONFIG, causal=False).apply({"params": params}, x))
 
 
 @pytest.mark.parametrize("field", ["hidden_dropout", "attention_dropout"])
 def test_dropout_follows_the_key_when_asked_for(params, x, field):
     config = dataclasses.replace(CONFIG, hidden_dropout=0.0, attention_dropout=0.0)
-    module = layers.Block(dataclasses.replace(config, **{field: 0.5}), causal=False)
+    module = blocks.Block(dataclasses.replace(config, **{field: 0.5}), causal=False)
     first, again, other = (
         module.apply({"params": params}, x, deterministic=False, rngs={"dropout": jax.random.key(seed)})
         for seed in (0, 0, 1)
@@ -200,7 +200,7 @@ def test_dropout_follows_the_key_when_asked_for(params, x, field):
 
 def test_hidden_dropout_falls_on_both_residual_branches_alone(params, x):
     config = dataclasses.replace(CONFIG, hidden_dropout=SURE, attention_dropout=0.0)
-    got = layers.Block(config, causal=False).apply(
+    got = blocks.Block(config, causal=False).apply(
         {"params": params}, x, deterministic=False, rngs={"dropout": jax.random.key(0)}
     )
     norm = layers.layer_norm(CONFIG, jnp.float32, "norm")
@@ -212,8 +212,8 @@ def test_hidden_dropout_falls_on_both_residual_branches_alone(params, x):
 def test_attention_dropout_falls_on_the_probabilities():
     # Of each query's 64 probabilities of 1/64, a random half is kept as 2/64.
     ones = jnp.ones((1, 64, 1, 1))
-    dropout = layers.Dropout(0.5, deterministic=False)
-    mixed = nn.apply(lambda m: layers.attend(ones, ones, ones, causal=False, dropout=m), dropout)(
+    module = dropout.Dropout(0.5, deterministic=False)
+    mixed = nn.apply(lambda m: attention.attend(ones, ones, ones, causal=False, dropout=m), module)(
         {}, rngs={"dropout": jax.random.key(0)}
     )
     kept = np.asarray(mixed).ravel() * 32
@@ -224,8 +224,8 @@ def test_attention_dropout_falls_on_the_probabilities():
 
 def test_stack_gives_every_blocks_output_in_turn(params, x):
     config = dataclasses.replace(CONFIG, num_layers=2)
-    outputs = layers.Stack(config).apply({"params": {"block_0": params, "block_1": params}}, x)
-    block = layers.Block(config, causal=False)
+    outputs = blocks.Stack(config).apply({"params": {"block_0": params, "block_1": params}}, x)
+    block = blocks.Block(config, causal=False)
     assert len(outputs) == 2
     np.testing.assert_allclose(outputs[0], block.apply({"params": params}, x), rtol=1e-5, atol=1e-6)
     np.testing.assert_allclose(outputs[1], block.apply({"params": params}, outputs[0]), rtol=1e-5, atol=1e-6)
@@ -235,7 +235,7 @@ def test_stack_gives_every_blocks_output_in_turn(params, x):
 @pytest.mark.parametrize("implementation", ["threefry2x32", "rbg"])
 def test_dropout_drops_its_share_and_keeps_the_mean(rate, implementation):
     key = jax.random.key(3, impl=implementation)
-    y = np.asarray(layers.Dropout(rate, deterministic=False).apply({}, jnp.ones((1001, 997)), rngs={"dropout": key}))
+    y = np.asarray(dropout.Dropout(rate, deterministic=False).apply({}, jnp.ones((1001, 997)), rngs={"dropout": key}))
     np.testing.assert_allclose(np.unique(y), [0, 1 / (1 - rate)], rtol=1e-6)
     dropped = (y == 0) - rate
     deviation = (rate * (1 - rate)) ** 0.5
@@ -250,13 +250,13 @@ def test_dropout_drops_its_share_and_keeps_the_mean(rate, implementation):
 def test_dropout_keeps_the_mean_in_bfloat16():
     """Whose nearest number to 0.9 is 0.8984."""
     x = jax.random.uniform(jax.random.key(0), (1000, 1000), minval=1, maxval=2).astype(jnp.bfloat16)
-    y = layers.Dropout(0.1, deterministic=False).apply({}, x, rngs={"dropout": jax.random.key(1)})
+    y = dropout.Dropout(0.1, deterministic=False).apply({}, x, rngs={"dropout": jax.random.key(1)})
     x, y = np.float64(x), np.float64(y)
     np.testing.assert_allclose((y[y > 0] / x[y > 0]).mean(), 1 / 0.9, rtol=2e-4)
 
 
 def test_dropout_is_the_same_on_every_kind_of_device():
-    y = layers.Dropout(0.5, deterministic=False).apply(
+    y = dropout.Dropout(0.5, deterministic=False).apply(
         {}, jnp.ones(16), rngs={"dropout": jax.random.key(7, impl="rbg")}
     )
     np.testing.assert_array_equal(y == 0, [1, 0, 1, 0, 0, 0, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1])
@@ -264,7 +264,7 @@ def test_dropout_is_the_same_on_every_kind_of_device():
 
 def test_dropout_under_one_key_tells_nothing_of_another():
     first, *others = (
-        np.asarray(layers.Dropout(0.5, deterministic=False).apply({}, jnp.ones(4096), rngs={"dropout": key})) == 0
+        np.asarray(dropout.Dropout(0.5, deterministic=False).apply({}, jnp.ones(4096), rngs={"dropout": key})) == 0
         for key in jax.random.split(jax.random.key(0), 4)
     )
     for other in others:
@@ -273,9 +273,9 @@ def test_dropout_under_one_key_tells_nothing_of_another():
 
 def test_dropout_is_nothing_where_it_is_off_and_small_rates_still_drop():
     x, rngs = jnp.ones((100, 100), jnp.bfloat16), {"dropout": jax.random.key(0)}
-    assert layers.Dropout(0.5).apply({}, x, deterministic=True) is x
-    assert layers.Dropout(0.0).apply({}, x, deterministic=False) is x
-    y = layers.Dropout(1e-3, deterministic=False).apply({}, x, rngs=rngs)
+    assert dropout.Dropout(0.5).apply({}, x, deterministic=True) is x
+    assert dropout.Dropout(0.0).apply({}, x, deterministic=False) is x
+    y = dropout.Dropout(1e-3, deterministic=False).apply({}, x, rngs=rngs)
     assert y.dtype == jnp.bfloat16
     assert 0 < (y == 0).mean() < 3e-3
 
@@ -284,7 +284,7 @@ def test_dropout_is_nothing_where_it_is_off_and_small_rates_still_drop():
 def test_dropout_refuses_what_it_cannot_do(rate, size):
     x, rngs = jax.ShapeDtypeStruct((size,), jnp.bfloat16), {"dropout": jax.random.key(0)}
     with pytest.raises(InputError, match=f"dropout of {size} values at rate {rate}"):
-        jax.eval_shape(lambda x: layers.Dropout(rate, deterministic=False).apply({}, x, rngs=rngs), x)
+        jax.eval_shape(lambda x: dropout.Dropout(rate, deterministic=False).apply({}, x, rngs=rngs), x)
 
 
 MASKS = [(mask, packs) for mask in (None, ATTENTION_MASK) for packs in (None, PACK_IDS)]
@@ -302,8 +302,8 @@ def test_the_fused_form_is_the_plain_one(causal, attention_mask, pack_ids, dtype
         pytest.skip("cuDNN takes bfloat16")
     query, key, value = (jnp.asarray(x, dtype) for x in (QUERY, KEY, VALUE))
     masks = {"attention_mask": attention_mask, "pack_ids": pack_ids}
-    fused = layers.fused(query, key, value, causal=causal, implementation=implementation, **masks)
-    plain = layers.mix(query, key, value, layers.dense_mask(6, causal=causal, **masks))
+    fused = attention.fused(query, key, value, causal=causal, implementation=implementation, **masks)
+    plain = attention.mix(query, key, value, layers.dense_mask(6, causal=causal, **masks))
     real = np.ones((2, 6), bool) if attention_mask is None else attention_mask > 0
     np.testing.assert_allclose(np.float32(fused)[real], np.float32(plain)[real], rtol=close, atol=close)
 
@@ -328,16 +328,16 @@ def gpu(kind="NVIDIA H100 80GB HBM3", capability="9.0"):
     ],
 )
 def test_cudnn_is_taken_where_nothing_stands_against_it(device, dtype, length, width, dropout, obstacle):
-    found = layers.cudnn_obstacle(device, dtype, length, width, dropout)
+    found = attention.cudnn_obstacle(device, dtype, length, width, dropout)
     assert found is None if obstacle is None else obstacle in found
 
 
 def test_on_a_chosen_cpu_attention_is_plain_beside_a_gpu(monkeypatch):
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in (QUERY, KEY, VALUE))
-    plain = layers.attend(query, key, value, causal=True)
+    plain = attention.attend(query, key, value, causal=True)
     with jax.default_device(jax.devices()[0]):
-        monkeypatch.setattr(layers.jax, "devices", lambda _: [gpu()])
-        np.testing.assert_array_equal(layers.attend(query, key, value, causal=True), plain)
+        monkeypatch.setattr(attention.jax, "devices", lambda _: [gpu()])
+        np.testing.assert_array_equal(attention.attend(query, key, value, causal=True), plain)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -349,14 +349,14 @@ def test_a_block_lowers_to_cudnn_from_here(monkeypatch, causal, attention_mask, 
     monkeypatch.setattr(checks, "check_cudnn_version", lambda: 91000)
     monkeypatch.setattr(checks, "check_compute_capability", lambda capability: True)
     monkeypatch.setattr(checks, "is_cuda_compute_capability_equal", lambda capability: False)
-    monkeypatch.setattr(layers.jax, "devices", lambda _: [gpu()])
+    monkeypatch.setattr(attention.jax, "devices", lambda _: [gpu()])
     config = dataclasses.replace(CONFIG, attention_dropout=0.1)
-    attention = layers.Attention(config, causal, jnp.bfloat16)
+    module = attention.Attention(config, causal, jnp.bfloat16)
     x = jnp.ones((2, 6, 16))
-    params = jax.eval_shape(attention.init, jax.random.key(0), x, attention_mask, pack_ids)
+    params = jax.eval_shape(module.init, jax.random.key(0), x, attention_mask, pack_ids)
 
     def loss(params, key):
-        return attention.apply(params, x, attention_mask, pack_ids, deterministic, rngs={"dropout": key}).sum()
+        return module.apply(params, x, attention_mask, pack_ids, deterministic, rngs={"dropout": key}).sum()
 
     names = ["__cudnn$fmhaSoftmax", "__cudnn$fmhaScaleBiasSoftmax"]
     calls = [jax.export.DisabledSafetyCheck.custom_call(name + end) for name in names for end in ("", "Backward")]
@@ -369,10 +369,10 @@ def test_a_block_lowers_to_cudnn_from_here(monkeypatch, causal, attention_mask, 
 @pytest.mark.parametrize("remat", ["dots", "full"])
 def test_remat_changes_no_output_and_no_gradient(remat, x):
     config = dataclasses.replace(CONFIG, num_layers=2)
-    params = layers.Stack(config).init(jax.random.key(0), x)
+    params = blocks.Stack(config).init(jax.random.key(0), x)
 
     def loss(params, remat):
-        stack = layers.Stack(config, remat=remat)
+        stack = blocks.Stack(config, remat=remat)
         layers_out = stack.apply(params, x, ATTENTION_MASK, PACK_IDS, False, rngs={"dropout": jax.random.key(1)})
         return (layers_out[-1] ** 2).sum(), layers_out
 

@@ -6,7 +6,9 @@ import numpy as np
 import pytest
 
 import bertgpt
-from train.loop import NotFiniteError, Trainer, Window, validated
+from train.evaluation import validated
+from train.job import Trainer
+from train.window import NotFiniteError, Window
 
 
 @pytest.mark.parametrize("name", ["input_ids", "labels"])

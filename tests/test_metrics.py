@@ -9,60 +9,64 @@ from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
 from bertgpt.data.tasks.tagging import entity_spans
 from bertgpt.errors import InputError
-from train.jobs import task_metrics as metrics
-from train.loop import Best
+from train.job import Best
+from train.jobs import task_metrics
 
 
 def test_classes():
-    found = metrics.class_scores(["a", "a", "b", "b"], ["a", "b", "b", "b"])
+    found = task_metrics.class_scores(["a", "a", "b", "b"], ["a", "b", "b", "b"])
     assert found == pytest.approx({"accuracy": 0.75, "macro_f1": (2 / 3 + 0.8) / 2, "matthews": 0.57735}, abs=1e-5)
-    assert metrics.class_scores(["a", "b"], ["a", "a"])["matthews"] == 0
-    assert metrics.class_scores(["a", "a", "b", "b"], ["a", "b", "b", "b"], ("a", "b"))["f1"] == pytest.approx(0.8)
+    assert task_metrics.class_scores(["a", "b"], ["a", "a"])["matthews"] == 0
+    assert task_metrics.class_scores(["a", "a", "b", "b"], ["a", "b", "b", "b"], ("a", "b"))["f1"] == pytest.approx(0.8)
 
 
 def test_several_labels():
-    found = metrics.several_scores(("x", "y"), [["x"], ["x", "y"], []], [["x"], ["y"], ["y"]])
+    found = task_metrics.several_scores(("x", "y"), [["x"], ["x", "y"], []], [["x"], ["y"], ["y"]])
     assert found == pytest.approx({"f1": 2 / 3, "macro_f1": (2 / 3 + 2 / 3) / 2, "exact_match": 1 / 3})
 
 
 def test_one_label_of_several_is_not_two_classes():
-    assert metrics.several_scores(("x",), [["x"], [], []], [[], [], []])["f1"] == 0
+    assert task_metrics.several_scores(("x",), [["x"], [], []], [[], [], []])["f1"] == 0
 
 
 def test_numbers():
-    found = metrics.number_scores([1.0, 2.0, 3.0], [1.0, 2.0, 9.0])
+    found = task_metrics.number_scores([1.0, 2.0, 3.0], [1.0, 2.0, 9.0])
     assert found == pytest.approx({"pearson": 0.917663, "spearman": 1.0, "mean_squared_error": 12.0}, abs=1e-5)
-    assert metrics.number_scores([1.0, 2.0], [3.0, 3.0]) == {"pearson": 0, "spearman": 0, "mean_squared_error": 2.5}
+    assert task_metrics.number_scores([1.0, 2.0], [3.0, 3.0]) == {
+        "pearson": 0,
+        "spearman": 0,
+        "mean_squared_error": 2.5,
+    }
 
 
 def test_entities_count_whole():
     golds = [["B-P", "I-P", "O", "B-L"]]
-    found = metrics.tag_scores(golds, [["B-P", "O", "O", "B-L"]])
+    found = task_metrics.tag_scores(golds, [["B-P", "O", "O", "B-L"]])
     assert found == pytest.approx({"accuracy": 0.75, "f1": 0.5, "precision": 0.5, "recall": 0.5})
-    assert metrics.tag_scores(golds, [["O"] * 4])["f1"] == 0
+    assert task_metrics.tag_scores(golds, [["O"] * 4])["f1"] == 0
 
 
 def test_a_missed_entity_of_one_word_counts():
     golds, tags = [["U-LOC", "O", "U-PER", "U-PER"]], [["U-LOC", "O", "U-PER", "O"]]
-    assert metrics.tag_scores(golds, tags) == pytest.approx(
+    assert task_metrics.tag_scores(golds, tags) == pytest.approx(
         {"accuracy": 0.75, "f1": 0.8, "precision": 1.0, "recall": 2 / 3}
     )
-    assert metrics.type_scores(golds, tags) == {
+    assert task_metrics.type_scores(golds, tags) == {
         "LOC": {"f1": 1.0, "precision": 1.0, "recall": 1.0, "support": 1},
         "PER": {"f1": pytest.approx(2 / 3), "precision": 1.0, "recall": 0.5, "support": 2},
     }
 
 
 def test_a_type_that_is_only_predicted_has_no_support():
-    found = metrics.type_scores([["O", "B-P"]], [["B-L", "O"]])
+    found = task_metrics.type_scores([["O", "B-P"]], [["B-L", "O"]])
     assert found == {label: {"f1": 0, "precision": 0, "recall": 0, "support": n} for label, n in (("L", 0), ("P", 1))}
-    assert metrics.type_scores([["O"]], [["O"]]) == {}
+    assert task_metrics.type_scores([["O"]], [["O"]]) == {}
 
 
 def test_the_models_labels_say_whether_tags_mark_entities():
     golds, tags = [["O", "X"]], [["O", "X"]]
-    assert metrics.tag_scores(golds, tags, ["O", "B-PER", "X"])["precision"] == 0
-    assert metrics.tag_scores(golds, tags, ["O", "N", "X"]) == {"accuracy": 1, "f1": 1}
+    assert task_metrics.tag_scores(golds, tags, ["O", "B-PER", "X"])["precision"] == 0
+    assert task_metrics.tag_scores(golds, tags, ["O", "N", "X"]) == {"accuracy": 1, "f1": 1}
 
 
 IOBES = str.maketrans("LUMW", "ESIS")  # which seqeval reads
@@ -83,11 +87,11 @@ def test_scores_are_those_of_the_lists_of_entities(letters, data):
         for rows in (golds, tags)
     )
     right = len([entity for entity in found if entity in gold])
-    scores = metrics.tag_scores(golds, tags, [f"{letter}-P" for letter in letters])
+    scores = task_metrics.tag_scores(golds, tags, [f"{letter}-P" for letter in letters])
     assert scores["precision"] == (right / len(found) if found else 0)
     assert scores["recall"] == (right / len(gold) if gold else 0)
     assert scores["f1"] == (2 * right / (len(found) + len(gold)) if found or gold else 0)
-    by_type = metrics.type_scores(golds, tags)
+    by_type = task_metrics.type_scores(golds, tags)
     assert sum(figures["support"] for figures in by_type.values()) == len(gold)
     iobes = [[[tag[0].translate(IOBES) + tag[1:] for tag in row] for row in rows] for rows in (golds, tags)]
     theirs = zip(*precision_recall_fscore_support(*iobes, average=None, zero_division=0), strict=True)
@@ -96,7 +100,7 @@ def test_scores_are_those_of_the_lists_of_entities(letters, data):
 
 
 def test_parts_of_speech_are_classes():
-    found = metrics.tag_scores([["N", "V"], ["N"]], [["N", "N"], ["N"]])
+    found = task_metrics.tag_scores([["N", "V"], ["N"]], [["N", "N"], ["N"]])
     assert found == pytest.approx({"accuracy": 2 / 3, "f1": (0.8 + 0) / 2})
 
 
@@ -106,12 +110,12 @@ def test_better_is_lower_or_higher():
 
 
 def test_a_missing_library_is_one_line(monkeypatch):
-    metrics.check_libraries()
+    task_metrics.check_libraries()
     monkeypatch.setitem(sys.modules, "scipy", None)
     with pytest.raises(InputError, match=r"scipy is not installed; pip install 'bertgpt\[tasks\]'"):
-        metrics.check_libraries()
+        task_metrics.check_libraries()
 
 
 def test_a_picture_of_confusions(tmp_path):
-    metrics.draw_confusion(["a", "b"], ["a", "a"], ("a", "b"), tmp_path / "confusion.png")
+    task_metrics.draw_confusion(["a", "b"], ["a", "a"], ("a", "b"), tmp_path / "confusion.png")
     assert (tmp_path / "confusion.png").read_bytes().startswith(b"\x89PNG")

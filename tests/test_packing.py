@@ -22,7 +22,8 @@ from bertgpt.data.pretraining.windows import GptPieces
 from bertgpt.data.tasks.classification import Classification
 from bertgpt.data.tasks.sft import Responses
 from bertgpt.data.tasks.tagging import Tagging
-from bertgpt.data.tasks.task import Row, TaskExamples, TaskSettings, make_frame
+from bertgpt.data.tasks.task import Row, TaskExamples, TaskSettings
+from bertgpt.data.tasks.templates import make_frame
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import task_tokens

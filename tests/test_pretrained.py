@@ -14,8 +14,7 @@ from model_folders import FAMILY, TINY, assert_equal, change_config, make, rewri
 from safetensors.numpy import load_file
 
 import bertgpt
-from bertgpt.checkpoints import hf_mapping as names
-from bertgpt.checkpoints import load as pretrained
+from bertgpt.checkpoints import hf_mapping, load, parameters
 from bertgpt.checkpoints.formats import tensor_files
 from bertgpt.errors import InputError
 from bertgpt.inference.stablehlo import export_stablehlo
@@ -37,9 +36,9 @@ def test_what_is_written_is_read_back(saved, name):
 def test_the_table_names_every_parameter_once(name):
     params = make(name)[1]
     family = FAMILY[name]
-    paths = [path for entry in names.entries(family, name, 2) for path in pretrained._paths(entry, family, name)]
+    paths = [path for entry in hf_mapping.entries(family, name, 2) for path in parameters._paths(entry, family, name)]
     assert len(paths) == len(set(paths))
-    assert set(paths) == set(pretrained._flatten(params))
+    assert set(paths) == set(parameters._flatten(params))
 
 
 def test_linear_weights_are_transposed_and_conv1d_joined(saved):
@@ -102,7 +101,7 @@ def with_tied(tensors):
 
 def only_tied(tensors):
     tensors = with_tied(tensors)
-    first = set(names.FAMILIES["bert"].tied.values()) | set(names.FAMILIES["openai-gpt"].tied.values())
+    first = set(hf_mapping.FAMILIES["bert"].tied.values()) | set(hf_mapping.FAMILIES["openai-gpt"].tied.values())
     return {key: value for key, value in tensors.items() if key not in first}
 
 
@@ -158,7 +157,7 @@ def test_nothing_is_half_written(tmp_path, monkeypatch, wordpiece, there):
     model, params = make("BertForMaskedLM")
     if there:
         bertgpt.save_pretrained(tmp_path / "out", model, params)
-    monkeypatch.setattr(pretrained, "export_tokenizer", lambda *_: 1 / 0)
+    monkeypatch.setattr(load, "export_tokenizer", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bertgpt.save_pretrained(tmp_path / "out", model, make("BertForMaskedLM", seed=1)[1], wordpiece)
     assert [file.name for file in tmp_path.iterdir()] == (["out"] if there else [])
@@ -170,14 +169,14 @@ def test_a_kill_amid_the_replacement_leaves_the_old_configuration(tmp_path, monk
     model, params = make("BertForMaskedLM")
     bertgpt.save_pretrained(tmp_path, model, params)
     before = (tmp_path / "config.json").read_text()
-    replace = pretrained.os.replace
+    replace = load.os.replace
 
     def killed(source, target):
         if target.name == "model.safetensors":
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(pretrained.os, "replace", killed)
+    monkeypatch.setattr(load.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         bertgpt.save_pretrained(tmp_path, *make("BertForPreTraining", seed=1))
     assert (tmp_path / "config.json").read_text() == before

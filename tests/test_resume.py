@@ -19,7 +19,7 @@ import yaml
 from bertgpt.errors import InputError
 from train import config as configs
 from train.folders.checkpoints import Checkpoints
-from train.folders.run import load_run
+from train.folders.run_folder import load_run
 from train.jobs import pretraining
 from train.reports import TIMINGS
 from train.watching import Stop

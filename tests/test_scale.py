@@ -21,12 +21,11 @@ import yaml
 from hypothesis import example, given
 from tokenizers import Tokenizer
 
-from bertgpt.data.text import store
-from bertgpt.data.text import store_shards as parts
+from bertgpt.data.text import store, store_shards
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer
 from train.__main__ import main
-from train.folders import distributed_preparation as scaling
+from train.folders import distributed_preparation
 
 ROOT = Path(__file__).parent.parent
 FAKE = {  # Slurm on one machine: every job runs at once, every task of an array after the other
@@ -74,8 +73,10 @@ def prepare(text, wordpiece, tmp_path):
 
     def run(tasks=100, workers=1, **changed):
         folder = tmp_path / "out" / "store"
-        spread = scaling.Spread(tasks, workers)
-        assert scaling.prepare(folder, dataclasses.replace(source, **changed), wanted, lambda: wordpiece, spread)
+        spread = distributed_preparation.Spread(tasks, workers)
+        assert distributed_preparation.prepare(
+            folder, dataclasses.replace(source, **changed), wanted, lambda: wordpiece, spread
+        )
         return folder
 
     return run
@@ -140,7 +141,7 @@ def test_a_part_without_an_evaluation_document_has_its_place(prepare, text, word
 
 
 def test_a_merge_by_small_blocks_is_the_same(prepare, whole, monkeypatch):
-    monkeypatch.setattr(parts, "BLOCK", 3)
+    monkeypatch.setattr(store_shards, "BLOCK", 3)
     assert contents(prepare()) == whole
 
 
@@ -156,7 +157,7 @@ def test_pretraining_takes_the_store_as_it_is(config_file, whole, capsys):
 @example([0, 0], 2)
 @given(st.lists(st.integers(0, 1000), min_size=1), st.integers(1, 40))
 def test_files_are_dealt_in_order_and_evenly(sizes, count):
-    runs = parts.deal(sizes, count)
+    runs = store_shards.deal(sizes, count)
     assert list(itertools.chain.from_iterable(runs)) == list(range(len(sizes)))
     assert all(runs)
     assert len(runs) <= count
@@ -183,7 +184,7 @@ def merge_fails(monkeypatch):
     def fail(*_):
         raise OSError("No space left on device")
 
-    monkeypatch.setattr(parts, "merge", fail)
+    monkeypatch.setattr(store_shards, "merge", fail)
     return monkeypatch
 
 
@@ -240,42 +241,42 @@ def test_a_trained_tokenizer_is_kept_while_the_text_stays(text, wordpiece, tmp_p
     source = store.TextSource(str(text), eval_fraction=0.1)
     arguments = (tmp_path / "store", source, {"kind": "wordpiece"}, lambda: calls.append(0) or wordpiece)
     with pytest.raises(OSError, match="No space"):
-        scaling.prepare(*arguments, scaling.Spread(2, 1))
+        distributed_preparation.prepare(*arguments, distributed_preparation.Spread(2, 1))
     merge_fails.undo()
     if changed:
         os.utime(text / "a.jsonl", ns=(1, 1))
-    scaling.prepare(*arguments, scaling.Spread(2, 1))
+    distributed_preparation.prepare(*arguments, distributed_preparation.Spread(2, 1))
     assert len(calls) == made
 
 
 def test_of_two_that_train_a_tokenizer_the_first_to_end_decides(tmp_path, wordpiece, bpe):
     def slower() -> Tokenizer:
-        assert scaling._keep_tokenizer(tmp_path, lambda: bpe).to_str() == bpe.to_str()
+        assert distributed_preparation._keep_tokenizer(tmp_path, lambda: bpe).to_str() == bpe.to_str()
         return wordpiece
 
-    assert scaling._keep_tokenizer(tmp_path, slower).to_str() == bpe.to_str()
+    assert distributed_preparation._keep_tokenizer(tmp_path, slower).to_str() == bpe.to_str()
     assert [path.name for path in tmp_path.iterdir()] == ["tokenizer.json"]
 
 
 def test_parts_of_two_tokenizers_are_not_merged(tmp_path, text, wordpiece, bpe):
     source = store.TextSource(str(text), eval_fraction=0.1)
     files = source.files()
-    parts.make_part(tmp_path / "0", source, files, bpe, parts.stamps(files))
+    store_shards.make_part(tmp_path / "0", source, files, bpe, store_shards.stamps(files))
     with pytest.raises(InputError, match="0: no part of a store with this tokenizer"):
-        parts.merge(tmp_path / "new", [tmp_path / "0"], wordpiece)
+        store_shards.merge(tmp_path / "new", [tmp_path / "0"], wordpiece)
 
 
 @pytest.mark.parametrize("written", ["{", "[]", '{"files": 1, "splits": 2, "hashes": 3, "tokenizer": 4}'])
 def test_a_part_whose_description_is_damaged_counts_as_none(tmp_path, written):
     (tmp_path / "part.json").write_text(written)
-    assert parts.read_part(tmp_path) is None
+    assert store_shards.read_part(tmp_path) is None
 
 
 def test_a_file_that_changes_meanwhile_is_refused(text, wordpiece, tmp_path):
     source = store.TextSource(str(text), eval_fraction=0.1)
-    stamps = [(path, size + 1, tag) for path, size, tag in parts.stamps(source.files())]
+    stamps = [(path, size + 1, tag) for path, size, tag in store_shards.stamps(source.files())]
     with pytest.raises(InputError, match=r"a\.jsonl: changed while it was prepared"):
-        parts.make_part(tmp_path / "parts" / "0", source, source.files(), wordpiece, stamps)
+        store_shards.make_part(tmp_path / "parts" / "0", source, source.files(), wordpiece, stamps)
     assert list((tmp_path / "parts").iterdir()) == []
 
 
@@ -283,13 +284,13 @@ def test_a_file_that_changes_meanwhile_is_refused(text, wordpiece, tmp_path):
 def test_a_damaged_part_is_named(text, wordpiece, tmp_path, name):
     source = store.TextSource(str(text), eval_fraction=0.1)
     files = source.files()
-    parts.make_part(tmp_path / "0", source, files, wordpiece, parts.stamps(files))
+    store_shards.make_part(tmp_path / "0", source, files, wordpiece, store_shards.stamps(files))
     path = tmp_path / "0" / "train" / name
     path.write_bytes(path.read_bytes()[:-2])
     with pytest.raises(InputError, match=rf"0/train/{name}: damaged"):
-        parts.merge(tmp_path / "new", [tmp_path / "0"], wordpiece)
+        store_shards.merge(tmp_path / "new", [tmp_path / "0"], wordpiece)
     with pytest.raises(InputError, match="1: no part"):
-        parts.merge(tmp_path / "newer", [tmp_path / "1"], wordpiece)
+        store_shards.merge(tmp_path / "newer", [tmp_path / "1"], wordpiece)
 
 
 def test_a_corpus_without_text_is_refused(prepare, text):
@@ -311,7 +312,8 @@ MEMORY = """
 import sys
 from pathlib import Path
 from tokenizers import Tokenizer
-from bertgpt.data.text import documents as corpus, store, store_shards as parts
+from bertgpt.data.text import store, store_shards
+from bertgpt.data.text.documents import read_documents
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
 peaks = []
@@ -320,10 +322,10 @@ for name in sys.argv[1:]:
     source = store.TextSource(name, eval_fraction=0.1)
     files = source.files()
     if name.endswith("parquet"):
-        assert all(corpus.read_documents(files.train))
+        assert all(read_documents(files.train))
     else:
-        parts.make_part(Path("part"), source, files, tokenizer, parts.stamps(files))
-        parts.merge(Path("whole" + name), [Path("part")], tokenizer)
+        store_shards.make_part(Path("part"), source, files, tokenizer, store_shards.stamps(files))
+        store_shards.merge(Path("whole" + name), [Path("part")], tokenizer)
     peaks.append(int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024)
 print(*peaks)
 """
@@ -352,13 +354,13 @@ def test_ray_makes_the_same_bytes(config_file, whole):
 def test_a_task_that_fails_on_ray_is_told_in_one_line(text, tmp_path):
     source = store.TextSource(str(text))
     files = source.files()
-    step = scaling.TokenizeFiles(tmp_path, source, files, parts.stamps(files), [range(5)])
-    executor = scaling.RayPipelineExecutor([step], 1, logging_dir=str(tmp_path))
+    step = distributed_preparation.TokenizeFiles(tmp_path, source, files, store_shards.stamps(files), [range(5)])
+    executor = distributed_preparation.RayPipelineExecutor([step], 1, logging_dir=str(tmp_path))
     with pytest.raises(InputError, match=r"killed, perhaps for its memory \(1 of 1 tasks failed"):
-        scaling._check_complete(executor, step)
+        distributed_preparation._check_complete(executor, step)
     step.failure.write_text("Traceback\n  somewhere\nKeyError: 'x'\n")
     with pytest.raises(InputError, match=r"^KeyError: 'x' \(1 of 1 tasks failed"):
-        scaling._check_complete(executor, step)
+        distributed_preparation._check_complete(executor, step)
 
 
 @pytest.fixture
@@ -391,8 +393,12 @@ def test_slurm_runs_an_array_and_then_the_merge(config_file, whole, slurm, capsy
 def test_many_tasks_share_the_jobs_of_one_array(text, tmp_path, slurm):
     source = store.TextSource([str(text / "a.jsonl")] * 2500)
     files = source.files()
-    step = scaling.TokenizeFiles(tmp_path, source, files, parts.stamps(files), [range(i, i + 1) for i in range(2500)])
-    executor = scaling._executor(step, scaling.Spread(2500, slurm={"partition": "cpu", "time": "1:00:00"}))
+    step = distributed_preparation.TokenizeFiles(
+        tmp_path, source, files, store_shards.stamps(files), [range(i, i + 1) for i in range(2500)]
+    )
+    executor = distributed_preparation._executor(
+        step, distributed_preparation.Spread(2500, slurm={"partition": "cpu", "time": "1:00:00"})
+    )
     assert executor.tasks_per_job == 3
     assert executor.get_sbatch_args(834)["array"] == "0-833"
 

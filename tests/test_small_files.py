@@ -27,12 +27,12 @@ import pyarrow.parquet
 
 import bertgpt
 from bertgpt.data.tasks import readers
-from bertgpt.data.text import documents as corpus
+from bertgpt.data.text.documents import read_documents
 from bertgpt.data.text import files
 from fuzz.limits import TooLong, limit_memory, time_limit
 
 READ = {
-    "text": lambda path: f"{sum(1 for _ in corpus.read_documents(files.find_files(str(path))))} documents",
+    "text": lambda path: f"{sum(1 for _ in read_documents(files.find_files(str(path))))} documents",
     "rows": lambda path: f"{sum(1 for _ in readers.read_rows(str(path)))} rows",
     "held": lambda path: f"{len(readers.read_all_rows(str(path)))} rows",
     "model": lambda path: type(bertgpt.load_pretrained(path)[0]).__name__,

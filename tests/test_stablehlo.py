@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 import bertgpt
-from bertgpt.checkpoints.load import takes_choices
 from bertgpt.inference.stablehlo import export_program, export_stablehlo
+from bertgpt.model.inputs import takes_choices
 
 RUN = """
 import sys

@@ -8,8 +8,8 @@ import os
 import numpy as np
 import pytest
 
-from bertgpt.data.text import documents as corpus
 from bertgpt.data.text import integrity, store, workers
+from bertgpt.data.text.documents import split_sentences
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer, train_bpe, train_wordpiece
 
@@ -64,7 +64,7 @@ def test_each_document_holds_the_tokens_of_its_sentences(bert_split, wordpiece, 
         first, last = bert_split.documents[index : index + 2]
         ends = bert_split.sentences[first : last + 1]
         found = [bert_split.tokens[start:end].tolist() for start, end in itertools.pairwise(ends)]
-        sentences = corpus.split_sentences(document)
+        sentences = split_sentences(document)
         assert found == [wordpiece.encode(text, add_special_tokens=False).ids for text in sentences]
 
 

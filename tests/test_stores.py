@@ -18,8 +18,7 @@ from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer, save_tokenizer, vocabulary_size
 from train import config as configs
 from train.__main__ import main
-from train.folders import locks, verified
-from train.folders import run as runs
+from train.folders import locks, run_folder, token_store, verified
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -100,10 +99,10 @@ def test_two_runs_on_a_fresh_store_both_end_well_with_one_tokenizer(config_file,
 @pytest.mark.parametrize("name", ["train/tokens.bin", "eval/sentences.bin", "train/counts.bin"])
 def test_a_damaged_store_is_made_again(config_file, tmp_path, name, capsys):
     settings = configs.load(str(config_file))
-    runs.prepare_store(settings)
+    token_store.prepare_store(settings)
     before = contents(tmp_path / "store")
     flip(tmp_path / "store" / name)
-    runs.prepare_store(settings)  # this machine has seen these files
+    token_store.prepare_store(settings)  # this machine has seen these files
     assert contents(tmp_path / "store") != before
     capsys.readouterr()
     assert main(["prepare", str(config_file), "--verify"]) == 0
@@ -113,15 +112,15 @@ def test_a_damaged_store_is_made_again(config_file, tmp_path, name, capsys):
 
 def test_a_machine_that_has_not_seen_a_store_reads_it(config_file, tmp_path, monkeypatch, capsys):
     settings = configs.load(str(config_file))
-    runs.prepare_store(settings)
+    token_store.prepare_store(settings)
     flip(tmp_path / "store" / "train" / "tokens.bin")
     monkeypatch.setattr(verified.socket, "gethostname", lambda: "another")
-    runs.prepare_store(settings)
+    token_store.prepare_store(settings)
     assert "train/tokens.bin is not what was written" in capsys.readouterr().out
 
 
 def test_a_file_with_another_time_is_read_again(config_file, tmp_path):
-    runs.prepare_store(configs.load(str(config_file)))
+    token_store.prepare_store(configs.load(str(config_file)))
     assert verified.fault(tmp_path / "store") is None
     flip(tmp_path / "store" / "train" / "tokens.bin")
     assert verified.fault(tmp_path / "store") is None
@@ -133,25 +132,25 @@ def test_a_file_with_another_time_is_read_again(config_file, tmp_path):
 
 def test_a_damaged_store_whose_text_is_gone_is_named(config_file, tmp_path):
     settings = configs.load(str(config_file))
-    runs.prepare_store(settings)
+    token_store.prepare_store(settings)
     os.truncate(tmp_path / "store" / "train" / "tokens.bin", 100)
     (tmp_path / "text.jsonl").unlink()
     place = re.escape(f"{tmp_path}/store: train/tokens.bin is not what was written, and cannot be made again: ")
     with pytest.raises(InputError, match=place + r".*text\.jsonl: no such file"):
-        runs.prepare_store(settings)
+        token_store.prepare_store(settings)
     assert (tmp_path / "store" / "train" / "tokens.bin").exists()
 
 
 def test_a_store_from_before_the_hashes_is_made_again_also_for_a_run_that_has_begun(config_file, tmp_path, capsys):
     settings = configs.load(str(config_file))
-    runs.prepare_store(settings)
+    token_store.prepare_store(settings)
     before, meta = contents(tmp_path / "store"), json.loads((tmp_path / "store" / "meta.json").read_text())
     digest = store.digest(tmp_path / "store")
     del meta["hashes"]
     (tmp_path / "store" / "meta.json").write_text(json.dumps(meta, indent=1))
     tokenizer = load_tokenizer(tmp_path / "store")
-    begun = runs.Start(configs.model_config(settings, vocabulary_size(tokenizer)), tokenizer, step=1)
-    runs.prepare_store(settings, begun)
+    begun = run_folder.Start(configs.model_config(settings, vocabulary_size(tokenizer)), tokenizer, step=1)
+    token_store.prepare_store(settings, begun)
     assert "the store there is damaged: it was made without hashes" in capsys.readouterr().out
     assert contents(tmp_path / "store") == before
     assert store.digest(tmp_path / "store") == digest  # so that the run goes on
@@ -159,35 +158,35 @@ def test_a_store_from_before_the_hashes_is_made_again_also_for_a_run_that_has_be
 
 def test_a_store_that_another_run_has_replaced_is_not_trained_on(config_file, tmp_path, wordpiece):
     settings = configs.load(str(config_file))
-    runs.prepare_store(settings)
+    token_store.prepare_store(settings)
     tokenizer = load_tokenizer(tmp_path / "store")
-    assert len(runs.open_store(settings, tokenizer, None)) == 2
+    assert len(token_store.open_store(settings, tokenizer, None)) == 2
     store.prepare(tmp_path / "store", configs.text_source(settings), wordpiece, {})
     with pytest.raises(InputError, match="another run has replaced this store"):
-        runs.open_store(settings, tokenizer, None)
+        token_store.open_store(settings, tokenizer, None)
 
 
 def test_a_store_replaced_before_the_run_loads_its_tokenizer_is_not_trained_on(config_file, tmp_path):
     settings, other = (
         configs.load(str(config_file), ["tokenizer.path=null", f"tokenizer.vocab_size={size}"]) for size in (80, 90)
     )
-    runs.prepare_store(settings)
-    runs.prepare_store(other)
+    token_store.prepare_store(settings)
+    token_store.prepare_store(other)
     tokenizer = load_tokenizer(tmp_path / "store")  # the other run's
-    assert len(runs.open_store(other, tokenizer, None)) == 2
+    assert len(token_store.open_store(other, tokenizer, None)) == 2
     with pytest.raises(InputError, match="another run has replaced this store"):
-        runs.open_store(settings, tokenizer, None)
+        token_store.open_store(settings, tokenizer, None)
 
 
 def test_a_store_of_another_text_put_there_meanwhile_is_not_trained_on(config_file, tmp_path, wordpiece):
     wordpiece.save(str(tmp_path / "tokenizer.json"))
     given = [f"tokenizer.path={tmp_path / 'tokenizer.json'}"]
     settings = configs.load(str(config_file), given)
-    runs.prepare_store(settings)
+    token_store.prepare_store(settings)
     (tmp_path / "other.jsonl").write_text((tmp_path / "text.jsonl").read_text())
-    runs.prepare_store(configs.load(str(config_file), [*given, f"data.train={tmp_path / 'other.jsonl'}"]))
+    token_store.prepare_store(configs.load(str(config_file), [*given, f"data.train={tmp_path / 'other.jsonl'}"]))
     with pytest.raises(InputError, match=r"another run has replaced this store \(train changed\)"):
-        runs.open_store(settings, wordpiece, None)
+        token_store.open_store(settings, wordpiece, None)
 
 
 def test_what_killed_preparations_left_is_removed(config_file, tmp_path):
@@ -195,17 +194,17 @@ def test_what_killed_preparations_left_is_removed(config_file, tmp_path):
     others = [f".other.{key}.tmp", f".store.v2.{key}.tmp", f".store.v2.{key}.old", f".store.work-{key}"]
     for name in (f".store.{key}.tmp", f".store.{key}.old", *others):
         (tmp_path / name).mkdir()
-    runs.prepare_store(configs.load(str(config_file)))
+    token_store.prepare_store(configs.load(str(config_file)))
     assert sorted(path.name for path in tmp_path.glob(".*")) == sorted(others)
 
 
 def test_a_store_moved_away_by_a_killed_replacement_is_put_back(config_file, tmp_path, capsys):
     settings = configs.load(str(config_file))
-    runs.prepare_store(settings)
+    token_store.prepare_store(settings)
     before = contents(tmp_path / "store")
     (tmp_path / "store").rename(tmp_path / ".store.0123456789abcdef.old")
     capsys.readouterr()
-    runs.prepare_store(settings)
+    token_store.prepare_store(settings)
     assert contents(tmp_path / "store") == before
     assert "preparing" not in capsys.readouterr().out
 
@@ -213,11 +212,11 @@ def test_a_store_moved_away_by_a_killed_replacement_is_put_back(config_file, tmp
 @pytest.mark.parametrize("folder", [".", "/", ".."])
 def test_a_store_without_a_name_is_refused(config_file, folder):
     with pytest.raises(InputError, match="give a named folder"):
-        runs.prepare_store(configs.load(str(config_file), [f"data.store={folder}"]))
+        token_store.prepare_store(configs.load(str(config_file), [f"data.store={folder}"]))
 
 
 def test_a_file_that_changes_while_it_is_checked_is_checked_again(config_file, tmp_path, monkeypatch):
-    runs.prepare_store(configs.load(str(config_file)))
+    token_store.prepare_store(configs.load(str(config_file)))
     tokens, fault = tmp_path / "store" / "train" / "tokens.bin", store.fault
 
     def changed_at_the_end(folder: Path) -> str | None:

@@ -11,7 +11,8 @@ from tokenizers import normalizers
 
 from bertgpt.data.tasks import tagging
 from bertgpt.data.tasks.tagging import Tagging
-from bertgpt.data.tasks.task import Row, TaskExamples, make_frame
+from bertgpt.data.tasks.task import Row, TaskExamples
+from bertgpt.data.tasks.templates import make_frame
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer
 

@@ -14,7 +14,7 @@ from bertgpt.data.text import store
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import training
 from bertgpt.tokenizers.kinds import bpe, wordpiece
-from train.folders import run as runs
+from train.folders import token_store
 
 WORDS = "the cat the café played 中文 playing plays I"
 TRAINERS = {"wordpiece": tokenizers.train_wordpiece, "bpe": tokenizers.train_bpe}
@@ -214,7 +214,7 @@ def test_a_prepared_store_tells_how_much_is_unknown(tmp_path, capsys):
     tokenizer = tokenizers.load_tokenizer(tmp_path / "vocab.txt")
     source = store.TextSource(str(tmp_path / "texts.txt"), str(tmp_path / "held_out.txt"))
     store.prepare(tmp_path / "store", source, tokenizer, {})
-    runs._tell_splits(tmp_path / "store", tokenizer)
+    token_store._tell_splits(tmp_path / "store", tokenizer)
     printed = capsys.readouterr().out
     assert "), 12 tokens, [UNK]: 50 % of tokens" in printed
     assert "), 2 tokens, [UNK]: 0 % of tokens" in printed

@@ -4,94 +4,30 @@ import dataclasses
 import functools
 import math
 import signal
-import time
-from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
-import numpy as np
-from tokenizers import Tokenizer
 
 from bertgpt.errors import InputError
 
 from . import config as configs
-from . import flops, hosts, loader, parallel, reports
+from . import hosts, loader, parallel, reports
 from .atomic_files import write_whole
 from .config import RunConfig
+from .evaluation import eval_batches, evaluate, put
 from .folders.checkpoints import Checkpoints, restore_newest
+from .job import Job, Trainer
 from .optimizers import make_optimizer, make_schedule, warmup_steps
 from .parallel import Strategy
 from .reports import say
 from .state import TrainState, create_state
-from .step import Task, eval_step, train_step
+from .step import eval_step, train_step
 from .watching import Profile, Stop, Watchdog
+from .window import Window
 
 FEW_TOKENS = 1000  # predicted in an evaluation; below it, a run warns
-UNDER_WAY = 2  # evaluation batches that the device has got before the first of them is fetched
-
-
-class NotFiniteError(RuntimeError):
-    """A loss or gradient was infinite or not a number."""
-
-
-class Best(NamedTuple):
-    """The held-out figure by which checkpoints are compared."""
-
-    name: str = "loss"
-    higher: bool = False
-
-    def badness(self, figures: dict[str, float]) -> float:
-        """Lower is better."""
-        return -figures[self.name] if self.higher else figures[self.name]
-
-
-class Job(NamedTuple):
-    """What a run learns, made by pretraining.py or finetuning.py.
-
-    Attributes:
-        model: with its head.
-        tokenizer: the model's.
-        params: to begin with; None: drawn from the seed.
-        task: losses and accuracies.
-        train_source, eval_source: examples.
-        eval_seed: of the order of held-out examples; None: as they are.
-        eval_examples: how many are scored.
-        token_keys: arrays of token ids, which are checked against the vocabulary.
-        digest: of the data; a run does not go on with other data.
-        host_sums: (held-out batch) -> further (sum, weight) by name, made on the host.
-        figures: (held-out means, outputs of every example) -> all figures of an evaluation.
-        best: which of them decides.
-        evaluates_first: also before the first step; and every evaluation is a checkpoint.
-    """
-
-    model: nn.Module
-    tokenizer: Tokenizer
-    params: Any
-    task: Task
-    train_source: loader.Source
-    eval_source: loader.Source
-    eval_seed: int | None
-    eval_examples: int
-    token_keys: tuple[str, ...]
-    digest: str
-    host_sums: Callable[[dict[str, np.ndarray]], dict[str, tuple[float, float]]]
-    figures: Callable[[dict[str, float], dict[str, np.ndarray]], dict[str, float]]
-    best: Best = Best()
-    evaluates_first: bool = False
-
-
-class Trainer(NamedTuple):
-    """A job with what runs it."""
-
-    config: RunConfig
-    job: Job
-    strategy: Strategy
-    train: Callable[..., Any]
-    evaluate: Callable[..., Any]
-    schedule: Callable[[int], Any]
 
 
 class Progress(NamedTuple):
@@ -169,12 +105,6 @@ def scored_tokens(config: RunConfig, job: Job) -> int:
         if tokens >= FEW_TOKENS:
             break
     return int(hosts.summed([tokens])[0])
-
-
-def eval_batches(config: RunConfig, job: Job) -> Iterator[dict[str, np.ndarray]]:
-    """The held-out examples that an evaluation scores, in batches no larger than a micro-batch."""
-    size = config.train.batch_size // config.train.accumulate
-    return loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples)
 
 
 def is_finished(out: Path, step: int, steps: int) -> bool:
@@ -372,137 +302,6 @@ def say_why(trainer: Trainer, step: int, received: signal.Signals | None) -> Non
         raise SystemExit(128 + received)
 
 
-def put(trainer: Trainer, batch: dict[str, np.ndarray]) -> Any:
-    """The batch, checked, on the devices."""
-    job = trainer.job
-    return trainer.strategy.put_batch(validated(batch, job.token_keys, job.model.config.vocab_size))  # type: ignore[attr-defined]
-
-
-def evaluate(trainer: Trainer, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
-    """Mean losses and accuracies over the held-out examples, every example once, and what the job makes of them; None
-    where `stop` was requested on the way."""
-    config, job, strategy = trainer.config, trainer.job, trainer.strategy
-    sums: dict[str, list[float]] = {}
-    own_sums: dict[str, list[float]] = {}  # of this process's rows
-    outputs: dict[str, list[np.ndarray]] = {}
-    under_way: deque[Any] = deque()  # so that the device need not wait for the host
-    began = time.monotonic()
-
-    def fetch() -> None:
-        outcome, kept = under_way.popleft()
-        for name, value in outcome.items():
-            add(sums, name, strategy.scalar(value.sum), strategy.scalar(value.weight))
-        for name, value in kept.items():
-            outputs.setdefault(name, []).append(strategy.gathered(value))
-
-    for batch in eval_batches(config, job):
-        if stop is not None and stop.requested():
-            return None
-        under_way.append(trainer.evaluate(params, put(trainer, batch)))
-        for name, pair in job.host_sums(batch).items():
-            add(own_sums, name, *pair)
-        if len(under_way) > UNDER_WAY:
-            fetch()
-    while under_way:
-        fetch()
-    sums |= {name: hosts.summed(pair) for name, pair in own_sums.items()}
-    means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
-    figures = job.figures({"loss": job.task.total(means)} | means, in_order(outputs))
-    return {"examples": job.eval_examples} | figures | {"seconds": time.monotonic() - began}
-
-
-def in_order(outputs: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Outputs of every batch -> of all rows in order: a mesh may hold a batch's rows in another."""
-    arrays = {name: np.concatenate(values) for name, values in outputs.items()}
-    if not arrays:
-        return {}
-    order = np.argsort(arrays.pop("place"), kind="stable")
-    return {name: values[order] for name, values in arrays.items()}
-
-
-def add(sums: dict[str, list[float]], name: str, total: float, weight: float) -> None:
-    """Adds to a named (sum, weight) in float64."""
-    pair = sums.setdefault(name, [0.0, 0.0])
-    pair[0] += total
-    pair[1] += weight
-
-
 def count(params: Any) -> int:
     """Parameters in a tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))
-
-
-def validated(batch: dict[str, np.ndarray], token_keys: tuple[str, ...], vocab_size: int) -> dict[str, np.ndarray]:
-    """The batch, its ids checked on the host: one beyond the vocabulary would only show as a loss that is not a number.
-
-    Raises:
-        InputError: an id is beyond the vocabulary: the store is damaged, or not this tokenizer's.
-    """
-    top = max(int(batch[name].max()) for name in token_keys)
-    if top >= vocab_size:
-        raise InputError(
-            f"token id {top} is beyond the vocabulary of {vocab_size}; the data was made with another tokenizer"
-        )
-    return batch
-
-
-class Window:
-    """The steps since the last row of metrics. Their figures stay on the device until they are looked at, so that no
-    step waits."""
-
-    def __init__(self, trainer: Trainer, steps: int = 0, sums: dict[str, float] | None = None) -> None:
-        """
-        Args:
-            trainer: of the run.
-            steps: how many the row to come has already, from a checkpoint.
-            sums: of their figures.
-        """
-        self.trainer = trainer
-        self.pending: list[tuple[int, dict[str, Any]]] = []
-        self.steps, self.sums = steps, dict(sums or {})
-        self.learning_rate = 0.0
-        self.peak = flops.peak(jax.devices()[0].device_kind)
-        self.restart_clock()
-
-    def add(self, step: int, figures: dict[str, Any], batch: dict[str, np.ndarray]) -> None:
-        """Notes a step that is under way, with this process's rows of its batch."""
-        self.pending.append((step, figures))
-        self.tokens += loader.real_tokens(batch)
-        self.flops += flops.step_flops(self.trainer.job.model.config, batch)  # type: ignore[attr-defined]
-
-    def check(self) -> None:
-        """Fetches what is pending.
-
-        Raises:
-            NotFiniteError: names the first step whose loss or gradient is not finite.
-        """
-        for step, figures in self.pending:
-            found = {name: self.trainer.strategy.scalar(value) for name, value in figures.items()}
-            if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
-                raise NotFiniteError(
-                    f"step {step}: loss {found['loss']}, gradient norm {found['grad_norm']}; stopped, the last "
-                    "checkpoint is kept; lower optimizer.learning_rate or raise optimizer.warmup_steps"
-                )
-            self.sums = {name: self.sums.get(name, 0.0) + value for name, value in found.items()}
-            self.steps += 1
-            self.learning_rate = float(self.trainer.schedule(step - 1))
-        self.pending = []
-
-    def figures(self) -> dict[str, float]:
-        """Means over the steps since the last call, the newest learning rate, real tokens a second, and the model FLOPs
-        utilisation (Chowdhery et al. 2022, appendix B) where the devices' peak is known."""
-        self.check()
-        seconds = time.monotonic() - self.began
-        figures = {name: total / self.steps for name, total in self.sums.items()}
-        figures["learning_rate"] = self.learning_rate
-        figures["tokens_per_second"] = hosts.summed([self.tokens])[0] / seconds
-        if self.peak:
-            used = jax.process_count() * self.flops / seconds
-            figures["mfu"] = used / (self.peak * self.trainer.strategy.devices)
-        self.steps, self.sums = 0, {}
-        self.restart_clock()
-        return figures
-
-    def restart_clock(self) -> None:
-        """Counts tokens a second from now on."""
-        self.tokens, self.flops, self.began = 0, 0, time.monotonic()

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertgpt.errors import InputError
-from bertgpt.model.blocks import cudnn_obstacle
+from bertgpt.model.attention import cudnn_obstacle
 
 from . import hosts
 from .atomic_files import write_whole

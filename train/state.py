@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from bertgpt.checkpoints.load import example_ids
+from bertgpt.model.inputs import example_ids
 
 PRNG = "rbg"  # the same under every sharding; of dropout it gives the keys alone
 

@@ -14,9 +14,10 @@ from jax import Array
 from tokenizers import Tokenizer
 
 from bertgpt.checkpoints.hf_mapping import FAMILIES, bare, family_of
-from bertgpt.checkpoints.load import example_ids, initial_values
+from bertgpt.checkpoints.parameters import initial_values
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
+from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import vocabulary_size
 
 CLASSIFIERS = ("classifier/", "score/")  # heads whose rows have the names of classes

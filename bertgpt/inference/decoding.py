@@ -18,8 +18,9 @@ from jax.typing import DTypeLike
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_ids
 from bertgpt.losses.chunked_cross_entropy import VocabularyHead
-from bertgpt.model.blocks import ACTIVATIONS, layer_norm, look_up, mix
+from bertgpt.model.attention import mix
 from bertgpt.model.gpt import OpenAIGPTLMHeadModel
+from bertgpt.model.layers import ACTIVATIONS, layer_norm, look_up
 
 BUCKET = 16  # batches of one size share a compiled program up to 16, 32, 64, ... tokens of prompt and continuation
 

@@ -17,17 +17,8 @@ from bertgpt.data.tasks.readers import make_row
 from bertgpt.data.tasks.sft import Responses
 from bertgpt.data.tasks.squad import Answers
 from bertgpt.data.tasks.tagging import Tagging
-from bertgpt.data.tasks.task import (
-    END,
-    GPT_TASK_TOKENS,
-    Example,
-    Frame,
-    Row,
-    TaskData,
-    TaskExamples,
-    TaskSettings,
-    make_frame,
-)
+from bertgpt.data.tasks.task import Example, Row, TaskData, TaskExamples, TaskSettings
+from bertgpt.data.tasks.templates import END, GPT_TASK_TOKENS, Frame, make_frame
 from bertgpt.errors import InputError, check_ids
 from bertgpt.inference.decoding import generate
 
@@ -171,7 +162,7 @@ def predict(
     config = model.config  # type: ignore[attr-defined]
     settings = dataclasses.replace(settings or TaskSettings(), kind=kind_of(model))
     if settings.kind == "sft":
-        raise InputError("a language model's responses are written token by token; use bertgpt.inference.predict.respond")
+        raise InputError("a language model's responses are written by bertgpt.inference.predict.respond")
     records = [make_row(f"row {number}", row) for number, row in enumerate(rows, 1)]
     choices = most_choices(records, settings.choices)
     data = task_data(settings, config, tokenizer, length or config.max_positions, choices)

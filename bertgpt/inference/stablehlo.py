@@ -12,7 +12,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from bertgpt.checkpoints.load import replacing, takes_choices
+from bertgpt.checkpoints.atomic_folder import replacing
+from bertgpt.model.inputs import takes_choices
 from bertgpt.tokenizers import save_tokenizer
 
 PROGRAM, WEIGHTS = "model.stablehlo", "weights.safetensors"

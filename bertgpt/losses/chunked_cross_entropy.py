@@ -5,23 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 POSITIONS = 1024  # of a block, at most where a row has fewer: over 40,478 tokens its logits take 166 MB
-
-LARGEST = np.iinfo(np.int32).max
-
-
-def narrowed(ids: Any) -> Any:
-    """Integers as JAX can hold them: NumPy's of 64 bits become int32, and one beyond -1 or the largest of these goes to
-    that bound. JAX would cut off the upper bits, so that 2**32 + 5 became 5.
-
-    Under `jit` they are cut before anything here sees them, so check such an array before, or give int32.
-    """
-    if isinstance(ids, np.ndarray | np.generic) and ids.dtype.kind in "iu" and ids.dtype.itemsize == 8:
-        return np.clip(ids, -1 if ids.dtype.kind == "i" else 0, LARGEST).astype(np.int32)
-    return ids
 
 
 class VocabularyHead(NamedTuple):

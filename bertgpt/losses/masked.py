@@ -16,7 +16,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from bertgpt.errors import InputError
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead, narrowed, summed_cross_entropy, summed_hits
+from bertgpt.ids import narrowed
+from bertgpt.losses.chunked_cross_entropy import VocabularyHead, summed_cross_entropy, summed_hits
 
 Batch = dict[str, Any]
 

@@ -11,20 +11,12 @@ from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
 from bertgpt.errors import check_array
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead, narrowed
-from bertgpt.model.blocks import (
-    ACTIVATIONS,
-    Dropout,
-    Embedding,
-    Model,
-    Stack,
-    check_inputs,
-    dense,
-    flatten_choices,
-    layer_norm,
-    look_up,
-    weight_init,
-)
+from bertgpt.ids import narrowed
+from bertgpt.losses.chunked_cross_entropy import VocabularyHead
+from bertgpt.model.blocks import Model, Stack
+from bertgpt.model.dropout import Dropout
+from bertgpt.model.inputs import check_inputs, flatten_choices
+from bertgpt.model.layers import ACTIVATIONS, Embedding, dense, layer_norm, look_up, weight_init
 from bertgpt.model.outputs import ModelOutput
 
 

@@ -9,18 +9,12 @@ import numpy as np
 from jax import Array
 
 from bertgpt.errors import check_array
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead, narrowed
-from bertgpt.model.blocks import (
-    Dropout,
-    Embedding,
-    Model,
-    Stack,
-    check_inputs,
-    dense,
-    flatten_choices,
-    look_up,
-    weight_init,
-)
+from bertgpt.ids import narrowed
+from bertgpt.losses.chunked_cross_entropy import VocabularyHead
+from bertgpt.model.blocks import Model, Stack
+from bertgpt.model.dropout import Dropout
+from bertgpt.model.inputs import check_inputs, flatten_choices
+from bertgpt.model.layers import Embedding, dense, look_up, weight_init
 from bertgpt.model.outputs import ModelOutput
 
 

@@ -18,8 +18,8 @@ from safetensors.numpy import save
 
 import bertgpt
 from bertgpt.data.tasks import readers
-from bertgpt.data.text import documents as corpus
 from bertgpt.data.text import files, store
+from bertgpt.data.text.documents import read_documents, split_sentences
 from bertgpt.errors import LONGEST, InputError
 from bertgpt.tokenizers import vocabulary_size
 from fuzz.limits import time_limit
@@ -81,7 +81,7 @@ def prepare(name: str, folder: Path) -> Path:
 
 def _documents(name: str) -> Callable[[Path], Any]:
     return lambda folder: [
-        corpus.split_sentences(document) for document in corpus.read_documents(files.find_files(str(folder / name)))
+        split_sentences(document) for document in read_documents(files.find_files(str(folder / name)))
     ]
 
 

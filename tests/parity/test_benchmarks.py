@@ -9,7 +9,7 @@ import torch
 import bertgpt
 from benchmarks import generate, train_step
 from bertgpt.config import ModelConfig
-from train.folders import run as runs
+from train.jobs import objectives
 from train.step import apply
 
 SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 64, "max_positions": 64, "vocab_size": 64}
@@ -27,7 +27,7 @@ def test_both_sides_learn_from_the_same_loss(architecture, tmp_path):
     reference = train_step.their_model(config).cpu().eval()
     reference.save_pretrained(tmp_path)
     model, params = bertgpt.load_pretrained(tmp_path)
-    task = runs.make_task(model, config)
+    task = objectives.make_task(model, config)
     losses = jax.jit(lambda batch: task.losses(apply(task, params, batch), batch))
     for batch in train_step.make_batches(config, "random", 4, 32, False)[0][:2]:
         ours = float(task.total({name: value.mean() for name, value in losses(batch).items()}))

@@ -16,7 +16,7 @@ from bertgpt.tokenizers import vocabulary_size
 from train import config as configs
 from train import loader
 from train.__main__ import main
-from train.jobs import finetuning
+from train.jobs import finetuning, task_rows
 from train.optimizers import make_schedule
 from train.reports import read_metrics
 
@@ -143,7 +143,7 @@ def test_fifty_steps_of_finetuning_have_equal_losses(name, wordpiece, bpe, tmp_p
     ours = [row["loss"] for row in read_metrics(tmp_path / "run") if row["split"] == "train"]
 
     settings = configs.load(str(tmp_path / "run.yaml"), arguments)
-    job = finetuning.make_job(settings, finetuning.find_base(settings), finetuning.read_splits(settings))
+    job = finetuning.make_job(settings, finetuning.find_base(settings), task_rows.read_splits(settings))
     batches = map(as_theirs, loader.batches(job.train_source, BATCH, settings.seed))
     theirs = train_theirs(reference.train(), batches, settings.optimizer)
     assert measured(name, "50 losses of fine-tuning", float(abs(np.array(ours) - theirs).max())) <= 1e-3

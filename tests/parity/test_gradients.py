@@ -11,8 +11,7 @@ from reference import ARCHITECTURES, BERT, GPT, LENGTH, VOCAB, make_inputs, make
 
 import bertgpt
 from bertgpt import losses
-from bertgpt.checkpoints import hf_mapping as names
-from bertgpt.checkpoints import load as pretrained
+from bertgpt.checkpoints import hf_mapping, save
 from bertgpt.data.pretraining.sentence_pairs import BertPairs
 from bertgpt.data.pretraining.windows import GptWindows
 from train.config import OptimizerSection
@@ -90,8 +89,8 @@ def their_gradients(reference, loss):
 def our_gradients(model, params, loss):
     name = type(model).__name__
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
-    family = names.FAMILIES[names.family_of(name)]
-    return float(value), pretrained.to_theirs(family, name, model, grads)
+    family = hf_mapping.FAMILIES[hf_mapping.family_of(name)]
+    return float(value), save.to_theirs(family, name, model, grads)
 
 
 @pytest.mark.parametrize("case", LOSSES)

@@ -20,9 +20,9 @@ def run(options: argparse.Namespace) -> None:
     import sys
 
     from bertgpt.errors import InputError
-    from bertgpt.inference.fill_mask import embed
+    from bertgpt.inference.embed import embed
 
-    from ..folders.run import load_run
+    from ..folders.run_folder import load_run
     from ..reports import check_text
 
     try:

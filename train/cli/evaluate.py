@@ -19,7 +19,7 @@ def run(options: argparse.Namespace) -> None:
     from bertgpt.errors import InputError, check_local
 
     from ..config import expand_home
-    from ..folders.run import load_run
+    from ..folders.run_folder import load_run
     from ..jobs.evaluating import evaluate, load_tuned
     from ..reports import show_table, show_types
 

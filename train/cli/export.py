@@ -22,10 +22,10 @@ def run(options: argparse.Namespace) -> None:
     if (Path(options.folder) / "checkpoints").is_dir():
         raise InputError(f"{options.folder} is a run; give another folder, which is made or replaced")
 
-    from bertgpt.checkpoints.load import save_pretrained
+    from bertgpt.checkpoints.save import save_pretrained
     from bertgpt.inference.stablehlo import export_stablehlo
 
-    from ..folders.run import load_run
+    from ..folders.run_folder import load_run
     from ..reports import say
 
     model, params, tokenizer, step = load_run(options.run, options.step)

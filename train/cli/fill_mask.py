@@ -13,7 +13,7 @@ def run(options: argparse.Namespace) -> None:
     """Prints the pieces for each mask."""
     from bertgpt.inference.fill_mask import fill_mask
 
-    from ..folders.run import load_run, need
+    from ..folders.run_folder import load_run, need
     from ..reports import say
 
     model, params, tokenizer, _ = need(load_run(options.run), "bert", "fill-mask", "generate")

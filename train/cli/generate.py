@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
     from bertgpt.errors import InputError
     from bertgpt.inference.decoding import stream
 
-    from ..folders.run import load_run, need
+    from ..folders.run_folder import load_run, need
     from ..reports import check_text, say
 
     if options.max_new_tokens < 1:

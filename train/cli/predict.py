@@ -25,14 +25,14 @@ def run(options: argparse.Namespace) -> None:
 
     from bertgpt.errors import InputError
 
-    from ..folders import run as runs
+    from ..folders import run_folder
     from ..jobs import evaluating
 
     if options.max_new_tokens < 1:
         raise InputError("--max-new-tokens must be at least 1")
     if options.text is not None and options.file is not None:
         raise InputError("give --text or --file, and not both")
-    run = runs.load_run(options.run)
+    run = run_folder.load_run(options.run)
     if type(run.model).__name__ in ("BertForPreTraining", "BertForNextSentencePrediction"):
         _next_sentence(run, options)
         return

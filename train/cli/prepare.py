@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from bertgpt.errors import InputError
 
 from ..cli import pretrain
+from ..folders import token_store
 
 if TYPE_CHECKING:
     from ..folders.distributed_preparation import Spread
@@ -29,13 +30,13 @@ def run(options: argparse.Namespace) -> None:
     settings = config.load(options.config, options.overrides)
     spread = _spread(options, settings.data.workers)
 
-    from ..folders import run as runs
+    from ..folders import run_folder
     from ..reports import say
 
-    start = runs.find_start(settings)
-    if not runs.prepare_store(settings, start, spread, options.verify):
+    start = run_folder.find_start(settings)
+    if not token_store.prepare_store(settings, start, spread, options.verify):
         return say("handed to Slurm, whose last job makes the store; if tasks fail, the same command does them again")
-    say(f"ready: {runs.store_folder(settings)}")
+    say(f"ready: {token_store.store_folder(settings)}")
 
 
 def _spread(options: argparse.Namespace, workers: int | None) -> "Spread | None":

@@ -35,8 +35,7 @@ from datatrove.pipeline.base import PipelineStep
 from datatrove.utils.logging import logger
 from tokenizers import Tokenizer
 
-from bertgpt.data.text import store, workers
-from bertgpt.data.text import store_shards as parts
+from bertgpt.data.text import store, store_shards, workers
 from bertgpt.data.text.store import Files, TextSource
 from bertgpt.errors import InputError
 
@@ -87,8 +86,8 @@ def prepare(
     """
     store.check_replaceable(folder)
     files = source.files()
-    stamps = parts.stamps(files)
-    runs = parts.deal([size for _, size, _ in stamps], spread.tasks)
+    stamps = store_shards.stamps(files)
+    runs = store_shards.deal([size for _, size, _ in stamps], spread.tasks)
     work = _work_folder(folder, [store.identity(source), wanted, None if "sha256" in wanted else stamps])
     step = TokenizeFiles(work, source, files, stamps, runs)
     executor = _executor(step, spread)  # before a tokenizer is trained, so that a mistake in it is told at once
@@ -101,7 +100,7 @@ def prepare(
             return False
         _check_complete(executor, step)
     with store.temporary_folder(folder) as new:
-        part = parts.merge(new, [step.part_folder(rank) for rank in range(len(runs))], tokenizer)
+        part = store_shards.merge(new, [step.part_folder(rank) for rank in range(len(runs))], tokenizer)
         store.finish(folder, new, source, tokenizer, wanted, part)
     for stale in _work_folders(folder):
         shutil.rmtree(stale, ignore_errors=True)  # a network file system may keep a log that is open
@@ -139,7 +138,7 @@ class TokenizeFiles(PipelineStep):
 
     def has_part(self, rank: int) -> bool:
         """Whether a task's part is there, made with this tokenizer from its files as they were found."""
-        part = parts.read_part(self.part_folder(rank))
+        part = store_shards.read_part(self.part_folder(rank))
         if part is None or part.tokenizer != self.tokenizer_hash:
             return False
         made = [(entry["path"], entry["size"], entry["modified"]) for entry in part.files]
@@ -168,7 +167,7 @@ class TokenizeFiles(PipelineStep):
         evaluated = [self.files.eval[index - trained] for index in run if index >= trained]
         tokenizer = Tokenizer.from_file(str(self.work / "tokenizer.json"))
         expected = [self.stamps[index] for index in run]
-        part = parts.make_part(self.part_folder(rank), self.source, Files(train, evaluated), tokenizer, expected)
+        part = store_shards.make_part(self.part_folder(rank), self.source, Files(train, evaluated), tokenizer, expected)
         return sum(sizes["text_bytes"] for sizes in part.splits.values())
 
 

@@ -10,18 +10,19 @@ import flax.linen as nn
 
 from bertgpt.data.tasks.classification import most_choices
 from bertgpt.data.tasks.readers import read_all_rows
-from bertgpt.data.tasks.task import END, Row
+from bertgpt.data.tasks.task import Row
+from bertgpt.data.tasks.templates import END
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import SPECS, kind_of, predict_rows, respond, task_data
 
 from .. import config as configs
-from .. import loop, parallel
+from .. import evaluation, parallel
 from ..atomic_files import write_whole
 from ..config import RunConfig
-from ..folders.run import Run
-from ..jobs import finetuning
-from ..jobs import task_metrics as metrics
+from ..folders.run_folder import Run
+from ..job import Trainer
 from ..step import eval_step
+from . import finetuning, task_metrics, task_rows
 
 MOST_DRAWN = 50  # classes in a picture
 CHUNK = 32  # rows predicted at once
@@ -67,12 +68,12 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
 
     Returns:
         Figures by name; for tags that mark entities also `by_type`, those of each type of entity
-        (`metrics.type_scores`).
+        (`task_metrics.type_scores`).
 
     Raises:
         InputError: there are no rows to score, or those that the run held out cannot be found again.
     """
-    metrics.check_libraries()
+    task_metrics.check_libraries()
     config, run = tuned.config, tuned.run
     rows = held_out_rows(tuned)
     data = _task_data(tuned, rows)
@@ -84,16 +85,16 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     config.train.accumulate = 1
     strategy = parallel.Jit()
     compiled = strategy.compile_eval(functools.partial(eval_step, task=job.task))
-    trainer = loop.Trainer(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
-    scores: dict[str, Any] | None = loop.evaluate(trainer, run.params)
+    trainer = Trainer(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
+    scores: dict[str, Any] | None = evaluation.evaluate(trainer, run.params)
     assert scores is not None  # nothing stops it
-    by_type = metrics.score_types(data, examples, found)
+    by_type = task_metrics.score_types(data, examples, found)
     scores |= {"by_type": by_type} if by_type else {}
     write(out, tuned, scores)
     if tuned.kind == "classification" and len(data.labels) <= MOST_DRAWN:
         golds = [data.gold(example.row) for example in examples]  # type: ignore[attr-defined]
         labels = [prediction["label"] for prediction in found]
-        metrics.draw_confusion(golds, labels, data.labels, out / "confusion.png")  # type: ignore[attr-defined]
+        task_metrics.draw_confusion(golds, labels, data.labels, out / "confusion.png")  # type: ignore[attr-defined]
     return scores
 
 
@@ -104,8 +105,8 @@ def held_out_rows(tuned: Tuned) -> list[Row]:
         if not config.data.train:
             raise InputError("data.eval is missing; give a file of rows: --data PATH")
         if tuned.run.step:  # a model folder has held nothing out
-            finetuning.check_held_out(tuned.folder, tuned.run.step, "give other labelled rows: --data PATH")
-        return finetuning.read_splits(config)["eval"]
+            task_rows.check_held_out(tuned.folder, tuned.run.step, "give other labelled rows: --data PATH")
+        return task_rows.read_splits(config)["eval"]
     task = config.task
     rows = read_all_rows(config.data.eval, word_column=task.word_column, tag_column=task.tag_column)
     if not rows:

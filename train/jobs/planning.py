@@ -16,12 +16,12 @@ from bertgpt.tokenizers import train_wordpiece
 from .. import config as configs
 from .. import flops, parallel, reports
 from ..config import RunConfig
-from ..folders import run as runs
-from ..jobs import finetuning
+from ..folders import run_folder, token_store
 from ..optimizers import make_optimizer
 from ..parallel import Strategy
 from ..state import PRNG, TrainState, create_state
 from ..step import Task, apply, train_step
+from . import finetuning, objectives, task_rows
 
 
 class Plan(NamedTuple):
@@ -62,21 +62,21 @@ def make_plan(config: RunConfig) -> Plan:
 
 def _pretraining(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarray]]:
     """Model, task and a batch of one row, cut from a text of no words."""
-    start = runs.find_start(config)
+    start = run_folder.find_start(config)
     model_config = configs.model_config(
-        config, runs.expected_vocab_size(config, start), start.model_config if start else None
+        config, token_store.expected_vocab_size(config, start), start.model_config if start else None
     )
-    model = runs.make_model(model_config, config.train.dtype, config.train.remat)
+    model = objectives.make_model(model_config, config.train.dtype, config.train.remat)
     bounds = np.arange(0, 41, 10)
     empty = Split(np.zeros(40, np.uint16), bounds, np.arange(5), np.zeros(30, np.int64), 40)
     tokenizer = train_wordpiece(["a b"], 30)
-    source = runs.make_source(empty, tokenizer, config, model_config.architecture, 0, config.data.pack)
-    return model, runs.make_task(model, model_config), source.batch(np.arange(1))
+    source = objectives.make_source(empty, tokenizer, config, model_config.architecture, 0, config.data.pack)
+    return model, objectives.make_task(model, model_config), source.batch(np.arange(1))
 
 
 def _finetuning(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarray]]:
     """Model, task and the first row of the data; the model started from is read as the run would."""
-    job = finetuning.make_job(config, finetuning.find_base(config), finetuning.read_splits(config))
+    job = finetuning.make_job(config, finetuning.find_base(config), task_rows.read_splits(config))
     finetuning.decide_steps(config, job)
     return job.model, job.task, job.train_source.batch(np.arange(1))
 

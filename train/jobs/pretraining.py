@@ -22,12 +22,12 @@ from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 from .. import config as configs
 from .. import hosts, loop, parallel, reports
 from ..config import RunConfig
-from ..folders import locks
-from ..folders import run as runs
+from ..folders import locks, run_folder, token_store
+from ..job import Job, Trainer
 from ..loader import Source
-from ..loop import Job, Trainer
 from ..reports import say, warn
 from ..state import TrainState
+from . import objectives
 
 EVAL_SEED = 1  # of the held-out plan: the same pairs and masks in every run
 MOST_NOT_NEXT = 0.75  # of an epoch's pairs before any is left out; beyond it a run warns
@@ -49,7 +49,7 @@ def pretrain(config: RunConfig) -> None:
         raise InputError("train.epochs is for fine-tuning; give train.steps")
     hosts.connect()
     hosts.check_same({"command": "pretrain", **configs.flatten(configs.to_dict(config))})
-    for folder in (out, runs.store_folder(config).parent):
+    for folder in (out, token_store.store_folder(config).parent):
         hosts.check_shared(folder)
     with locks.run_folder(out):
         _pretrain(config, out)
@@ -57,31 +57,33 @@ def pretrain(config: RunConfig) -> None:
 
 def _pretrain(config: RunConfig, out: Path) -> None:
     loop.check_out(out, config)
-    start = runs.find_start(config)
+    start = run_folder.find_start(config)
     if start is not None and start.params is None and loop.is_finished(out, start.step, config.train.steps):
         return
     base = start.model_config if start else None
-    configs.model_config(config, runs.expected_vocab_size(config, start), base)  # a mistake is told before the work
+    configs.model_config(
+        config, token_store.expected_vocab_size(config, start), base
+    )  # a mistake is told before the work
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
-    runs.prepare_store(config, start)
-    job = make_job(config, load_tokenizer(runs.store_folder(config)), start)
+    token_store.prepare_store(config, start)
+    job = make_job(config, load_tokenizer(token_store.store_folder(config)), start)
     trainer, state = loop.run(config, job, strategy)
     finish(trainer, state)
 
 
-def make_job(config: RunConfig, tokenizer: Tokenizer, start: runs.Start | None) -> Job:
+def make_job(config: RunConfig, tokenizer: Tokenizer, start: run_folder.Start | None) -> Job:
     """Model and data; the store is prepared.
 
     Raises:
         InputError: no next-sentence pair can be made of a split.
     """
     model_config = configs.model_config(config, vocabulary_size(tokenizer), start.model_config if start else None)
-    model = runs.make_model(model_config, config.train.dtype, config.train.remat)
-    train_split, eval_split = runs.open_store(config, tokenizer, start)
+    model = objectives.make_model(model_config, config.train.dtype, config.train.remat)
+    train_split, eval_split = token_store.open_store(config, tokenizer, start)
     family = model_config.architecture
-    train_source = runs.make_source(train_split, tokenizer, config, family, config.seed, config.data.pack)
-    eval_source = runs.make_source(eval_split, tokenizer, config, family, EVAL_SEED)
+    train_source = objectives.make_source(train_split, tokenizer, config, family, config.seed, config.data.pack)
+    eval_source = objectives.make_source(eval_split, tokenizer, config, family, EVAL_SEED)
     pairs = {split: bert_pairs(source) for split, source in zip(store.SPLITS, (train_source, eval_source), strict=True)}
     for split, found in pairs.items():
         if found is not None:
@@ -95,14 +97,14 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, start: runs.Start | None) 
         model=model,
         tokenizer=tokenizer,
         params=start.params if start else None,
-        task=runs.make_task(model, model_config),
+        task=objectives.make_task(model, model_config),
         train_source=train_source,
         eval_source=eval_source,
         eval_seed=EVAL_SEED,
         # windows cover the text; pairs can be drawn anew
         eval_examples=min(examples, len(eval_source)) if family == "gpt" else examples,
         token_keys=("input_ids", "labels"),
-        digest=store.digest(runs.store_folder(config)),
+        digest=store.digest(token_store.store_folder(config)),
         host_sums=lambda batch: baseline_sums(batch, log_frequency, lengths),
         figures=lambda means, _: reports.derived(means, tokens_per_byte),
     )

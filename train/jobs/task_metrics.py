@@ -13,7 +13,7 @@ from bertgpt.data.tasks.tagging import Tagging, entity_spans, mark_entities
 from bertgpt.data.tasks.task import Example, TaskData
 from bertgpt.errors import InputError
 
-from ..loop import Best
+from ..job import Best
 
 BEST = {  # the figure that decides which checkpoint is the best
     "classification": Best("accuracy", higher=True),

@@ -4,16 +4,22 @@
 which train.py makes its variables: positions, tokens, then twelve arrays a block.
 """
 
+import functools
+import math
 from pathlib import Path
 from typing import Any
 
-from bertgpt.checkpoints.formats.tensor_files import Tensor, open_npy_parts
-from bertgpt.errors import InputError
+import ml_dtypes  # noqa: F401, makes bfloat16 known to NumPy
+import numpy as np
+
+from bertgpt.checkpoints.formats.tensors import Tensor
+from bertgpt.errors import InputError, check_regular
 from bertgpt.json_files import read_json
 
 SHAPES = "params_shapes.json"
 HEAD_WIDTH = 64  # 12 heads of 768 (train.py, n_head); the files do not say
 MAX_SIZE = 2**62
+FLOATS = ("float64", "float32", "float16", "bfloat16")
 BLOCK = (
     "attn.c_attn.weight",
     "attn.c_attn.bias",
@@ -28,6 +34,11 @@ BLOCK = (
     "ln_2.weight",
     "ln_2.bias",
 )
+
+
+def is_in(folder: Path) -> bool:
+    """Whether the folder holds the release; a config.json would make it Hugging Face's."""
+    return (folder / SHAPES).exists() and not (folder / "config.json").exists()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -49,7 +60,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     }
 
 
-def open_release(folder: Path) -> dict[str, Tensor]:
+def open_tensors(folder: Path) -> dict[str, Tensor]:
     """The tensors under Hugging Face's names.
 
     Raises:
@@ -91,3 +102,32 @@ def _parts(folder: Path) -> list[Path]:
     if not parts:
         raise InputError(f"{folder / 'params_0.npy'}: no such file")
     return parts
+
+
+def _open_npy(file: Path) -> np.ndarray:
+    check_regular(file)
+    try:
+        with np.errstate(over="raise"):  # a shape beyond 2^63
+            array = np.load(file, mmap_mode="r", allow_pickle=False)
+        if isinstance(array, np.ndarray) and array.dtype.name in FLOATS:
+            return array.reshape(-1)
+        reason = "its numbers are no floats"
+    except Exception as error:  # NumPy's parser of headers raises many kinds
+        reason = str(error)
+    raise InputError(f"{file}: missing, damaged or no plain array: {reason}")
+
+
+def open_npy_parts(files: list[Path], shapes: list[tuple[int, ...]]) -> list[Tensor]:
+    """Flat float arrays in several .npy files, one after the other, that hold arrays of these shapes in order.
+
+    Raises:
+        InputError: a file is missing or no plain array, or they hold more or fewer numbers.
+    """
+    parts = [_open_npy(file) for file in files]
+    sizes = [math.prod(shape) for shape in shapes]
+    found = sum(part.size for part in parts)
+    if found != sum(sizes):
+        folder = files[0].parent
+        raise InputError(f"{folder}: params_*.npy hold {found} numbers, and their shapes ask for {sum(sizes)}")
+    pieces = np.split(np.concatenate(parts).astype(np.float32), np.cumsum(sizes)[:-1])
+    return [Tensor(shape, functools.partial(piece.reshape, shape)) for shape, piece in zip(shapes, pieces, strict=True)]

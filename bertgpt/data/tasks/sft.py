@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertgpt.data.tasks.task import Example, Frame, Row
+from bertgpt.data.tasks.task import Example, Row
+from bertgpt.data.tasks.templates import Frame
 from bertgpt.errors import InputError
 
 ROLES = ("system", "user", "assistant")
@@ -103,7 +104,7 @@ class Responses:
 
     def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
         """Responses are generated token by token, and not decoded from one pass."""
-        raise InputError("a language model's responses are written token by token; use bertgpt.inference.predict.respond")
+        raise InputError("a language model's responses are written by bertgpt.inference.predict.respond")
 
 
 def _turn(row: Row, number: int, message: dict[str, Any]) -> Turn:

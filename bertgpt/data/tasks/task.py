@@ -1,18 +1,13 @@
 """What all tasks of fine-tuning share: rows, the special tokens around texts, examples and batches of them."""
 
 import dataclasses
-import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
-from tokenizers import Encoding, Tokenizer
 
+from bertgpt.data.tasks.templates import Feature, Frame
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import special_id
-
-GPT_TASK_TOKENS = ("_start_", "_delimiter_", "_classify_")  # in this order, as finetune-transformer-lm/train.py has it
-END = "_end_"  # ends a response
 
 KINDS = (
     "classification",
@@ -23,8 +18,6 @@ KINDS = (
     "tagging",
     "sft",
 )
-
-Feature = dict[str, np.ndarray]  # what the model reads for one input, unpadded: [T], [C T], or scalars
 
 
 class Row(NamedTuple):
@@ -104,101 +97,6 @@ class TaskSettings:
     n_best: int = 20
     max_answer: int = 30  # pieces
     null_threshold: float | None = None  # a number: a question may have no answer (SQuAD 2.0)
-
-
-@dataclasses.dataclass(frozen=True)
-class Frame:
-    """A tokenizer, and the special tokens that stand around one or two texts.
-
-    BERT: [CLS] a [SEP] b [SEP], with segments 0 and 1 (Devlin et al. 2019, figure 1). GPT-1: start a delimiter b
-    extract (Radford et al. 2018, figure 1). The two differ in their tokens alone.
-
-    Attributes:
-        tokenizer: a special token spelt in a text is read as that token.
-        start: the first token's id.
-        middle: between two texts.
-        end: after the last text.
-        pad: fills up.
-        length: T, tokens of an input.
-        bert: whether inputs have segments.
-    """
-
-    tokenizer: Tokenizer
-    start: int
-    middle: int
-    end: int
-    pad: int
-    length: int
-    bert: bool
-
-    @functools.cached_property
-    def special(self) -> frozenset[int]:
-        """The special tokens that stand for no word."""
-        unknown = getattr(self.tokenizer.model, "unk_token", None)
-        tokens = self.tokenizer.get_added_tokens_decoder().items()
-        return frozenset(index for index, token in tokens if token.special and token.content != unknown)
-
-    def encoding(self, row: Row, text: str) -> Encoding:
-        """A text's pieces with their places in it, without special tokens around it.
-
-        Raises:
-            InputError: nothing but special tokens is left of the text.
-        """
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
-        if self.special.issuperset(encoding.ids):
-            raise InputError(f"{row.place}: {text[:40]!r} has no piece but special tokens; give a text")
-        return encoding
-
-    def content(self, row: Row, text: str) -> list[int]:
-        """The ids of `encoding`."""
-        return self.encoding(row, text).ids
-
-    def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> Feature:
-        """One or two texts with their special tokens; the longer is cut at its end, piece by piece, until both fit.
-
-        Returns:
-            `input_ids`, `attention_mask` and for BERT `token_type_ids`, int32 [up to T].
-        """
-        room = self.length - (2 if second is None else 3)
-        size, other = len(first), len(second or ())
-        size, other = _fit(size, other, room)
-        head = [self.start, *first[:size], self.middle if second is not None or self.bert else self.end]
-        tail = [] if second is None else [*second[:other], self.end]
-        feature = {
-            "input_ids": np.array(head + tail, np.int32),
-            "attention_mask": np.ones(len(head) + len(tail), np.int32),
-        }
-        if self.bert:
-            feature["token_type_ids"] = np.array([0] * len(head) + [1] * len(tail), np.int32)
-        return feature
-
-    def overflows(self, first: Sequence[int], second: Sequence[int] | None = None) -> bool:
-        """Whether `join` would cut."""
-        return len(first) + len(second or ()) + (2 if second is None else 3) > self.length
-
-
-def _fit(first: int, second: int, room: int) -> tuple[int, int]:
-    """Two lengths, the longer shortened until both fit, as run_classifier.py of google-research/bert has it."""
-    excess = first + second - room
-    if excess <= 0:
-        return first, second
-    even = min(max(0, abs(first - second)), excess)  # taken from the longer alone
-    first, second = (first - even, second) if first > second else (first, second - even)
-    rest = excess - even
-    return first - rest // 2, second - (rest - rest // 2)  # then in turn, b first: on a tie b is cut
-
-
-def make_frame(tokenizer: Tokenizer, length: int, bert: bool, end: str = GPT_TASK_TOKENS[2]) -> Frame:
-    """The frame of a model; for GPT-1 the tokenizer has the special tokens already (`bertgpt.add_tokens`).
-
-    Raises:
-        InputError: a special token is missing.
-    """
-    if bert:
-        start, middle, pad = (special_id(tokenizer, token) for token in ("[CLS]", "[SEP]", "[PAD]"))
-        return Frame(tokenizer, start, middle, middle, pad, length, bert)
-    start, middle, last = (special_id(tokenizer, token) for token in (*GPT_TASK_TOKENS[:2], end))
-    return Frame(tokenizer, start, middle, last, 0, length, bert)
 
 
 class TaskData(Protocol):

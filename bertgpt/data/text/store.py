@@ -20,7 +20,7 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from bertgpt.data.text import documents as corpus
+from bertgpt.data.text.documents import read_documents
 from bertgpt.data.text.files import File, find_files, open_raw, stamp
 from bertgpt.data.text.integrity import check_meta, first_changed, hash_arrays, map_array, map_ends
 from bertgpt.data.text.workers import Workers, id_dtype, pieces
@@ -78,7 +78,7 @@ class TextSource:
         """The documents of one split, of all files or some, each as its paragraphs, in the order of the files."""
         files = files or self.files()
         paths = files.eval if split == "eval" and self.eval else files.train
-        documents = corpus.read_documents(paths, self.text_key, self.sentence_per_line)
+        documents = read_documents(paths, self.text_key, self.sentence_per_line)
         if self.eval:
             return documents
         return (text for text in documents if _held_out(text, self.eval_fraction) == (split == "eval"))

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from bertgpt.data.text import documents as corpus
+from bertgpt.data.text.documents import split_sentences
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import vocabulary_size
 
@@ -46,7 +46,7 @@ class Worker:
         self.language, self.sentence_per_line, self.dtype = language, sentence_per_line, np.dtype(dtype)
 
     def __call__(self, documents: list[list[str]]) -> Tokenized:
-        split = [corpus.split_sentences(text, self.language, self.sentence_per_line) for text in documents]
+        split = [split_sentences(text, self.language, self.sentence_per_line) for text in documents]
         sentences = list(itertools.chain.from_iterable(split))
         encoded = [item.ids for item in self.tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))

@@ -1,4 +1,4 @@
-"""A run's parts made from its configuration, and a finished run's folder read back."""
+"""A run's token store and the tokenizer that it is made with, prepared where they are missing or stale."""
 
 import contextlib
 import dataclasses
@@ -7,27 +7,18 @@ import signal
 import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
-import jax
-import jax.numpy as jnp
 from tokenizers import Tokenizer
 
 import bertgpt
-from bertgpt.checkpoints.adapt import adapt
-from bertgpt.checkpoints.load import example_ids, family_of_folder
-from bertgpt.config import ModelConfig
-from bertgpt.data.pretraining.packing import Packed, most_examples
-from bertgpt.data.pretraining.sentence_pairs import BertPairs, one_sentence_share, pack_pairs
-from bertgpt.data.pretraining.windows import GptPieces, GptWindows
+from bertgpt.data.pretraining.sentence_pairs import one_sentence_share
 from bertgpt.data.text import store
 from bertgpt.data.text.store import Split, TextSource
-from bertgpt.errors import InputError, check_local
+from bertgpt.errors import InputError
 from bertgpt.tokenizers import (
     BERT_SPECIAL,
     load_tokenizer,
-    parse_tokenizer,
     special_id,
     train_bpe,
     train_wordpiece,
@@ -37,187 +28,12 @@ from bertgpt.tokenizers import (
 from .. import config as configs
 from .. import hosts
 from ..config import RunConfig
-from ..folders import locks, verified
-from ..folders.checkpoints import Checkpoints
-from ..loader import Source
-from ..reports import say, warn
-from ..step import Task, bert_task, gpt_task
+from ..reports import say
+from . import locks, verified
+from .run_folder import Start
 
 if TYPE_CHECKING:
-    from ..folders.distributed_preparation import Spread
-
-PRETRAINED = {"bert": "BertForPreTraining", "gpt": "OpenAIGPTLMHeadModel"}  # the model that an architecture pretrains
-
-
-class Run(NamedTuple):
-    """A run folder's model, ready to use."""
-
-    model: nn.Module
-    params: Any
-    tokenizer: Tokenizer
-    step: int
-
-
-class Start(NamedTuple):
-    """What a run begins or goes on with instead of its preset and a tokenizer trained anew.
-
-    `params` None: the run in `config.out` goes on, whose checkpoint has them.
-    """
-
-    model_config: ModelConfig
-    tokenizer: Tokenizer
-    params: Any = None
-    step: int = 0
-
-
-def load_run(folder: str | Path, step: int | None = None) -> Run:
-    """A run folder's best checkpoint (the newest where none was evaluated), or the next where it is damaged.
-
-    A model folder (Hugging Face's, or one exported) is read as well; its step is 0.
-
-    Args:
-        folder: of a run or a model.
-        step: that checkpoint of a run and no other.
-
-    Raises:
-        InputError: the folder is neither, or has no such checkpoint that can be read.
-    """
-    check_local("the run or model folder", folder)
-    folder = Path(folder)
-    if not (folder / "config.yaml").is_file():
-        return _load_model_folder(folder, step)
-    checkpoints = Checkpoints(folder / "checkpoints")
-    steps, best = checkpoints.steps(), checkpoints.best()
-    if not steps:
-        raise InputError(f"{folder}: no checkpoint yet; let the run reach its first, or lower checkpoint.every")
-    if step is not None and step not in steps:
-        raise InputError(f"{folder}: no checkpoint {step}; there are {', '.join(map(str, sorted(steps)))}")
-    wanted = [step] if step is not None else sorted(steps, key=lambda step: (step != best, -step))
-    for number in wanted:
-        fault = checkpoints.fault(number)
-        if fault is None:
-            return _load_step(checkpoints, number)
-        warn(f"checkpoint {number} of {folder} is damaged: {fault}")
-    rest = "leave --step out for another" if step is not None else "train again with another out"
-    raise InputError(f"{folder}: no checkpoint can be read; {rest}")
-
-
-def _load_model_folder(folder: Path, step: int | None = None, architecture: str | None = None) -> Run:
-    if not _is_model_folder(folder):
-        raise InputError(f"{folder}: not a run folder (no config.yaml), and no model folder (no config.json)")
-    if step is not None:
-        raise InputError(f"{folder}: a model folder has no checkpoint {step}; leave --step out")
-    model, params = bertgpt.load_pretrained(folder, architecture)
-    return Run(model, params, load_tokenizer(folder), 0)
-
-
-def _is_model_folder(folder: Path) -> bool:
-    """Whether it looks like Hugging Face's, or like OpenAI's release."""
-    return any((folder / name).is_file() for name in ("config.json", "params_shapes.json"))
-
-
-def _load_start(folder: Path) -> Run:
-    """A run, or a model folder, with the heads of its pretraining; those that it lacks are made anew."""
-    if not (folder / "config.yaml").is_file() and _is_model_folder(folder):
-        return _load_model_folder(folder, None, PRETRAINED[family_of_folder(folder)])
-    run = load_run(folder)
-    name = PRETRAINED[run.model.config.architecture]  # type: ignore[attr-defined]
-    if type(run.model).__name__ == name:
-        return run
-    config = dataclasses.replace(run.model.config, num_labels=2, labels=(), problem_type=None)  # type: ignore[attr-defined]
-    model, params = adapt(run.model, run.params, name, config, run.tokenizer, key=jax.random.key(0))
-    return Run(model, params, run.tokenizer, run.step)
-
-
-def _load_step(checkpoints: Checkpoints, step: int) -> Run:
-    extra = checkpoints.extra(step)
-    config = ModelConfig(**extra["model"])
-    model = getattr(bertgpt, _architecture_of(extra))(config)
-    params = checkpoints.load_params(step, abstract_params(model))
-    return Run(
-        model, jax.tree.map(jnp.asarray, params), parse_tokenizer(extra["tokenizer"], f"checkpoint {step}"), step
-    )
-
-
-def _architecture_of(extra: dict[str, Any]) -> str:
-    """The class of a checkpoint's model."""
-    return extra.get("architecture") or PRETRAINED[extra["model"]["architecture"]]
-
-
-def need(run: Run, architecture: str, verb: str, other: str) -> Run:
-    """The run, if its model suits the verb.
-
-    Raises:
-        InputError: it does not; names the verb that does.
-    """
-    found = run.model.config.architecture
-    if found != architecture:
-        names = {"bert": "BERT", "gpt": "GPT-1"}
-        raise InputError(f"{verb} needs a {names[architecture]}, and this run is a {names[found]}; use {other}")
-    return run
-
-
-def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none") -> nn.Module:
-    """The model of an architecture with its pretraining heads."""
-    return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype), remat)
-
-
-def make_task(model: nn.Module, config: ModelConfig) -> Task:
-    """What the architecture is pretrained on."""
-    return bert_task(model) if config.architecture == "bert" else gpt_task(model)
-
-
-def abstract_params(model: nn.Module) -> Any:
-    """The parameters' shapes and dtypes; nothing is allocated."""
-    return jax.eval_shape(model.init, jax.random.key(0), example_ids(type(model).__name__))["params"]
-
-
-def make_source(
-    split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int, pack: bool = False
-) -> Source:
-    """The examples of a split, each in a row of its own; or several, where `pack`."""
-    data, length = config.data, config.data.sequence_length
-    if architecture == "gpt" and pack:
-        return Packed(GptPieces(split, length, seed), most_examples(length), seed)
-    if architecture == "gpt":
-        return GptWindows(split, length, seed)
-    pairs = BertPairs(split, tokenizer, length, seed, data.whole_word, data.balance_nsp)
-    return pack_pairs(pairs) if pack else pairs
-
-
-def find_start(config: RunConfig) -> Start | None:
-    """The run already in config.out, or else the one that model.init_from names; None where there is neither.
-
-    Raises:
-        InputError: model.init_from is no run, or stands beside what it brings itself.
-    """
-    start = find_resumed(config)
-    if start is not None or config.model.init_from is None:
-        return start
-    check_init_from(config)
-    run = _load_start(Path(config.model.init_from))
-    return Start(run.model.config, run.tokenizer, run.params)
-
-
-def find_resumed(config: RunConfig) -> Start | None:
-    """The run already in config.out."""
-    checkpoints = Checkpoints(Path(config.out) / "checkpoints")
-    for step in reversed(checkpoints.steps()):
-        if checkpoints.fault(step, arrays=False) is None:  # else the restore that follows sets it aside
-            extra = checkpoints.extra(step)
-            tokenizer = parse_tokenizer(extra["tokenizer"], f"checkpoint {step}")
-            return Start(ModelConfig(**extra["model"]), tokenizer, None, step)
-    return None
-
-
-def check_init_from(config: RunConfig) -> None:
-    """
-    Raises:
-        InputError: something stands beside model.init_from that it brings itself.
-    """
-    for key, value in (("model.preset", config.model.preset), ("tokenizer.path", config.tokenizer.path)):
-        if value is not None:
-            raise InputError(f"{key} is given beside model.init_from, which brings its own; leave one of them out")
+    from .distributed_preparation import Spread
 
 
 def store_folder(config: RunConfig) -> Path:
@@ -280,9 +96,11 @@ def _prepare(
 ) -> bool:
     folder = store_folder(config)
     if spread is not None:
-        from ..folders import distributed_preparation as scaling  # needs an extra
+        from ..folders import distributed_preparation  # needs an extra
 
-        return scaling.prepare(folder, source, wanted, lambda: given or _train_tokenizer(source, wanted), spread)
+        return distributed_preparation.prepare(
+            folder, source, wanted, lambda: given or _train_tokenizer(source, wanted), spread
+        )
     workers = config.data.workers or os.cpu_count() or 1
     tokenizer = given or _train_tokenizer(source, wanted)
     store.prepare(folder, source, tokenizer, wanted, workers, _tell_progress())

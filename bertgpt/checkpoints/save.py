@@ -1,0 +1,106 @@
+"""Model folders in Hugging Face's layout, written."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import numpy as np
+from tokenizers import Tokenizer
+
+from bertgpt.checkpoints import hf_config, hf_mapping
+from bertgpt.checkpoints.atomic_folder import CARD, replacing
+from bertgpt.checkpoints.formats.huggingface import WEIGHTS
+from bertgpt.checkpoints.formats.safetensors import SHARD_BYTES, write_tensors
+from bertgpt.checkpoints.hf_mapping import Family
+from bertgpt.checkpoints.parameters import Params, flatten, wanted_tensors
+from bertgpt.config import ModelConfig
+from bertgpt.errors import InputError
+from bertgpt.tokenizers import TOKENIZER_FILES, export_tokenizer
+
+
+def save_pretrained(
+    folder: str | Path,
+    model: nn.Module,
+    params: Params,
+    tokenizer: Tokenizer | None = None,
+    *,
+    shard_bytes: int = SHARD_BYTES,
+) -> None:
+    """Writes a folder that Hugging Face's `AutoModel...from_pretrained` reads, and `load_pretrained`.
+
+    A new folder appears whole or not at all. Where there is one, each file of it is replaced whole, weights of another
+    layout are removed, and an old tokenizer's files where a tokenizer is given. A README.md that is there stays.
+
+    Args:
+        folder: made where it is missing.
+        model: one of this library's architectures.
+        params: its parameters; written as float32.
+        tokenizer: written too, as Hugging Face's tokenizer files.
+        shard_bytes: the largest weights file.
+
+    Raises:
+        InputError: Hugging Face's code cannot express the model, or `params` are not its parameters.
+    """
+    folder, name = Path(folder), type(model).__name__
+    family_name = hf_mapping.family_of(name)
+    if family_name is None:
+        raise InputError(f"{name} cannot be exported; only the architectures of this library can")
+    family = hf_mapping.FAMILIES[family_name]
+    tensors = to_theirs(family, name, model, params)
+    pads = [tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>")] if tokenizer else []
+    pad = next((index for index in pads if index is not None), None)
+    model_config: ModelConfig = model.config  # type: ignore[attr-defined]
+    config = hf_config.to_hf(model_config, name, pad)
+    superseded = [*WEIGHTS, *(TOKENIZER_FILES if tokenizer else ())]
+    with replacing(folder, superseded) as new:
+        write_tensors(new, tensors, shard_bytes)
+        (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+        (new / CARD).write_text(_card(name, model_config, tensors), encoding="utf-8")
+        if tokenizer is not None:
+            export_tokenizer(tokenizer, new, model_config.max_positions)
+
+
+def to_theirs(family: Family, name: str, model: Any, params: Params) -> dict[str, np.ndarray]:
+    """A model's parameters as their tensors."""
+    wanted = wanted_tensors(family, name, model)
+    flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}
+    shapes = {path: shape for _, paths in wanted.values() for path, shape in paths.items()}
+    for path in sorted(shapes.keys() ^ flat.keys()):
+        raise InputError(f"params {'lack' if path in shapes else 'have'} {path}, unlike a {name}")
+    for path, shape in shapes.items():
+        if flat[path].shape != shape:
+            raise InputError(f"params: {path} has shape {flat[path].shape}, and the model's config asks for {shape}")
+    prefix = f"{family.prefix}." if hf_mapping.bare(family, name) else ""
+    tensors = {}
+    for theirs, (entry, paths) in wanted.items():
+        array = np.concatenate([flat[path] for path in paths], axis=-1)
+        tensors[theirs.removeprefix(prefix)] = array.T if entry.transpose else array
+    return tensors
+
+
+def _card(name: str, config: ModelConfig, tensors: dict[str, np.ndarray]) -> str:
+    """A short model card."""
+    count = sum(array.size for array in tensors.values())
+    auto = "AutoModel" if name in ("BertModel", "OpenAIGPTModel") else name
+    return f"""---
+library_name: transformers
+tags: [bertgpt, {"bert" if config.architecture == "bert" else "openai-gpt"}]
+---
+
+# {name}
+
+{count:,} parameters in float32: {config.num_layers} layers of width {config.hidden_size} with {config.num_heads} heads,
+{config.max_positions} positions, a vocabulary of {config.vocab_size:,}.
+Trained and written by bertgpt.
+
+```python
+from transformers import {auto}
+
+model = {auto}.from_pretrained("this folder")
+```
+
+In JAX: `model, params = bertgpt.load_pretrained("this folder")`.
+
+What text it learnt from, what it is for and how well it does are for whoever shares it to add here.
+"""

@@ -1,0 +1,51 @@
+"""The layers with parameters that both models are made of."""
+
+import functools
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax.numpy as jnp
+from jax import Array
+from jax.typing import DTypeLike
+
+from bertgpt.config import ModelConfig
+from bertgpt.ids import narrowed
+
+ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
+    "gelu_erf": functools.partial(nn.gelu, approximate=False),  # Google's checkpoints of 2018
+    "gelu_tanh": functools.partial(nn.gelu, approximate=True),  # OpenAI's GPT-1; Google's code since 2019-02
+    "relu": nn.relu,
+}
+
+
+def weight_init(config: ModelConfig) -> nn.initializers.Initializer:
+    """N(0, initializer_range), cut at two deviations for BERT (modeling.py) and not cut for GPT-1 (train.py)."""
+    if config.architecture == "bert":
+        return nn.initializers.truncated_normal(config.initializer_range)
+    return nn.initializers.normal(config.initializer_range)
+
+
+def dense(features: int, config: ModelConfig, dtype: DTypeLike, name: str | None = None, bias: bool = True) -> nn.Dense:
+    """x @ kernel + bias; kernel [in, out] initialised as the paper's, bias zero."""
+    return nn.Dense(features, dtype=dtype, kernel_init=weight_init(config), use_bias=bias, name=name)
+
+
+def layer_norm(config: ModelConfig, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
+    """Over the last axis, with float32 statistics and the exact (two-pass) variance."""
+    return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
+
+
+def look_up(table: Array, ids: Array) -> Array:
+    """The rows of a table [N ...] at integer ids [...]; NaN for an id that is negative or not under N.
+
+    JAX's own indexing counts a negative id from the end, and clamps or fills a large one. An id out of range gives no
+    row a gradient. NumPy's ids may have 64 bits, but not as an argument of a jitted function (see `narrowed`).
+    """
+    return jnp.asarray(table).at[narrowed(ids)].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+
+
+class Embedding(nn.Embed):
+    """`nn.Embed` by `look_up`: ids [...] -> [... D]. Linen's takes any id where its table has one row."""
+
+    def __call__(self, ids: Array) -> Array:
+        return look_up(self.embedding, ids)

@@ -1,0 +1,92 @@
+"""Mean losses and accuracies over the held-out examples."""
+
+import time
+from collections import deque
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+
+from bertgpt.errors import InputError
+
+from . import hosts, loader
+from .config import RunConfig
+from .job import Job, Trainer
+from .watching import Stop
+
+UNDER_WAY = 2  # evaluation batches that the device has got before the first of them is fetched
+
+
+def eval_batches(config: RunConfig, job: Job) -> Iterator[dict[str, np.ndarray]]:
+    """The held-out examples that an evaluation scores, in batches no larger than a micro-batch."""
+    size = config.train.batch_size // config.train.accumulate
+    return loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples)
+
+
+def put(trainer: Trainer, batch: dict[str, np.ndarray]) -> Any:
+    """The batch, checked, on the devices."""
+    job = trainer.job
+    return trainer.strategy.put_batch(validated(batch, job.token_keys, job.model.config.vocab_size))  # type: ignore[attr-defined]
+
+
+def evaluate(trainer: Trainer, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
+    """Mean losses and accuracies over the held-out examples, every example once, and what the job makes of them; None
+    where `stop` was requested on the way."""
+    config, job, strategy = trainer.config, trainer.job, trainer.strategy
+    sums: dict[str, list[float]] = {}
+    own_sums: dict[str, list[float]] = {}  # of this process's rows
+    outputs: dict[str, list[np.ndarray]] = {}
+    under_way: deque[Any] = deque()  # so that the device need not wait for the host
+    began = time.monotonic()
+
+    def fetch() -> None:
+        outcome, kept = under_way.popleft()
+        for name, value in outcome.items():
+            add(sums, name, strategy.scalar(value.sum), strategy.scalar(value.weight))
+        for name, value in kept.items():
+            outputs.setdefault(name, []).append(strategy.gathered(value))
+
+    for batch in eval_batches(config, job):
+        if stop is not None and stop.requested():
+            return None
+        under_way.append(trainer.evaluate(params, put(trainer, batch)))
+        for name, pair in job.host_sums(batch).items():
+            add(own_sums, name, *pair)
+        if len(under_way) > UNDER_WAY:
+            fetch()
+    while under_way:
+        fetch()
+    sums |= {name: hosts.summed(pair) for name, pair in own_sums.items()}
+    means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
+    figures = job.figures({"loss": job.task.total(means)} | means, in_order(outputs))
+    return {"examples": job.eval_examples} | figures | {"seconds": time.monotonic() - began}
+
+
+def in_order(outputs: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
+    """Outputs of every batch -> of all rows in order: a mesh may hold a batch's rows in another."""
+    arrays = {name: np.concatenate(values) for name, values in outputs.items()}
+    if not arrays:
+        return {}
+    order = np.argsort(arrays.pop("place"), kind="stable")
+    return {name: values[order] for name, values in arrays.items()}
+
+
+def add(sums: dict[str, list[float]], name: str, total: float, weight: float) -> None:
+    """Adds to a named (sum, weight) in float64."""
+    pair = sums.setdefault(name, [0.0, 0.0])
+    pair[0] += total
+    pair[1] += weight
+
+
+def validated(batch: dict[str, np.ndarray], token_keys: tuple[str, ...], vocab_size: int) -> dict[str, np.ndarray]:
+    """The batch, its ids checked on the host: one beyond the vocabulary would only show as a loss that is not a number.
+
+    Raises:
+        InputError: an id is beyond the vocabulary: the store is damaged, or not this tokenizer's.
+    """
+    top = max(int(batch[name].max()) for name in token_keys)
+    if top >= vocab_size:
+        raise InputError(
+            f"token id {top} is beyond the vocabulary of {vocab_size}; the data was made with another tokenizer"
+        )
+    return batch

@@ -1,0 +1,45 @@
+"""What a BERT or a GPT-1 is pretrained on: model, losses and examples."""
+
+from typing import TYPE_CHECKING
+
+import flax.linen as nn
+import jax.numpy as jnp
+from tokenizers import Tokenizer
+
+import bertgpt
+from bertgpt.config import ModelConfig
+from bertgpt.data.pretraining.packing import Packed, most_examples
+from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
+from bertgpt.data.pretraining.windows import GptPieces, GptWindows
+from bertgpt.data.text.store import Split
+
+from ..config import RunConfig
+from ..folders.run_folder import PRETRAINED
+from ..loader import Source
+from ..step import Task, bert_task, gpt_task
+
+if TYPE_CHECKING:
+    pass
+
+
+def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none") -> nn.Module:
+    """The model of an architecture with its pretraining heads."""
+    return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype), remat)
+
+
+def make_task(model: nn.Module, config: ModelConfig) -> Task:
+    """What the architecture is pretrained on."""
+    return bert_task(model) if config.architecture == "bert" else gpt_task(model)
+
+
+def make_source(
+    split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int, pack: bool = False
+) -> Source:
+    """The examples of a split, each in a row of its own; or several, where `pack`."""
+    data, length = config.data, config.data.sequence_length
+    if architecture == "gpt" and pack:
+        return Packed(GptPieces(split, length, seed), most_examples(length), seed)
+    if architecture == "gpt":
+        return GptWindows(split, length, seed)
+    pairs = BertPairs(split, tokenizer, length, seed, data.whole_word, data.balance_nsp)
+    return pack_pairs(pairs) if pack else pairs

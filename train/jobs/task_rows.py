@@ -1,0 +1,131 @@
+"""The labelled rows of a fine-tuning run, and those that are held out."""
+
+import hashlib
+import itertools
+import json
+from pathlib import Path
+from typing import Any
+
+from bertgpt.data.tasks.readers import read_all_rows
+from bertgpt.data.tasks.task import Row, TaskSettings
+from bertgpt.errors import InputError
+
+from ..config import RunConfig
+from ..folders.checkpoints import Checkpoints
+from ..reports import warn
+
+HELD_OUT = "inputs-1"  # names the rule of `_hold_out` in checkpoints; another rule needs another name
+INPUTS = {"question_answering": "context", "tagging": "words", "multiple_choice": "text and choices", "sft": "prompt"}
+
+
+def read_splits(config: RunConfig) -> dict[str, list[Row]]:
+    """The rows of training and evaluation; without data.eval a share of the first is held out.
+
+    Raises:
+        InputError: data.train is absent, a split has no row, or a row to divide lacks a column that the task reads.
+    """
+    data = config.data
+    if not data.train:
+        raise InputError("data.train is missing; give a file of rows: data.train=PATH")
+    columns = {"word_column": config.task.word_column, "tag_column": config.task.tag_column}
+    rows = {"train": read_all_rows(data.train, **columns)}
+    if data.eval:
+        try:
+            rows["eval"] = read_all_rows(data.eval, **columns)
+        except InputError as error:
+            raise InputError(f"data.eval: {error}") from error
+    for split, found in rows.items():
+        if not found:
+            raise InputError(f"data.{split}: no rows in {getattr(data, split)}")
+    return rows if data.eval else _hold_out(config, rows["train"])
+
+
+def _hold_out(config: RunConfig, rows: list[Row]) -> dict[str, list[Row]]:
+    """A share of the rows for evaluation. A hash of a row's input decides, so that rows with equal inputs are on one
+    side, and neither labels, nor unused columns, nor the order of rows matter."""
+    share = config.data.eval_fraction
+    splits: dict[str, list[Row]] = {"train": [], "eval": []}
+    for row in rows:
+        splits["eval" if input_digest(config.task, row) < share * 2**64 else "train"].append(row)
+    for split, change in (("train", "lower"), ("eval", "raise")):
+        if not splits[split]:
+            problem = f"no row is left for data.{split} when data.eval_fraction={share:g} divides data.train"
+            raise InputError(f"{problem} (rows with equal inputs stay together); {change} it, or give data.eval")
+    return splits
+
+
+def input_digest(settings: TaskSettings, row: Row) -> int:
+    """A hash of `input_key` of 64 bits."""
+    digest = hashlib.blake2b(input_key(settings, row).encode(), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def input_key(settings: TaskSettings, row: Row) -> str:
+    """What the task reads of a row before it answers, as JSON in which all white space is single spaces.
+
+    It is the text and the pair or choices, or the words. Of a question it is the context alone, so that all questions
+    about a context have one key; of a response the prompt, or the messages before the assistant's first.
+
+    Raises:
+        InputError: a column is missing or empty.
+    """
+    kind, choices = settings.kind, settings.choices
+    if kind == "sft" and row.values.get(settings.messages) is not None:
+        found = _opening(row.values[settings.messages])
+    elif kind == "sft":
+        found = [row.get(settings.prompt, "task.prompt")]
+    elif kind == "question_answering":
+        found = [row.get(settings.context, "task.context")]
+    elif kind == "tagging":
+        words = row.get(settings.words, "task.words")
+        found = words.split() if isinstance(words, str) else words
+    else:
+        found = [row.get(settings.text, "task.text")]
+        if kind == "multiple_choice":
+            columns = [choices] if isinstance(choices, str) else choices
+            found += [row.get(column, "task.choices") for column in columns]
+        elif settings.pair:
+            found.append(row.get(settings.pair, "task.pair"))
+    return json.dumps(_single_spaced(found), sort_keys=True, default=str)
+
+
+def _opening(messages: Any) -> Any:
+    """The texts before the assistant's first; anything but a conversation is left as it is, and refused later."""
+    if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
+        return messages
+    opening = itertools.takewhile(lambda message: message.get("role") != "assistant", messages)
+    return [message.get("content") for message in opening]
+
+
+def _single_spaced(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_single_spaced(item) for item in value]
+    return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def check_held_out(folder: Path, step: int, advice: str) -> None:
+    """
+    Raises:
+        InputError: the run in the folder did not hold out the rows that this version would.
+    """
+    digest = Checkpoints(folder / "checkpoints").extra(step)["data"]
+    if not digest.endswith(f"-{HELD_OUT}"):
+        problem = "this run did not divide data.train as this version does, so its held-out rows cannot be found again"
+        raise InputError(f"{folder}: {problem}; {advice}")
+
+
+def warn_of_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> None:
+    """One line where rows of data.eval are in data.train too."""
+    shared = count_shared(settings, rows)
+    if shared:
+        same = INPUTS.get(str(settings.kind), "text and pair" if settings.pair else "text")
+        warn(
+            f"{shared:,} of {len(rows['eval']):,} rows of data.eval are also in data.train (same {same}), so the "
+            "scores say little about new rows; remove them from one of the two, or set data.eval=null to hold rows out"
+        )
+
+
+def count_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> int:
+    """How many rows of evaluation have the input of a row of training."""
+    known = {input_digest(settings, row) for row in rows["train"]}
+    return sum(input_digest(settings, row) in known for row in rows["eval"])

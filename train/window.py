@@ -1,0 +1,77 @@
+"""The steps between two rows of metrics."""
+
+import math
+import time
+from typing import Any
+
+import jax
+import numpy as np
+
+from . import flops, hosts, loader
+from .job import Trainer
+
+
+class NotFiniteError(RuntimeError):
+    """A loss or gradient was infinite or not a number."""
+
+
+class Window:
+    """The steps since the last row of metrics. Their figures stay on the device until they are looked at, so that no
+    step waits."""
+
+    def __init__(self, trainer: Trainer, steps: int = 0, sums: dict[str, float] | None = None) -> None:
+        """
+        Args:
+            trainer: of the run.
+            steps: how many the row to come has already, from a checkpoint.
+            sums: of their figures.
+        """
+        self.trainer = trainer
+        self.pending: list[tuple[int, dict[str, Any]]] = []
+        self.steps, self.sums = steps, dict(sums or {})
+        self.learning_rate = 0.0
+        self.peak = flops.peak(jax.devices()[0].device_kind)
+        self.restart_clock()
+
+    def add(self, step: int, figures: dict[str, Any], batch: dict[str, np.ndarray]) -> None:
+        """Notes a step that is under way, with this process's rows of its batch."""
+        self.pending.append((step, figures))
+        self.tokens += loader.real_tokens(batch)
+        self.flops += flops.step_flops(self.trainer.job.model.config, batch)  # type: ignore[attr-defined]
+
+    def check(self) -> None:
+        """Fetches what is pending.
+
+        Raises:
+            NotFiniteError: names the first step whose loss or gradient is not finite.
+        """
+        for step, figures in self.pending:
+            found = {name: self.trainer.strategy.scalar(value) for name, value in figures.items()}
+            if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
+                raise NotFiniteError(
+                    f"step {step}: loss {found['loss']}, gradient norm {found['grad_norm']}; stopped, the last "
+                    "checkpoint is kept; lower optimizer.learning_rate or raise optimizer.warmup_steps"
+                )
+            self.sums = {name: self.sums.get(name, 0.0) + value for name, value in found.items()}
+            self.steps += 1
+            self.learning_rate = float(self.trainer.schedule(step - 1))
+        self.pending = []
+
+    def figures(self) -> dict[str, float]:
+        """Means over the steps since the last call, the newest learning rate, real tokens a second, and the model FLOPs
+        utilisation (Chowdhery et al. 2022, appendix B) where the devices' peak is known."""
+        self.check()
+        seconds = time.monotonic() - self.began
+        figures = {name: total / self.steps for name, total in self.sums.items()}
+        figures["learning_rate"] = self.learning_rate
+        figures["tokens_per_second"] = hosts.summed([self.tokens])[0] / seconds
+        if self.peak:
+            used = jax.process_count() * self.flops / seconds
+            figures["mfu"] = used / (self.peak * self.trainer.strategy.devices)
+        self.steps, self.sums = 0, {}
+        self.restart_clock()
+        return figures
+
+    def restart_clock(self) -> None:
+        """Counts tokens a second from now on."""
+        self.tokens, self.flops, self.began = 0, 0, time.monotonic()
