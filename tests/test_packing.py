@@ -20,9 +20,10 @@ from bertgpt.data.pretraining.packing import Packed, lay_out, plan_packs
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
 from bertgpt.data.pretraining.windows import GptPieces
 from bertgpt.data.tasks.classification import Classification
+from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.sft import Responses
 from bertgpt.data.tasks.tagging import Tagging
-from bertgpt.data.tasks.task import Row, TaskExamples, TaskSettings
+from bertgpt.data.tasks.task import TaskExamples, TaskSettings
 from bertgpt.data.tasks.templates import make_frame
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError

@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 
 from bertgpt import losses
 from bertgpt.checkpoints.adapt import add_tokens
+from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.sft import Responses
-from bertgpt.data.tasks.task import Row, TaskExamples
+from bertgpt.data.tasks.task import TaskExamples
 from bertgpt.data.tasks.templates import make_frame
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import task_tokens

@@ -8,8 +8,9 @@ import pytest
 from hypothesis import strategies as st
 
 from bertgpt.data.tasks import squad
+from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.squad import Answers, max_context, windows
-from bertgpt.data.tasks.task import Example, Row, TaskExamples
+from bertgpt.data.tasks.task import Example, TaskExamples
 from bertgpt.data.tasks.templates import make_frame
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer

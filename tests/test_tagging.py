@@ -10,8 +10,9 @@ from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import normalizers
 
 from bertgpt.data.tasks import tagging
+from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.tagging import Tagging
-from bertgpt.data.tasks.task import Row, TaskExamples
+from bertgpt.data.tasks.task import TaskExamples
 from bertgpt.data.tasks.templates import make_frame
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer

@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from bertgpt.checkpoints.adapt import add_tokens
 from bertgpt.data.tasks.classification import Classification
-from bertgpt.data.tasks.task import Row, TaskExamples
+from bertgpt.data.tasks.rows import Row
+from bertgpt.data.tasks.task import TaskExamples
 from bertgpt.data.tasks.templates import GPT_TASK_TOKENS, Frame, make_frame
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import train_bpe, train_wordpiece

@@ -14,10 +14,11 @@ from tokenizers import Tokenizer
 from bertgpt.config import ModelConfig
 from bertgpt.data.tasks.classification import Choice, Classification, most_choices
 from bertgpt.data.tasks.readers import make_row
+from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.sft import Responses
 from bertgpt.data.tasks.squad import Answers
 from bertgpt.data.tasks.tagging import Tagging
-from bertgpt.data.tasks.task import Example, Row, TaskData, TaskExamples, TaskSettings
+from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings
 from bertgpt.data.tasks.templates import END, GPT_TASK_TOKENS, Frame, make_frame
 from bertgpt.errors import InputError, check_ids
 from bertgpt.inference.decoding import generate

@@ -21,8 +21,9 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
-HERE = Path(__file__).parent
+HERE = Path(__file__).resolve().parent
 ROOT = HERE.parent.parent
+sys.path.insert(0, str(ROOT))
 WORK = Path("/tmp/unchanged")  # the same for old and new: run folders hold absolute paths
 os.environ |= {"JAX_PLATFORMS": "cpu", "XLA_FLAGS": "--xla_force_host_platform_device_count=8"}
 os.environ |= {"PYTHONPATH": str(ROOT), "JAX_COMPILATION_CACHE_DIR": "/tmp/unchanged_compiled"}

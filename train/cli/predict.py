@@ -61,7 +61,7 @@ def _rows(tuned: Any, options: argparse.Namespace) -> Iterator[Any]:
     import sys
 
     from bertgpt.data.tasks.readers import read_rows
-    from bertgpt.data.tasks.task import Row
+    from bertgpt.data.tasks.rows import Row
     from bertgpt.errors import InputError
 
     from ..config import expand_home

@@ -10,7 +10,7 @@ import flax.linen as nn
 
 from bertgpt.data.tasks.classification import most_choices
 from bertgpt.data.tasks.readers import read_all_rows
-from bertgpt.data.tasks.task import Row
+from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.templates import END
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import SPECS, kind_of, predict_rows, respond, task_data

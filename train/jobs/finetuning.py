@@ -20,8 +20,9 @@ from bertgpt.config import ModelConfig
 from bertgpt.data.pretraining.packing import Packed, most_examples
 from bertgpt.data.tasks.classification import find_labels, most_choices
 from bertgpt.data.tasks.readers import data_digest
+from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.tagging import find_tags
-from bertgpt.data.tasks.task import Example, Row, TaskData, TaskExamples, TaskSettings
+from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import SPECS, architecture_of, decode_all, task_data, task_tokens
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from bertgpt.data.tasks.readers import read_all_rows
-from bertgpt.data.tasks.task import Row, TaskSettings
+from bertgpt.data.tasks.rows import Row
+from bertgpt.data.tasks.task import TaskSettings
 from bertgpt.errors import InputError
 
 from ..config import RunConfig

@@ -9,7 +9,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
-from bertgpt.data.tasks.task import Row
+from bertgpt.data.tasks.rows import Row
 from bertgpt.data.text.files import (
     MAX_LINE,
     MAX_RATIO,

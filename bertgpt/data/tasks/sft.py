@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from bertgpt.data.tasks.task import Example, Row
+from bertgpt.data.tasks.rows import Row
+from bertgpt.data.tasks.task import Example
 from bertgpt.data.tasks.templates import Frame
 from bertgpt.errors import InputError
 

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
-from bertgpt.data.tasks.task import Example, Row
+from bertgpt.data.tasks.rows import Row
+from bertgpt.data.tasks.task import Example
 from bertgpt.data.tasks.templates import Feature, Frame
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import special_id

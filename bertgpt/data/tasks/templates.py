@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import numpy as np
 from tokenizers import Encoding, Tokenizer
 
-from bertgpt.data.tasks.task import Row
+from bertgpt.data.tasks.rows import Row
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import special_id
 

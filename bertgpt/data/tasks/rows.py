@@ -1,0 +1,38 @@
+"""A record of a data file."""
+
+from typing import Any, NamedTuple
+
+from bertgpt.errors import InputError
+
+
+class Row(NamedTuple):
+    """A record of a data file.
+
+    Attributes:
+        place: where it stands, such as "train.csv line 3"; every error about it begins so.
+        values: by column name.
+    """
+
+    place: str
+    values: dict[str, Any]
+
+    def get(self, column: str, key: str) -> Any:
+        """The value of a column, whose name the setting `key` gives.
+
+        Raises:
+            InputError: there is no such column, or it is empty there.
+        """
+        if self.values.get(column) is None:
+            found = ", ".join(map(str, self.values)) or "none"
+            state = "is empty" if column in self.values else "is missing"
+            raise InputError(f"{self.place}: column {column!r} {state} (columns: {found}); set {key} to another")
+        return self.values[column]
+
+    def text(self, column: str, key: str) -> str:
+        """As `get`, of a text that is not blank."""
+        value = self.get(column, key)
+        if not isinstance(value, str):
+            raise InputError(f"{self.place}: column {column!r} is {value!r}, and not a text; set {key} to another")
+        if not value.strip():
+            raise InputError(f"{self.place}: column {column!r} is an empty text; fill it in or remove the row")
+        return value
