@@ -24,12 +24,12 @@ class ScanStack(nn.Module):
     @nn.compact
     def __call__(self, x, attention_mask=None, pack_ids=None, deterministic=True):
         scan = nn.scan(
-            lambda block, x, _: (block(x, attention_mask, pack_ids, deterministic), None),
+            lambda block, x, _: block(x, attention_mask, pack_ids, deterministic),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=self.config.num_layers,
         )
-        return [scan(Block(self.config, self.config.causal), x, None)[0]]
+        return [scan(Block(self.config, self.config.causal), x, None)[0]], None
 
 
 def compiled_step(stack, x):
@@ -38,7 +38,8 @@ def compiled_step(stack, x):
     key = jax.random.key(0, impl="rbg")
 
     def loss(params, key):
-        return jnp.square(stack.apply(params, x, deterministic=False, rngs={"dropout": key})[-1]).sum()
+        outputs, _ = stack.apply(params, x, deterministic=False, rngs={"dropout": key})
+        return jnp.square(outputs[-1]).sum()
 
     def step(params, opt_state, key):
         updates, opt_state = optimizer.update(jax.grad(loss)(params, key), opt_state, params)

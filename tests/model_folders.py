@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import bertgpt
 from bertgpt.checkpoints import hf_mapping
-from bertgpt.model import example_ids
+from bertgpt.model.inputs import example_ids
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_positions": 32, "vocab_size": 64, "num_labels": 3}
 BERT = bertgpt.presets.bert_tiny(**TINY, mlp_size=32, labels=("no", "maybe", "yes"))

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from test_devices import initial_params, make_batch, make_task
 
+from bertgpt import TaskSettings
 from train import cpu, step
+from train.jobs import finetuning, objectives
 
 
 @pytest.fixture(scope="module")
@@ -41,12 +43,13 @@ def is_rounded(x):
 
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt"])
-def test_a_step_in_bfloat16_takes_them_and_its_gradient_is_the_plain_one(architecture, monkeypatch):
+def test_a_step_in_bfloat16_takes_them_and_its_gradient_is_the_plain_one(architecture):
     task, batch = make_task(architecture, dtype=jnp.bfloat16), make_batch(architecture)
     params, key = initial_params(task), jax.random.key(0)
-    fast, _ = jax.jit(lambda p: step.gradients(p, batch, key, task=task))(params)
-    monkeypatch.setattr(jax, "default_backend", lambda: "gpu")
-    plain, _ = jax.jit(lambda p: step.gradients(p, batch, key, task=task))(params)
+    (fast, _), (plain, _) = (
+        jax.jit(lambda p, chosen=chosen: step.gradients(p, batch, key, task=chosen))(params)
+        for chosen in (task._replace(apply=cpu.fast_apply(task.model, name)) for name in ("cpu", "gpu"))
+    )
     kernels = 0
     for (path, mine), other in zip(jax.tree.leaves_with_path(fast), jax.tree.leaves(plain), strict=True):
         np.testing.assert_allclose(mine, other, atol=0.02 * float(abs(other).max()) + 1e-3, err_msg=str(path))
@@ -59,12 +62,17 @@ def test_a_step_in_bfloat16_takes_them_and_its_gradient_is_the_plain_one(archite
     assert kernels >= 6
 
 
-def test_a_step_in_float32_and_another_device_are_left_to_linen(monkeypatch):
+def on(platform, dtype=jnp.bfloat16):
+    """GPT-1's task as it is trained on a platform."""
+    task = make_task("gpt", dtype=dtype)
+    return task._replace(apply=cpu.fast_apply(task.model, platform))
+
+
+def test_a_step_in_float32_and_another_device_are_left_to_linen():
     batch = make_batch("gpt")
 
     def traced(dtype, platform):
-        monkeypatch.setattr(jax, "default_backend", lambda: platform)
-        task = make_task("gpt", dtype=dtype)
+        task = on(platform, dtype)
         return str(
             jax.make_jaxpr(lambda p: step.gradients(p, batch, jax.random.key(0), task=task))(initial_params(task))
         )
@@ -73,12 +81,24 @@ def test_a_step_in_float32_and_another_device_are_left_to_linen(monkeypatch):
     assert traced(jnp.bfloat16, "cpu") != traced(jnp.bfloat16, "tpu")
 
 
-def test_an_evaluation_takes_them_too(monkeypatch):
-    task, batch = make_task("gpt", dtype=jnp.bfloat16), make_batch("gpt")
+def test_an_evaluation_takes_them_too():
+    batch = make_batch("gpt")
 
     def products(platform):
-        monkeypatch.setattr(jax, "default_backend", lambda: platform)
+        task = on(platform)
         text = str(jax.make_jaxpr(lambda p: step.eval_step(p, batch, task=task)[0])(initial_params(task)))
         return sum("dot_general" in line and ":bf16" in line for line in text.splitlines())
 
     assert products("cpu") < products("tpu")
+
+
+@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("kind", ["pretrain", "sft", "classification"])
+def test_runs_take_them_on_a_cpu_and_nowhere_else(monkeypatch, platform, kind):
+    monkeypatch.setattr(jax, "default_backend", lambda: platform)
+    model = make_task("gpt", dtype=jnp.bfloat16).model
+    if kind == "pretrain":
+        task = objectives.make_task(model, model.config)
+    else:
+        task = finetuning.make_task(TaskSettings(kind=kind), model)
+    assert (task.apply == model.apply) == (platform == "gpu")

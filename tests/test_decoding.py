@@ -221,27 +221,17 @@ def test_what_is_multiplied_is_rounded_once_and_alike_whatever_holds_it(gpt):
 
 
 def test_what_attention_mixed_is_rounded_before_its_product(gpt, monkeypatch):
-    config, block = gpt[0].config, decoding.hold(gpt[1], jnp.bfloat16, 1)["transformer"]["stack"]["block_0"]
-    width = config.hidden_size // config.num_heads
-    empty = jnp.zeros((config.num_heads, 8, width))
-    x = jnp.ones((1, 1, config.hidden_size), jnp.bfloat16)
-    mixed = jax.random.normal(jax.random.key(0), (1, config.num_heads, width))
+    config = gpt[0].config
+    params = decoding.hold(gpt[1], jnp.bfloat16, 1)
+    mixed = jax.random.normal(jax.random.key(0), (1, 1, config.num_heads, config.hidden_size // config.num_heads))
     outputs = []
     for values in (mixed, mixed.astype(jnp.bfloat16).astype(jnp.float32), 1.01 * mixed):
-        monkeypatch.setattr(decoding, "mix_one", lambda *_, values=values: values)
-        seen = jnp.ones((1, 1, 1, 8), bool)
-        outputs.append(decoding._block(block, x, (empty, empty), jnp.int32(0), seen, config, jnp.bfloat16)[0])
+        monkeypatch.setattr(attention, "attend", lambda *_, v=values, **__: attention.AttentionOutput(v))
+        cache = attention.empty_cache(config, 1, 8, jnp.float32)
+        ids, pad = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
+        outputs.append(decoding._forward(params, ids, cache, pad, config, jnp.bfloat16)[0])
     np.testing.assert_array_equal(*outputs[:2])
     assert (outputs[0] != outputs[2]).any()
-
-
-def test_attention_of_one_token_is_the_plain_one():
-    keys = jax.random.split(jax.random.key(0), 3)
-    query, key, value = (jax.random.normal(k, (2, size, 3, 4)) for k, size in zip(keys, (1, 5, 5), strict=True))
-    mask = jnp.array([[1, 1, 0, 1, 0], [0, 0, 1, 1, 1]], bool)[:, None]
-    kept = [part.swapaxes(1, 2).reshape(6, 5, 4) for part in (key, value)]
-    plain = attention.mix(query, key, value, mask[:, None])
-    np.testing.assert_allclose(decoding.mix_one(query[:, 0], *kept, mask), plain[:, 0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import importlib
+import itertools
 import math
 import types
 
@@ -52,7 +53,7 @@ def block(params):
     """(x, attention_mask, pack_ids) -> the block's output, by whether it is causal."""
     modules = {causal: blocks.Block(CONFIG, causal=causal) for causal in (False, True)}
     compiled = {
-        causal: jax.jit(lambda *inputs, module=module: module.apply({"params": params}, *inputs))
+        causal: jax.jit(lambda *inputs, module=module: module.apply({"params": params}, *inputs)[0])
         for causal, module in modules.items()
     }
     return lambda causal, *inputs: np.asarray(compiled[causal](*inputs))
@@ -67,16 +68,40 @@ def test_attend_is_attention_by_plain_loops(causal, attention_mask, pack_ids):
     allowed &= attention_mask[:, None, :] == 1 if attention_mask is not None else True
     allowed &= pack_ids[:, :, None] == pack_ids[:, None, :] if pack_ids is not None else True
     seen = allowed.any(-1)  # padding in a packed, causal row may see nobody
-    got = attention.attend(QUERY, KEY, VALUE, causal=causal, attention_mask=attention_mask, pack_ids=pack_ids)
+    masks = {"attention_mask": attention_mask, "pack_ids": pack_ids}
+    got, probabilities = attention.attend(QUERY, KEY, VALUE, causal=causal, **masks, probabilities=True)
     expected = attend_by_loops(QUERY, KEY, VALUE, allowed | ~seen[..., None])
     np.testing.assert_allclose(np.asarray(got)[seen], expected[seen], rtol=1e-5, atol=1e-6)
+    weighted = np.einsum("BHTS,BSHW->BTHW", probabilities, VALUE)
+    np.testing.assert_allclose(weighted[seen], expected[seen], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize("cuts", [(0, 6), (0, 1, 2, 3, 4, 5, 6), (0, 2, 3, 6)])
+def test_attention_over_a_cache_is_that_of_the_tokens_so_far(causal, cuts):
+    """Of a row whose first two slots are padding, and one of two packs; with causal=False new tokens see each other."""
+    mask, packs = np.ones((2, 8), int), np.zeros((2, 8), int)
+    mask[0, :2], packs[1, 3:] = 0, 1
+    config = dataclasses.replace(CONFIG, num_layers=1)
+    (cache,) = attention.empty_cache(config, 2, 8, jnp.float32)
+    for start, end in itertools.pairwise(cuts):
+        new = [part[:, start:end] for part in (QUERY, KEY, VALUE)]
+        cache = cache.append(*new[1:])
+        got = attention.attend(*new, causal=causal, attention_mask=mask, pack_ids=packs, cache=cache)
+        cache = cache.advance(end - start)
+        allowed = np.tril(np.ones((6, 6), bool)) if causal else np.arange(6)[None] < np.full((6, 1), end)
+        allowed = allowed & (mask[:, None, :6] == 1) & (packs[:, :6, None] == packs[:, None, :6])
+        seen = allowed[:, start:end].any(-1)
+        expected = attend_by_loops(new[0], KEY, VALUE, allowed[:, start:end] | ~seen[..., None])
+        np.testing.assert_allclose(np.asarray(got.mixed)[seen], expected[seen], rtol=1e-5, atol=1e-6)
+    assert int(cache.start) == 6
 
 
 def test_scores_are_divided_by_the_root_of_the_head_width():
     # W = 4: query . key = 2 log 3, over sqrt 4 is log 3: probabilities 1/4 and 3/4.
     key = np.stack([np.zeros(4), np.full(4, math.log(3) / 2)])[None, :, None].astype(np.float32)
     value = np.array([[0, 0, 0, 0], [4, 8, 0, 1]], np.float32)[None, :, None]
-    mixed = attention.attend(np.ones((1, 2, 1, 4), np.float32), key, value, causal=False)
+    mixed, _ = attention.attend(np.ones((1, 2, 1, 4), np.float32), key, value, causal=False)
     np.testing.assert_allclose(mixed[0, 0, 0], [3, 6, 0, 0.75], rtol=1e-6)
 
 
@@ -85,7 +110,7 @@ def test_softmax_is_float32_under_bfloat16():
     query = jnp.ones((1, 2, 1, 2), jnp.bfloat16)
     key = jnp.array([[256, 0], [256, 1]], jnp.bfloat16)[None, :, None]
     value = jnp.array([[0, 0], [1, 1]], jnp.bfloat16)[None, :, None]
-    mixed = attention.attend(query, key, value, causal=False)
+    mixed, _ = attention.attend(query, key, value, causal=False)
     assert mixed.dtype == jnp.bfloat16
     np.testing.assert_allclose(mixed.astype(jnp.float32), np.full((1, 2, 1, 2), 0.6697615), rtol=4e-3)
 
@@ -182,8 +207,8 @@ def test_feed_forward_follows_the_configured_activation(params, x):
 
 def test_dropout_is_off_by_default(params, x):
     config = dataclasses.replace(CONFIG, hidden_dropout=0.5, attention_dropout=0.5)
-    got = blocks.Block(config, causal=False).apply({"params": params}, x)
-    np.testing.assert_array_equal(got, blocks.Block(CONFIG, causal=False).apply({"params": params}, x))
+    got, _ = blocks.Block(config, causal=False).apply({"params": params}, x)
+    np.testing.assert_array_equal(got, blocks.Block(CONFIG, causal=False).apply({"params": params}, x)[0])
 
 
 @pytest.mark.parametrize("field", ["hidden_dropout", "attention_dropout"])
@@ -191,7 +216,7 @@ def test_dropout_follows_the_key_when_asked_for(params, x, field):
     config = dataclasses.replace(CONFIG, hidden_dropout=0.0, attention_dropout=0.0)
     module = blocks.Block(dataclasses.replace(config, **{field: 0.5}), causal=False)
     first, again, other = (
-        module.apply({"params": params}, x, deterministic=False, rngs={"dropout": jax.random.key(seed)})
+        module.apply({"params": params}, x, deterministic=False, rngs={"dropout": jax.random.key(seed)})[0]
         for seed in (0, 0, 1)
     )
     np.testing.assert_array_equal(first, again)
@@ -200,7 +225,7 @@ def test_dropout_follows_the_key_when_asked_for(params, x, field):
 
 def test_hidden_dropout_falls_on_both_residual_branches_alone(params, x):
     config = dataclasses.replace(CONFIG, hidden_dropout=SURE, attention_dropout=0.0)
-    got = blocks.Block(config, causal=False).apply(
+    got, _ = blocks.Block(config, causal=False).apply(
         {"params": params}, x, deterministic=False, rngs={"dropout": jax.random.key(0)}
     )
     norm = layers.layer_norm(CONFIG, jnp.float32, "norm")
@@ -213,7 +238,7 @@ def test_attention_dropout_falls_on_the_probabilities():
     # Of each query's 64 probabilities of 1/64, a random half is kept as 2/64.
     ones = jnp.ones((1, 64, 1, 1))
     module = dropout.Dropout(0.5, deterministic=False)
-    mixed = nn.apply(lambda m: attention.attend(ones, ones, ones, causal=False, dropout=m), module)(
+    mixed = nn.apply(lambda m: attention.attend(ones, ones, ones, causal=False, dropout=m).mixed, module)(
         {}, rngs={"dropout": jax.random.key(0)}
     )
     kept = np.asarray(mixed).ravel() * 32
@@ -224,11 +249,11 @@ def test_attention_dropout_falls_on_the_probabilities():
 
 def test_stack_gives_every_blocks_output_in_turn(params, x):
     config = dataclasses.replace(CONFIG, num_layers=2)
-    outputs = blocks.Stack(config).apply({"params": {"block_0": params, "block_1": params}}, x)
+    outputs, _ = blocks.Stack(config).apply({"params": {"block_0": params, "block_1": params}}, x)
     block = blocks.Block(config, causal=False)
     assert len(outputs) == 2
-    np.testing.assert_allclose(outputs[0], block.apply({"params": params}, x), rtol=1e-5, atol=1e-6)
-    np.testing.assert_allclose(outputs[1], block.apply({"params": params}, outputs[0]), rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs[0], block.apply({"params": params}, x)[0], rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(outputs[1], block.apply({"params": params}, outputs[0])[0], rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("rate", [0.1, 0.5])
@@ -302,8 +327,8 @@ def test_the_fused_form_is_the_plain_one(causal, attention_mask, pack_ids, dtype
         pytest.skip("cuDNN takes bfloat16")
     query, key, value = (jnp.asarray(x, dtype) for x in (QUERY, KEY, VALUE))
     masks = {"attention_mask": attention_mask, "pack_ids": pack_ids}
-    fused = attention.fused(query, key, value, causal=causal, implementation=implementation, **masks)
-    plain = attention.mix(query, key, value, layers.dense_mask(6, causal=causal, **masks))
+    fused, _ = attention.cudnn_attention(query, key, value, causal=causal, implementation=implementation, **masks)
+    plain, _ = attention.dot_product_attention(query, key, value, causal=causal, **masks)
     real = np.ones((2, 6), bool) if attention_mask is None else attention_mask > 0
     np.testing.assert_allclose(np.float32(fused)[real], np.float32(plain)[real], rtol=close, atol=close)
 
@@ -324,20 +349,38 @@ def gpu(kind="NVIDIA H100 80GB HBM3", capability="9.0"):
         (gpu(), "bfloat16", 512, 127, 0.0, "these are 127 and 512"),
         (gpu(), "bfloat16", 512, 136, 0.0, "these are 136 and 512"),
         (gpu(), "bfloat16", 511, 64, 0.0, "these are 64 and 511"),
-        (gpu(), "bfloat16", 512, 64, 0.1, "model.attention_dropout is 0.1"),
+        (gpu(), "bfloat16", 512, 64, 0.1, "JAX's call of it has no dropout, and model.attention_dropout is 0.1"),
     ],
 )
 def test_cudnn_is_taken_where_nothing_stands_against_it(device, dtype, length, width, dropout, obstacle):
-    found = attention.cudnn_obstacle(device, dtype, length, width, dropout)
+    found = attention.cudnn_obstacle(attention.Request(device, dtype, length, width, dropout))
     assert found is None if obstacle is None else obstacle in found
+
+
+@pytest.mark.parametrize(
+    ("request_of", "name"),
+    [
+        ({}, "cuDNN"),
+        ({"probabilities": True}, "plain"),
+        ({"dropout": 0.1}, "plain"),
+        ({"dtype": "float32"}, "plain"),
+        ({"cached": True}, "plain"),
+        ({"cached": True, "length": 1}, "decode"),
+        ({"cached": True, "length": 1, "dropout": 0.1}, "plain"),
+        ({"cached": True, "length": 1, "probabilities": True}, "plain"),
+    ],
+)
+def test_the_first_kernel_that_can_serve_is_taken(request_of, name):
+    request = attention.Request(gpu(), "bfloat16", 512, 64)._replace(**request_of)
+    assert next(kernel.name for kernel in attention.KERNELS if kernel.obstacle(request) is None) == name
 
 
 def test_on_a_chosen_cpu_attention_is_plain_beside_a_gpu(monkeypatch):
     query, key, value = (jnp.asarray(x, jnp.bfloat16) for x in (QUERY, KEY, VALUE))
-    plain = attention.attend(query, key, value, causal=True)
+    plain = attention.attend(query, key, value, causal=True).mixed
     with jax.default_device(jax.devices()[0]):
         monkeypatch.setattr(attention.jax, "devices", lambda _: [gpu()])
-        np.testing.assert_array_equal(attention.attend(query, key, value, causal=True), plain)
+        np.testing.assert_array_equal(attention.attend(query, key, value, causal=True).mixed, plain)
 
 
 @pytest.mark.parametrize("deterministic", [False, True])
@@ -356,7 +399,7 @@ def test_a_block_lowers_to_cudnn_from_here(monkeypatch, causal, attention_mask, 
     params = jax.eval_shape(module.init, jax.random.key(0), x, attention_mask, pack_ids)
 
     def loss(params, key):
-        return module.apply(params, x, attention_mask, pack_ids, deterministic, rngs={"dropout": key}).sum()
+        return module.apply(params, x, attention_mask, pack_ids, deterministic, rngs={"dropout": key})[0].sum()
 
     names = ["__cudnn$fmhaSoftmax", "__cudnn$fmhaScaleBiasSoftmax"]
     calls = [jax.export.DisabledSafetyCheck.custom_call(name + end) for name in names for end in ("", "Backward")]
@@ -373,7 +416,7 @@ def test_remat_changes_no_output_and_no_gradient(remat, x):
 
     def loss(params, remat):
         stack = blocks.Stack(config, remat=remat)
-        layers_out = stack.apply(params, x, ATTENTION_MASK, PACK_IDS, False, rngs={"dropout": jax.random.key(1)})
+        layers_out, _ = stack.apply(params, x, ATTENTION_MASK, PACK_IDS, False, rngs={"dropout": jax.random.key(1)})
         return (layers_out[-1] ** 2).sum(), layers_out
 
     (gradient, outputs), (expected, expected_outputs) = (

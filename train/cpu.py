@@ -1,4 +1,4 @@
-"""Dense layers in bfloat16 for a CPU, in place of Linen's while a step is traced.
+"""Dense layers in bfloat16 for a CPU, in place of Linen's where a model is trained.
 
 XLA multiplies bfloat16 fast on a CPU only where the result is float32. Linen's products give bfloat16, and what JAX
 derives from a float32 result multiplies float32 gradients; so the derivative is written here. The gradient of a kernel
@@ -6,7 +6,6 @@ is then never rounded to bfloat16. It cannot be differentiated forward (`jax.jvp
 bertgpt/. docs/performance.md has what it gains.
 """
 
-import contextlib
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +15,17 @@ import jax.numpy as jnp
 from jax import Array
 
 
-def fast_dense() -> contextlib.AbstractContextManager[Any]:
-    """Inside, dense layers run as `dense` where that helps: in bfloat16 on a CPU."""
-    return nn.intercept_methods(_instead) if jax.default_backend() == "cpu" else contextlib.nullcontext()
+def fast_apply(model: nn.Module, platform: str) -> Callable[..., Any]:
+    """`model.apply` for training on a platform such as "cpu" or "gpu": on a CPU, dense layers in bfloat16 run as
+    `dense`."""
+    if platform != "cpu":
+        return model.apply
+
+    def apply(*arguments: Any, **options: Any) -> Any:
+        with nn.intercept_methods(_instead):
+            return model.apply(*arguments, **options)
+
+    return apply
 
 
 def _instead(linen: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:

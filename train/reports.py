@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertgpt.errors import InputError
-from bertgpt.model.attention import cudnn_obstacle
+from bertgpt.model.attention import Request, cudnn_obstacle
 
 from . import hosts
 from .atomic_files import write_whole
@@ -207,7 +207,7 @@ def opening(config: Any, model: Any, strategy: Any, parameters: int) -> list[str
     """Device, dtype, strategy, parameter count; a warning where a GPU lies idle."""
     device = jax.devices()[0]
     width, length = model.hidden_size // model.num_heads, config.data.sequence_length
-    obstacle = cudnn_obstacle(device, config.train.dtype, length, width, model.attention_dropout)
+    obstacle = cudnn_obstacle(Request(device, config.train.dtype, length, width, model.attention_dropout))
     processes = f" in {jax.process_count()} processes" if hosts.several() else ""
     lines = [
         f"{model.architecture} with {parameters:,} parameters, {config.train.dtype}, on {jax.device_count()} x "

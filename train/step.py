@@ -14,7 +14,6 @@ from jax import Array
 from bertgpt import losses
 from bertgpt.losses import Batch, SumWeight
 
-from .cpu import fast_dense
 from .state import TrainState, step_key
 
 Sums = dict[str, SumWeight]
@@ -26,13 +25,14 @@ class Task(NamedTuple):
     """A model with what it is trained and judged by.
 
     Attributes:
-        model: its `apply` takes the batch's `inputs` by name.
+        model: takes the batch's `inputs` by name.
         inputs: keys of the batch; those of `PACKED` that it has are taken as well.
         losses: (output, batch) -> sums whose means are added and differentiated.
         accuracies: (output, batch) -> further sums of an evaluation.
         weights: (loss, its weight in what is differentiated); 1 for the others.
         options: (name, value) of further arguments of the model.
         outputs: fields of its output that an evaluation keeps.
+        apply: `model.apply`, or what serves the device better.
     """
 
     model: nn.Module
@@ -42,6 +42,7 @@ class Task(NamedTuple):
     weights: tuple[tuple[str, float], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
     outputs: tuple[str, ...] = ()
+    apply: Callable[..., Any] | None = None
 
     def total(self, values: Mapping[str, Any]) -> Any:
         """The weighted sum of the losses among named values."""
@@ -75,7 +76,8 @@ def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> An
     options = dict(task.options) | {"deterministic": True}
     if key is not None:
         options |= {"deterministic": False, "rngs": {"dropout": key}}
-    return task.model.apply({"params": params}, **inputs, **options)
+    run = task.apply or task.model.apply
+    return run({"params": params}, **inputs, **options)
 
 
 def train_step(
@@ -129,8 +131,7 @@ def gradients(
     batch = share_masks(batch, axes)
 
     def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
-        with fast_dense():
-            output = apply(task, params, batch, key)
+        output = apply(task, params, batch, key)
         sums = task.losses(output, batch)
         return task.total({name: value.sum for name, value in sums.items()}), sums
 
@@ -162,8 +163,7 @@ def share_masks(batch: Batch, axes: tuple[str, ...] = ()) -> Batch:
 def eval_step(params: Any, batch: Batch, *, task: Task) -> tuple[Sums, dict[str, Array]]:
     """The sums and weights of every loss and accuracy of a device's rows, without dropout, to be added over devices;
     also the outputs that the task keeps, row by row, with each row's `place`."""
-    with fast_dense():
-        output = apply(task, params, batch)
+    output = apply(task, params, batch)
     sums = task.losses(output, batch) | task.accuracies(output, batch)
     kept = {name: getattr(output, name) for name in task.outputs}
     return sums, kept | ({"place": batch["place"]} if kept else {})

@@ -1,13 +1,13 @@
 """Text from a GPT-1: one pass over the prompts, then one token at a time over what the cache remembers.
 
-The block is written anew here for arrays that a cache holds, so that training knows no cache. Prompts are padded on
-the left: every row's next token then has the same slot. Parameters are cast once, before the first token.
+Prompts are padded on the left: every row's next token then has the same slot. Parameters are cast once, at the start.
 """
 
 import functools
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -18,9 +18,8 @@ from jax.typing import DTypeLike
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_ids
 from bertgpt.losses.chunked_cross_entropy import VocabularyHead
-from bertgpt.model.attention import mix
-from bertgpt.model.gpt import OpenAIGPTLMHeadModel
-from bertgpt.model.layers import ACTIVATIONS, layer_norm, look_up
+from bertgpt.model.attention import Cache, empty_cache
+from bertgpt.model.gpt import OpenAIGPTLMHeadModel, OpenAIGPTModel
 
 BUCKET = 16  # batches of one size share a compiled program up to 16, 32, 64, ... tokens of prompt and continuation
 
@@ -53,7 +52,7 @@ class State(NamedTuple):
 
     Attributes:
         ids: [B S] int32, a slot a token: padding, prompt, continuation.
-        cache: the keys and values [B*H S W] of every layer; with an axis for each, XLA copies those of one row.
+        cache: the keys and values of every layer.
         token: [B] int32, the newest of each row, not read yet.
         pad: [B] int32, how many slots of a row are padding.
         done: [B] bool, rows that have had their end token.
@@ -61,7 +60,7 @@ class State(NamedTuple):
     """
 
     ids: Array
-    cache: list[tuple[Array, Array]]
+    cache: list[Cache]
     token: Array
     pad: Array
     done: Array
@@ -157,7 +156,7 @@ def _tokens(model: Any, params: Any, prompt: np.ndarray, count: int, sampling: S
         if number == 0:
             state = _start(params, ids, pad, sampling, **constants, slots=slots)
         else:
-            state = _next(params, state, ids.shape[1] + number - 1, sampling, **constants)
+            state = _next(params, state, sampling, **constants)
         yield int(state.token[0])
         if state.done[0]:
             return
@@ -268,27 +267,23 @@ def prefill(
 ) -> State:
     """Reads prompts [B P], `pad` [B] slots of each being padding, and adds the first token. `params` from `hold`."""
     batch, width = ids.shape
-    shape = (batch * config.num_heads, slots, config.hidden_size // config.num_heads)
-    kept = jnp.float32 if _on_cpu() else dtype
-    empty = [(jnp.zeros(shape, kept), jnp.zeros(shape, kept)) for _ in range(config.num_layers)]
-    logits, cache = _forward(params, ids, empty, jnp.int32(0), pad, config, dtype)
+    empty = empty_cache(config, batch, slots, jnp.float32 if _on_cpu() else dtype)
+    logits, cache = _forward(params, ids, empty, pad, config, dtype)
     ids = jnp.pad(ids, ((0, 0), (0, slots - width)))  # where a row ended, what stands here is not read
     state = State(ids, cache, ids[:, 0], pad, jnp.zeros(batch, bool), jnp.int32(0))
-    return _add(state, logits, jnp.int32(width), sampling)
+    return _add(state, logits, sampling)
 
 
-def advance(
-    params: Any, state: State, slot: Array, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike
-) -> State:
-    """Reads the newest tokens, which stand in `slot`, and adds one to every row."""
-    logits, cache = _forward(params, state.token[:, None], state.cache, slot, state.pad, config, dtype)
-    return _add(state._replace(cache=cache), logits, slot + 1, sampling)
+def advance(params: Any, state: State, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike) -> State:
+    """Reads the newest tokens, and adds one to every row."""
+    logits, cache = _forward(params, state.token[:, None], state.cache, state.pad, config, dtype)
+    return _add(state._replace(cache=cache), logits, sampling)
 
 
-def _add(state: State, logits: Array, slot: Array, sampling: Sampling) -> State:
-    """Chooses by logits [B V] what goes into a slot."""
+def _add(state: State, logits: Array, sampling: Sampling) -> State:
+    """Chooses by logits [B V] what goes into the next slot."""
     token = jnp.where(state.done, sampling.end_id, _choose(logits, sampling, state.added))  # [B]
-    ids = jax.lax.dynamic_update_slice(state.ids, token[:, None], (0, slot))
+    ids = jax.lax.dynamic_update_slice(state.ids, token[:, None], (0, state.cache[0].start))
     return state._replace(ids=ids, token=token, done=token == sampling.end_id, added=state.added + 1)
 
 
@@ -313,78 +308,28 @@ def keep_likeliest(logits: Array, top_k: Array | int, top_p: Array | float) -> A
 
 
 def _forward(
-    params: Any,
-    ids: Array,
-    cache: list[tuple[Array, Array]],
-    start: Array,
-    pad: Array,
-    config: ModelConfig,
-    dtype: DTypeLike,
-) -> tuple[Array, list[tuple[Array, Array]]]:
-    """Reads ids [B T] into the slots from `start` on: the next token's logits [B V], and the cache with them."""
-    params, head = params["transformer"], params["head"]
-    slot = start + jnp.arange(ids.shape[1])  # [T]
+    params: Any, ids: Array, cache: list[Cache], pad: Array, config: ModelConfig, dtype: DTypeLike
+) -> tuple[Array, list[Cache]]:
+    """Reads ids [B T] into the next slots: the next token's logits [B V], and the cache with them."""
+    slot = cache[0].start + jnp.arange(ids.shape[1])  # [T]
     position = jnp.maximum(slot[None] - pad[:, None], 0)  # [B T]
-    x = look_up(params["token"]["embedding"], ids) + look_up(params["position"]["embedding"], position)
-    x = x.astype(dtype)  # [B T D]
-    seen = jnp.arange(cache[0][0].shape[1])  # [S]
-    mask = (seen[None, None] <= slot[None, :, None]) & (seen[None, None] >= pad[:, None, None])  # [B T S]
-    filled = []
-    for layer, kept in enumerate(cache):
-        x, kept = _block(params["stack"][f"block_{layer}"], x, kept, start, mask[:, None], config, dtype)
-        filled.append(kept)
-    return VocabularyHead(x[:, -1:].astype(head.dtype), head).logits()[:, 0], filled
+    real = jnp.arange(cache[0].key.shape[1])[None] >= pad[:, None]  # [B S]
+    with nn.intercept_methods(_as_held):
+        model = OpenAIGPTModel(config, dtype)
+        output: Any = model.apply({"params": params["transformer"]}, ids, real, position, cache=cache)
+    head = VocabularyHead(output.last_hidden_state[:, -1:].astype(params["head"].dtype), params["head"])
+    return head.logits()[:, 0], output.cache
 
 
-def _block(
-    params: Any,
-    x: Array,
-    cache: tuple[Array, Array],
-    start: Array,
-    mask: Array,
-    config: ModelConfig,
-    dtype: DTypeLike,
-) -> tuple[Array, tuple[Array, Array]]:
-    """`layers.Block` over a cache: x [B T D] -> [B T D], and the cache with the keys and values of x."""
-
-    def project(params: Any, x: Array) -> Array:
-        y = jnp.einsum(
-            "BTI,IO->BTO", x.astype(params["kernel"].dtype), params["kernel"], preferred_element_type=jnp.float32
-        )
-        return (y + params["bias"][None, None]).astype(dtype)
-
-    def norm(name: str, x: Array) -> Any:
-        return layer_norm(config, dtype).apply({"params": params[name]}, x)
-
-    attention, feed_forward = params["attention"], params["feed_forward"]
-    heads, kept = (*x.shape[:2], config.num_heads, -1), (-1, x.shape[1], cache[0].shape[2])
-    query, *new = (project(attention[name], x).reshape(heads) for name in ("query", "key", "value"))
-    key, value = (
-        jax.lax.dynamic_update_slice(old, part.swapaxes(1, 2).reshape(kept).astype(old.dtype), (0, start, 0))
-        for old, part in zip(cache, new, strict=True)
-    )
-    query = query.astype(key.dtype)
-    if x.shape[1] == 1:
-        mixed = mix_one(query[:, 0], key, value, mask[:, 0])
-    else:
-        rows = (x.shape[0], config.num_heads, *key.shape[1:])
-        mixed = mix(query, key.reshape(rows).swapaxes(1, 2), value.reshape(rows).swapaxes(1, 2), mask)
-    x = norm("attention_norm", x + project(attention["out"], mixed.reshape(x.shape).astype(dtype)))
-    hidden = ACTIVATIONS[config.activation](project(feed_forward["up"], x))
-    x = norm("feed_forward_norm", x + project(feed_forward["down"], hidden))
-    return x, (key, value)
-
-
-def mix_one(query: Array, key: Array, value: Array, mask: Array) -> Array:
-    """`layers.mix` of one token a row: query [B H W], key and value [B*H S W], mask [B 1 S] -> [B H W].
-
-    Without an axis for the token, XLA reads the cache where it lies; with one it copies it first.
-    """
-    width = query.shape[-1]
-    scores = jnp.einsum("NW,NSW->NS", query.reshape(-1, width), key, preferred_element_type=jnp.float32) / width**0.5
-    scores = jnp.where(mask, scores.reshape(*query.shape[:2], -1), jnp.finfo(jnp.float32).min)
-    probabilities = jax.nn.softmax(scores).astype(value.dtype)  # [B H S]
-    return jnp.einsum("NS,NSW->NW", probabilities.reshape(key.shape[:2]), value).reshape(query.shape)
+def _as_held(linen: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
+    """Dense layers multiply by their kernels as `hold` gives them, sum in float32, and round once."""
+    layer = context.module
+    if not isinstance(layer, nn.Dense) or context.method_name != "__call__":
+        return linen(*arguments, **options)
+    kernel, bias = layer.variables["params"]["kernel"], layer.variables["params"]["bias"]
+    x = arguments[0].astype(kernel.dtype)
+    y = jnp.einsum("BTI,IO->BTO", x, kernel, preferred_element_type=jnp.float32) + bias[None, None]
+    return y.astype(layer.dtype)
 
 
 STATIC = ("config", "dtype", "slots")
@@ -405,9 +350,8 @@ def _run(
     slots: int,
 ) -> Array:
     """Prompts [B P] -> [B slots] with `count` tokens added, or fewer where all rows ended."""
-    first = ids.shape[1]
     return jax.lax.while_loop(
         lambda state: (state.added < count) & ~state.done.all(),
-        lambda state: advance(params, state, first + state.added - 1, sampling, config=config, dtype=dtype),
+        lambda state: advance(params, state, sampling, config=config, dtype=dtype),
         prefill(params, ids, pad, sampling, config=config, dtype=dtype, slots=slots),
     ).ids

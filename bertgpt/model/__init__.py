@@ -1,1 +1,3 @@
 """The models: one transformer block, BERT and GPT-1 with their heads."""
+
+from bertgpt.model import masks as masks  # bertgpt.masks

@@ -93,7 +93,7 @@ class BertModel(Model):
         others = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "pack_ids": pack_ids}
         check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **others)
         embedded = self.embeddings(input_ids, token_type_ids, position_ids, deterministic)
-        layers = self.stack(embedded, attention_mask, pack_ids, deterministic)
+        layers, _ = self.stack(embedded, attention_mask, pack_ids, deterministic)
         first = layers[-1][:, 0] if cls_positions is None else gather(layers[-1], "cls_positions", cls_positions)
         return ModelOutput(
             last_hidden_state=layers[-1],

@@ -1,6 +1,7 @@
 """The transformer block that GPT-1 and BERT share, and a stack of them."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import flax.linen as nn
 import jax
@@ -9,7 +10,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
-from bertgpt.model.attention import Attention
+from bertgpt.model.attention import Attention, Cache
 from bertgpt.model.dropout import Dropout
 from bertgpt.model.layers import ACTIVATIONS, dense, layer_norm
 
@@ -33,7 +34,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer of either model: post-LN, as both papers have it. x [B T D] -> [B T D]."""
+    """One layer of either model: post-LN, as both papers have it. x [B T D] -> [B T D], and its cache."""
 
     config: ModelConfig
     causal: bool
@@ -46,16 +47,18 @@ class Block(nn.Module):
         attention_mask: Array | None = None,
         pack_ids: Array | None = None,
         deterministic: bool = True,
-    ) -> Array:
+        cache: Cache | None = None,
+    ) -> tuple[Array, Cache | None]:
         attention = Attention(self.config, self.causal, self.dtype, name="attention")
         feed_forward = FeedForward(self.config, self.dtype, name="feed_forward")
         dropout = Dropout(self.config.hidden_dropout, deterministic=deterministic)
         attention_norm, feed_forward_norm = (
             layer_norm(self.config, self.dtype, name) for name in ("attention_norm", "feed_forward_norm")
         )
-        x = attention_norm(x + dropout(attention(x, attention_mask, pack_ids, deterministic)))
+        attended, cache = attention(x, attention_mask, pack_ids, deterministic, cache)
+        x = attention_norm(x + dropout(attended))
         x = feed_forward_norm(x + dropout(feed_forward(x)))
-        return x
+        return x, cache
 
 
 class Model(nn.Module):
@@ -87,13 +90,16 @@ class Stack(Model):
         attention_mask: Array | None = None,
         pack_ids: Array | None = None,
         deterministic: bool = True,
-    ) -> list[Array]:
-        """x [B T D] -> every block's output, each [B T D]."""
-        outputs = []
+        cache: Sequence[Cache] | None = None,
+    ) -> tuple[list[Array], list[Cache] | None]:
+        """x [B T D] -> every block's output, each [B T D], and every block's cache where there is one."""
+        outputs: list[Array] = []
+        caches: list[Any] = []
         kept = REMAT[self.remat]
         make = Block if kept is None else nn.remat(Block, policy=kept, static_argnums=(4,))  # deterministic
         for layer in range(self.config.num_layers):
             block = make(self.config, self.config.causal, self.dtype, name=f"block_{layer}")
-            x = block(x, attention_mask, pack_ids, deterministic)
+            x, filled = block(x, attention_mask, pack_ids, deterministic, cache[layer] if cache else None)
             outputs.append(x)
-        return outputs
+            caches.append(filled)
+        return outputs, caches if cache else None

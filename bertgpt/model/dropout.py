@@ -29,12 +29,12 @@ class Dropout(nn.Module):
             raise InputError(f"dropout of {x.size} values at rate {self.rate}; it takes at most 2**32, and under 1")
         key = jax.random.key_data(self.make_rng("dropout"))
         place = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
-        drawn = scrambled(scrambled(place ^ key[0]) ^ key[1])
+        drawn = murmur3_fmix32(murmur3_fmix32(place ^ key[0]) ^ key[1])
         kept = drawn >= np.uint32(self.rate * 2**32)
         return jnp.where(kept, x / np.float32(1 - self.rate), 0).astype(x.dtype)  # bfloat16 has no 0.9
 
 
-def scrambled(x: Array) -> Array:
+def murmur3_fmix32(x: Array) -> Array:
     """uint32 -> uint32, one to one, every bit depending on all: the finaliser of MurmurHash3 (Appleby 2011)."""
     x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
     x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)

@@ -1,6 +1,7 @@
 """GPT-1: embeddings, the causal stack, the tied head, and a model a task head (Radford et al. 2018)."""
 
 import dataclasses
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -11,6 +12,7 @@ from jax import Array
 from bertgpt.errors import check_array
 from bertgpt.ids import narrowed
 from bertgpt.losses.chunked_cross_entropy import VocabularyHead
+from bertgpt.model.attention import Cache
 from bertgpt.model.blocks import Model, Stack
 from bertgpt.model.dropout import Dropout
 from bertgpt.model.inputs import check_inputs, flatten_choices
@@ -37,6 +39,7 @@ class OpenAIGPTModel(Model):
         position_ids: Array | None = None,
         *,
         pack_ids: Array | None = None,
+        cache: Sequence[Cache] | None = None,
         deterministic: bool = True,
         output_hidden_states: bool = False,
     ) -> ModelOutput:
@@ -47,22 +50,25 @@ class OpenAIGPTModel(Model):
             attention_mask: [B T], nonzero = a real token; None: all are.
             position_ids: [B T] or [1 T] int, under `max_positions`; None: 0, 1, 2, ...
             pack_ids: [B T] int, equal within one example of a row; None: a row is one example.
+            cache: of the tokens before these, from `empty_cache` or an earlier output. `attention_mask` and `pack_ids`
+                are then [B S], of its slots, and positions count from its next slot.
             deterministic: False needs `rngs={"dropout": key}`.
             output_hidden_states: also return every layer's output.
 
         Raises:
             InputError: the arguments' shapes do not fit together, or a row is too long; raised while tracing.
         """
-        others = {"attention_mask": attention_mask, "position_ids": position_ids, "pack_ids": pack_ids}
-        check_inputs(self.config, "BT", input_ids, **others)
+        of_slots = {} if cache else {"attention_mask": attention_mask, "pack_ids": pack_ids}
+        check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **of_slots)
         if position_ids is None:
-            position_ids = jnp.arange(input_ids.shape[1])[None]
+            position_ids = (cache[0].start if cache else 0) + jnp.arange(input_ids.shape[1])[None]
         embedded = (self.token(input_ids) + self.position(position_ids)).astype(self.dtype)
         embedded = self.dropout(embedded, deterministic=deterministic)
-        layers = self.stack(embedded, attention_mask, pack_ids, deterministic)
+        layers, cache = self.stack(embedded, attention_mask, pack_ids, deterministic, cache)
         return ModelOutput(
             last_hidden_state=layers[-1],
             hidden_states=(embedded, *layers) if output_hidden_states else None,
+            cache=cache,
         )
 
 

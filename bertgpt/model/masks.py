@@ -39,3 +39,26 @@ def dense_mask(
     for mask in masks[1:]:
         combined = combined & mask
     return combined
+
+
+def cache_mask(
+    length: int,
+    slots: int,
+    start: Array,
+    causal: bool,
+    attention_mask: Array | None = None,
+    pack_ids: Array | None = None,
+) -> Array:
+    """As `dense_mask` for T new tokens whose keys stand in a cache of S slots, from `start` on: [B or 1, 1, T, S].
+
+    `attention_mask` and `pack_ids` are [B S]. Slots that nothing has been written to are seen by nobody.
+    """
+    slot = start + jnp.arange(length)  # [T]
+    seen = jnp.arange(slots)  # [S]
+    last = slot if causal else jnp.broadcast_to(slot[-1], slot.shape)
+    mask = (seen[None] <= last[:, None])[None, None]
+    if attention_mask is not None:
+        mask = mask & padding_mask(attention_mask)
+    if pack_ids is not None:
+        mask = mask & (pack_ids[:, slot][:, :, None] == pack_ids[:, None, :])[:, None]
+    return mask

@@ -4,6 +4,7 @@ from flax import struct
 from jax import Array
 
 from bertgpt.losses.chunked_cross_entropy import VocabularyHead
+from bertgpt.model.attention import Cache
 
 
 @struct.dataclass
@@ -25,6 +26,7 @@ class ModelOutput:
         mc_logits: [B C], one for every choice.
         start_logits: [B T], of being an answer's first token (BERT).
         end_logits: [B T], of being its last.
+        cache: a `Cache` for each layer, the keys and values of all tokens so far, where one was given (GPT-1).
     """
 
     last_hidden_state: Array
@@ -37,3 +39,4 @@ class ModelOutput:
     mc_logits: Array | None = None
     start_logits: Array | None = None
     end_logits: Array | None = None
+    cache: list[Cache] | None = None

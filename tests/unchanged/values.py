@@ -147,7 +147,7 @@ COMMON = [
 def pretrain(family: str, variant: str) -> None:
     (WORK / "empty.yaml").write_text("seed: 0\n")
     out = f"runs/{family}_{variant}"
-    data = ["data.train=text.jsonl", "data.sequence_length=64", "tokenizer.vocab_size=300", "data.workers=1"]
+    data = ["data.train=text.jsonl", "data.sequence_length=64", f"tokenizer.path={family}.json", "data.workers=1"]
     overrides = [*settings(family), *COMMON, *data, f"data.store=stores/{family}", *VARIANTS[variant], f"out={out}"]
     run("pretrain", "empty.yaml", *overrides)
 
@@ -222,6 +222,8 @@ def clean() -> None:
     for name in ("runs", "stores", "exports"):
         shutil.rmtree(WORK / name, ignore_errors=True)
     WORK.mkdir(exist_ok=True)
+    for family in FAMILIES:  # training a tokenizer twice may give two
+        shutil.copy(HERE / f"{family}.json", WORK)
     corpus()
     for file in ("text.jsonl", "rows.jsonl"):
         os.utime(WORK / file, (1_700_000_000, 1_700_000_000))

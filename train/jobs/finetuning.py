@@ -30,6 +30,7 @@ from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 from .. import config as configs
 from .. import hosts, loop, parallel
 from ..config import RunConfig
+from ..cpu import fast_apply
 from ..folders import locks, run_folder
 from ..job import Job
 from ..reports import report, say
@@ -220,6 +221,11 @@ def encode(data: TaskData, rows: Sequence[Row], split: str) -> list[Example]:
 
 
 def make_task(settings: TaskSettings, model: nn.Module) -> Task:
+    """What a kind of task trains, on JAX's default device."""
+    return _losses_of(settings, model)._replace(apply=fast_apply(model, jax.default_backend()))
+
+
+def _losses_of(settings: TaskSettings, model: nn.Module) -> Task:
     """The losses of a kind of task; for GPT-1 with the auxiliary next-token loss."""
     kind, causal = str(settings.kind), model.config.causal  # type: ignore[attr-defined]
     if kind == "sft":

@@ -1,8 +1,7 @@
 """What a BERT or a GPT-1 is pretrained on: model, losses and examples."""
 
-from typing import TYPE_CHECKING
-
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from tokenizers import Tokenizer
 
@@ -14,12 +13,10 @@ from bertgpt.data.pretraining.windows import GptPieces, GptWindows
 from bertgpt.data.text.store import Split
 
 from ..config import RunConfig
+from ..cpu import fast_apply
 from ..folders.run_folder import PRETRAINED
 from ..loader import Source
 from ..step import Task, bert_task, gpt_task
-
-if TYPE_CHECKING:
-    pass
 
 
 def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none") -> nn.Module:
@@ -28,8 +25,9 @@ def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none")
 
 
 def make_task(model: nn.Module, config: ModelConfig) -> Task:
-    """What the architecture is pretrained on."""
-    return bert_task(model) if config.architecture == "bert" else gpt_task(model)
+    """What the architecture is pretrained on, on JAX's default device."""
+    task = bert_task(model) if config.architecture == "bert" else gpt_task(model)
+    return task._replace(apply=fast_apply(model, jax.default_backend()))
 
 
 def make_source(

@@ -117,9 +117,11 @@ def kept_bytes(plan: Plan) -> int:
     rows = plan.config.train.batch_size // plan.strategy.devices // plan.config.train.accumulate
     batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in plan.batch.items()}
 
+    task = plan.task._replace(apply=None)  # Linen's layers, as on an accelerator
+
     def backward(params: Any, batch: Any, key: Any) -> Any:
         def loss(params: Any) -> Any:
-            sums = plan.task.losses(apply(plan.task, params, batch, key), batch)
+            sums = plan.task.losses(apply(task, params, batch, key), batch)
             return plan.task.total({name: value.sum for name, value in sums.items()})
 
         return jax.vjp(loss, params)[1]
