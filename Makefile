@@ -23,11 +23,11 @@ export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
 install: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(STAMP): pyproject.toml hatch_build.py
 	$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "bertgpt needs Python 3.11 or newer; give one: make PYTHON=python3.12")'
 	test -x $(PY) || $(PYTHON) -m venv $(VENV)
 	$(PY) -m pip install --quiet --upgrade pip
-	$(PY) -m pip install --quiet --editable '.[dev,tasks,demo$(if $(EXTRA),$(comma)$(EXTRA))]'
+	$(PY) -m pip install --quiet --editable '.[dev,train,tasks,demo$(if $(EXTRA),$(comma)$(EXTRA))]'
 	touch $@
 
 demo: $(STAMP)

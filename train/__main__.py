@@ -4,6 +4,7 @@ import argparse
 import errno
 import hashlib
 import importlib
+import importlib.metadata
 import os
 import select
 import sys
@@ -30,6 +31,8 @@ VERBS = {
     "embed": "turn texts into vectors",
     "export": "write a model as a Hugging Face folder or as StableHLO",
 }
+PROGRAM = "python -m train" if __package__ == "train" else "bertgpt"  # as the user has started it
+TRAINER = ("grain", "matplotlib", "optax", "orbax", "rich", "yaml")  # the packages of the extra `train`
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (
     *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
@@ -44,18 +47,31 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message}; see {self.prog} --help")
 
 
+class Version(argparse.Action):
+    """Prints the versions that a report of a fault needs, and the devices."""
+
+    def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
+        import jax
+
+        versions = (f"{name} {importlib.metadata.version(name)}" for name in ("bertgpt", "jax", "jaxlib", "flax"))
+        device = f"{jax.devices()[0].device_kind} ({jax.default_backend()})"
+        print(*versions, f"devices: {jax.device_count()} x {device}", sep="\n")
+        parser.exit()
+
+
 def main(arguments: list[str] | None = None) -> int:
     """Runs one verb; returns 0, 2 for a user's mistake (one line on stderr), or 1 for a fault."""
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_folder()))
-    parser = Parser(prog="python -m train", description="Pretrain, fine-tune and use BERT and GPT-1.")
+    parser = Parser(prog=PROGRAM, description="Pretrain, fine-tune and use BERT and GPT-1.")
+    parser.add_argument("--version", action=Version, nargs=0, help="show the versions and the devices")
     verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
     for verb, text in VERBS.items():
         verbs.add_parser(verb, help=text, add_help=False)
     try:
         verb = parser.parse_args(arguments[:1]).verb
         command = importlib.import_module(f".cli.{verb.replace('-', '_')}", __package__)
-        options = Parser(prog=f"python -m train {verb}", description=command.__doc__)
+        options = Parser(prog=f"{PROGRAM} {verb}", description=command.__doc__)
         command.add_arguments(options)
         parsed = options.parse_intermixed_args(arguments[1:])
         with warnings.catch_warnings():
@@ -118,6 +134,8 @@ def explain(error: Exception) -> int:
     number = getattr(error, "errno", None)
     if isinstance(error, InputError):
         message = text
+    elif isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in TRAINER:
+        message = f"{error.name} is not installed; pip install 'bertgpt[train]'"
     elif number in FULL or "No space left on device" in text or "ENOSPC" in text:
         message = f"disk full: {text[:300]}; free some space and give the same command again"
     elif number in DENIED:
@@ -134,10 +152,15 @@ def explain(error: Exception) -> int:
     return 2
 
 
-if __name__ == "__main__":
+def console() -> NoReturn:
+    """The command: runs a verb and ends the process with its exit code."""
     code = main()
     if code == 130:  # JAX may have been stopped while it started; the interpreter's own end can crash then
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)
     sys.exit(code)
+
+
+if __name__ == "__main__":
+    console()

@@ -4,6 +4,7 @@ import copy
 import dataclasses
 import difflib
 import os
+import re
 import typing
 from collections.abc import Sequence
 from pathlib import Path
@@ -227,12 +228,26 @@ def load(file: str, overrides: Sequence[str] = ()) -> RunConfig:
 
     A key that holds text takes it as the file spells it: `007` and `no` are texts. Comments and quotes mean what they
     do in YAML, and null, ~ and nothing are None. An override gives such a key its text literally, except that null is
-    None, and that `[...]` is a YAML list for a key that may hold one. A path may begin with `~/`, the home folder.
+    None, and that `[...]` is a YAML list for a key that may hold one. A path may begin with `~/`, the home folder. A
+    recipe may be given by its name alone, such as bert_demo.
 
     Raises:
         InputError: no such file, not YAML, an unknown key (the nearest is named), a wrong type or an impossible value.
     """
+    file = find_recipe(file)
     return _build(RunConfig(), [(f"{file}: ", _dotted(read_yaml(file), file)), *_layers(overrides)])
+
+
+def find_recipe(name: str) -> str:
+    """The file of a recipe that is given by its name alone, such as bert_demo; any other name as it is."""
+    if Path(name).exists() or not re.fullmatch(r"\w+", name):
+        return name
+    here = Path(__file__).parent
+    folder = next(folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir())
+    recipes = {path.stem: str(path) for path in sorted(folder.rglob("*.yaml"))}
+    if name not in recipes:
+        raise InputError(f"{name}: no such file, and no such recipe; the recipes are {', '.join(recipes)}")
+    return recipes[name]
 
 
 def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:

@@ -72,7 +72,7 @@ def kind_of(model: nn.Module) -> str:
     for kind, spec in SPECS.items():
         if name in spec.architectures.values() and spec.problem in (None, config.problem):
             return kind
-    raise InputError(f"a {name} has no head of a task; fine-tune it first (python -m train finetune)")
+    raise InputError(f"a {name} has no head of a task; fine-tune it first")
 
 
 def task_tokens(kind: str) -> tuple[str, ...]:

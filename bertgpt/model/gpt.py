@@ -61,7 +61,8 @@ class OpenAIGPTModel(Model):
         of_slots = {} if cache else {"attention_mask": attention_mask, "pack_ids": pack_ids}
         check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **of_slots)
         if position_ids is None:
-            position_ids = (cache[0].start if cache else 0) + jnp.arange(input_ids.shape[1])[None]
+            position_ids = jnp.arange(input_ids.shape[1])[None]
+            position_ids = position_ids + cache[0].start if cache else position_ids
         embedded = (self.token(input_ids) + self.position(position_ids)).astype(self.dtype)
         embedded = self.dropout(embedded, deterministic=deterministic)
         layers, cache = self.stack(embedded, attention_mask, pack_ids, deterministic, cache)

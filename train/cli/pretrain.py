@@ -5,7 +5,7 @@ import argparse
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """A YAML file and overrides."""
-    parser.add_argument("config", metavar="CONFIG", help="a YAML file, such as those in configs/")
+    parser.add_argument("config", metavar="CONFIG", help="a YAML file, or the name of a recipe, such as bert_demo")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="dotted keys, such as train.steps=1000")
 
 
