@@ -11,11 +11,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from model_folders import FAMILY, TINY, assert_equal, change_config, make, rewrite
+from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import bertgpt
 from bertgpt.checkpoints import hf_mapping, load, parameters
-from bertgpt.checkpoints.formats import tensor_files
 from bertgpt.errors import InputError
 from bertgpt.inference.stablehlo import export_stablehlo
 from train.__main__ import main
@@ -77,7 +77,7 @@ def test_files_say_what_they_are(saved):
     config = json.loads((folder / "config.json").read_text())
     assert (config["architectures"], config["model_type"]) == (["BertForMaskedLM"], "bert")
     assert config["id2label"] == {"0": "no", "1": "maybe", "2": "yes"}
-    with tensor_files.safe_open(folder / "model.safetensors", "numpy") as handle:
+    with safe_open(folder / "model.safetensors", "numpy") as handle:
         assert handle.metadata() == {"format": "pt"}
     card = (folder / "README.md").read_text()
     assert "BertForMaskedLM.from_pretrained" in card

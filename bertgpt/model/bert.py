@@ -1,7 +1,7 @@
 """BERT: embeddings, the bidirectional stack, the pooler, and a model a head (Devlin et al. 2019)."""
 
 import dataclasses
-from typing import Any
+from typing import Any, ClassVar
 
 import flax.linen as nn
 import jax
@@ -117,13 +117,17 @@ class MLMHead(nn.Module):
         return VocabularyHead(x, token_embedding, bias)
 
 
-class BertForPreTraining(Model):
-    """BERT with both heads of its pretraining: masked tokens and next sentence (section 3.1)."""
+class BertWithHeads(Model):
+    """What every BERT with heads does: reads its inputs as `BertModel`, and adds the heads' outputs.
+
+    A subclass makes its heads in `setup`, and says in `heads` what they give. Those that read no `pooler_output` have
+    an encoder without a pooler.
+    """
+
+    pooled: ClassVar[bool] = True
 
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, self.remat)
-        self.mlm_head = MLMHead(self.config, self.dtype)
-        self.nsp_head = dense(2, self.config, self.dtype, "nsp_head")
+        self.bert = BertModel(self.config, self.dtype, self.remat, add_pooling_layer=self.pooled)
 
     def __call__(
         self,
@@ -132,24 +136,59 @@ class BertForPreTraining(Model):
         token_type_ids: Array | None = None,
         position_ids: Array | None = None,
         *,
+        pack_ids: Array | None = None,
+        cls_positions: Array | None = None,
+        deterministic: bool = True,
+        output_hidden_states: bool = False,
+        **head_options: Any,
+    ) -> ModelOutput:
+        """Arguments and errors as `BertModel`; `head_options` are the arguments of the class's `heads`."""
+        output = self.bert(
+            input_ids,
+            attention_mask,
+            token_type_ids,
+            position_ids,
+            pack_ids=pack_ids,
+            cls_positions=cls_positions,
+            deterministic=deterministic,
+            output_hidden_states=output_hidden_states,
+        )
+        return dataclasses.replace(output, **self.heads(output, deterministic, **head_options))
+
+    def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
+        """The fields that the heads add to the encoder's output."""
+        raise NotImplementedError
+
+
+class BertForPreTraining(BertWithHeads):
+    """BERT with both heads of its pretraining: masked tokens and next sentence (section 3.1)."""
+
+    def setup(self) -> None:
+        super().setup()
+        self.mlm_head = MLMHead(self.config, self.dtype)
+        self.nsp_head = dense(2, self.config, self.dtype, "nsp_head")
+
+    def heads(
+        self,
+        output: ModelOutput,
+        deterministic: bool,
         masked_positions: Array | None = None,
         output_logits: bool = True,
-        **options: Any,
-    ) -> ModelOutput:
-        """As `BertModel`, with `nsp_logits` [B 2] (with `cls_positions` [B K 2]) and `mlm_logits`.
+    ) -> dict[str, Any]:
+        """`nsp_logits` [B 2] (with `cls_positions` [B K 2]) and `mlm_logits`.
 
         Args:
+            output: of the encoder.
+            deterministic: not used.
             masked_positions: [B P] int under T: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
             output_logits: False: `mlm_logits` is what they are made of, for losses that never write them all out.
         """
-        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, **options)
         x = gather(output.last_hidden_state, "masked_positions", masked_positions)
         head = self.mlm_head(x, self.bert.embeddings.token.embedding)
-        return dataclasses.replace(
-            output,
-            mlm_logits=head.logits() if output_logits else head,
-            nsp_logits=self.nsp_head(output.pooler_output).astype(jnp.float32),
-        )
+        return {
+            "mlm_logits": head.logits() if output_logits else head,
+            "nsp_logits": self.nsp_head(output.pooler_output).astype(jnp.float32),
+        }
 
 
 def gather(x: Array, name: str, positions: Array | None) -> Array:
@@ -160,85 +199,55 @@ def gather(x: Array, name: str, positions: Array | None) -> Array:
     return jax.vmap(look_up)(x, narrowed(positions))
 
 
-class BertForMaskedLM(Model):
+class BertForMaskedLM(BertWithHeads):
     """BERT with the masked-token head alone, and so without a pooler."""
 
+    pooled = False
+
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, self.remat, add_pooling_layer=False)
+        super().setup()
         self.mlm_head = MLMHead(self.config, self.dtype)
 
-    def __call__(
-        self,
-        input_ids: Array,
-        attention_mask: Array | None = None,
-        token_type_ids: Array | None = None,
-        position_ids: Array | None = None,
-        *,
-        masked_positions: Array | None = None,
-        **options: Any,
-    ) -> ModelOutput:
-        """As `BertForPreTraining`, without `nsp_logits`."""
-        output = self.bert(input_ids, attention_mask, token_type_ids, position_ids, **options)
+    def heads(self, output: ModelOutput, deterministic: bool, masked_positions: Array | None = None) -> dict[str, Any]:
+        """`mlm_logits` [B T V]; [B P V] at `masked_positions` [B P]."""
         x = gather(output.last_hidden_state, "masked_positions", masked_positions)
-        return dataclasses.replace(output, mlm_logits=self.mlm_head(x, self.bert.embeddings.token.embedding).logits())
+        return {"mlm_logits": self.mlm_head(x, self.bert.embeddings.token.embedding).logits()}
 
 
-class BertForNextSentencePrediction(Model):
+class BertForNextSentencePrediction(BertWithHeads):
     """BERT with the next-sentence head alone."""
 
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, self.remat)
+        super().setup()
         self.nsp_head = dense(2, self.config, self.dtype)
 
-    def __call__(
-        self,
-        input_ids: Array,
-        attention_mask: Array | None = None,
-        token_type_ids: Array | None = None,
-        position_ids: Array | None = None,
-        *,
-        deterministic: bool = True,
-        **options: Any,
-    ) -> ModelOutput:
-        """As `BertModel`, with `nsp_logits` [B 2]."""
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
-        output = self.bert(*inputs, deterministic=deterministic, **options)
-        return dataclasses.replace(output, nsp_logits=self.nsp_head(output.pooler_output).astype(jnp.float32))
+    def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
+        """`nsp_logits` [B 2]."""
+        return {"nsp_logits": self.nsp_head(output.pooler_output).astype(jnp.float32)}
 
 
-class BertForSequenceClassification(Model):
+class BertForSequenceClassification(BertWithHeads):
     """Classes of a text or a pair: a dense layer on the pooler's output (section 4.1).
 
     The labels' kind decides the loss: one class, several (`multi_label_classification`) or a number (`regression`).
     """
 
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, self.remat)
+        super().setup()
         self.dropout = Dropout(self.config.head_dropout)
         self.classifier = dense(self.config.num_labels, self.config, self.dtype)
 
-    def __call__(
-        self,
-        input_ids: Array,
-        attention_mask: Array | None = None,
-        token_type_ids: Array | None = None,
-        position_ids: Array | None = None,
-        *,
-        deterministic: bool = True,
-        **options: Any,
-    ) -> ModelOutput:
-        """As `BertModel`, with `logits` [B num_labels]."""
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
-        output = self.bert(*inputs, deterministic=deterministic, **options)
+    def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
+        """`logits` [B num_labels]."""
         x = self.dropout(output.pooler_output, deterministic=deterministic)
-        return dataclasses.replace(output, logits=self.classifier(x).astype(jnp.float32))
+        return {"logits": self.classifier(x).astype(jnp.float32)}
 
 
-class BertForMultipleChoice(Model):
+class BertForMultipleChoice(BertWithHeads):
     """One number for every choice, from the pooler's output (section 4.4)."""
 
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, self.remat)
+        super().setup()
         self.dropout = Dropout(self.config.head_dropout)
         self.classifier = dense(1, self.config, self.dtype)
 
@@ -248,64 +257,45 @@ class BertForMultipleChoice(Model):
         attention_mask: Array | None = None,
         token_type_ids: Array | None = None,
         position_ids: Array | None = None,
-        *,
-        deterministic: bool = True,
         **options: Any,
     ) -> ModelOutput:
         """Every input is [B C T]; adds `mc_logits` [B C]. The other fields have B x C rows."""
         others = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
-        inputs = flatten_choices(self.config, input_ids, **others)
-        output = self.bert(*inputs, deterministic=deterministic, **options)
+        output: Any = super().__call__(*flatten_choices(self.config, input_ids, **others), **options)
+        return dataclasses.replace(output, mc_logits=output.mc_logits.reshape(input_ids.shape[:2]))
+
+    def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
+        """`mc_logits` [B*C 1]."""
         x = self.dropout(output.pooler_output, deterministic=deterministic)
-        return dataclasses.replace(
-            output, mc_logits=self.classifier(x).astype(jnp.float32).reshape(input_ids.shape[:2])
-        )
+        return {"mc_logits": self.classifier(x).astype(jnp.float32)}
 
 
-class BertForTokenClassification(Model):
+class BertForTokenClassification(BertWithHeads):
     """A class for every token (section 5.3)."""
 
+    pooled = False
+
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, self.remat, add_pooling_layer=False)
+        super().setup()
         self.dropout = Dropout(self.config.head_dropout)
         self.classifier = dense(self.config.num_labels, self.config, self.dtype)
 
-    def __call__(
-        self,
-        input_ids: Array,
-        attention_mask: Array | None = None,
-        token_type_ids: Array | None = None,
-        position_ids: Array | None = None,
-        *,
-        deterministic: bool = True,
-        **options: Any,
-    ) -> ModelOutput:
-        """As `BertModel`, with `logits` [B T num_labels]."""
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
-        output = self.bert(*inputs, deterministic=deterministic, **options)
+    def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
+        """`logits` [B T num_labels]."""
         x = self.dropout(output.last_hidden_state, deterministic=deterministic)
-        return dataclasses.replace(output, logits=self.classifier(x).astype(jnp.float32))
+        return {"logits": self.classifier(x).astype(jnp.float32)}
 
 
-class BertForQuestionAnswering(Model):
+class BertForQuestionAnswering(BertWithHeads):
     """Where an answer begins and ends: two vectors times every token's state (section 4.2)."""
 
+    pooled = False
+
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, self.remat, add_pooling_layer=False)
+        super().setup()
         self.qa_outputs = dense(2, self.config, self.dtype)
 
-    def __call__(
-        self,
-        input_ids: Array,
-        attention_mask: Array | None = None,
-        token_type_ids: Array | None = None,
-        position_ids: Array | None = None,
-        *,
-        deterministic: bool = True,
-        **options: Any,
-    ) -> ModelOutput:
-        """As `BertModel`, with `start_logits` and `end_logits`, each [B T]."""
-        inputs = (input_ids, attention_mask, token_type_ids, position_ids)
-        output = self.bert(*inputs, deterministic=deterministic, **options)
+    def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
+        """`start_logits` and `end_logits`, each [B T]."""
         logits = self.qa_outputs(output.last_hidden_state).astype(jnp.float32)  # [B T 2]
-        return dataclasses.replace(output, start_logits=logits[..., 0], end_logits=logits[..., 1])
+        return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}
