@@ -20,8 +20,8 @@ from benchmarks.side_by_side import show, spread
 from benchmarks.train_step import OurStep, make_batches, sizes
 from bertgpt import presets
 from bertgpt.errors import InputError
-from train.config import ParallelSection
 from train.folders.checkpoints import Checkpoints
+from train.sections import ParallelSection
 from train.state import TrainState
 
 

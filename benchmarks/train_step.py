@@ -28,10 +28,10 @@ from bertgpt.errors import InputError
 from bertgpt.model.attention import Request, cudnn_obstacle
 from bertgpt.tokenizers import train_wordpiece
 from train import flops, parallel
-from train.config import OptimizerSection, ParallelSection, RunConfig
 from train.jobs import objectives
 from train.loader import real_tokens
 from train.optimizers import make_optimizer
+from train.sections import OptimizerSection, ParallelSection, RunConfig
 from train.state import create_state
 from train.step import eval_step, train_step
 

@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 import bertgpt
 from bertgpt.checkpoints import hf_mapping
-from bertgpt.model.inputs import example_ids
+from bertgpt.model.inputs import takes_choices
 
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "max_positions": 32, "vocab_size": 64, "num_labels": 3}
 BERT = bertgpt.presets.bert_tiny(**TINY, mlp_size=32, labels=("no", "maybe", "yes"))
@@ -20,7 +20,7 @@ FAMILY = {name: family for family in hf_mapping.FAMILIES.values() for name in fa
 def make(name, seed=0):
     """A model with parameters that are all different."""
     model = getattr(bertgpt, name)(BERT if name.startswith("Bert") else GPT)
-    ids = jnp.zeros((1, 1, 2) if example_ids.takes_choices(name) else (1, 2), jnp.int32)
+    ids = jnp.zeros((1, 1, 2) if takes_choices(name) else (1, 2), jnp.int32)
     shapes = jax.eval_shape(model.init, jax.random.key(0), ids)["params"]
     rng = np.random.default_rng(seed)
     return model, jax.tree.map(lambda x: jnp.asarray(rng.normal(size=x.shape), jnp.float32), shapes)

@@ -14,7 +14,7 @@ from benchmarks.side_by_side import Side, Spread, Work
 from bertgpt.config import ModelConfig
 from bertgpt.data.text.store import TextSource
 from bertgpt.errors import InputError
-from train.config import ParallelSection
+from train.sections import ParallelSection
 
 SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 64, "max_positions": 64, "vocab_size": 64}
 

@@ -14,8 +14,8 @@ import bertgpt
 from bertgpt.data.pretraining.packing import assemble, lay_out
 from bertgpt.losses import SumWeight
 from train import parallel, step
-from train.config import OptimizerSection, ParallelSection
 from train.optimizers import make_optimizer
+from train.sections import OptimizerSection, ParallelSection
 from train.state import create_state
 
 MASKED = np.array(

@@ -8,7 +8,7 @@ import pytest
 from flax.traverse_util import flatten_dict
 
 from train import optimizers
-from train.config import OptimizerSection
+from train.sections import OptimizerSection
 
 PARAMS = {"dense": {"kernel": jnp.array([[1.0, -2.0], [0.5, 3.0]]), "bias": jnp.array([0.5, -1.0])}}
 GRADS = [jax.tree.map(lambda x, n=n: jnp.sin(3.0 * x + n), PARAMS) for n in range(4)]

@@ -14,7 +14,7 @@ import yaml
 
 from bertgpt.losses import SumWeight
 from train import config as configs
-from train import parallel
+from train import parallel, sections
 from train.__main__ import main
 from train.jobs import planning
 from train.state import TrainState, create_state
@@ -111,7 +111,7 @@ def test_what_is_kept_is_neither_the_parameters_nor_the_batch():
     task = Task(model, ("x",), losses, losses)
     batch = {"x": jax.ShapeDtypeStruct((4, 3), jnp.float32)}
     state = jax.eval_shape(functools.partial(create_tiny, model))
-    config = configs.RunConfig(train=configs.TrainSection(batch_size=4))
+    config = sections.RunConfig(train=sections.TrainSection(batch_size=4))
     kept = planning.kept_bytes(planning.Plan(config, model, task, parallel.Jit(), state, batch))
     assert kept == 4 * 4 * 5 + 4  # exp's result [4 5], and a factor of the loss; x is of the batch
 

@@ -9,9 +9,9 @@ from bertgpt.data.pretraining.windows import GptWindows
 from bertgpt.data.text.store import Split
 from train import job, loop, optimizers
 from train.__main__ import main
-from train.config import RunConfig
 from train.jobs.pretraining import baseline_sums, check_labels
 from train.reports import derived
+from train.sections import RunConfig
 
 BLANK_LINES = "separate documents, not sentences, by blank lines"
 

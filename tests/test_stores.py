@@ -17,6 +17,7 @@ from bertgpt.data.text import store
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer, save_tokenizer, vocabulary_size
 from train import config as configs
+from train import model_section
 from train.__main__ import main
 from train.folders import locks, run_folder, token_store, verified
 
@@ -149,7 +150,7 @@ def test_a_store_from_before_the_hashes_is_made_again_also_for_a_run_that_has_be
     del meta["hashes"]
     (tmp_path / "store" / "meta.json").write_text(json.dumps(meta, indent=1))
     tokenizer = load_tokenizer(tmp_path / "store")
-    begun = run_folder.Start(configs.model_config(settings, vocabulary_size(tokenizer)), tokenizer, step=1)
+    begun = run_folder.Start(model_section.model_config(settings, vocabulary_size(tokenizer)), tokenizer, step=1)
     token_store.prepare_store(settings, begun)
     assert "the store there is damaged: it was made without hashes" in capsys.readouterr().out
     assert contents(tmp_path / "store") == before

@@ -10,8 +10,8 @@ import numpy as np
 from bertgpt.errors import InputError
 
 from . import hosts, loader
-from .config import RunConfig
 from .job import Job, Trainer
+from .sections import RunConfig
 from .watching import Stop
 
 UNDER_WAY = 2  # evaluation batches that the device has got before the first of them is fetched

@@ -8,8 +8,8 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from . import loader
-from .config import RunConfig
 from .parallel import Strategy
+from .sections import RunConfig
 from .step import Task
 
 

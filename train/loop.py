@@ -15,13 +15,13 @@ from bertgpt.errors import InputError
 from . import config as configs
 from . import hosts, loader, parallel, reports
 from .atomic_files import write_whole
-from .config import RunConfig
 from .evaluation import eval_batches, evaluate, put
 from .folders.checkpoints import Checkpoints, restore_newest
 from .job import Job, Trainer
 from .optimizers import make_optimizer, make_schedule, warmup_steps
 from .parallel import Strategy
 from .reports import say
+from .sections import RunConfig
 from .state import TrainState, create_state
 from .step import eval_step, train_step
 from .watching import Profile, Stop, Watchdog

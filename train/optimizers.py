@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from jax import Array
 
-from .config import OptimizerSection
+from .sections import OptimizerSection
 
 DECAYED = ("kernel", "embedding")  # matrices; biases and LayerNorm gains are not (both papers' code)
 

@@ -10,7 +10,7 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding,
 
 from bertgpt.errors import InputError
 
-from .config import ParallelSection
+from .sections import ParallelSection
 from .state import TrainState
 from .step import Local
 

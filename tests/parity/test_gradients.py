@@ -14,8 +14,8 @@ from bertgpt import losses
 from bertgpt.checkpoints import hf_mapping, save
 from bertgpt.data.pretraining.sentence_pairs import BertPairs
 from bertgpt.data.pretraining.windows import GptWindows
-from train.config import OptimizerSection
 from train.optimizers import make_optimizer
+from train.sections import OptimizerSection
 from train.state import create_state
 from train.step import bert_task, gpt_task, train_step
 

@@ -20,8 +20,8 @@ from bertgpt.tokenizers import (
     parse_tokenizer,
 )
 
-from ..config import RunConfig
 from ..reports import warn
+from ..sections import RunConfig
 from .checkpoints import Checkpoints
 
 PRETRAINED = {"bert": "BertForPreTraining", "gpt": "OpenAIGPTLMHeadModel"}  # the model that an architecture pretrains

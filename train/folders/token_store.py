@@ -27,8 +27,8 @@ from bertgpt.tokenizers import (
 
 from .. import config as configs
 from .. import hosts
-from ..config import RunConfig
 from ..reports import say
+from ..sections import RunConfig
 from . import locks, verified
 from .run_folder import Start
 

@@ -18,9 +18,9 @@ from bertgpt.inference.predict import SPECS, kind_of, predict_rows, respond, tas
 from .. import config as configs
 from .. import evaluation, parallel
 from ..atomic_files import write_whole
-from ..config import RunConfig
 from ..folders.run_folder import Run
 from ..job import Trainer
+from ..sections import RunConfig
 from ..step import eval_step
 from . import finetuning, task_metrics, task_rows
 

@@ -28,12 +28,12 @@ from bertgpt.inference.predict import SPECS, architecture_of, decode_all, task_d
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
-from .. import hosts, loop, parallel
-from ..config import RunConfig
+from .. import hosts, loop, model_section, parallel
 from ..cpu import fast_apply
 from ..folders import locks, run_folder
 from ..job import Job
 from ..reports import report, say
+from ..sections import RunConfig
 from ..step import Task, gpt_task
 from . import task_metrics
 from .task_rows import HELD_OUT, check_held_out, read_splits, warn_of_shared
@@ -118,14 +118,14 @@ def find_base(config: RunConfig) -> Base:
             "model.preset with tokenizer.path)"
         )
     tokenizer = load_tokenizer(config.tokenizer.path)
-    return Base(configs.model_config(config, vocabulary_size(tokenizer)), tokenizer)
+    return Base(model_section.model_config(config, vocabulary_size(tokenizer)), tokenizer)
 
 
 def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
     """Model, examples and what is measured."""
     settings, kind = config.task, str(config.task.kind)
     resumed = base.step > 0  # its vocabulary has the task's tokens already
-    given = base.config if resumed else configs.model_config(config, vocabulary_size(base.tokenizer), base.config)
+    given = base.config if resumed else model_section.model_config(config, vocabulary_size(base.tokenizer), base.config)
     architecture = architecture_of(kind, given.architecture)
     if config.data.pack:
         check_packed(kind, given.architecture)

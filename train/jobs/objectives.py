@@ -12,10 +12,10 @@ from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
 from bertgpt.data.pretraining.windows import GptPieces, GptWindows
 from bertgpt.data.text.store import Split
 
-from ..config import RunConfig
 from ..cpu import fast_apply
 from ..folders.run_folder import PRETRAINED
 from ..loader import Source
+from ..sections import RunConfig
 from ..step import Task, bert_task, gpt_task
 
 

@@ -13,12 +13,11 @@ import numpy as np
 from bertgpt.data.text.store import Split
 from bertgpt.tokenizers import train_wordpiece
 
-from .. import config as configs
-from .. import flops, parallel, reports
-from ..config import RunConfig
+from .. import flops, model_section, parallel, reports
 from ..folders import run_folder, token_store
 from ..optimizers import make_optimizer
 from ..parallel import Strategy
+from ..sections import RunConfig
 from ..state import PRNG, TrainState, create_state
 from ..step import Task, apply, train_step
 from . import finetuning, objectives, task_rows
@@ -63,7 +62,7 @@ def make_plan(config: RunConfig) -> Plan:
 def _pretraining(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarray]]:
     """Model, task and a batch of one row, cut from a text of no words."""
     start = run_folder.find_start(config)
-    model_config = configs.model_config(
+    model_config = model_section.model_config(
         config, token_store.expected_vocab_size(config, start), start.model_config if start else None
     )
     model = objectives.make_model(model_config, config.train.dtype, config.train.remat)

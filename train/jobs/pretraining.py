@@ -20,12 +20,12 @@ from bertgpt.inference.decoding import generate
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
-from .. import hosts, loop, parallel, reports
-from ..config import RunConfig
+from .. import hosts, loop, model_section, parallel, reports
 from ..folders import locks, run_folder, token_store
 from ..job import Job, Trainer
 from ..loader import Source
 from ..reports import say, warn
+from ..sections import RunConfig
 from ..state import TrainState
 from . import objectives
 
@@ -61,7 +61,7 @@ def _pretrain(config: RunConfig, out: Path) -> None:
     if start is not None and start.params is None and loop.is_finished(out, start.step, config.train.steps):
         return
     base = start.model_config if start else None
-    configs.model_config(
+    model_section.model_config(
         config, token_store.expected_vocab_size(config, start), base
     )  # a mistake is told before the work
     strategy = parallel.make_strategy(config.parallel)
@@ -78,7 +78,7 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, start: run_folder.Start | 
     Raises:
         InputError: no next-sentence pair can be made of a split.
     """
-    model_config = configs.model_config(config, vocabulary_size(tokenizer), start.model_config if start else None)
+    model_config = model_section.model_config(config, vocabulary_size(tokenizer), start.model_config if start else None)
     model = objectives.make_model(model_config, config.train.dtype, config.train.remat)
     train_split, eval_split = token_store.open_store(config, tokenizer, start)
     family = model_config.architecture

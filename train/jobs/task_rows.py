@@ -11,9 +11,9 @@ from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import TaskSettings
 from bertgpt.errors import InputError
 
-from ..config import RunConfig
 from ..folders.checkpoints import Checkpoints
 from ..reports import warn
+from ..sections import RunConfig
 
 HELD_OUT = "inputs-1"  # names the rule of `_hold_out` in checkpoints; another rule needs another name
 INPUTS = {"question_answering": "context", "tagging": "words", "multiple_choice": "text and choices", "sft": "prompt"}

@@ -8,6 +8,7 @@ import numpy as np
 
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.templates import Feature, Frame
+from bertgpt.settings import setting
 
 KINDS = (
     "classification",
@@ -41,29 +42,33 @@ class Example(NamedTuple):
 class TaskSettings:
     """What is done, and the columns of its data files."""
 
-    kind: str | None = None  # one of KINDS
-    text: str = "text"
-    pair: str | None = None  # the column of a second text
-    label: str = "label"  # of a multiple choice: its number from 0
-    choices: str | list[str] = "choices"  # the column of a list, or a list of columns
-    question: str = "question"
-    context: str = "context"
-    answers: str = "answers"
-    words: str = "words"
-    tags: str = "tags"
-    word_column: int = 0  # of CoNLL files
-    tag_column: int = -1
-    prompt: str = "prompt"
-    response: str = "response"
-    messages: str = "messages"  # of a conversation; a row that has it is one
-    too_long: str = "cut"  # what happens to over-long prompts: cut or drop
-    both_orders: bool = False  # GPT-1 reads a pair in both orders (similarity)
-    lm_weight: float = 0.5  # of GPT-1's next-token loss beside a task's
-    max_question: int = 64  # pieces; a longer one is cut
-    stride: int = 128  # pieces from one window of a context to the next
-    n_best: int = 20
-    max_answer: int = 30  # pieces
-    null_threshold: float | None = None  # a number: a question may have no answer (SQuAD 2.0)
+    kind: str | None = setting(None, "the task", choices=KINDS)
+    text: str = setting("text", "column of the text")
+    pair: str | None = setting(None, "column of a second text")
+    label: str = setting("label", "column of the label; of a multiple choice its number, from 0")
+    choices: str | list[str] = setting(
+        "choices", "column that lists the choices, or a list of columns", wanted="a column or a list of columns"
+    )
+    question: str = setting("question", "column of the question")
+    context: str = setting("context", "column of the text that has the answer")
+    answers: str = setting("answers", "column of the answers, as in SQuAD")
+    words: str = setting("words", "column of the words")
+    tags: str = setting("tags", "column of the words' tags")
+    word_column: int = setting(0, "number of the word's column in CoNLL files; negative numbers count from the end")
+    tag_column: int = setting(-1, "number of the tag's column in CoNLL files")
+    prompt: str = setting("prompt", "column of the prompt")
+    response: str = setting("response", "column of the response")
+    messages: str = setting("messages", "column of a conversation; a row that has it is one")
+    too_long: str = setting("cut", "what happens to prompts that are too long", choices=("cut", "drop"))
+    both_orders: bool = setting(False, "GPT-1 reads a pair in both orders, for similarity")
+    lm_weight: float = setting(0.5, "weight of GPT-1's next-token loss beside the task's", least=0)
+    max_question: int = setting(64, "tokens of a question; a longer one is cut", least=1)
+    stride: int = setting(128, "tokens from one window of a context to the next", least=1)
+    n_best: int = setting(20, "start and end positions that are combined to answers", least=1)
+    max_answer: int = setting(30, "tokens of an answer", least=1)
+    null_threshold: float | None = setting(
+        None, "a number: a question may have no answer (SQuAD 2.0), and has none above this score difference"
+    )
 
 
 class TaskData(Protocol):
