@@ -10,8 +10,9 @@ OPENING = """# Configuration
 
 <!-- Written by `python tests/test_configuration.py` from train/sections.py and bertgpt/data/tasks/task.py. -->
 
-`pretrain`, `finetune`, `prepare` and `plan` take a YAML file, or the name of a recipe, and any number of `dotted.key=value` after it. In a file the
-keys of a section are nested below its name. A key marked * may have another value when a run is resumed; any other change is rejected.
+`pretrain`, `finetune`, `prepare` and `plan` take a YAML file, or the name of a recipe, and any number of
+`dotted.key=value` after it. In a file the keys of a section are nested below its name. A key marked * may have another
+value when a run is resumed; any other change is rejected.
 """
 HEADER = "| key | default | values | meaning |\n|---|---|---|---|\n"
 

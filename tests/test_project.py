@@ -120,3 +120,13 @@ def test_the_readmes_commands_run(documents, tmp_path, monkeypatch, capsys):
 def test_the_order_of_imports_holds():
     result = subprocess.run([Path(sys.executable).parent / "lint-imports"], cwd=ROOT, capture_output=True, text=True)
     assert result.returncode == 0, result.stdout
+
+
+@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/configuration.md", "README.md", "CONTRIBUTING.md"])
+def test_the_files_that_a_page_names_are_there(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    names = {path.name for top in ("bertgpt", "train", "tests") for path in (ROOT / top).rglob("*.py")}
+    for file in re.findall(r"`([\w/]+\.pyi?)`", text):
+        assert (ROOT / file).is_file() or file in names or (ROOT / "bertgpt/checkpoints" / file).is_file(), file
+    for folder in re.findall(r"`((?:bertgpt|train|tests|configs)/[\w/]*/)`", text):
+        assert (ROOT / folder).is_dir(), folder

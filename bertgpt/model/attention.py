@@ -62,6 +62,14 @@ def empty_cache(config: ModelConfig, batch: int, slots: int, dtype: DTypeLike) -
     return [Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0)) for _ in range(config.num_layers)]
 
 
+class Masks(NamedTuple):
+    """Who may attend to whom; fields as the arguments of `masks.dense_mask`."""
+
+    causal: bool
+    attention_mask: Array | None = None
+    pack_ids: Array | None = None
+
+
 class Request(NamedTuple):
     """What decides whether a kernel can be used.
 
@@ -90,7 +98,7 @@ class Kernel(NamedTuple):
     Attributes:
         name: shown to the user.
         obstacle: why it cannot serve a request, in one phrase; None where it can.
-        function: (query, key, value, *, causal, attention_mask, pack_ids, cache, dropout) -> AttentionOutput.
+        function: (query, key, value, masks, cache, dropout) -> AttentionOutput.
     """
 
     name: str
@@ -125,8 +133,7 @@ def attend(
         target_device(), query.dtype, query.shape[1], query.shape[3], rate, cache is not None, probabilities
     )
     kernel = next(kernel for kernel in KERNELS if kernel.obstacle(request) is None)
-    masks = {"attention_mask": attention_mask, "pack_ids": pack_ids}
-    return kernel.function(query, key, value, causal=causal, **masks, cache=cache, dropout=dropout)
+    return kernel.function(query, key, value, Masks(causal, attention_mask, pack_ids), cache, dropout)
 
 
 def target_device() -> Any:
@@ -154,23 +161,14 @@ def cudnn_obstacle(request: Request) -> str | None:
 
 
 def cudnn_attention(
-    query: Array,
-    key: Array,
-    value: Array,
-    *,
-    causal: bool,
-    attention_mask: Array | None = None,
-    pack_ids: Array | None = None,
-    cache: Cache | None = None,
-    dropout: Dropout | None = None,
-    implementation: Any = "cudnn",
+    query: Array, key: Array, value: Array, masks: Masks, cache: None = None, dropout: Any = None, by: Any = "cudnn"
 ) -> AttentionOutput:
     """`dot_product_attention` by `jax.nn.dot_product_attention`, which never writes the scores out under cuDNN."""
     length = query.shape[1]
-    mask = dense_mask(length, causal=False, attention_mask=attention_mask, pack_ids=pack_ids)
+    mask = dense_mask(length, **masks._replace(causal=False)._asdict())
     if mask is not None:
         mask = jnp.broadcast_to(mask, (mask.shape[0], 1, length, length))
-    options = {"mask": mask, "is_causal": causal, "implementation": implementation}
+    options = {"mask": mask, "is_causal": masks.causal, "implementation": by}
     return AttentionOutput(jax.nn.dot_product_attention(query, key, value, **options))
 
 
@@ -182,15 +180,7 @@ def decode_obstacle(request: Request) -> str | None:
 
 
 def decode_attention(
-    query: Array,
-    key: Array,
-    value: Array,
-    *,
-    causal: bool,
-    attention_mask: Array | None = None,
-    pack_ids: Array | None = None,
-    cache: Cache,
-    dropout: Dropout | None = None,
+    query: Array, key: Array, value: Array, masks: Masks, cache: Cache, dropout: Any = None
 ) -> AttentionOutput:
     """`dot_product_attention` of one token a row over a cache.
 
@@ -198,7 +188,7 @@ def decode_attention(
     """
     batch, _, heads, width = query.shape
     rows = query.reshape(batch * heads, width).astype(cache.key.dtype)
-    mask = cache_mask(1, cache.key.shape[1], cache.start, causal, attention_mask, pack_ids)[:, 0]  # [B 1 S]
+    mask = cache_mask(1, cache.key.shape[1], cache.start, **masks._asdict())[:, 0]  # [B 1 S]
     scores = jnp.einsum("NW,NSW->NS", rows, cache.key, preferred_element_type=jnp.float32) / width**0.5
     scores = jnp.where(mask, scores.reshape(batch, heads, -1), jnp.finfo(jnp.float32).min)
     probabilities = jax.nn.softmax(scores).astype(cache.value.dtype)  # [B H S]
@@ -210,21 +200,19 @@ def dot_product_attention(
     query: Array,
     key: Array,
     value: Array,
-    *,
-    causal: bool,
-    attention_mask: Array | None = None,
-    pack_ids: Array | None = None,
+    masks: Masks,
     cache: Cache | None = None,
     dropout: nn.Module | None = None,
 ) -> AttentionOutput:
     """softmax(query key^T / sqrt(W)) value, the softmax in float32; the plain form that the others are compared with.
 
-    Arguments as `attend`. Source: Vaswani et al. 2017, section 3.2.1.
+    query, key and value are [B T H W]; `masks`, `cache` and `dropout` as of `attend`. Source: Vaswani et al. 2017,
+    section 3.2.1.
     """
     if cache is None:
-        mask = dense_mask(query.shape[1], causal=causal, attention_mask=attention_mask, pack_ids=pack_ids)
+        mask = dense_mask(query.shape[1], **masks._asdict())
     else:
-        mask = cache_mask(query.shape[1], cache.key.shape[1], cache.start, causal, attention_mask, pack_ids)
+        mask = cache_mask(query.shape[1], cache.key.shape[1], cache.start, **masks._asdict())
         rows = (query.shape[0], query.shape[2], *cache.key.shape[1:])  # B H S W
         key, value = (part.reshape(rows).swapaxes(1, 2) for part in (cache.key, cache.value))
         query = query.astype(key.dtype)

@@ -125,35 +125,16 @@ class BertWithHeads(Model):
     """
 
     pooled: ClassVar[bool] = True
+    head_options: ClassVar[tuple[str, ...]] = ()  # names of arguments that go to `heads`
 
     def setup(self) -> None:
         self.bert = BertModel(self.config, self.dtype, self.remat, add_pooling_layer=self.pooled)
 
-    def __call__(
-        self,
-        input_ids: Array,
-        attention_mask: Array | None = None,
-        token_type_ids: Array | None = None,
-        position_ids: Array | None = None,
-        *,
-        pack_ids: Array | None = None,
-        cls_positions: Array | None = None,
-        deterministic: bool = True,
-        output_hidden_states: bool = False,
-        **head_options: Any,
-    ) -> ModelOutput:
-        """Arguments and errors as `BertModel`; `head_options` are the arguments of the class's `heads`."""
-        output = self.bert(
-            input_ids,
-            attention_mask,
-            token_type_ids,
-            position_ids,
-            pack_ids=pack_ids,
-            cls_positions=cls_positions,
-            deterministic=deterministic,
-            output_hidden_states=output_hidden_states,
-        )
-        return dataclasses.replace(output, **self.heads(output, deterministic, **head_options))
+    def __call__(self, *inputs: Any, deterministic: bool = True, **options: Any) -> ModelOutput:
+        """Arguments and errors as `BertModel`, and the class's `head_options`."""
+        of_heads = {name: options.pop(name) for name in self.head_options if name in options}
+        output = self.bert(*inputs, deterministic=deterministic, **options)
+        return dataclasses.replace(output, **self.heads(output, deterministic, **of_heads))
 
     def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
         """The fields that the heads add to the encoder's output."""
@@ -162,6 +143,8 @@ class BertWithHeads(Model):
 
 class BertForPreTraining(BertWithHeads):
     """BERT with both heads of its pretraining: masked tokens and next sentence (section 3.1)."""
+
+    head_options = ("masked_positions", "output_logits")
 
     def setup(self) -> None:
         super().setup()
@@ -203,6 +186,7 @@ class BertForMaskedLM(BertWithHeads):
     """BERT with the masked-token head alone, and so without a pooler."""
 
     pooled = False
+    head_options = ("masked_positions",)
 
     def setup(self) -> None:
         super().setup()
@@ -251,7 +235,7 @@ class BertForMultipleChoice(BertWithHeads):
         self.dropout = Dropout(self.config.head_dropout)
         self.classifier = dense(1, self.config, self.dtype)
 
-    def __call__(
+    def __call__(  # type: ignore[override]  # each input is flattened by its name
         self,
         input_ids: Array,
         attention_mask: Array | None = None,
