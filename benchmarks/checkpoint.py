@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import side_by_side
-from benchmarks.side_by_side import show, spread
+from benchmarks.side_by_side import distribute, show
 from benchmarks.train_step import OurStep, make_batches, sizes
 from bertgpt import presets
 from bertgpt.errors import InputError
@@ -93,21 +93,21 @@ def main(arguments: list[str] | None = None) -> None:
         loop.wait()
 
     step()
-    alone = spread(seconds(step) for _ in range(3))
+    alone = distribute(seconds(step) for _ in range(3))
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder), keep=1) as checkpoints:
         saves = []
         for number in range(options.saves + 1):
-            saves.append(save(checkpoints, number, loop.strategy.saved(loop.state), step))
+            saves.append(save(checkpoints, number, loop.strategy.to_checkpoint(loop.state), step))
         size = sum(file.stat().st_size for file in (Path(folder) / str(options.saves)).rglob("*") if file.is_file())
     del saves[0]
     about = side_by_side.jax_about(loop.strategy.devices)
     print(f"{options.model}, {batch} x {length}, a checkpoint of {size / 1e6:,.0f} MB, on {about['device']}")
-    bars = {name: spread(getattr(one, name) for one in saves) for name in ("copied", "hashed", "stall", "whole")}
+    bars = {name: distribute(getattr(one, name) for one in saves) for name in ("copied", "hashed", "stall", "whole")}
     for name, value in bars.items():
         print(f"{name}: {show(value, 3)} s")
-    share = spread(100 * one.stall / one.whole for one in saves)
+    share = distribute(100 * one.stall / one.whole for one in saves)
     print(f"stall / whole: {show(share, 1)} %")
-    bars |= {"a step alone": alone, "a step beside a write": spread(each for one in saves for each in one.steps)}
+    bars |= {"a step alone": alone, "a step beside a write": distribute(each for one in saves for each in one.steps)}
     print(f"a step: {show(alone, 3)} s alone, {show(bars['a step beside a write'], 3)} s beside a write")
     report = {"options": vars(options), "about": about, "bytes": size, "seconds": bars, "stall_percent": share}
     title = f"A checkpoint of {options.model}\n{about['device']}"

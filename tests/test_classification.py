@@ -9,13 +9,13 @@ from bertgpt.checkpoints.adapt import add_tokens
 from bertgpt.data.tasks.classification import Choice, Classification, find_labels, most_choices
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import TaskExamples
-from bertgpt.data.tasks.templates import GPT_TASK_TOKENS, make_frame
+from bertgpt.data.tasks.templates import GPT_TASK_TOKENS, make_template
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 
 WORDS = train_wordpiece(["ant bee cow dog"] * 5, 60)
 LETTERS = add_tokens(train_bpe(["ant bee cow dog"] * 5, 60), GPT_TASK_TOKENS)
-BERT, GPT = make_frame(WORDS, 8, bert=True), make_frame(LETTERS, 8, bert=False)
+BERT, GPT = make_template(WORDS, 8, bert=True), make_template(LETTERS, 8, bert=False)
 SEVERAL, NUMBER = "multi_label_classification", "regression"
 
 

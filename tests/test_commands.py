@@ -19,7 +19,7 @@ import bertgpt
 from bertgpt.tokenizers import train_wordpiece
 from train import loader
 from train.__main__ import explain, main
-from train.folders import run_folder
+from train.folders import token_store
 
 RUN = {
     "model": {
@@ -331,13 +331,13 @@ def test_pretraining_goes_on_from_a_model_folder(exported, bert_run, config_file
 
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_a_classifier_is_left_behind_by_pretraining(gpt_run, tmp_path):
-    from train.folders.run_folder import _load_start, load_run
+    from train.folders.run_folder import _load_for_pretraining, load_run
 
     run = load_run(gpt_run)
     model = bertgpt.OpenAIGPTForSequenceClassification(run.model.config)
     params = {**run.params, "score": {"kernel": jnp.zeros((16, 2))}}
     bertgpt.save_pretrained(tmp_path, model, params, run.tokenizer)
-    start = _load_start(tmp_path)
+    start = _load_for_pretraining(tmp_path)
     assert type(start.model).__name__ == "OpenAIGPTLMHeadModel"
     assert same(start.params, run.params)
 
@@ -389,7 +389,7 @@ def test_a_mistake_is_one_line_and_writes_nothing(overrides, expected, config_fi
 
 
 def test_an_impossible_place_is_told_before_the_work(config_file, tmp_path, capsys, monkeypatch):
-    monkeypatch.setattr(run_folder, "_train_tokenizer", lambda *_: pytest.fail("a tokenizer is trained"))
+    monkeypatch.setattr(token_store, "_train_tokenizer", lambda *_: pytest.fail("a tokenizer is trained"))
     (tmp_path / "file").write_text("")
     below = [f"out={tmp_path}/file/x", f"data.store={tmp_path}/store"]
     assert f"{tmp_path}/file is a file; choose a folder as out" in fails(capsys, "pretrain", config_file, *below)
@@ -407,7 +407,7 @@ def test_ctrl_c_ends_a_tokenizers_training_at_once(before, meanwhile, config_fil
         seen.append(signal.getsignal(signal.SIGINT))
         return train_wordpiece(*arguments)
 
-    monkeypatch.setattr(run_folder, "train_wordpiece", train)
+    monkeypatch.setattr(token_store, "train_wordpiece", train)
     found = signal.signal(signal.SIGINT, before)
     try:
         assert main(["prepare", str(config_file), f"out={tmp_path}/out", f"data.store={tmp_path}/store"]) == 0

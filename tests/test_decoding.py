@@ -154,7 +154,7 @@ def test_only_the_likeliest_tokens_are_kept():
     logits = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]]))
 
     def kept(top_k, top_p):
-        return np.isfinite(decoding.keep_likeliest(logits, top_k, top_p)).tolist()
+        return np.isfinite(decoding.filter_top_k_top_p(logits, top_k, top_p)).tolist()
 
     assert kept(4, 1.0) == [[True] * 4, [True] * 4]
     assert kept(2, 1.0) == [[False, True, False, True], [True] * 4]  # equal ones stand or fall together
@@ -168,7 +168,7 @@ def test_only_the_likeliest_tokens_are_kept():
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=12), st.integers(1, 12), st.floats(0.01, 1.0))
 def test_what_is_kept_is_the_fewest_that_reach_top_p(values, top_k, top_p):
     logits = np.array(values, np.float32)
-    kept = np.isfinite(np.asarray(decoding.keep_likeliest(jnp.asarray(logits)[None], top_k, top_p))[0])
+    kept = np.isfinite(np.asarray(decoding.filter_top_k_top_p(jnp.asarray(logits)[None], top_k, top_p))[0])
     assert kept[logits.argmax()]
     assert logits[kept].min() >= logits[~kept].max(initial=-np.inf)
     order = np.sort(logits)[::-1][:top_k]
@@ -204,12 +204,14 @@ def test_bfloat16_decodes_as_its_own_plain_pass(gpt, batch):
 
 def test_what_is_multiplied_is_rounded_once_and_alike_whatever_holds_it(gpt):
     params = gpt[1] | {"head": gpt[1]["transformer"]["token"]["embedding"]}
-    as_given = decoding.hold(gpt[1], jnp.float32, 1)
+    as_given = decoding.cast_for_decoding(gpt[1], jnp.float32, 1)
     assert all(mine is other for mine, other in zip(*map(jax.tree.leaves, (as_given, params)), strict=True))
     narrow = jax.tree.map(lambda x: x.astype(jnp.bfloat16), gpt[1])
-    assert {x.dtype for x in jax.tree.leaves(decoding.hold(narrow, jnp.bfloat16, 2))} == {jnp.dtype(jnp.bfloat16)}
-    assert decoding.hold(narrow, jnp.bfloat16, 1)["head"].dtype == jnp.float32
-    alone, several = (decoding.hold(gpt[1], jnp.bfloat16, batch) for batch in (1, 2))
+    assert {x.dtype for x in jax.tree.leaves(decoding.cast_for_decoding(narrow, jnp.bfloat16, 2))} == {
+        jnp.dtype(jnp.bfloat16)
+    }
+    assert decoding.cast_for_decoding(narrow, jnp.bfloat16, 1)["head"].dtype == jnp.float32
+    alone, several = (decoding.cast_for_decoding(gpt[1], jnp.bfloat16, batch) for batch in (1, 2))
     for (path, whole), one, many in zip(
         jax.tree.leaves_with_path(params), *map(jax.tree.leaves, (alone, several)), strict=True
     ):
@@ -222,7 +224,7 @@ def test_what_is_multiplied_is_rounded_once_and_alike_whatever_holds_it(gpt):
 
 def test_what_attention_mixed_is_rounded_before_its_product(gpt, monkeypatch):
     config = gpt[0].config
-    params = decoding.hold(gpt[1], jnp.bfloat16, 1)
+    params = decoding.cast_for_decoding(gpt[1], jnp.bfloat16, 1)
     mixed = jax.random.normal(jax.random.key(0), (1, 1, config.num_heads, config.hidden_size // config.num_heads))
     outputs = []
     for values in (mixed, mixed.astype(jnp.bfloat16).astype(jnp.float32), 1.01 * mixed):

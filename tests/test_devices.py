@@ -89,8 +89,8 @@ def follow(strategy, accumulate, task, batch, steps):
         state, metrics = train(state, strategy.put_batch(batch))
         path.append({name: strategy.scalar(value) for name, value in metrics.items()})
         if n == 0:
-            gradient = jax.device_get(strategy.saved(state).opt_state[0])
-    assert strategy.saved(state).step == steps
+            gradient = jax.device_get(strategy.to_checkpoint(state).opt_state[0])
+    assert strategy.to_checkpoint(state).step == steps
     return path, gradient
 
 
@@ -245,7 +245,7 @@ def test_bfloat16_trains_float32_parameters():
 
 def test_share_masks_makes_every_mask_add_up_to_one_or_stay_zero():
     batch = {"loss_mask": jnp.array([[1, 0], [1, 2]]), "nsp_loss_mask": jnp.zeros(2), "labels": jnp.array([3, 4])}
-    shared = step.share_masks(batch)
+    shared = step.normalize_loss_masks(batch)
     np.testing.assert_allclose(shared["loss_mask"], [[0.25, 0], [0.25, 0.5]])
     np.testing.assert_array_equal(shared["nsp_loss_mask"], [0, 0])
     np.testing.assert_array_equal(shared["labels"], [3, 4])
@@ -257,7 +257,7 @@ def test_every_train_step_lowers_for_tpu_and_cuda_from_here(architecture, name, 
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # not with what a CPU's step has of its own
     task, batch, strategy = make_task(architecture, 0.1, jnp.bfloat16), make_batch(architecture), STRATEGIES[name][0]()
     bound = functools.partial(step.train_step, task=task, optimizer=make_optimizer(OptimizerSection(), 9))
-    train = strategy.compile_train(functools.partial(bound, spread=strategy.spread))
+    train = strategy.compile_train(functools.partial(bound, distribute=strategy.distribute))
     state = create_state(task.model, make_optimizer(OptimizerSection(), 9), 0, initial_params(task))
     program = jax.jit(lambda state, batch: train(state, batch))
     exported = jax.export.export(program, platforms=["tpu", "cuda"])(

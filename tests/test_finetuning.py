@@ -16,7 +16,7 @@ from bertgpt.data.tasks import readers
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 from train import config as configs
 from train.__main__ import main
-from train.folders.run_folder import find_start, load_run
+from train.folders.run_folder import find_initial_model, load_run
 from train.jobs import evaluating, finetuning, task_rows
 from train.jobs.planning import make_plan
 from train.optimizers import make_optimizer
@@ -272,7 +272,7 @@ def test_a_run_goes_on_where_it_stopped_and_ends_the_same(bases, tmp_path, capsy
 def test_training_is_packed_and_evaluation_is_not(bases, tmp_path, pack):
     data = write(tmp_path / "rows.jsonl", classes())
     config = settings(bases, data, tmp_path / "run", f"data.pack={str(pack).lower()}", "seed=5")
-    job = finetuning.make_job(config, finetuning.find_base(config), task_rows.read_splits(config))
+    job = finetuning.make_job(config, finetuning.find_initial_model(config), task_rows.read_splits(config))
     batch, held_out = (source.batch(np.arange(3)) for source in (job.train_source, job.eval_source))
     assert ("pack_ids" in batch) == pack
     assert "pack_ids" not in held_out
@@ -397,6 +397,7 @@ def test_a_run_that_held_out_other_rows_is_neither_resumed_nor_scored(bases, tmp
     arguments = [*OPTIONS, "task.kind=classification", "data.eval_fraction=0.3", f"model.init_from={bases / 'bert'}"]
     command = ["finetune", str(tmp_path / "run.yaml"), *arguments, f"data.train={data}", f"out={tmp_path / 'run'}"]
     assert main([*command, "train.steps=1"]) == 0
+    monkeypatch.setattr(task_rows, "HELD_OUT", "inputs-2")
     monkeypatch.setattr(finetuning, "HELD_OUT", "inputs-2")
     capsys.readouterr()
     assert main([*command, "train.steps=2"]) == 2
@@ -533,7 +534,7 @@ def test_one_question_and_one_choice_from_the_command_line(tuned, capsys):
 def test_pretraining_goes_on_from_a_fine_tuned_run(tuned, tmp_path):
     name, folder, _ = tuned
     (tmp_path / "run.yaml").write_text("seed: 0\n")
-    start = find_start(configs.load(str(tmp_path / "run.yaml"), [f"model.init_from={folder}"]))
+    start = find_initial_model(configs.load(str(tmp_path / "run.yaml"), [f"model.init_from={folder}"]))
     encoder, parts = {"bert": ("bert", 3), "gpt": ("transformer", 1)}[name.split()[0]]
     assert len(start.params) == parts
     assert (start.model_config.labels, start.model_config.num_labels) == ((), 2)

@@ -17,7 +17,7 @@ from train.folders import locks
 HOLD = """
 import sys, time
 from pathlib import Path
-from train import locks
+from train.folders import locks
 with locks.lock(Path(sys.argv[1])):
     print("held", flush=True)
     time.sleep(60)

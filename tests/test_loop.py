@@ -7,7 +7,7 @@ import pytest
 
 import bertgpt
 from train.evaluation import validated
-from train.job import Trainer
+from train.job import CompiledSteps
 from train.window import NotFiniteError, Window
 
 
@@ -24,7 +24,7 @@ def window(tiny_gpt):
     """That of a run whose learning rate is the number of updates before a step."""
     strategy = types.SimpleNamespace(scalar=float, devices=1)
     job = types.SimpleNamespace(model=tiny_gpt)
-    return Window(Trainer(None, job, strategy, None, None, float))
+    return Window(CompiledSteps(None, job, strategy, None, None, float))
 
 
 def add(window: Window, step: int, loss: float) -> None:

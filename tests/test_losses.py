@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bertgpt import InputError, ModelOutput, losses
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead
+from bertgpt.losses.chunked_cross_entropy import LMHead
 
 LOG3 = 1.0986123  # logits (0, log 3) are probabilities (1/4, 3/4)
 LOGITS = np.array([[0, LOG3], [0, LOG3], [LOG3, 0]], np.float32)
@@ -183,7 +183,7 @@ WEIGHTS = arrays(np.float32, 6, elements=st.sampled_from([0.0, 0.5, 1.0, 2.0]))
 
 def blocked(logits):
     """The same logits as a head in blocks: unit vectors times them."""
-    return VocabularyHead(jnp.eye(6)[None], jnp.asarray(logits).T)
+    return LMHead(jnp.eye(6)[None], jnp.asarray(logits).T)
 
 
 @pytest.fixture(scope="module")
@@ -257,9 +257,7 @@ def test_a_missing_number_that_does_not_count_may_be_nan():
         assert np.isfinite(slope).all()
 
 
-@pytest.mark.parametrize(
-    "logits", [np.zeros((2, 3, 4), np.float32), VocabularyHead(np.ones((2, 3, 5)), np.ones((4, 5)))]
-)
+@pytest.mark.parametrize("logits", [np.zeros((2, 3, 4), np.float32), LMHead(np.ones((2, 3, 5)), np.ones((4, 5)))])
 @pytest.mark.parametrize(
     ("labels", "mask", "message"),
     [
@@ -291,7 +289,7 @@ def test_a_label_of_64_bits_is_not_cut(label):
     assert np.isnan(losses.cross_entropy(logits, label, np.ones(1)).sum)
     assert losses.cross_entropy(logits, label, np.zeros(1)).sum == 0
     assert losses.accuracy(logits, label, np.ones(1)).sum == 0
-    head = VocabularyHead(logits[None], jnp.eye(8))
+    head = LMHead(logits[None], jnp.eye(8))
     assert np.isnan(losses.cross_entropy(head, label[None], np.ones((1, 1))).sum)
     assert losses.accuracy(head, label[None], np.ones((1, 1))).sum == 0
     batch = {"start_positions": label, "end_positions": label, "loss_mask": np.ones(1)}

@@ -105,8 +105,8 @@ def test_parts_of_speech_are_classes():
 
 
 def test_better_is_lower_or_higher():
-    assert Best("loss").badness({"loss": 2.0}) == 2.0
-    assert Best("f1", higher=True).badness({"f1": 2.0}) == -2.0
+    assert Best("loss").selection_loss({"loss": 2.0}) == 2.0
+    assert Best("f1", higher=True).selection_loss({"f1": 2.0}) == -2.0
 
 
 def test_a_missing_library_is_one_line(monkeypatch):

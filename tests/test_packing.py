@@ -24,11 +24,11 @@ from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.sft import Responses
 from bertgpt.data.tasks.tagging import Tagging
 from bertgpt.data.tasks.task import TaskExamples, TaskSettings
-from bertgpt.data.tasks.templates import make_frame
+from bertgpt.data.tasks.templates import make_template
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import task_tokens
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead
+from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 from train import loader, step
 from train.jobs import finetuning
@@ -307,14 +307,14 @@ def answer(prompt: str, response: str) -> Row:
 
 
 def response_rows() -> TaskExamples:
-    task = Responses(make_frame(LETTERS, T, bert=False, end="_end_"))
+    task = Responses(make_template(LETTERS, T, bert=False, end="_end_"))
     rng = np.random.default_rng(1)
     texts = [" ".join(rng.choice(ANIMALS, rng.integers(1, 5))) for _ in range(24)]
     return TaskExamples(task, [task.encode(answer(*pair)) for pair in zip(texts[::2], texts[1::2], strict=True)])
 
 
 def tagged_rows() -> TaskExamples:
-    task = Tagging(make_frame(WORDS, T, bert=True), ("B-X", "I-X", "O"))
+    task = Tagging(make_template(WORDS, T, bert=True), ("B-X", "I-X", "O"))
     rng = np.random.default_rng(1)
     rows = []
     for count in rng.integers(1, 12, 12):
@@ -325,7 +325,7 @@ def tagged_rows() -> TaskExamples:
 
 def classified_rows(problem: str = "single_label_classification") -> TaskExamples:
     labels = () if problem == "regression" else ("a", "b", "c")
-    task = Classification(make_frame(WORDS, T, bert=True), labels, problem)
+    task = Classification(make_template(WORDS, T, bert=True), labels, problem)
     rng = np.random.default_rng(1)
     rows = []
     for count in rng.integers(1, 12, 12):
@@ -336,7 +336,7 @@ def classified_rows(problem: str = "single_label_classification") -> TaskExample
 
 
 def test_responses_in_a_row():
-    task = Responses(make_frame(LETTERS, 16, bert=False, end="_end_"))
+    task = Responses(make_template(LETTERS, 16, bert=False, end="_end_"))
     examples = TaskExamples(task, [task.encode(answer("ant", "bee cow")), task.encode(answer("dog", "elk"))])
     (ant, dog), sizes = examples.features, examples.lengths(0).tolist()
     assert sizes[0] > sizes[1]
@@ -350,7 +350,7 @@ def test_responses_in_a_row():
     assert row["loss_mask"].sum() == len(LETTERS.encode("bee cow").ids) + len(LETTERS.encode("elk").ids) + 2
 
 
-def model_and_task(name: str) -> tuple[step.Task, Packed]:
+def model_and_task(name: str) -> tuple[step.Objective, Packed]:
     """A tiny model's task and its packed examples."""
     sizes = SIZES | {"vocab_size": max(64, len(WORDS.get_vocab()), len(LETTERS.get_vocab()))}
     bert, gpt = bertgpt.presets.bert_tiny(**sizes, num_labels=3), bertgpt.presets.gpt1(**sizes)
@@ -372,7 +372,7 @@ def model_and_task(name: str) -> tuple[step.Task, Packed]:
     return finetuning.make_task(TaskSettings(kind=kind), model), Packed(examples, 4, 0)
 
 
-def bert_task_and_pairs(bert_split, wordpiece) -> tuple[step.Task, Packed]:
+def bert_task_and_pairs(bert_split, wordpiece) -> tuple[step.Objective, Packed]:
     config = bertgpt.presets.bert_tiny(**SIZES | {"vocab_size": 200, "max_positions": 128})
     task = step.bert_task(bertgpt.BertForPreTraining(config))
     return task, pack_pairs(BertPairs(bert_split, wordpiece, 128, 0))
@@ -417,7 +417,7 @@ def test_the_model_takes_packed_examples_as_if_alone(name, bert_split, wordpiece
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), grad, grad_one)
     assert max(abs(leaf).max() for leaf in jax.tree.leaves(grad)) > 1e-2
-    if isinstance(output.logits, VocabularyHead):
+    if isinstance(output.logits, LMHead):
         output, one = (dataclasses.replace(o, logits=o.logits.logits()) for o in (output, one))
     for number, (row, place, begin, length) in enumerate(zip(*slots, strict=True)):
         whole = slice(begin, begin + length)

@@ -31,7 +31,7 @@ def generation(architecture, platform):
     sampling = decoding._sampling(0.0, None, 0, 1.0, None, model.config.vocab_size)
     held = {"transformer": params_of(model)["transformer"]}
     held["head"] = held["transformer"]["token"]["embedding"]
-    constants = {"config": model.config, "dtype": jnp.float32, "slots": 8}
+    constants = {"config": model.config, "dtype": jnp.float32, "cache_length": 8}
     run = decoding._run.trace(held, np.ones((1, 4), np.int32), np.zeros(1, np.int32), 2, sampling, **constants)
     return run.lower(lowering_platforms=(platform,)).as_text()
 

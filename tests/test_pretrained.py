@@ -15,7 +15,7 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import bertgpt
-from bertgpt.checkpoints import hf_mapping, load, parameters
+from bertgpt.checkpoints import atomic_folder, hf_mapping, parameters, save
 from bertgpt.errors import InputError
 from bertgpt.inference.stablehlo import export_stablehlo
 from train.__main__ import main
@@ -36,9 +36,13 @@ def test_what_is_written_is_read_back(saved, name):
 def test_the_table_names_every_parameter_once(name):
     params = make(name)[1]
     family = FAMILY[name]
-    paths = [path for entry in hf_mapping.entries(family, name, 2) for path in parameters._paths(entry, family, name)]
+    paths = [
+        path
+        for entry in hf_mapping.entries(family, name, 2)
+        for path in parameters.parameter_paths(entry, family, name)
+    ]
     assert len(paths) == len(set(paths))
-    assert set(paths) == set(parameters._flatten(params))
+    assert set(paths) == set(parameters.flatten(params))
 
 
 def test_linear_weights_are_transposed_and_conv1d_joined(saved):
@@ -124,11 +128,11 @@ def test_every_spelling_gives_the_same_parameters(saved, name, change):
 
 
 @pytest.mark.parametrize(
-    ("bare", "headed"), [("BertModel", "BertForPreTraining"), ("OpenAIGPTModel", "OpenAIGPTLMHeadModel")]
+    ("headless", "headed"), [("BertModel", "BertForPreTraining"), ("OpenAIGPTModel", "OpenAIGPTLMHeadModel")]
 )
-def test_the_encoders_prefix_may_be_there_or_not(saved, bare, headed):
-    folder, _, params = saved(bare)
-    prefix = FAMILY[bare].prefix
+def test_the_encoders_prefix_may_be_there_or_not(saved, headless, headed):
+    folder, _, params = saved(headless)
+    prefix = FAMILY[headless].prefix
     rewrite(folder, lambda tensors: {f"{prefix}.{key}": value for key, value in tensors.items()})
     assert_equal(bertgpt.load_pretrained(folder)[1], params)
     folder, _, params = saved(headed)
@@ -157,7 +161,7 @@ def test_nothing_is_half_written(tmp_path, monkeypatch, wordpiece, there):
     model, params = make("BertForMaskedLM")
     if there:
         bertgpt.save_pretrained(tmp_path / "out", model, params)
-    monkeypatch.setattr(load, "export_tokenizer", lambda *_: 1 / 0)
+    monkeypatch.setattr(save, "export_tokenizer", lambda *_: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         bertgpt.save_pretrained(tmp_path / "out", model, make("BertForMaskedLM", seed=1)[1], wordpiece)
     assert [file.name for file in tmp_path.iterdir()] == (["out"] if there else [])
@@ -169,14 +173,14 @@ def test_a_kill_amid_the_replacement_leaves_the_old_configuration(tmp_path, monk
     model, params = make("BertForMaskedLM")
     bertgpt.save_pretrained(tmp_path, model, params)
     before = (tmp_path / "config.json").read_text()
-    replace = load.os.replace
+    replace = atomic_folder.os.replace
 
     def killed(source, target):
         if target.name == "model.safetensors":
             raise KeyboardInterrupt
         replace(source, target)
 
-    monkeypatch.setattr(load.os, "replace", killed)
+    monkeypatch.setattr(atomic_folder.os, "replace", killed)
     with pytest.raises(KeyboardInterrupt):
         bertgpt.save_pretrained(tmp_path, *make("BertForPreTraining", seed=1))
     assert (tmp_path / "config.json").read_text() == before

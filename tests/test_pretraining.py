@@ -117,12 +117,12 @@ def test_the_baseline_is_1_where_lengths_decide_and_a_half_where_they_do_not(row
     assert figures["nsp_length_baseline"] == accuracy
 
 
-def make_job(source, examples: int, token_keys=("input_ids", "labels")) -> job.Job:
+def make_job(source, examples: int, token_keys=("input_ids", "labels")) -> job.TrainJob:
     unused = dict.fromkeys(("model", "tokenizer", "params", "task", "train_source", "digest", "host_sums", "figures"))
-    return job.Job(**unused, eval_source=source, eval_seed=1, eval_examples=examples, token_keys=token_keys)
+    return job.TrainJob(**unused, eval_source=source, eval_seed=1, eval_examples=examples, token_keys=token_keys)
 
 
-def warned(capsys, job: job.Job, **train) -> str:
+def warned(capsys, job: job.TrainJob, **train) -> str:
     config = RunConfig()
     config.train.batch_size = 8
     for name, value in train.items():

@@ -73,9 +73,9 @@ def prepare(text, wordpiece, tmp_path):
 
     def run(tasks=100, workers=1, **changed):
         folder = tmp_path / "out" / "store"
-        spread = distributed_preparation.Spread(tasks, workers)
+        task_options = distributed_preparation.TaskOptions(tasks, workers)
         assert distributed_preparation.prepare(
-            folder, dataclasses.replace(source, **changed), wanted, lambda: wordpiece, spread
+            folder, dataclasses.replace(source, **changed), wanted, lambda: wordpiece, task_options
         )
         return folder
 
@@ -241,11 +241,11 @@ def test_a_trained_tokenizer_is_kept_while_the_text_stays(text, wordpiece, tmp_p
     source = store.TextSource(str(text), eval_fraction=0.1)
     arguments = (tmp_path / "store", source, {"kind": "wordpiece"}, lambda: calls.append(0) or wordpiece)
     with pytest.raises(OSError, match="No space"):
-        distributed_preparation.prepare(*arguments, distributed_preparation.Spread(2, 1))
+        distributed_preparation.prepare(*arguments, distributed_preparation.TaskOptions(2, 1))
     merge_fails.undo()
     if changed:
         os.utime(text / "a.jsonl", ns=(1, 1))
-    distributed_preparation.prepare(*arguments, distributed_preparation.Spread(2, 1))
+    distributed_preparation.prepare(*arguments, distributed_preparation.TaskOptions(2, 1))
     assert len(calls) == made
 
 
@@ -397,7 +397,7 @@ def test_many_tasks_share_the_jobs_of_one_array(text, tmp_path, slurm):
         tmp_path, source, files, store_shards.stamps(files), [range(i, i + 1) for i in range(2500)]
     )
     executor = distributed_preparation._executor(
-        step, distributed_preparation.Spread(2500, slurm={"partition": "cpu", "time": "1:00:00"})
+        step, distributed_preparation.TaskOptions(2500, slurm={"partition": "cpu", "time": "1:00:00"})
     )
     assert executor.tasks_per_job == 3
     assert executor.get_sbatch_args(834)["array"] == "0-833"

@@ -11,13 +11,13 @@ from bertgpt.checkpoints.adapt import add_tokens
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.sft import Responses
 from bertgpt.data.tasks.task import TaskExamples
-from bertgpt.data.tasks.templates import make_frame
+from bertgpt.data.tasks.templates import make_template
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import task_tokens
 from bertgpt.tokenizers import train_bpe
 
 LETTERS = add_tokens(train_bpe(["ant bee cow dog " * 9], 60), task_tokens("sft"))
-FRAME = make_frame(LETTERS, 16, bert=False, end="_end_")
+FRAME = make_template(LETTERS, 16, bert=False, end="_end_")
 TASK = Responses(FRAME)
 START, MIDDLE, END = FRAME.start, FRAME.middle, FRAME.end
 PLACE = "a.jsonl line 2"

@@ -11,7 +11,7 @@ from bertgpt.data.tasks import squad
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.squad import Answers, max_context, windows
 from bertgpt.data.tasks.task import Example, TaskExamples
-from bertgpt.data.tasks.templates import make_frame
+from bertgpt.data.tasks.templates import make_template
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer
 
@@ -49,7 +49,7 @@ def tokenizer(tmp_path_factory):
 @pytest.fixture(scope="module")
 def task(tokenizer):
     """(T, settings) -> the task; T = 10 leaves 5 pieces beside "who is"."""
-    return lambda length=10, **settings: Answers(make_frame(tokenizer, length, True), **settings)
+    return lambda length=10, **settings: Answers(make_template(tokenizer, length, True), **settings)
 
 
 def make_row(context: str = ANIMALS, answers="ant", question: str = "who is") -> Row:
@@ -63,7 +63,7 @@ def labels(example: Example) -> list[tuple[int, int]]:
 def make_outputs(example: Example, length: int, *logits: tuple[list, list], other: float = 100.0) -> list[dict]:
     """For each window the starts and ends of its pieces; every other position has `other`."""
     outputs = []
-    for window, pair in zip(example.note, logits, strict=True):
+    for window, pair in zip(example.decode_info, logits, strict=True):
         arrays = [np.full(length, other, np.float32) for _ in pair]
         for array, values in zip(arrays, pair, strict=True):
             array[window.begin : window.begin + len(window.offsets)] = values
@@ -172,11 +172,11 @@ def test_features_are_padded_as_batches(task):
 @hypothesis.given(st.lists(st.sampled_from(UNITS), min_size=1, max_size=60), st.integers(9, 30), st.integers(1, 30))
 def test_every_piece_stands_in_a_window_and_in_one_with_max_context(tokenizer, words, length, stride):
     context = " ".join(["ant", *words])
-    example = Answers(make_frame(tokenizer, length, True), stride).encode(make_row(context), labelled=False)
+    example = Answers(make_template(tokenizer, length, True), stride).encode(make_row(context), labelled=False)
     ids = tokenizer.encode(context, add_special_tokens=False).ids
     shown, best = np.zeros(len(ids), int), np.zeros(len(ids), int)
     for feature, (start, end), window in zip(
-        example.features, windows(len(ids), length - 5, stride), example.note, strict=True
+        example.features, windows(len(ids), length - 5, stride), example.decode_info, strict=True
     ):
         assert feature["input_ids"][window.begin : -1].tolist() == ids[start:end]
         shown[start:end] += 1
@@ -200,13 +200,13 @@ def test_every_piece_stands_in_a_window_and_in_one_with_max_context(tokenizer, w
     ],
 )
 def test_offsets_are_characters_of_the_original_context(task, context, offsets):
-    (window,) = task(length=20).encode(make_row(context), labelled=False).note
+    (window,) = task(length=20).encode(make_row(context), labelled=False).decode_info
     assert window.offsets.tolist() == [list(offset) for offset in offsets]
 
 
 def test_an_accent_with_a_piece_of_its_own_stays_there(tmp_path):
     cased = make_tokenizer(tmp_path, do_lower_case=False)
-    (window,) = Answers(make_frame(cased, 20, True)).encode(make_row("cafe\u0301 ant"), labelled=False).note
+    (window,) = Answers(make_template(cased, 20, True)).encode(make_row("cafe\u0301 ant"), labelled=False).decode_info
     assert window.offsets.tolist() == [[0, 4], [4, 5], [6, 9]]
 
 
@@ -444,11 +444,11 @@ def test_without_a_threshold_null_is_no_answer(task):
 @hypothesis.given(st.integers(1, 40), st.integers(1, 12), st.integers(1, 6), st.integers(1, 6), st.integers(0, 99))
 def test_spans_equal_loops_over_windows_starts_and_ends(tokenizer, count, stride, n_best, max_answer, seed):
     rng = np.random.default_rng(seed)
-    extractor = Answers(make_frame(tokenizer, 15, True), stride, n_best=n_best, max_answer=max_answer)
+    extractor = Answers(make_template(tokenizer, 15, True), stride, n_best=n_best, max_answer=max_answer)
     example = extractor.encode(make_row(" ".join(rng.choice(ANIMALS.split(), count))), labelled=False)
     outputs = [{name: rng.normal(size=15) for name in ("start_logits", "end_logits")} for _ in example.features]
     found = []
-    for window, output in zip(example.note, outputs, strict=True):
+    for window, output in zip(example.decode_info, outputs, strict=True):
         starts, ends = (logits[4 : 4 + len(window.offsets)] for logits in output.values())
         for first in sorted(range(len(starts)), key=lambda piece: -starts[piece])[:n_best]:
             for last in sorted(range(len(ends)), key=lambda piece: -ends[piece])[:n_best]:
@@ -467,7 +467,7 @@ def test_logits_at_the_labels_give_back_the_answer(tokenizer, words, data):
     last = data.draw(st.integers(first, min(first + 2, len(words) - 1)))
     gold, place = " ".join(words[first : last + 1]), len("".join(f"{word} " for word in words[:first]))
     row = make_row(" ".join(words), {"text": [gold], "answer_start": [place]})
-    extractor = Answers(make_frame(tokenizer, 37, True), stride=8)  # windows of 32 pieces
+    extractor = Answers(make_template(tokenizer, 37, True), stride=8)  # windows of 32 pieces
     example = extractor.encode(row)
     outputs = []
     for positions in labels(example):

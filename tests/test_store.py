@@ -163,21 +163,21 @@ def test_a_given_evaluation_text_takes_nothing_from_training(source):
 
 
 def test_a_missing_store_is_named(source, tmp_path):
-    assert store.changes(tmp_path / "none", source, WANTED) == "there is none yet"
+    assert store.stale_reason(tmp_path / "none", source, WANTED) == "there is none yet"
     with pytest.raises(InputError, match=r"meta\.json: not a token store"):
         store.open_split(tmp_path / "none", "train")
 
 
 def test_the_same_text_settings_and_tokenizer_are_no_change(source, folder):
-    assert store.changes(folder, source, dict(WANTED)) is None
+    assert store.stale_reason(folder, source, dict(WANTED)) is None
     listed = store.TextSource((source.train,), (source.eval,))
     store.prepare(folder, listed, load_tokenizer(folder), WANTED)
-    assert store.changes(folder, listed, WANTED) is None  # a tuple is read back as a list
+    assert store.stale_reason(folder, listed, WANTED) is None  # a tuple is read back as a list
 
 
 def test_a_touched_file_is_no_change(source, folder):
     os.utime(source.train, ns=(1, 1))
-    assert store.changes(folder, source, WANTED) is None
+    assert store.stale_reason(folder, source, WANTED) is None
 
 
 @pytest.mark.parametrize("name", ["train", "eval"])
@@ -186,7 +186,7 @@ def test_changed_content_is_named(source, folder, tmp_path, name, text):
     path = tmp_path / f"{name}.txt"
     path.write_text(text or path.read_text().replace("op", "po"))  # None: as many bytes as before
     os.utime(path, ns=(1, 1))
-    assert store.changes(folder, source, WANTED) == f"{path} changed"
+    assert store.stale_reason(folder, source, WANTED) == f"{path} changed"
 
 
 def test_a_file_that_goes_away_after_it_was_listed_is_named(source, folder, wordpiece, tmp_path, monkeypatch):
@@ -194,7 +194,7 @@ def test_a_file_that_goes_away_after_it_was_listed_is_named(source, folder, word
     monkeypatch.setattr(store.TextSource, "files", lambda self: listed)
     listed.eval[0].unlink()
     with pytest.raises(InputError, match=r"eval\.txt: cannot be read: .*No such file"):
-        store.changes(folder, source, WANTED)
+        store.stale_reason(folder, source, WANTED)
     with pytest.raises(InputError, match=r"eval\.txt: cannot be read: .*No such file"):
         store.prepare(tmp_path / "new", source, wordpiece, WANTED)
     monkeypatch.setattr(store, "stamp", lambda path: (1, 1))  # it goes between its size and its content
@@ -205,22 +205,22 @@ def test_a_file_that_goes_away_after_it_was_listed_is_named(source, folder, word
 def test_the_changed_content_of_an_address_is_named(source, wordpiece, tmp_path):
     address = dataclasses.replace(source, train=f"file://{source.train}")
     store.prepare(tmp_path / "store", address, wordpiece, WANTED)
-    assert store.changes(tmp_path / "store", address, WANTED) is None
+    assert store.stale_reason(tmp_path / "store", address, WANTED) is None
     raw = (tmp_path / "train.txt").read_text()
     os.utime(source.train, ns=(1, 1))
-    assert store.changes(tmp_path / "store", address, WANTED) is None
+    assert store.stale_reason(tmp_path / "store", address, WANTED) is None
     (tmp_path / "train.txt").write_text(raw.replace("op", "po"))
     os.utime(source.train, ns=(2, 2))
-    assert store.changes(tmp_path / "store", address, WANTED) == f"{address.train} changed"
+    assert store.stale_reason(tmp_path / "store", address, WANTED) == f"{address.train} changed"
 
 
 def test_an_address_without_a_tag_is_read_to_see_whether_it_changed(source, wordpiece, folder, tmp_path, monkeypatch):
     monkeypatch.setattr(store, "stamp", lambda path: (path.stat().st_size, None))
     store.prepare(folder, source, wordpiece, WANTED)
-    assert store.changes(folder, source, WANTED) is None
+    assert store.stale_reason(folder, source, WANTED) is None
     path = tmp_path / "train.txt"
     path.write_text(path.read_text().replace("op", "po"))
-    assert store.changes(folder, source, WANTED) == f"{path} changed"
+    assert store.stale_reason(folder, source, WANTED) == f"{path} changed"
 
 
 @pytest.mark.parametrize(
@@ -228,23 +228,23 @@ def test_an_address_without_a_tag_is_read_to_see_whether_it_changed(source, word
     [("text_key", "body"), ("language", "zh"), ("sentence_per_line", True), ("eval_fraction", 0.5), ("eval", None)],
 )
 def test_a_changed_setting_is_named(source, folder, key, value):
-    assert store.changes(folder, dataclasses.replace(source, **{key: value}), WANTED) == f"{key} changed"
+    assert store.stale_reason(folder, dataclasses.replace(source, **{key: value}), WANTED) == f"{key} changed"
 
 
 def test_another_tokenizer_is_named(source, folder):
-    assert store.changes(folder, source, {**WANTED, "vocab_size": 201}) == "tokenizer changed"
+    assert store.stale_reason(folder, source, {**WANTED, "vocab_size": 201}) == "tokenizer changed"
 
 
 def test_another_format_is_named(source, folder, monkeypatch):
     monkeypatch.setattr(store, "FORMAT", store.FORMAT + 1)
-    assert store.changes(folder, source, WANTED) == "format changed"
+    assert store.stale_reason(folder, source, WANTED) == "format changed"
 
 
 def test_a_new_file_under_the_same_glob_is_named(source, wordpiece, tmp_path):
     globbed = dataclasses.replace(source, train=str(tmp_path / "t*.txt"))
     store.prepare(tmp_path / "store", globbed, wordpiece, WANTED)
     (tmp_path / "two.txt").write_text("more")
-    assert store.changes(tmp_path / "store", globbed, WANTED) == "the list of input files changed"
+    assert store.stale_reason(tmp_path / "store", globbed, WANTED) == "the list of input files changed"
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -302,7 +302,7 @@ def test_a_meta_file_of_other_types_is_named(source, folder, key, value):
     path = folder / "meta.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), key: value}))
     with pytest.raises(InputError, match=rf"meta\.json: damaged \(.*({key}|train).*\); delete the folder"):
-        store.changes(folder, source, WANTED)
+        store.stale_reason(folder, source, WANTED)
 
 
 @pytest.mark.parametrize("name", SIZES)
@@ -319,7 +319,7 @@ def test_a_damaged_file_is_named(folder, name, change):
 def test_a_damaged_meta_file_is_named(source, folder):
     (folder / "meta.json").write_text("{")
     with pytest.raises(InputError, match=r"meta\.json: not a token store"):
-        store.changes(folder, source, WANTED)
+        store.stale_reason(folder, source, WANTED)
 
 
 @pytest.mark.parametrize(("name", "key"), [("train", r"data\.train"), ("eval", r"data\.eval")])

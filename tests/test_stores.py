@@ -150,7 +150,7 @@ def test_a_store_from_before_the_hashes_is_made_again_also_for_a_run_that_has_be
     del meta["hashes"]
     (tmp_path / "store" / "meta.json").write_text(json.dumps(meta, indent=1))
     tokenizer = load_tokenizer(tmp_path / "store")
-    begun = run_folder.Start(model_section.model_config(settings, vocabulary_size(tokenizer)), tokenizer, step=1)
+    begun = run_folder.InitialModel(model_section.model_config(settings, vocabulary_size(tokenizer)), tokenizer, step=1)
     token_store.prepare_store(settings, begun)
     assert "the store there is damaged: it was made without hashes" in capsys.readouterr().out
     assert contents(tmp_path / "store") == before

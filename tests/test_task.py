@@ -11,17 +11,17 @@ from bertgpt.checkpoints.adapt import add_tokens
 from bertgpt.data.tasks.classification import Classification
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import TaskExamples
-from bertgpt.data.tasks.templates import GPT_TASK_TOKENS, Frame, make_frame
+from bertgpt.data.tasks.templates import GPT_TASK_TOKENS, SequenceTemplate, make_template
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 
 WORDS = train_wordpiece(["ant bee cow dog"] * 5, 60)
 LETTERS = add_tokens(train_bpe(["ant bee cow dog"] * 5, 60), GPT_TASK_TOKENS)
-BERT, GPT = make_frame(WORDS, 8, bert=True), make_frame(LETTERS, 8, bert=False)
+BERT, GPT = make_template(WORDS, 8, bert=True), make_template(LETTERS, 8, bert=False)
 
 
-def pieces(frame: Frame, ids) -> list[str]:
-    return [frame.tokenizer.id_to_token(int(index)) for index in ids]
+def pieces(template: SequenceTemplate, ids) -> list[str]:
+    return [template.tokenizer.id_to_token(int(index)) for index in ids]
 
 
 def test_berts_frame_has_segments():
@@ -50,12 +50,12 @@ def popped(first: list[int], second: list[int], room: int) -> tuple[list[int], l
 
 @given(st.lists(st.integers(5, 9), max_size=20), st.lists(st.integers(5, 9), max_size=20), st.integers(4, 30))
 def test_the_longer_text_is_cut_piece_by_piece(first, second, length):
-    frame = make_frame(WORDS, length, bert=True)
+    template = make_template(WORDS, length, bert=True)
     a, b = popped(first, second, length - 3)
-    assert frame.join(first, second)["input_ids"].tolist() == [frame.start, *a, frame.middle, *b, frame.end]
-    assert frame.overflows(first, second) == (len(first) + len(second) > length - 3)
-    assert frame.join(first)["input_ids"].tolist() == [frame.start, *first[: length - 2], frame.end]
-    assert frame.overflows(first) == (len(first) > length - 2)
+    assert template.join(first, second)["input_ids"].tolist() == [template.start, *a, template.middle, *b, template.end]
+    assert template.overflows(first, second) == (len(first) + len(second) > length - 3)
+    assert template.join(first)["input_ids"].tolist() == [template.start, *first[: length - 2], template.end]
+    assert template.overflows(first) == (len(first) > length - 2)
 
 
 @pytest.mark.parametrize("text", ["[SEP] [CLS]", "[MASK]"])
@@ -82,7 +82,7 @@ def test_a_missing_or_empty_column_is_named_with_the_setting():
 
 def test_a_tokenizer_without_the_tokens_is_refused():
     with pytest.raises(InputError, match="_start_"):
-        make_frame(train_bpe(["a"], 30), 8, bert=False)
+        make_template(train_bpe(["a"], 30), 8, bert=False)
 
 
 def test_batches_are_padded_to_the_frame_and_repeat_after_the_last_feature():

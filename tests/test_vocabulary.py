@@ -12,7 +12,7 @@ from test_devices import initial_params, make_batch, make_task
 from bertgpt import losses
 from bertgpt.errors import InputError
 from bertgpt.losses import chunked_cross_entropy
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead, summed_cross_entropy
+from bertgpt.losses.chunked_cross_entropy import LMHead, summed_cross_entropy
 from train import step
 
 V, D = 11, 6
@@ -39,7 +39,7 @@ def case(request, monkeypatch, biased):
     bias = jax.random.normal(keys[2], (V,)) if biased else None
     weights = jax.random.randint(keys[3], (batch, positions), 0, 3) / 2
     labels = jax.random.randint(keys[4], (batch, positions), 0, V)
-    return VocabularyHead(x, jax.random.normal(keys[1], (V, D)), bias), labels, weights
+    return LMHead(x, jax.random.normal(keys[1], (V, D)), bias), labels, weights
 
 
 def plain(head, labels, weights):
@@ -48,10 +48,10 @@ def plain(head, labels, weights):
 
 def test_logits_are_float32_products_with_the_embeddings():
     x, embedding = jnp.array([[[1.0, 2.0]]], jnp.bfloat16), jnp.array([[1.0, 0.0], [0.0, 1.0], [128.0, 0.5]])
-    logits = VocabularyHead(x, embedding).logits()
+    logits = LMHead(x, embedding).logits()
     assert logits.dtype == jnp.float32
     np.testing.assert_array_equal(logits, [[[1, 2, 129]]])
-    np.testing.assert_array_equal(VocabularyHead(x, embedding, jnp.array([1.0, 2, 3])).logits(), [[[2, 4, 132]]])
+    np.testing.assert_array_equal(LMHead(x, embedding, jnp.array([1.0, 2, 3])).logits(), [[[2, 4, 132]]])
 
 
 def test_value_and_gradient_are_those_of_the_logits(case):
@@ -85,9 +85,9 @@ def test_forward_and_second_derivatives_are_those_of_the_logits(case):
 
 def test_in_bfloat16_sums_are_float32():
     keys = jax.random.split(jax.random.key(0), 3)
-    head = VocabularyHead(jax.random.normal(keys[0], (4, 64, D), jnp.bfloat16), jax.random.normal(keys[1], (V, D)))
+    head = LMHead(jax.random.normal(keys[0], (4, 64, D), jnp.bfloat16), jax.random.normal(keys[1], (V, D)))
     labels, weights = jax.random.randint(keys[2], (4, 64), 0, V), jnp.ones((4, 64))
-    wide = VocabularyHead(*(part.astype(jnp.bfloat16).astype(jnp.float32) for part in head[:2]))
+    wide = LMHead(*(part.astype(jnp.bfloat16).astype(jnp.float32) for part in head[:2]))
     (value, gradient), (plain_value, plain_gradient) = (
         jax.jit(jax.value_and_grad(loss))(given, labels, weights)
         for loss, given in ((summed_cross_entropy, head), (plain, wide))
@@ -117,7 +117,7 @@ def sizes(jaxpr):
 
 def test_all_logits_never_exist_together(monkeypatch):
     monkeypatch.setattr(chunked_cross_entropy, "POSITIONS", 8)
-    head = VocabularyHead(jnp.ones((16, 4, D)), jnp.ones((V, D)), jnp.ones(V))
+    head = LMHead(jnp.ones((16, 4, D)), jnp.ones((V, D)), jnp.ones(V))
     given = (head, jnp.zeros((16, 4), jnp.int32), jnp.ones((16, 4)))
     largest = {
         loss: max(sizes(jax.make_jaxpr(jax.value_and_grad(loss))(*given).jaxpr))
@@ -133,7 +133,7 @@ def test_training_and_evaluation_take_what_logits_are_made_of(architecture):
     params, field = initial_params(task), {"bert": "mlm_logits", "gpt": "logits"}[architecture]
     for key in (jax.random.key(0), None):
         output = jax.eval_shape(lambda p, key=key: step.apply(task, p, batch, key), params)
-        assert isinstance(getattr(output, field), VocabularyHead)
+        assert isinstance(getattr(output, field), LMHead)
     whole = task._replace(options=())
     mine, other = (jax.jit(functools.partial(step.eval_step, task=each))(params, batch)[0] for each in (task, whole))
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), mine, other)
@@ -142,7 +142,7 @@ def test_training_and_evaluation_take_what_logits_are_made_of(architecture):
 @pytest.mark.parametrize("labels", [(2, 3), (2, 1)])
 @pytest.mark.parametrize("mask", [(2, 3), (2, 1)])
 def test_labels_and_masks_of_another_shape_are_refused(labels, mask):
-    head = VocabularyHead(jnp.ones((2, 3, D)), jnp.ones((V, D)))
+    head = LMHead(jnp.ones((2, 3, D)), jnp.ones((V, D)))
     if labels == mask == (2, 3):
         assert losses.cross_entropy(head, jnp.zeros(labels, jnp.int32), jnp.ones(mask)).weight == 6
         return
@@ -153,7 +153,7 @@ def test_labels_and_masks_of_another_shape_are_refused(labels, mask):
 
 def test_nothing_to_predict_costs_nothing():
     for shape in ((2, 0), (0, 3)):
-        head = VocabularyHead(jnp.ones((*shape, D)), jnp.ones((V, D)))
+        head = LMHead(jnp.ones((*shape, D)), jnp.ones((V, D)))
         assert losses.cross_entropy(head, jnp.zeros(shape, jnp.int32), jnp.ones(shape)).sum == 0
 
 
@@ -161,9 +161,7 @@ def test_nothing_to_predict_costs_nothing():
 def test_every_device_sums_its_own_rows_where_sharding_is_checked(split):
     mesh = jax.make_mesh((2,), ("data",), (jax.sharding.AxisType.Auto,))
     keys = jax.random.split(jax.random.key(0), 2)
-    head = VocabularyHead(
-        jax.random.normal(keys[0], (4, 3, D)), jax.random.normal(keys[1], (V, D)), jnp.arange(1.0 * V)
-    )
+    head = LMHead(jax.random.normal(keys[0], (4, 3, D)), jax.random.normal(keys[1], (V, D)), jnp.arange(1.0 * V))
     labels, weights = jnp.ones((4, 3), jnp.int32), jnp.ones((4, 3))
 
     def local(head, labels, weights):
@@ -173,9 +171,9 @@ def test_every_device_sums_its_own_rows_where_sharding_is_checked(split):
 
     whole = jax.sharding.PartitionSpec()
     rows = jax.sharding.PartitionSpec("data") if split else whole
-    given = (VocabularyHead(rows, whole, whole), rows, rows)
-    spread = jax.shard_map(local, mesh=mesh, in_specs=given, out_specs=whole)
-    value, slope = jax.jit(jax.value_and_grad(spread))(head, labels, weights)
+    given = (LMHead(rows, whole, whole), rows, rows)
+    distribute = jax.shard_map(local, mesh=mesh, in_specs=given, out_specs=whole)
+    value, slope = jax.jit(jax.value_and_grad(distribute))(head, labels, weights)
     expected, plain_slope = jax.value_and_grad(plain)(head, labels, weights)
     np.testing.assert_allclose(value, expected, rtol=1e-6)
     for mine, other in zip(jax.tree.leaves(slope), jax.tree.leaves(plain_slope), strict=True):

@@ -14,8 +14,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bertgpt.model.blocks import Model
 
-def fast_apply(model: nn.Module, platform: str) -> Callable[..., Any]:
+
+def fast_apply(model: Model, platform: str) -> Callable[..., Any]:
     """`model.apply` for training on a platform such as "cpu" or "gpu": on a CPU, dense layers in bfloat16 run as
     `dense`."""
     if platform != "cpu":

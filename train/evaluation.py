@@ -10,26 +10,26 @@ import numpy as np
 from bertgpt.errors import InputError
 
 from . import hosts, loader
-from .job import Job, Trainer
+from .job import CompiledSteps, TrainJob
 from .sections import RunConfig
 from .watching import Stop
 
 UNDER_WAY = 2  # evaluation batches that the device has got before the first of them is fetched
 
 
-def eval_batches(config: RunConfig, job: Job) -> Iterator[dict[str, np.ndarray]]:
+def eval_batches(config: RunConfig, job: TrainJob) -> Iterator[dict[str, np.ndarray]]:
     """The held-out examples that an evaluation scores, in batches no larger than a micro-batch."""
     size = config.train.batch_size // config.train.accumulate
     return loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples)
 
 
-def put(trainer: Trainer, batch: dict[str, np.ndarray]) -> Any:
+def put(trainer: CompiledSteps, batch: dict[str, np.ndarray]) -> Any:
     """The batch, checked, on the devices."""
     job = trainer.job
-    return trainer.strategy.put_batch(validated(batch, job.token_keys, job.model.config.vocab_size))  # type: ignore[attr-defined]
+    return trainer.strategy.put_batch(validated(batch, job.token_keys, job.model.config.vocab_size))
 
 
-def evaluate(trainer: Trainer, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
+def evaluate(trainer: CompiledSteps, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
     """Mean losses and accuracies over the held-out examples, every example once, and what the job makes of them; None
     where `stop` was requested on the way."""
     config, job, strategy = trainer.config, trainer.job, trainer.strategy

@@ -3,14 +3,15 @@
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import numpy as np
 from tokenizers import Tokenizer
+
+from bertgpt.model.blocks import Model
 
 from . import loader
 from .parallel import Strategy
 from .sections import RunConfig
-from .step import Task
+from .step import Objective
 
 
 class Best(NamedTuple):
@@ -19,12 +20,12 @@ class Best(NamedTuple):
     name: str = "loss"
     higher: bool = False
 
-    def badness(self, figures: dict[str, float]) -> float:
+    def selection_loss(self, figures: dict[str, float]) -> float:
         """Lower is better."""
         return -figures[self.name] if self.higher else figures[self.name]
 
 
-class Job(NamedTuple):
+class TrainJob(NamedTuple):
     """What a run learns, made by pretraining.py or finetuning.py.
 
     Attributes:
@@ -43,10 +44,10 @@ class Job(NamedTuple):
         evaluates_first: also before the first step; and every evaluation is a checkpoint.
     """
 
-    model: nn.Module
+    model: Model
     tokenizer: Tokenizer
     params: Any
-    task: Task
+    task: Objective
     train_source: loader.Source
     eval_source: loader.Source
     eval_seed: int | None
@@ -59,11 +60,11 @@ class Job(NamedTuple):
     evaluates_first: bool = False
 
 
-class Trainer(NamedTuple):
+class CompiledSteps(NamedTuple):
     """A job with what runs it."""
 
     config: RunConfig
-    job: Job
+    job: TrainJob
     strategy: Strategy
     train: Callable[..., Any]
     evaluate: Callable[..., Any]

@@ -17,7 +17,7 @@ from . import hosts, loader, parallel, reports
 from .atomic_files import write_whole
 from .evaluation import eval_batches, evaluate, put
 from .folders.checkpoints import Checkpoints, restore_newest
-from .job import Job, Trainer
+from .job import CompiledSteps, TrainJob
 from .optimizers import make_optimizer, make_schedule, warmup_steps
 from .parallel import Strategy
 from .reports import say
@@ -45,12 +45,12 @@ class Progress(NamedTuple):
     state: TrainState
     step: int = 0
     row: int = 0
-    scored: tuple[float, ...] = ()
-    owes_evaluation: bool = False
+    eval_history: tuple[float, ...] = ()
+    eval_pending: bool = False
     logged: tuple[int, dict[str, float]] = (0, {})
 
 
-def run(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, TrainState]:
+def run(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledSteps, TrainState]:
     """Trains to the end, from the newest checkpoint where there is one.
 
     Leaves in `config.out`: config.yaml, tokenizer.json, metrics.jsonl, checkpoints/.
@@ -62,12 +62,12 @@ def run(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Train
     out = Path(config.out)
     trainer, create = build(config, job, strategy)
     shapes = jax.eval_shape(create, job.params)
-    for line in reports.opening(config, job.model.config, strategy, count(shapes.params)):  # type: ignore[attr-defined]
+    for line in reports.opening(config, job.model.config, strategy, count(shapes.params)):
         say(line)
     hosts.sync("every process has read what lies in the run's folder")
     out.mkdir(parents=True, exist_ok=True)
     with Checkpoints(out / "checkpoints", config.checkpoint.keep) as checkpoints:
-        progress = resume(trainer, strategy.like(shapes), checkpoints) or Progress(
+        progress = resume(trainer, strategy.abstract_state(shapes), checkpoints) or Progress(
             strategy.put_state(create(job.params))
         )
         warn_of_settings(config, job)
@@ -77,7 +77,7 @@ def run(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Train
         return trainer, run_steps(trainer, progress, checkpoints)
 
 
-def warn_of_settings(config: RunConfig, job: Job) -> None:
+def warn_of_settings(config: RunConfig, job: TrainJob) -> None:
     """Warns of a warm-up that the run never leaves, and of an evaluation of too few tokens to rely on."""
     steps, warmup = config.train.steps, warmup_steps(config.optimizer, config.train.steps)
     if warmup >= steps:
@@ -97,7 +97,7 @@ def warn_of_settings(config: RunConfig, job: Job) -> None:
         )
 
 
-def scored_tokens(config: RunConfig, job: Job) -> int:
+def scored_tokens(config: RunConfig, job: TrainJob) -> int:
     """Tokens that an evaluation predicts; counts no further than FEW_TOKENS."""
     tokens = 0
     for batch in eval_batches(config, job):
@@ -141,7 +141,7 @@ def check_out(out: Path, config: RunConfig) -> None:
     say(f"{out}: replaces a run with other settings, which ended before its first checkpoint: {', '.join(differing)}")
 
 
-def build(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Callable[[Any], TrainState]]:
+def build(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledSteps, Callable[[Any], TrainState]]:
     """Optimizer and compiled steps; and what makes the state of step 0 from given parameters or None."""
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     train, evaluate = parallel.compile_steps(
@@ -151,10 +151,10 @@ def build(config: RunConfig, job: Job, strategy: Strategy) -> tuple[Trainer, Cal
     )
     schedule = make_schedule(config.optimizer, config.train.steps)
     create = strategy.compile_init(functools.partial(create_state, job.model, optimizer, config.seed))
-    return Trainer(config, job, strategy, train, evaluate, schedule), create
+    return CompiledSteps(config, job, strategy, train, evaluate, schedule), create
 
 
-def resume(trainer: Trainer, like: TrainState, checkpoints: Checkpoints) -> Progress | None:
+def resume(trainer: CompiledSteps, like: TrainState, checkpoints: Checkpoints) -> Progress | None:
     """Where the newest good checkpoint stands; None where there is none.
 
     Raises:
@@ -168,46 +168,48 @@ def resume(trainer: Trainer, like: TrainState, checkpoints: Checkpoints) -> Prog
     if extra["data"] != trainer.job.digest:
         raise InputError(f"the data changed since checkpoint {step}; start a new run with another out")
     say(f"going on from step {step}")
-    scored, owed = tuple(extra.get("scored", ())), extra.get("owes_evaluation", False)
+    eval_history, owed = tuple(extra.get("scored", ())), extra.get("owes_evaluation", False)
     steps, sums = extra.get("logged", (0, {}))
-    return Progress(trainer.strategy.put_state(state), step, extra["row"], scored, owed, (steps, sums))
+    return Progress(trainer.strategy.put_state(state), step, extra["row"], eval_history, owed, (steps, sums))
 
 
-def run_steps(trainer: Trainer, progress: Progress, checkpoints: Checkpoints) -> TrainState:
+def run_steps(trainer: CompiledSteps, progress: Progress, checkpoints: Checkpoints) -> TrainState:
     """Trains to `train.steps`: logs, evaluates and saves when due; saves and leaves on SIGTERM; ends when evaluations
     bring nothing better."""
     config, job, last = trainer.config, trainer.job, trainer.config.train.steps
     with (
         Stop() as stop,
         Watchdog(config.train.stall_seconds, reports.warn_here) as watchdog,
-        reports.Metrics(Path(config.out), progress.step, progress.owes_evaluation) as metrics,
+        reports.Metrics(Path(config.out), progress.step, progress.eval_pending) as metrics,
         reports.Bar(last, progress.step) as bar,
     ):
-        going = Running(trainer, progress, stop, watchdog, metrics, checkpoints)
-        if progress.owes_evaluation or (job.evaluates_first and going.step == 0):
+        going = TrainLoop(trainer, progress, stop, watchdog, metrics, checkpoints)
+        if progress.eval_pending or (job.evaluates_first and going.step == 0):
             going.score()
         while not going.ends():
             going.advance()
             bar.advance(going.step)
             if going.is_due(config.train.log_every):
                 bar.show(going.step, going.log())
-            badness = going.score() if going.is_due(config.train.eval_every) else None
-            kept = badness is not None and (job.evaluates_first or config.train.patience > 0)  # it may be the best
+            selection_loss = going.score() if going.is_due(config.train.eval_every) else None
+            kept = selection_loss is not None and (
+                job.evaluates_first or config.train.patience > 0
+            )  # it may be the best
             if going.step % config.checkpoint.every == 0 or going.ends() or kept:
-                going.save(badness)
+                going.save(selection_loss)
         going.profile.end()
         checkpoints.wait()
     if going.step < last:
         say_why(trainer, going.step, stop.received)
-    return trainer.strategy.saved(going.state)
+    return trainer.strategy.to_checkpoint(going.state)
 
 
-class Running:
+class TrainLoop:
     """A run under way: its state and all that notes what becomes of it."""
 
     def __init__(
         self,
-        trainer: Trainer,
+        trainer: CompiledSteps,
         progress: Progress,
         stop: Stop,
         watchdog: Watchdog,
@@ -215,7 +217,7 @@ class Running:
         checkpoints: Checkpoints,
     ) -> None:
         self.trainer, self.config, self.job = trainer, trainer.config, trainer.job
-        self.state, self.step, row, self.scored, self.owes_evaluation, logged = progress
+        self.state, self.step, row, self.eval_history, self.eval_pending, logged = progress
         self.stop, self.watchdog, self.metrics, self.checkpoints = stop, watchdog, metrics, checkpoints
         self.batches = loader.batches(self.job.train_source, self.config.train.batch_size, self.config.seed, row)
         self.profile = Profile(self.config.train.profile, Path(self.config.out) / "profile")
@@ -232,7 +234,9 @@ class Running:
     def is_stale(self) -> bool:
         """Whether the last `train.patience` evaluations brought nothing better than those before them."""
         patience = self.config.train.patience
-        return 0 < patience < len(self.scored) and min(self.scored[-patience:]) >= min(self.scored[:-patience])
+        return 0 < patience < len(self.eval_history) and min(self.eval_history[-patience:]) >= min(
+            self.eval_history[:-patience]
+        )
 
     def advance(self) -> None:
         """One update; then looks whether a signal came."""
@@ -260,22 +264,22 @@ class Running:
         decides = self.job.evaluates_first or self.config.train.patience > 0  # which checkpoint is best, or the end
         held_out = evaluate(self.trainer, self.state.params, None if decides else self.stop)
         self.window.restart_clock()
-        self.owes_evaluation = held_out is None
+        self.eval_pending = held_out is None
         if held_out is None:
             return None
         self.metrics.write(self.step, "eval", held_out)
         say(reports.eval_line(self.step, held_out))
-        badness = self.job.best.badness(held_out)
+        selection_loss = self.job.best.selection_loss(held_out)
         if self.step > 0:
-            self.scored = (*self.scored, badness)
-        return badness
+            self.eval_history = (*self.eval_history, selection_loss)
+        return selection_loss
 
-    def save(self, badness: float | None) -> None:
+    def save(self, selection_loss: float | None) -> None:
         """A checkpoint, written in the background; the rows of metrics before it are on disk."""
         self.window.check()
         self.metrics.sync()
         self.watchdog.at(f"the checkpoint of step {self.step}")
-        self.checkpoints.save(self.step, self.trainer.strategy.saved(self.state), self.extra(), badness)
+        self.checkpoints.save(self.step, self.trainer.strategy.to_checkpoint(self.state), self.extra(), selection_loss)
 
     def extra(self) -> dict[str, Any]:
         """What a checkpoint holds beside the arrays: the data position is one global row number."""
@@ -284,15 +288,15 @@ class Running:
             "data": self.job.digest,
             "config": configs.to_dict(self.config),
             "architecture": type(self.job.model).__name__,
-            "model": dataclasses.asdict(self.job.model.config),  # type: ignore[attr-defined]
+            "model": dataclasses.asdict(self.job.model.config),
             "tokenizer": self.job.tokenizer.to_str(),
-            "scored": self.scored,
-            "owes_evaluation": self.owes_evaluation,
+            "scored": self.eval_history,
+            "owes_evaluation": self.eval_pending,
             "logged": (self.window.steps, self.window.sums),
         }
 
 
-def say_why(trainer: Trainer, step: int, received: signal.Signals | None) -> None:
+def say_why(trainer: CompiledSteps, step: int, received: signal.Signals | None) -> None:
     """Tells why a run ended before its last step; leaves with the signal's exit code where one came."""
     if received is None:
         name = trainer.job.best.name

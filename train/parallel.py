@@ -12,11 +12,11 @@ from bertgpt.errors import InputError
 
 from .sections import ParallelSection
 from .state import TrainState
-from .step import Local
+from .step import GradFn
 
 AXES = DATA, FSDP = "data", "fsdp"  # a mesh's: batches are split over both, parameters and optimizer over the second
-ROWS, WHOLE = PartitionSpec(AXES), PartitionSpec()
-SHARDED = {  # by the end of a path, the axes that may be split, best first; one that does not divide is left whole
+BATCH_SPEC, REPLICATED = PartitionSpec(AXES), PartitionSpec()
+SHARDING_RULES = {  # by the end of a path, the axes that may be split, best first; what does not divide stays whole
     "embedding": (1, 0),  # the width: 30,522 and 40,478 tokens do not divide by 8
     "kernel": (1, 0),
     "bias": (0,),
@@ -31,7 +31,7 @@ class Strategy(Protocol):
     name: str
     devices: int
 
-    def spread(self, local: Local) -> Local:
+    def distribute(self, local: GradFn) -> GradFn:
         """`step.gradients` of one device -> the same for all devices' rows, added up."""
         ...
 
@@ -51,15 +51,15 @@ class Strategy(Protocol):
         """(params, batch) -> sums and outputs, compiled."""
         ...
 
-    def like(self, shapes: TrainState) -> TrainState:
+    def abstract_state(self, shapes: TrainState) -> TrainState:
         """A state's shapes -> what a checkpoint is read into: with shardings, straight onto the devices."""
         ...
 
     def put_state(self, state: TrainState) -> TrainState:
-        """Onto the devices, from the form that `saved` or a checkpoint gives."""
+        """Onto the devices, from the form that `to_checkpoint` or a checkpoint gives."""
         ...
 
-    def saved(self, state: TrainState) -> TrainState:
+    def to_checkpoint(self, state: TrainState) -> TrainState:
         """The state as checkpoints hold it, the same whatever the strategy."""
         ...
 
@@ -86,7 +86,7 @@ class Jit:
         self.replicated: Sharding = SingleDeviceSharding(jax.local_devices()[0])
         self.rows: Sharding = self.replicated
 
-    def spread(self, local: Local) -> Local:
+    def distribute(self, local: GradFn) -> GradFn:
         return local
 
     def shardings(self, state: TrainState) -> TrainState:
@@ -108,7 +108,7 @@ class Jit:
 
     def lower(self, step: Step, state: TrainState, batch: dict[str, Any]) -> Any:
         rows = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.rows) for name, x in batch.items()}
-        return self._jitted(step, state).lower(self.like(state), rows)
+        return self._jitted(step, state).lower(self.abstract_state(state), rows)
 
     def _jitted(self, step: Step, state: TrainState) -> Any:
         return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(state), self.replicated))
@@ -116,7 +116,7 @@ class Jit:
     def compile_eval(self, step: Step) -> Step:
         return jax.jit(step, out_shardings=self.replicated)
 
-    def like(self, shapes: TrainState) -> TrainState:
+    def abstract_state(self, shapes: TrainState) -> TrainState:
         return jax.tree.map(
             lambda x, place: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=place), shapes, self.shardings(shapes)
         )
@@ -124,7 +124,7 @@ class Jit:
     def put_state(self, state: TrainState) -> TrainState:
         return jax.device_put(state, self.shardings(state))
 
-    def saved(self, state: TrainState) -> TrainState:
+    def to_checkpoint(self, state: TrainState) -> TrainState:
         return state
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> Any:
@@ -140,8 +140,8 @@ class Jit:
 class OnMesh(Jit):
     """One program over the global arrays of a mesh, on one or many hosts.
 
-    The batch is split over both axes; parameters and optimizer over `fsdp`, as `SHARDED` says. Each device gathers the
-    whole parameters for the length of a step, works on its rows alone, and keeps its part of the added gradient.
+    The batch is split over both axes; parameters and optimizer over `fsdp`, by `SHARDING_RULES`. Each device gathers
+    all parameters for the length of a step, works on its rows alone, and keeps its part of the summed gradient.
     """
 
     name = "mesh"
@@ -150,7 +150,7 @@ class OnMesh(Jit):
         self.mesh = mesh
         self.devices = mesh.devices.size
         self.replicated = NamedSharding(mesh, PartitionSpec())
-        self.rows = NamedSharding(mesh, ROWS)
+        self.rows = NamedSharding(mesh, BATCH_SPEC)
 
     def shardings(self, state: TrainState) -> TrainState:
         return jax.tree.map(lambda where: NamedSharding(self.mesh, where), specs(state, self.mesh), is_leaf=_is_spec)
@@ -159,7 +159,7 @@ class OnMesh(Jit):
         make = super().compile_init(create)
         return lambda params: make(jax.device_get(params))  # arrays of one device fit no mesh
 
-    def spread(self, local: Local) -> Local:
+    def distribute(self, local: GradFn) -> GradFn:
         def run(params: Any, batch: Any, key: Any) -> Any:
             places = specs(params, self.mesh)
 
@@ -168,7 +168,7 @@ class OnMesh(Jit):
                 grads, sums = local(gather(params, places), batch, key, AXES)
                 return scatter(grads, places), jax.lax.psum(sums, AXES)
 
-            return self._map(on_device, (places, ROWS, WHOLE), (places, WHOLE))(params, batch, key)
+            return self._map(on_device, (places, BATCH_SPEC, REPLICATED), (places, REPLICATED))(params, batch, key)
 
         return run
 
@@ -180,7 +180,7 @@ class OnMesh(Jit):
                 sums, kept = step(gather(params, places), batch)
                 return jax.lax.psum(sums, AXES), kept
 
-            return self._map(on_device, (places, ROWS), (WHOLE, ROWS))(params, batch)
+            return self._map(on_device, (places, BATCH_SPEC), (REPLICATED, BATCH_SPEC))(params, batch)
 
         return super().compile_eval(run)
 
@@ -221,7 +221,7 @@ def _is_spec(value: Any) -> bool:
 def spec(path: Any, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
     """How an array of the state is split over `fsdp`, by the end of its path."""
     size = mesh.shape[FSDP]
-    for axis in SHARDED.get(getattr(path[-1], "key", ""), ()):
+    for axis in SHARDING_RULES.get(getattr(path[-1], "key", ""), ()):
         if size > 1 and axis < len(shape) and shape[axis] % size == 0:
             return PartitionSpec(*[None] * axis, FSDP)
     return PartitionSpec()
@@ -236,7 +236,7 @@ class Pmap:
         self.list = devices
         self.devices = len(devices)
 
-    def spread(self, local: Local) -> Local:
+    def distribute(self, local: GradFn) -> GradFn:
         def run(params: Any, batch: Any, key: Any) -> Any:
             key = jax.random.fold_in(key, jax.lax.axis_index(DATA))
             return jax.lax.psum(local(params, batch, key, (DATA,)), DATA)
@@ -264,7 +264,7 @@ class Pmap:
 
         return jax.pmap(run, axis_name=DATA, devices=self.list)
 
-    def like(self, shapes: TrainState) -> TrainState:
+    def abstract_state(self, shapes: TrainState) -> TrainState:
         return shapes
 
     def put_state(self, state: TrainState) -> TrainState:
@@ -274,7 +274,7 @@ class Pmap:
         )  # takes no memory
         return jax.device_put(copies, rows)
 
-    def saved(self, state: TrainState) -> TrainState:
+    def to_checkpoint(self, state: TrainState) -> TrainState:
         return jax.tree.map(lambda x: x.addressable_data(0)[0], state)
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> Any:
@@ -347,6 +347,6 @@ def check_batch(batch_size: int, accumulate: int, strategy: Strategy) -> None:
 def compile_steps(strategy: Strategy, train_step: Step, eval_step: Step) -> tuple[Step, Step]:
     """Both steps, spread over the strategy's devices and compiled."""
     return (
-        strategy.compile_train(functools.partial(train_step, spread=strategy.spread)),
+        strategy.compile_train(functools.partial(train_step, distribute=strategy.distribute)),
         strategy.compile_eval(eval_step),
     )

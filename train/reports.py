@@ -73,7 +73,7 @@ def warn_here(text: str) -> None:
 class Metrics:
     """metrics.jsonl, one object a line: `step`, `split`, then figures; TensorBoard beside it where it is installed."""
 
-    def __init__(self, folder: Path, step: int, owes_evaluation: bool = False) -> None:
+    def __init__(self, folder: Path, step: int, eval_pending: bool = False) -> None:
         """Rows after `step`, which a killed run may have left, are dropped, and its evaluation where it is owed. Only
         the first process of a run writes."""
         self.board: Any = None
@@ -82,7 +82,7 @@ class Metrics:
             return
         self.path = folder / "metrics.jsonl"
         rows = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
-        if owes_evaluation:
+        if eval_pending:
             rows = [row for row in rows if (row["step"], row["split"]) != (step, "eval")]
         write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows))
         self.file = self.path.open("a", encoding="utf-8")

@@ -2,13 +2,13 @@
 
 from typing import Any
 
-import flax.linen as nn
 import flax.struct
 import jax
 import jax.numpy as jnp
 import optax
 from jax import Array
 
+from bertgpt.model.blocks import Model
 from bertgpt.model.inputs import example_ids
 
 PRNG = "rbg"  # the same under every sharding; of dropout it gives the keys alone
@@ -31,9 +31,7 @@ class TrainState:
     key: Array
 
 
-def create_state(
-    model: nn.Module, optimizer: optax.GradientTransformation, seed: int, params: Any = None
-) -> TrainState:
+def create_state(model: Model, optimizer: optax.GradientTransformation, seed: int, params: Any = None) -> TrainState:
     """Step 0: fresh parameters from the seed, or the given ones."""
     key = jax.random.key(seed, impl=PRNG)
     if params is None:

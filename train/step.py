@@ -5,7 +5,6 @@ import functools
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import optax
@@ -13,6 +12,7 @@ from jax import Array
 
 from bertgpt import losses
 from bertgpt.losses import Batch, SumWeight
+from bertgpt.model.blocks import Model
 
 from .state import TrainState, step_key
 
@@ -21,7 +21,7 @@ PACKED = ("position_ids", "pack_ids", "cls_positions")  # further inputs of a ba
 IN_BLOCKS = (("output_logits", False),)  # logits over the vocabulary exist for a block of rows at a time
 
 
-class Task(NamedTuple):
+class Objective(NamedTuple):
     """A model with what it is trained and judged by.
 
     Attributes:
@@ -35,7 +35,7 @@ class Task(NamedTuple):
         apply: `model.apply`, or what serves the device better.
     """
 
-    model: nn.Module
+    model: Model
     inputs: tuple[str, ...]
     losses: Callable[[Any, Batch], Sums]
     accuracies: Callable[[Any, Batch], Sums]
@@ -50,27 +50,27 @@ class Task(NamedTuple):
         return sum(weights.get(name, 1) * value for name, value in values.items() if name.endswith("_loss"))
 
 
-Local = Callable[..., tuple[Any, Sums]]  # `gradients` of one device
-Spread = Callable[[Local], Local]
+GradFn = Callable[..., tuple[Any, Sums]]  # `gradients` of one device
+Distribute = Callable[[GradFn], GradFn]
 
 
-def alone(local: Local) -> Local:
+def single_device(local: GradFn) -> GradFn:
     """One device has all rows."""
     return local
 
 
-def bert_task(model: nn.Module) -> Task:
+def bert_task(model: Model) -> Objective:
     """Masked tokens and next sentence."""
     inputs = ("input_ids", "attention_mask", "token_type_ids", "masked_positions")
-    return Task(model, inputs, losses.bert_losses, losses.bert_accuracies, options=IN_BLOCKS)
+    return Objective(model, inputs, losses.bert_losses, losses.bert_accuracies, options=IN_BLOCKS)
 
 
-def gpt_task(model: nn.Module) -> Task:
+def gpt_task(model: Model) -> Objective:
     """Next token."""
-    return Task(model, ("input_ids",), losses.gpt_losses, losses.gpt_accuracies, options=IN_BLOCKS)
+    return Objective(model, ("input_ids",), losses.gpt_losses, losses.gpt_accuracies, options=IN_BLOCKS)
 
 
-def apply(task: Task, params: Any, batch: Batch, key: Array | None = None) -> Any:
+def apply(task: Objective, params: Any, batch: Batch, key: Array | None = None) -> Any:
     """The model's output for a batch; with dropout where there is a key."""
     inputs = {name: batch[name] for name in (*task.inputs, *(name for name in PACKED if name in batch))}
     options = dict(task.options) | {"deterministic": True}
@@ -84,10 +84,10 @@ def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    task: Task,
+    task: Objective,
     optimizer: optax.GradientTransformation,
     accumulate: int = 1,
-    spread: Spread = alone,
+    distribute: Distribute = single_device,
 ) -> tuple[TrainState, dict[str, Array]]:
     """The update for one global batch; without dropout, whose keys go by device and micro-batch, the same however the
     batch is split.
@@ -104,7 +104,7 @@ def train_step(
         The state after it, and the batch's mean losses with `loss` (their sum) and `grad_norm` (before clipping).
     """
     local = functools.partial(gradients, task=task, accumulate=accumulate)
-    grads, sums = spread(local)(state.params, batch, step_key(state))
+    grads, sums = distribute(local)(state.params, batch, step_key(state))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {name: value.mean() for name, value in sums.items()}
@@ -113,7 +113,7 @@ def train_step(
 
 
 def gradients(
-    params: Any, batch: Batch, key: Array, axes: tuple[str, ...] = (), *, task: Task, accumulate: int = 1
+    params: Any, batch: Batch, key: Array, axes: tuple[str, ...] = (), *, task: Objective, accumulate: int = 1
 ) -> tuple[Any, Sums]:
     """One device's part of the gradient of the global batch's summed mean losses, and of the losses.
 
@@ -128,7 +128,7 @@ def gradients(
     Returns:
         Gradient and losses, to be added over devices.
     """
-    batch = share_masks(batch, axes)
+    batch = normalize_loss_masks(batch, axes)
 
     def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
         output = apply(task, params, batch, key)
@@ -148,7 +148,7 @@ def gradients(
     return jax.lax.scan(micro_batch, zeros, (jnp.arange(accumulate), batches))[0]
 
 
-def share_masks(batch: Batch, axes: tuple[str, ...] = ()) -> Batch:
+def normalize_loss_masks(batch: Batch, axes: tuple[str, ...] = ()) -> Batch:
     """Every loss mask over its sum in the global batch, so that a sum of losses, added over micro-batches and devices,
     is the global mean, divided once. A mask that is all zero stays so."""
 
@@ -160,7 +160,7 @@ def share_masks(batch: Batch, axes: tuple[str, ...] = ()) -> Batch:
     return {name: share(value) if name.endswith("loss_mask") else value for name, value in batch.items()}
 
 
-def eval_step(params: Any, batch: Batch, *, task: Task) -> tuple[Sums, dict[str, Array]]:
+def eval_step(params: Any, batch: Batch, *, task: Objective) -> tuple[Sums, dict[str, Array]]:
     """The sums and weights of every loss and accuracy of a device's rows, without dropout, to be added over devices;
     also the outputs that the task keeps, row by row, with each row's `place`."""
     output = apply(task, params, batch)

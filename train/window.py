@@ -8,7 +8,7 @@ import jax
 import numpy as np
 
 from . import flops, hosts, loader
-from .job import Trainer
+from .job import CompiledSteps
 
 
 class NotFiniteError(RuntimeError):
@@ -19,7 +19,7 @@ class Window:
     """The steps since the last row of metrics. Their figures stay on the device until they are looked at, so that no
     step waits."""
 
-    def __init__(self, trainer: Trainer, steps: int = 0, sums: dict[str, float] | None = None) -> None:
+    def __init__(self, trainer: CompiledSteps, steps: int = 0, sums: dict[str, float] | None = None) -> None:
         """
         Args:
             trainer: of the run.
@@ -37,7 +37,7 @@ class Window:
         """Notes a step that is under way, with this process's rows of its batch."""
         self.pending.append((step, figures))
         self.tokens += loader.real_tokens(batch)
-        self.flops += flops.step_flops(self.trainer.job.model.config, batch)  # type: ignore[attr-defined]
+        self.flops += flops.step_flops(self.trainer.job.model.config, batch)
 
     def check(self) -> None:
         """Fetches what is pending.

@@ -6,17 +6,17 @@ import warnings
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jax import Array
 from tokenizers import Tokenizer
 
-from bertgpt.checkpoints.hf_mapping import FAMILIES, bare, family_of
+from bertgpt.checkpoints.hf_mapping import FAMILIES, family_of, headless
 from bertgpt.checkpoints.parameters import initial_values
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
+from bertgpt.model.blocks import Model
 from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import vocabulary_size
 
@@ -38,8 +38,8 @@ def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
 
 
 def adapt(
-    model: nn.Module, params: Any, architecture: str, config: ModelConfig, tokenizer: Tokenizer, *, key: Array
-) -> tuple[nn.Module, Any]:
+    model: Model, params: Any, architecture: str, config: ModelConfig, tokenizer: Tokenizer, *, key: Array
+) -> tuple[Model, Any]:
     """The same encoder under another head, with a row of the token embeddings for every token.
 
     What fits is kept; a new row or head is drawn as at the beginning of pretraining.
@@ -59,14 +59,14 @@ def adapt(
         InputError: the architecture is of another family.
     """
     old, name = type(model).__name__, family_of(architecture)
-    if name is None or name != family_of(old) or bare(FAMILIES[name], architecture):
+    if name is None or name != family_of(old) or headless(FAMILIES[name], architecture):
         raise InputError(f"a {old} cannot become a {architecture}")
     family, config = FAMILIES[name], config_for(config, tokenizer)
     home = importlib.import_module(f"bertgpt.model.{family.architecture}")
-    new = getattr(home, architecture)(config, model.dtype)  # type: ignore[attr-defined]
+    new = getattr(home, architecture)(config, model.dtype)
     shapes = flatten_dict(jax.eval_shape(new.init, key, example_ids(architecture))["params"], sep="/")
-    had = flatten_dict({family.prefix: params} if bare(family, old) else params, sep="/")
-    if (old, *_classes(model.config)) != (architecture, *_classes(config)):  # type: ignore[attr-defined]
+    had = flatten_dict({family.prefix: params} if headless(family, old) else params, sep="/")
+    if (old, *_classes(model.config)) != (architecture, *_classes(config)):
         had = {path: value for path, value in had.items() if not path.startswith(CLASSIFIERS)}
     kept = {path: had[path] for path, leaf in shapes.items() if path in had and had[path].shape == leaf.shape}
     drawn = initial_values(new, sorted(shapes.keys() - kept.keys()), key)

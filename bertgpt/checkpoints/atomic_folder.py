@@ -14,7 +14,7 @@ LAST = "config.json"  # the file that makes a folder a model's is put in its pla
 
 
 @contextlib.contextmanager
-def replacing(folder: Path, superseded: Iterable[str] = ()) -> Iterator[Path]:
+def atomic_folder(folder: Path, superseded: Iterable[str] = ()) -> Iterator[Path]:
     """An empty folder, whose files take their places in `folder` when all are written: weights before config.json.
 
     Args:

@@ -19,46 +19,46 @@ class Entry(NamedTuple):
         transpose: theirs is [out, in], as torch's Linear; Conv1D and everything else is as ours.
     """
 
-    theirs: str
-    ours: tuple[str, ...]
+    hf_name: str
+    paths: tuple[str, ...]
     transpose: bool = False
 
 
-def _linear(theirs: str, ours: str, bias: bool = True) -> list[Entry]:
+def _linear(hf_name: str, path: str, bias: bool = True) -> list[Entry]:
     """torch's nn.Linear."""
-    weight = Entry(f"{theirs}.weight", (f"{ours}/kernel",), transpose=True)
-    return [weight, Entry(f"{theirs}.bias", (f"{ours}/bias",))] if bias else [weight]
+    weight = Entry(f"{hf_name}.weight", (f"{path}/kernel",), transpose=True)
+    return [weight, Entry(f"{hf_name}.bias", (f"{path}/bias",))] if bias else [weight]
 
 
-def _conv1d(theirs: str, *ours: str) -> list[Entry]:
+def _conv1d(hf_name: str, *paths: str) -> list[Entry]:
     """OpenAI's Conv1D, [in, out]."""
     return [
-        Entry(f"{theirs}.weight", tuple(f"{path}/kernel" for path in ours)),
-        Entry(f"{theirs}.bias", tuple(f"{path}/bias" for path in ours)),
+        Entry(f"{hf_name}.weight", tuple(f"{path}/kernel" for path in paths)),
+        Entry(f"{hf_name}.bias", tuple(f"{path}/bias" for path in paths)),
     ]
 
 
-def _norm(theirs: str, ours: str) -> list[Entry]:
-    return [Entry(f"{theirs}.weight", (f"{ours}/scale",)), Entry(f"{theirs}.bias", (f"{ours}/bias",))]
+def _norm(hf_name: str, path: str) -> list[Entry]:
+    return [Entry(f"{hf_name}.weight", (f"{path}/scale",)), Entry(f"{hf_name}.bias", (f"{path}/bias",))]
 
 
-def _embedding(theirs: str, ours: str) -> Entry:
-    return Entry(f"{theirs}.weight", (f"{ours}/embedding",))
+def _embedding(hf_name: str, path: str) -> Entry:
+    return Entry(f"{hf_name}.weight", (f"{path}/embedding",))
 
 
 def _bert_encoder(layers: int) -> Iterator[Entry]:
-    for theirs, ours in (("word", "token"), ("position", "position"), ("token_type", "segment")):
-        yield _embedding(f"bert.embeddings.{theirs}_embeddings", f"bert/embeddings/{ours}")
+    for hf_name, path in (("word", "token"), ("position", "position"), ("token_type", "segment")):
+        yield _embedding(f"bert.embeddings.{hf_name}_embeddings", f"bert/embeddings/{path}")
     yield from _norm("bert.embeddings.LayerNorm", "bert/embeddings/norm")
     for layer in range(layers):
-        theirs, ours = f"bert.encoder.layer.{layer}", f"bert/stack/block_{layer}"
+        hf_name, path = f"bert.encoder.layer.{layer}", f"bert/stack/block_{layer}"
         for name in ("query", "key", "value"):
-            yield from _linear(f"{theirs}.attention.self.{name}", f"{ours}/attention/{name}")
-        yield from _linear(f"{theirs}.attention.output.dense", f"{ours}/attention/out")
-        yield from _norm(f"{theirs}.attention.output.LayerNorm", f"{ours}/attention_norm")
-        yield from _linear(f"{theirs}.intermediate.dense", f"{ours}/feed_forward/up")
-        yield from _linear(f"{theirs}.output.dense", f"{ours}/feed_forward/down")
-        yield from _norm(f"{theirs}.output.LayerNorm", f"{ours}/feed_forward_norm")
+            yield from _linear(f"{hf_name}.attention.self.{name}", f"{path}/attention/{name}")
+        yield from _linear(f"{hf_name}.attention.output.dense", f"{path}/attention/out")
+        yield from _norm(f"{hf_name}.attention.output.LayerNorm", f"{path}/attention_norm")
+        yield from _linear(f"{hf_name}.intermediate.dense", f"{path}/feed_forward/up")
+        yield from _linear(f"{hf_name}.output.dense", f"{path}/feed_forward/down")
+        yield from _norm(f"{hf_name}.output.LayerNorm", f"{path}/feed_forward_norm")
 
 
 def _bert_mlm(layers: int) -> Iterator[Entry]:
@@ -71,13 +71,15 @@ def _gpt_transformer(layers: int) -> Iterator[Entry]:
     yield _embedding("transformer.tokens_embed", "transformer/token")
     yield _embedding("transformer.positions_embed", "transformer/position")
     for layer in range(layers):
-        theirs, ours = f"transformer.h.{layer}", f"transformer/stack/block_{layer}"
-        yield from _conv1d(f"{theirs}.attn.c_attn", *(f"{ours}/attention/{name}" for name in ("query", "key", "value")))
-        yield from _conv1d(f"{theirs}.attn.c_proj", f"{ours}/attention/out")
-        yield from _norm(f"{theirs}.ln_1", f"{ours}/attention_norm")
-        yield from _conv1d(f"{theirs}.mlp.c_fc", f"{ours}/feed_forward/up")
-        yield from _conv1d(f"{theirs}.mlp.c_proj", f"{ours}/feed_forward/down")
-        yield from _norm(f"{theirs}.ln_2", f"{ours}/feed_forward_norm")
+        hf_name, path = f"transformer.h.{layer}", f"transformer/stack/block_{layer}"
+        yield from _conv1d(
+            f"{hf_name}.attn.c_attn", *(f"{path}/attention/{name}" for name in ("query", "key", "value"))
+        )
+        yield from _conv1d(f"{hf_name}.attn.c_proj", f"{path}/attention/out")
+        yield from _norm(f"{hf_name}.ln_1", f"{path}/attention_norm")
+        yield from _conv1d(f"{hf_name}.mlp.c_fc", f"{path}/feed_forward/up")
+        yield from _conv1d(f"{hf_name}.mlp.c_proj", f"{path}/feed_forward/down")
+        yield from _norm(f"{hf_name}.ln_2", f"{path}/feed_forward_norm")
 
 
 PARTS: dict[str, Callable[[int], Iterator[Entry]]] = {
@@ -171,10 +173,10 @@ def entries(family: Family, architecture: str, layers: int) -> list[Entry]:
 def backbone(family: Family, layers: int) -> set[str]:
     """Their names of the encoder's tensors, which no head can do without."""
     parts = set(family.architectures[next(iter(family.architectures))]) & set(BACKBONES)
-    return {entry.theirs for part in parts for entry in PARTS[part](layers)}
+    return {entry.hf_name for part in parts for entry in PARTS[part](layers)}
 
 
-def canonical(family: Family, name: str) -> str | None:
+def normalize_hf_name(family: Family, name: str) -> str | None:
     """The table's spelling of a name in a file; None for a buffer. Old files call a norm's arrays gamma and beta."""
     name = re.sub(r"(LayerNorm|ln_\d)\.gamma$", r"\1.weight", name)
     name = re.sub(r"(LayerNorm|ln_\d)\.beta$", r"\1.bias", name)
@@ -183,6 +185,6 @@ def canonical(family: Family, name: str) -> str | None:
     return None if re.fullmatch(family.buffers, name) else name
 
 
-def bare(family: Family, architecture: str) -> bool:
+def headless(family: Family, architecture: str) -> bool:
     """Whether the architecture is the encoder itself, whose names have no prefix."""
     return architecture == next(iter(family.architectures))

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,13 +20,14 @@ from bertgpt.checkpoints.hf_mapping import Entry, Family
 from bertgpt.checkpoints.parameters import Params, Wanted, initial_values, tensor_shape, wanted_tensors
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, one_line
+from bertgpt.model.blocks import Model
 
 LISTED = 5  # names of tensors in one message
 
 
 def load_pretrained(
     folder: str | Path, architecture: str | None = None, num_labels: int | None = None, *, key: Array | None = None
-) -> tuple[nn.Module, Params]:
+) -> tuple[Model, Params]:
     """A model and its parameters from a Hugging Face folder, or from OpenAI's release of GPT-1.
 
     Nothing is downloaded. A bfloat16 or float16 file is read to float32; `model.clone(dtype=jnp.bfloat16)` computes
@@ -115,7 +115,7 @@ def _canonical(family: Family, architecture: str, tensors: dict[str, Tensor], fo
     """The tensors under the table's names, without buffers; a tied one once."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        canonical = hf_mapping.canonical(family, name)
+        canonical = hf_mapping.normalize_hf_name(family, name)
         if canonical in found:
             raise InputError(f"{folder}: {name} is there under two spellings; remove one")
         if canonical is not None:

@@ -4,24 +4,24 @@ import json
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import numpy as np
 from tokenizers import Tokenizer
 
 from bertgpt.checkpoints import hf_config, hf_mapping
-from bertgpt.checkpoints.atomic_folder import CARD, replacing
+from bertgpt.checkpoints.atomic_folder import CARD, atomic_folder
 from bertgpt.checkpoints.formats.huggingface import WEIGHTS
 from bertgpt.checkpoints.formats.safetensors import SHARD_BYTES, write_tensors
 from bertgpt.checkpoints.hf_mapping import Family
 from bertgpt.checkpoints.parameters import Params, flatten, wanted_tensors
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
+from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import TOKENIZER_FILES, export_tokenizer
 
 
 def save_pretrained(
     folder: str | Path,
-    model: nn.Module,
+    model: Model,
     params: Params,
     tokenizer: Tokenizer | None = None,
     *,
@@ -50,10 +50,10 @@ def save_pretrained(
     tensors = to_theirs(family, name, model, params)
     pads = [tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>")] if tokenizer else []
     pad = next((index for index in pads if index is not None), None)
-    model_config: ModelConfig = model.config  # type: ignore[attr-defined]
+    model_config: ModelConfig = model.config
     config = hf_config.to_hf(model_config, name, pad)
     superseded = [*WEIGHTS, *(TOKENIZER_FILES if tokenizer else ())]
-    with replacing(folder, superseded) as new:
+    with atomic_folder(folder, superseded) as new:
         write_tensors(new, tensors, shard_bytes)
         (new / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
         (new / CARD).write_text(_card(name, model_config, tensors), encoding="utf-8")
@@ -71,7 +71,7 @@ def to_theirs(family: Family, name: str, model: Any, params: Params) -> dict[str
     for path, shape in shapes.items():
         if flat[path].shape != shape:
             raise InputError(f"params: {path} has shape {flat[path].shape}, and the model's config asks for {shape}")
-    prefix = f"{family.prefix}." if hf_mapping.bare(family, name) else ""
+    prefix = f"{family.prefix}." if hf_mapping.headless(family, name) else ""
     tensors = {}
     for theirs, (entry, paths) in wanted.items():
         array = np.concatenate([flat[path] for path in paths], axis=-1)

@@ -17,7 +17,7 @@ from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_ids
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead
+from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.model.attention import Cache, empty_cache
 from bertgpt.model.gpt import OpenAIGPTLMHeadModel, OpenAIGPTModel
 
@@ -109,9 +109,11 @@ def generate(
         added = np.zeros((len(prompts), 0), np.int32)
     else:
         ids, pad = _padded(prompts)
-        slots = ids.shape[1] + _bucket(max_new_tokens)
-        held = hold(params, model.dtype, len(ids))
-        run = _run(held, ids, pad, max_new_tokens, sampling, config=model.config, dtype=model.dtype, slots=slots)
+        cache_length = ids.shape[1] + _bucket(max_new_tokens)
+        held = cast_for_decoding(params, model.dtype, len(ids))
+        run = _run(
+            held, ids, pad, max_new_tokens, sampling, config=model.config, dtype=model.dtype, cache_length=cache_length
+        )
         added = np.asarray(run)[:, ids.shape[1] :][:, :max_new_tokens]
         if end_id is not None:
             added = np.where(np.cumsum(added == end_id, axis=1) > 0, end_id, added)
@@ -149,12 +151,12 @@ def stream(
 
 def _tokens(model: Any, params: Any, prompt: np.ndarray, count: int, sampling: Sampling) -> Iterator[int]:
     ids, pad = _padded([prompt])
-    params = hold(params, model.dtype, 1)
+    params = cast_for_decoding(params, model.dtype, 1)
     constants = {"config": model.config, "dtype": model.dtype}
-    slots = ids.shape[1] + _bucket(count)
+    cache_length = ids.shape[1] + _bucket(count)
     for number in range(count):
         if number == 0:
-            state = _start(params, ids, pad, sampling, **constants, slots=slots)
+            state = _start(params, ids, pad, sampling, **constants, cache_length=cache_length)
         else:
             state = _next(params, state, sampling, **constants)
         yield int(state.token[0])
@@ -236,7 +238,7 @@ def _on_cpu() -> bool:
     return jax.default_backend() == "cpu"
 
 
-def hold(params: Any, dtype: DTypeLike, batch: int) -> Any:
+def cast_for_decoding(params: Any, dtype: DTypeLike, batch: int) -> Any:
     """Parameters for a continuation of `batch` rows: kernels, and as `head` the token embeddings, rounded to the dtype
     once and not for every token.
 
@@ -263,18 +265,19 @@ def _rounded(params: Any, *, dtype: DTypeLike, widened: bool) -> Any:
 
 
 def prefill(
-    params: Any, ids: Array, pad: Array, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike, slots: int
+    params: Any, ids: Array, pad: Array, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike, cache_length: int
 ) -> State:
-    """Reads prompts [B P], `pad` [B] slots of each being padding, and adds the first token. `params` from `hold`."""
+    """Reads prompts [B P], `pad` [B] slots of each being padding, and adds the first token; `params` as
+    `cast_for_decoding` gives them."""
     batch, width = ids.shape
-    empty = empty_cache(config, batch, slots, jnp.float32 if _on_cpu() else dtype)
+    empty = empty_cache(config, batch, cache_length, jnp.float32 if _on_cpu() else dtype)
     logits, cache = _forward(params, ids, empty, pad, config, dtype)
-    ids = jnp.pad(ids, ((0, 0), (0, slots - width)))  # where a row ended, what stands here is not read
+    ids = jnp.pad(ids, ((0, 0), (0, cache_length - width)))  # where a row ended, what stands here is not read
     state = State(ids, cache, ids[:, 0], pad, jnp.zeros(batch, bool), jnp.int32(0))
     return _add(state, logits, sampling)
 
 
-def advance(params: Any, state: State, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike) -> State:
+def decode_step(params: Any, state: State, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike) -> State:
     """Reads the newest tokens, and adds one to every row."""
     logits, cache = _forward(params, state.token[:, None], state.cache, state.pad, config, dtype)
     return _add(state._replace(cache=cache), logits, sampling)
@@ -293,11 +296,11 @@ def _choose(logits: Array, sampling: Sampling, count: Array) -> Array:
         return logits.argmax(-1).astype(jnp.int32)
     logits = logits / sampling.temperature
     if sampling.filtered:
-        logits = keep_likeliest(logits, sampling.top_k, sampling.top_p)
+        logits = filter_top_k_top_p(logits, sampling.top_k, sampling.top_p)
     return jax.random.categorical(jax.random.fold_in(sampling.key, count), logits).astype(jnp.int32)
 
 
-def keep_likeliest(logits: Array, top_k: Array | int, top_p: Array | float) -> Array:
+def filter_top_k_top_p(logits: Array, top_k: Array | int, top_p: Array | float) -> Array:
     """[B V] with -inf at all but the `top_k` likeliest tokens, and of these all but the fewest that reach `top_p`."""
     ordered = -jnp.sort(-logits, axis=-1)
     kept = jnp.broadcast_to(jnp.arange(logits.shape[-1]) < top_k, logits.shape)
@@ -317,12 +320,12 @@ def _forward(
     with nn.intercept_methods(_as_held):
         model = OpenAIGPTModel(config, dtype)
         output: Any = model.apply({"params": params["transformer"]}, ids, real, position, cache=cache)
-    head = VocabularyHead(output.last_hidden_state[:, -1:].astype(params["head"].dtype), params["head"])
+    head = LMHead(output.last_hidden_state[:, -1:].astype(params["head"].dtype), params["head"])
     return head.logits()[:, 0], output.cache
 
 
 def _as_held(linen: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
-    """Dense layers multiply by their kernels as `hold` gives them, sum in float32, and round once."""
+    """Dense layers multiply by their kernels as `cast_for_decoding` gives them, sum in float32, and round once."""
     layer = context.module
     if not isinstance(layer, nn.Dense) or context.method_name != "__call__":
         return linen(*arguments, **options)
@@ -332,9 +335,9 @@ def _as_held(linen: Any, arguments: Any, options: Any, context: nn.module.Interc
     return y.astype(layer.dtype)
 
 
-STATIC = ("config", "dtype", "slots")
+STATIC = ("config", "dtype", "cache_length")
 _start = jax.jit(prefill, static_argnames=STATIC)
-_next = jax.jit(advance, static_argnames=("config", "dtype"), donate_argnames="state")
+_next = jax.jit(decode_step, static_argnames=("config", "dtype"), donate_argnames="state")
 
 
 @functools.partial(jax.jit, static_argnames=STATIC)
@@ -347,11 +350,11 @@ def _run(
     *,
     config: ModelConfig,
     dtype: DTypeLike,
-    slots: int,
+    cache_length: int,
 ) -> Array:
     """Prompts [B P] -> [B slots] with `count` tokens added, or fewer where all rows ended."""
     return jax.lax.while_loop(
         lambda state: (state.added < count) & ~state.done.all(),
-        lambda state: advance(params, state, sampling, config=config, dtype=dtype),
-        prefill(params, ids, pad, sampling, config=config, dtype=dtype, slots=slots),
+        lambda state: decode_step(params, state, sampling, config=config, dtype=dtype),
+        prefill(params, ids, pad, sampling, config=config, dtype=dtype, cache_length=cache_length),
     ).ids

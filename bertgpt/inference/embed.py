@@ -3,7 +3,6 @@
 from collections.abc import Sequence
 from typing import Any
 
-import flax.linen as nn
 import jax.numpy as jnp
 import numpy as np
 from tokenizers import Tokenizer
@@ -13,11 +12,12 @@ from bertgpt.data.pretraining.sentence_pairs import encode
 from bertgpt.errors import InputError, check_ids
 from bertgpt.inference.forward import apply_field
 from bertgpt.model.bert import BertModel
+from bertgpt.model.blocks import Model
 from bertgpt.model.gpt import OpenAIGPTModel
 
 
 def embed(
-    model: nn.Module,
+    model: Model,
     params: Any,
     tokenizer: Tokenizer,
     texts: Sequence[str],
@@ -40,13 +40,13 @@ def embed(
     Raises:
         InputError: a text is empty or longer than the model's positions, or pooling is neither.
     """
-    config = model.config  # type: ignore[attr-defined]
+    config = model.config
     if pooling not in ("mean", "cls") or (pooling == "cls" and config.causal):
         raise InputError(f"pooling is {pooling!r}; choose mean, or for BERT also cls")
     if isinstance(texts, str) or batch_size < 1:
         raise InputError("embed takes a list of texts, and a batch_size of at least 1")
-    encoder: nn.Module = OpenAIGPTModel(config) if config.causal else BertModel(config, add_pooling_layer=False)
-    encoder = encoder.clone(dtype=model.dtype)  # type: ignore[attr-defined]
+    encoder: Model = OpenAIGPTModel(config) if config.causal else BertModel(config, add_pooling_layer=False)
+    encoder = encoder.clone(dtype=model.dtype)
     inner = params.get("transformer" if config.causal else "bert", params)  # a bare encoder's are its own
     ids = [_text_ids(tokenizer, text, number, config) for number, text in enumerate(texts, 1)]
     vectors = np.zeros((len(ids), config.hidden_size), np.float32)

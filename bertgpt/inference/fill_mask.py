@@ -2,7 +2,6 @@
 
 from typing import Any
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax import Array
@@ -11,6 +10,7 @@ from tokenizers import Tokenizer
 from bertgpt.data.pretraining.sentence_pairs import IS_NEXT, encode
 from bertgpt.errors import InputError, check_ids
 from bertgpt.inference.forward import apply_field
+from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import special_id
 
 HEADS = {
@@ -20,7 +20,7 @@ HEADS = {
 
 
 def fill_mask(
-    model: nn.Module, params: Any, tokenizer: Tokenizer, text: str, top_k: int = 5
+    model: Model, params: Any, tokenizer: Tokenizer, text: str, top_k: int = 5
 ) -> list[list[tuple[str, float]]]:
     """The likeliest pieces for every [MASK] of a text, best first, with their probabilities.
 
@@ -47,18 +47,18 @@ def fill_mask(
     ]
 
 
-def next_sentence_probability(model: nn.Module, params: Any, tokenizer: Tokenizer, first: str, second: str) -> float:
+def next_sentence_probability(model: Model, params: Any, tokenizer: Tokenizer, first: str, second: str) -> float:
     """The probability that `second` follows `first` in one document; arguments as `fill_mask`."""
     logits = _forward(model, params, encode(tokenizer, first, second), "nsp_logits")
     return float(jax.nn.softmax(logits[0])[IS_NEXT])
 
 
-def _forward(model: nn.Module, params: Any, batch: dict[str, np.ndarray], field: str) -> Array:
+def _forward(model: Model, params: Any, batch: dict[str, np.ndarray], field: str) -> Array:
     """One field of the output, if the model has a head for it."""
     if type(model).__name__ not in HEADS[field]:
         raise InputError(f"{type(model).__name__} has no {field}; load it as {HEADS[field][0]}, which does")
-    length, positions = batch["input_ids"].shape[1], model.config.max_positions  # type: ignore[attr-defined]
+    length, positions = batch["input_ids"].shape[1], model.config.max_positions
     if length > positions:
         raise InputError(f"the text has {length} tokens, over the model's {positions} positions; shorten it")
-    check_ids(batch["input_ids"], model.config.vocab_size)  # type: ignore[attr-defined]
+    check_ids(batch["input_ids"], model.config.vocab_size)
     return apply_field(model, params, batch, field)

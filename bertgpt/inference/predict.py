@@ -5,7 +5,6 @@ import functools
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 from jax import Array
@@ -19,9 +18,10 @@ from bertgpt.data.tasks.sft import Responses
 from bertgpt.data.tasks.squad import Answers
 from bertgpt.data.tasks.tagging import Tagging
 from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings
-from bertgpt.data.tasks.templates import END, GPT_TASK_TOKENS, Frame, make_frame
+from bertgpt.data.tasks.templates import END, GPT_TASK_TOKENS, SequenceTemplate, make_template
 from bertgpt.errors import InputError, check_ids
 from bertgpt.inference.decoding import generate
+from bertgpt.model.blocks import Model
 
 
 class Spec(NamedTuple):
@@ -62,13 +62,13 @@ def architecture_of(kind: str, family: str) -> str:
     return found
 
 
-def kind_of(model: nn.Module) -> str:
+def kind_of(model: Model) -> str:
     """The kind of task that a model's head was made for.
 
     Raises:
         InputError: it has no task's head.
     """
-    name, config = type(model).__name__, model.config  # type: ignore[attr-defined]
+    name, config = type(model).__name__, model.config
     for kind, spec in SPECS.items():
         if name in spec.architectures.values() and spec.problem in (None, config.problem):
             return kind
@@ -98,25 +98,25 @@ def task_data(
     if not 8 <= length <= config.max_positions:
         raise InputError(f"a length of {length} tokens is not from 8 to the model's {config.max_positions} positions")
     kind, bert = settings.kind, config.architecture == "bert"
-    frame = make_frame(tokenizer, length, bert, END if kind == "sft" else GPT_TASK_TOKENS[2])
+    template = make_template(tokenizer, length, bert, END if kind == "sft" else GPT_TASK_TOKENS[2])
     if kind == "multiple_choice":
-        return Choice(frame, choices, settings.text, settings.choices, settings.label)
+        return Choice(template, choices, settings.text, settings.choices, settings.label)
     if kind == "question_answering":
-        return _answers(settings, frame)
+        return _answers(settings, template)
     if kind == "tagging":
-        return Tagging(frame, _labels(config), settings.words, settings.tags)
+        return Tagging(template, _labels(config), settings.words, settings.tags)
     if kind == "sft":
         cut = settings.too_long == "cut"
-        return Responses(frame, settings.prompt, settings.response, settings.messages, cut)
+        return Responses(template, settings.prompt, settings.response, settings.messages, cut)
     problem, pair = SPECS[str(kind)].problem, settings.pair
     labels = () if kind == "regression" else _labels(config)
     both = settings.both_orders and not bert
-    return Classification(frame, labels, str(problem), settings.text, pair, settings.label, both)
+    return Classification(template, labels, str(problem), settings.text, pair, settings.label, both)
 
 
-def _answers(settings: TaskSettings, frame: Frame) -> Answers:
+def _answers(settings: TaskSettings, template: SequenceTemplate) -> Answers:
     return Answers(
-        frame,
+        template,
         stride=settings.stride,
         max_question=settings.max_question,
         n_best=settings.n_best,
@@ -134,7 +134,7 @@ def _labels(config: ModelConfig) -> tuple[str, ...]:
 
 
 def predict(
-    model: nn.Module,
+    model: Model,
     params: Any,
     tokenizer: Tokenizer,
     rows: Sequence[dict[str, Any]],
@@ -160,7 +160,7 @@ def predict(
     Raises:
         InputError: the model has no task's head, or a row cannot be used.
     """
-    config = model.config  # type: ignore[attr-defined]
+    config = model.config
     settings = dataclasses.replace(settings or TaskSettings(), kind=kind_of(model))
     if settings.kind == "sft":
         raise InputError("a language model's responses are written by bertgpt.inference.predict.respond")
@@ -171,7 +171,7 @@ def predict(
 
 
 def predict_rows(
-    model: nn.Module, params: Any, data: TaskData, rows: Sequence[Row], fields: tuple[str, ...], batch_size: int = 32
+    model: Model, params: Any, data: TaskData, rows: Sequence[Row], fields: tuple[str, ...], batch_size: int = 32
 ) -> list[dict[str, Any]]:
     """As `predict`, for rows whose reading is decided."""
     examples = [data.encode(row, labelled=False) for row in rows]
@@ -179,7 +179,7 @@ def predict_rows(
     outputs = []
     for start in range(0, len(source), batch_size):
         batch = _trimmed(source.batch(np.arange(start, start + batch_size)), data.per_token)
-        check_ids(batch["input_ids"], model.config.vocab_size)  # type: ignore[attr-defined]
+        check_ids(batch["input_ids"], model.config.vocab_size)
         inputs = {name: batch[name] for name in ("input_ids", "attention_mask", "token_type_ids") if name in batch}
         found = _apply(model, params, inputs, fields)
         outputs += [dict(zip(fields, row, strict=True)) for row in zip(*map(np.asarray, found), strict=True)]
@@ -198,15 +198,15 @@ def decode_all(
 
 
 def respond(
-    model: nn.Module, params: Any, data: TaskData, rows: Sequence[Row], max_new_tokens: int = 64, **sampling: Any
+    model: Model, params: Any, data: TaskData, rows: Sequence[Row], max_new_tokens: int = 64, **sampling: Any
 ) -> list[str]:
     """What a model fine-tuned on responses answers to prompts or conversations; `sampling` as `bertgpt.generate`."""
     prompts = [data.encode(row, labelled=False).features[0]["input_ids"].tolist() for row in rows]
-    positions = model.config.max_positions  # type: ignore[attr-defined]
+    positions = model.config.max_positions
     count = min(max_new_tokens, max(positions // 2, positions - max(map(len, prompts))))
     prompts = [ids[:1] + ids[1:][-(positions - count - 1) :] for ids in prompts]  # as training shortens them
-    written = generate(model, params, prompts, count, end_id=data.frame.end, **sampling)
-    decode = data.frame.tokenizer.decode
+    written = generate(model, params, prompts, count, end_id=data.template.end, **sampling)
+    decode = data.template.tokenizer.decode
     return [decode(ids[len(prompt) :].tolist()) for ids, prompt in zip(written, prompts, strict=True)]
 
 

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.export
 import jax.numpy as jnp
@@ -12,7 +11,8 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from safetensors.numpy import save_file
 from tokenizers import Tokenizer
 
-from bertgpt.checkpoints.atomic_folder import replacing
+from bertgpt.checkpoints.atomic_folder import atomic_folder
+from bertgpt.model.blocks import Model
 from bertgpt.model.inputs import takes_choices
 from bertgpt.tokenizers import save_tokenizer
 
@@ -20,7 +20,7 @@ PROGRAM, WEIGHTS = "model.stablehlo", "weights.safetensors"
 PLATFORMS = ("cpu", "cuda", "tpu")
 
 
-def export_stablehlo(folder: str | Path, model: nn.Module, params: Any, tokenizer: Tokenizer | None = None) -> None:
+def export_stablehlo(folder: str | Path, model: Model, params: Any, tokenizer: Tokenizer | None = None) -> None:
     """Writes model.stablehlo, weights.safetensors, a README.md that shows how to call them, and tokenizer.json.
 
     The program takes (weights, inputs): the file's arrays by name, and `input_ids`, `attention_mask` and for BERT
@@ -36,7 +36,7 @@ def export_stablehlo(folder: str | Path, model: nn.Module, params: Any, tokenize
     """
     exported = export_program(model, params)
     weights = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flatten_dict(params, sep="/").items()}
-    with replacing(Path(folder)) as new:
+    with atomic_folder(Path(folder)) as new:
         (new / PROGRAM).write_bytes(exported.serialize())
         save_file(weights, new / WEIGHTS)
         (new / "README.md").write_text(_readme(model), encoding="utf-8")

@@ -10,7 +10,7 @@ from jax import Array
 POSITIONS = 1024  # of a block, at most where a row has fewer: over 40,478 tokens its logits take 166 MB
 
 
-class VocabularyHead(NamedTuple):
+class LMHead(NamedTuple):
     """What logits over the vocabulary are made of: x embedding^T + bias.
 
     Attributes:
@@ -36,7 +36,7 @@ class VocabularyHead(NamedTuple):
 
 
 @jax.custom_jvp
-def summed_cross_entropy(head: VocabularyHead, labels: Array, weights: Array) -> Array:
+def summed_cross_entropy(head: LMHead, labels: Array, weights: Array) -> Array:
     """The sum of weights x -log softmax(logits)[label], in nats: labels int [B P], each a class, weights float32 [B P]
     -> float32.
 
@@ -53,7 +53,7 @@ def summed_cross_entropy(head: VocabularyHead, labels: Array, weights: Array) ->
     return jax.lax.map(block, _blocks(head.x, labels, weights)).sum()
 
 
-def summed_hits(head: VocabularyHead, labels: Array, weights: Array) -> Array:
+def summed_hits(head: LMHead, labels: Array, weights: Array) -> Array:
     """The sum of the weights of positions whose label has the highest logit. Shapes as `summed_cross_entropy`."""
 
     def block(rows: Any) -> Array:
@@ -71,13 +71,13 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
     return (losses * primals[2]).sum(), sum(jax.tree.leaves(along)) + (losses * moved_weights).sum()
 
 
-def _with_gradient(head: VocabularyHead, labels: Array, weights: Array) -> tuple[Array, VocabularyHead]:
+def _with_gradient(head: LMHead, labels: Array, weights: Array) -> tuple[Array, LMHead]:
     """Every position's loss [B P], and the gradient of their weighted sum."""
     table = head.embedding.astype(head.x.dtype)
 
     def block(summed: Any, rows: Any) -> Any:
         x, labels, weights = rows
-        logits = VocabularyHead(x, table, head.bias).logits()
+        logits = LMHead(x, table, head.bias).logits()
         highest = jax.lax.stop_gradient(logits.max(-1, keepdims=True))
         raised = jnp.exp(logits - highest)
         total = raised.sum(-1, keepdims=True)
@@ -95,7 +95,7 @@ def _with_gradient(head: VocabularyHead, labels: Array, weights: Array) -> tuple
     zeros = jax.tree.map(lambda part: jnp.full(part.shape, zero), (table, head.bias))
     (d_table, d_bias), made = jax.lax.scan(block, zeros, _blocks(head.x, labels, weights))
     losses, dx = (part.reshape(-1, *part.shape[2:])[: labels.shape[0]] for part in made)
-    return losses, VocabularyHead(dx, d_table, d_bias)
+    return losses, LMHead(dx, d_table, d_bias)
 
 
 def _at(logits: Array, labels: Array) -> Array:

@@ -17,7 +17,7 @@ from jax import Array
 
 from bertgpt.errors import InputError
 from bertgpt.ids import narrowed
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead, summed_cross_entropy, summed_hits
+from bertgpt.losses.chunked_cross_entropy import LMHead, summed_cross_entropy, summed_hits
 
 Batch = dict[str, Any]
 
@@ -40,7 +40,7 @@ def masked_sum(values: Array, mask: Array) -> SumWeight:
     return SumWeight((values * mask).sum(), mask.sum())
 
 
-def cross_entropy(logits: Array | VocabularyHead, labels: Array, mask: Array) -> SumWeight:
+def cross_entropy(logits: Array | LMHead, labels: Array, mask: Array) -> SumWeight:
     """-log softmax(logits)[label], in nats. logits [... V], or what they are made of; labels int [...], mask [...].
 
     Raises:
@@ -53,7 +53,7 @@ def cross_entropy(logits: Array | VocabularyHead, labels: Array, mask: Array) ->
     labels, mask = jnp.asarray(narrowed(labels), jnp.int32), jnp.asarray(mask, jnp.float32)
     exists = (labels >= 0) & (labels < classes)
     labels, weights = jnp.where(exists, labels, 0), jnp.where(exists | (mask == 0), mask, jnp.nan)
-    if isinstance(logits, VocabularyHead):
+    if isinstance(logits, LMHead):
         return SumWeight(summed_cross_entropy(logits, labels, weights), mask.sum())
     logits = logits.astype(jnp.float32)
     picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
@@ -67,17 +67,17 @@ def _check_shapes(shape: Sequence[int], **arrays: Array) -> None:
             raise InputError(f"{name} of shape {array.shape} does not fit the logits; it must be {tuple(shape)}")
 
 
-def accuracy(logits: Array | VocabularyHead, labels: Array, mask: Array) -> SumWeight:
+def accuracy(logits: Array | LMHead, labels: Array, mask: Array) -> SumWeight:
     """The share of labels that have the highest logit. Shapes as `cross_entropy`."""
     _check_shapes(logits.shape[:-1], labels=labels, mask=mask)
     labels = narrowed(labels)
-    if isinstance(logits, VocabularyHead):
+    if isinstance(logits, LMHead):
         mask = mask.astype(jnp.float32)
         return SumWeight(summed_hits(logits, labels, mask), mask.sum())
     return masked_sum((logits.argmax(-1) == labels).astype(jnp.float32), mask)
 
 
-def mlm_loss(mlm_logits: Array | VocabularyHead, batch: Batch) -> SumWeight:
+def mlm_loss(mlm_logits: Array | LMHead, batch: Batch) -> SumWeight:
     """Cross-entropy of the masked tokens: `labels` [B P] under `loss_mask` [B P] (Devlin et al. 2019, 3.1)."""
     return cross_entropy(mlm_logits, batch["labels"], batch["loss_mask"])
 
@@ -87,7 +87,7 @@ def nsp_loss(nsp_logits: Array, batch: Batch) -> SumWeight:
     return cross_entropy(nsp_logits, batch["next_sentence_label"], batch["nsp_loss_mask"])
 
 
-def lm_loss(logits: Array | VocabularyHead, batch: Batch) -> SumWeight:
+def lm_loss(logits: Array | LMHead, batch: Batch) -> SumWeight:
     """Cross-entropy of the next token: `labels` [B T], already one to the right, under `loss_mask` [B T]
     (Radford et al. 2018, equation 1)."""
     return cross_entropy(logits, batch["labels"], batch["loss_mask"])

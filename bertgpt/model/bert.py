@@ -12,7 +12,7 @@ from jax.typing import DTypeLike
 from bertgpt.config import ModelConfig
 from bertgpt.errors import check_array
 from bertgpt.ids import narrowed
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead
+from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.model.blocks import Model, Stack
 from bertgpt.model.dropout import Dropout
 from bertgpt.model.inputs import check_inputs, flatten_choices
@@ -109,12 +109,12 @@ class MLMHead(nn.Module):
     dtype: DTypeLike = jnp.float32
 
     @nn.compact
-    def __call__(self, x: Array, token_embedding: Array) -> VocabularyHead:
+    def __call__(self, x: Array, token_embedding: Array) -> LMHead:
         config = self.config
         x = ACTIVATIONS[config.activation](dense(config.hidden_size, config, self.dtype, "dense")(x))
         x = layer_norm(config, self.dtype, "norm")(x)
         bias = self.param("bias", nn.initializers.zeros, (config.vocab_size,), jnp.float32)
-        return VocabularyHead(x, token_embedding, bias)
+        return LMHead(x, token_embedding, bias)
 
 
 class BertWithHeads(Model):

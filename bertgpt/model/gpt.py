@@ -11,7 +11,7 @@ from jax import Array
 
 from bertgpt.errors import check_array
 from bertgpt.ids import narrowed
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead
+from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.model.attention import Cache
 from bertgpt.model.blocks import Model, Stack
 from bertgpt.model.dropout import Dropout
@@ -94,7 +94,7 @@ class OpenAIGPTLMHeadModel(Model):
             output_logits: False: `logits` is what they are made of, for losses that never write them all out.
         """
         output = self.transformer(input_ids, attention_mask, position_ids, **options)
-        head = VocabularyHead(output.last_hidden_state, self.transformer.token.embedding)
+        head = LMHead(output.last_hidden_state, self.transformer.token.embedding)
         return dataclasses.replace(output, logits=head.logits() if output_logits else head)
 
 
@@ -131,7 +131,7 @@ class OpenAIGPTDoubleHeadsModel(Model):
             check_array("mc_token_ids", mc_token_ids, "BC", {"B": input_ids.shape[0], "C": input_ids.shape[1]})
             at = narrowed(mc_token_ids.reshape(-1))
         chosen = self.dropout(jax.vmap(look_up)(x, at), deterministic=deterministic)
-        logits = VocabularyHead(x, self.transformer.token.embedding).logits()
+        logits = LMHead(x, self.transformer.token.embedding).logits()
         return dataclasses.replace(
             output,
             logits=logits.reshape(*input_ids.shape, -1),
@@ -177,7 +177,7 @@ class OpenAIGPTForSequenceClassification(Model):
         logits = self.score(self.dropout(last, deterministic=deterministic)).astype(jnp.float32)
         if not output_lm_logits:
             return dataclasses.replace(output, logits=logits)
-        lm_logits = VocabularyHead(x, self.transformer.token.embedding).logits().reshape(*input_ids.shape, -1)
+        lm_logits = LMHead(x, self.transformer.token.embedding).logits().reshape(*input_ids.shape, -1)
         return dataclasses.replace(output, logits=logits, lm_logits=lm_logits)
 
 

@@ -3,7 +3,7 @@
 from flax import struct
 from jax import Array
 
-from bertgpt.losses.chunked_cross_entropy import VocabularyHead
+from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.model.attention import Cache
 
 
@@ -18,10 +18,10 @@ class ModelOutput:
         pooler_output: [B D], tanh of a dense layer on [CLS] (BERT).
         hidden_states: L + 1 arrays [B T D], the embeddings and every block's output, when asked for.
         logits: next-token logits [B T V] or [B C T V] (GPT-1); else a task head's: classes [B num_labels], or of every
-            token [B T num_labels]. Of `OpenAIGPTLMHeadModel` without `output_logits` a `VocabularyHead`.
+            token [B T num_labels]. Of `OpenAIGPTLMHeadModel` without `output_logits` a `LMHead`.
         lm_logits: next-token logits [B T V] beside a classifier's `logits`, when asked for (GPT-1).
         mlm_logits: [B T V], or [B P V] at `masked_positions` (BERT). Of `BertForPreTraining` without `output_logits` a
-            `VocabularyHead`.
+            `LMHead`.
         nsp_logits: [B 2], 0 = IsNext (BERT).
         mc_logits: [B C], one for every choice.
         start_logits: [B T], of being an answer's first token (BERT).
@@ -32,9 +32,9 @@ class ModelOutput:
     last_hidden_state: Array
     pooler_output: Array | None = None
     hidden_states: tuple[Array, ...] | None = None
-    logits: Array | VocabularyHead | None = None
+    logits: Array | LMHead | None = None
     lm_logits: Array | None = None
-    mlm_logits: Array | VocabularyHead | None = None
+    mlm_logits: Array | LMHead | None = None
     nsp_logits: Array | None = None
     mc_logits: Array | None = None
     start_logits: Array | None = None

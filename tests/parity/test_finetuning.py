@@ -105,8 +105,11 @@ def train_theirs(reference, batches, settings):
         name for name, _ in reference.named_parameters() if name.endswith("bias") or "Norm" in name or ".ln_" in name
     }
     groups = [
-        {"params": [p for name, p in reference.named_parameters() if (name in plain) == bare], "weight_decay": decay}
-        for bare, decay in ((False, settings.weight_decay), (True, 0.0))
+        {
+            "params": [p for name, p in reference.named_parameters() if (name in plain) == is_plain],
+            "weight_decay": decay,
+        }
+        for is_plain, decay in ((False, settings.weight_decay), (True, 0.0))
     ]
     optimizer = torch.optim.AdamW(groups, lr=0.0, eps=settings.eps)
     schedule, curve = make_schedule(settings, STEPS), []
@@ -143,7 +146,7 @@ def test_fifty_steps_of_finetuning_have_equal_losses(name, wordpiece, bpe, tmp_p
     ours = [row["loss"] for row in read_metrics(tmp_path / "run") if row["split"] == "train"]
 
     settings = configs.load(str(tmp_path / "run.yaml"), arguments)
-    job = finetuning.make_job(settings, finetuning.find_base(settings), task_rows.read_splits(settings))
+    job = finetuning.make_job(settings, finetuning.find_initial_model(settings), task_rows.read_splits(settings))
     batches = map(as_theirs, loader.batches(job.train_source, BATCH, settings.seed))
     theirs = train_theirs(reference.train(), batches, settings.optimizer)
     assert measured(name, "50 losses of fine-tuning", float(abs(np.array(ours) - theirs).max())) <= 1e-3

@@ -94,7 +94,9 @@ def programs() -> Iterator[tuple[str, Any]]:
             settings = config.load(str(recipe), [*size, *preset, *overrides])
             plan = planning.make_plan(settings)
             optimizer = make_optimizer(settings.optimizer, settings.train.steps)
-            step = functools.partial(train_step, task=plan.task, optimizer=optimizer, spread=plan.strategy.spread)
+            step = functools.partial(
+                train_step, task=plan.task, optimizer=optimizer, distribute=plan.strategy.distribute
+            )
             text = plan.strategy.lower(step, plan.state, plan.batch).as_text()
             text = re.sub(r"module @\S+", "module @step", text)
             (WORK / "programs").mkdir(parents=True, exist_ok=True)

@@ -13,10 +13,10 @@ def run(options: argparse.Namespace) -> None:
     """Prints the pieces for each mask."""
     from bertgpt.inference.fill_mask import fill_mask
 
-    from ..folders.run_folder import load_run, need
+    from ..folders.run_folder import load_run, require_architecture
     from ..reports import say
 
-    model, params, tokenizer, _ = need(load_run(options.run), "bert", "fill-mask", "generate")
+    model, params, tokenizer, _ = require_architecture(load_run(options.run), "bert", "fill-mask", "generate")
     say(options.text)
     for best in fill_mask(model, params, tokenizer, options.text):
         say("  [MASK]: " + "  ".join(f"{piece} {probability:.3f}" for piece, probability in best))

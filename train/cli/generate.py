@@ -22,7 +22,7 @@ def run(options: argparse.Namespace) -> None:
     from bertgpt.errors import InputError
     from bertgpt.inference.decoding import stream
 
-    from ..folders.run_folder import load_run, need
+    from ..folders.run_folder import load_run, require_architecture
     from ..reports import check_text, say
 
     if options.max_new_tokens < 1:
@@ -30,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     check_text(options.prompt)
     if not 0 <= options.seed < 2**32:
         raise InputError("--seed must be at least 0 and under 4294967296")
-    model, params, tokenizer, _ = need(load_run(options.run), "gpt", "generate", "fill-mask")
+    model, params, tokenizer, _ = require_architecture(load_run(options.run), "gpt", "generate", "fill-mask")
     ids = tokenizer.encode(options.prompt).ids
     new = stream(
         model,

@@ -9,7 +9,7 @@ from ..cli import pretrain
 from ..folders import token_store
 
 if TYPE_CHECKING:
-    from ..folders.distributed_preparation import Spread
+    from ..folders.distributed_preparation import TaskOptions
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -28,18 +28,18 @@ def run(options: argparse.Namespace) -> None:
     from .. import config
 
     settings = config.load(options.config, options.overrides)
-    spread = _spread(options, settings.data.workers)
+    task_options = _task_options(options, settings.data.workers)
 
     from ..folders import run_folder
     from ..reports import say
 
-    start = run_folder.find_start(settings)
-    if not token_store.prepare_store(settings, start, spread, options.verify):
+    initial = run_folder.find_initial_model(settings)
+    if not token_store.prepare_store(settings, initial, task_options, options.verify):
         return say("handed to Slurm, whose last job makes the store; if tasks fail, the same command does them again")
     say(f"ready: {token_store.store_folder(settings)}")
 
 
-def _spread(options: argparse.Namespace, workers: int | None) -> "Spread | None":
+def _task_options(options: argparse.Namespace, workers: int | None) -> "TaskOptions | None":
     if options.tasks is None:
         if options.ray or options.slurm is not None:
             raise InputError("--ray and --slurm need --tasks N: into how many tasks the files are dealt")
@@ -47,11 +47,11 @@ def _spread(options: argparse.Namespace, workers: int | None) -> "Spread | None"
     if options.tasks < 1 or (options.ray and options.slurm is not None):
         raise InputError("--tasks must be at least 1, with one of --ray and --slurm or none")
     try:
-        from ..folders.distributed_preparation import Spread
+        from ..folders.distributed_preparation import TaskOptions
     except ModuleNotFoundError as error:
         raise InputError(f"--tasks needs {error.name}: pip install 'bertgpt[scale]'") from error
     command = ("prepare", options.config, *options.overrides, "--tasks", str(options.tasks))
-    return Spread(options.tasks, workers, options.ray, _sbatch_options(options.slurm), command)
+    return TaskOptions(options.tasks, workers, options.ray, _sbatch_options(options.slurm), command)
 
 
 def _sbatch_options(text: str | None) -> dict[str, str] | None:

@@ -51,7 +51,7 @@ logger.disable("datatrove")  # its log is on stderr, with a traceback of every m
 
 
 @dataclasses.dataclass(frozen=True)
-class Spread:
+class TaskOptions:
     """How the work is spread.
 
     Attributes:
@@ -70,7 +70,11 @@ class Spread:
 
 
 def prepare(
-    folder: Path, source: TextSource, wanted: dict[str, Any], make_tokenizer: Callable[[], Tokenizer], spread: Spread
+    folder: Path,
+    source: TextSource,
+    wanted: dict[str, Any],
+    make_tokenizer: Callable[[], Tokenizer],
+    task_options: TaskOptions,
 ) -> bool:
     """What `store.prepare` does, to the byte, in tasks; False where they were only handed to Slurm.
 
@@ -87,16 +91,16 @@ def prepare(
     store.check_replaceable(folder)
     files = source.files()
     stamps = store_shards.stamps(files)
-    runs = store_shards.deal([size for _, size, _ in stamps], spread.tasks)
+    runs = store_shards.deal([size for _, size, _ in stamps], task_options.tasks)
     work = _work_folder(folder, [store.identity(source), wanted, None if "sha256" in wanted else stamps])
     step = TokenizeFiles(work, source, files, stamps, runs)
-    executor = _executor(step, spread)  # before a tokenizer is trained, so that a mistake in it is told at once
+    executor = _executor(step, task_options)  # before a tokenizer is trained, so that a mistake in it is told at once
     tokenizer = _keep_tokenizer(work, make_tokenizer)
     if _incomplete(executor, step):
         step.failure.unlink(missing_ok=True)
-        with _ray() if spread.ray else contextlib.nullcontext():
+        with _ray() if task_options.ray else contextlib.nullcontext():
             executor.run()
-        if spread.slurm is not None:
+        if task_options.slurm is not None:
             return False
         _check_complete(executor, step)
     with store.temporary_folder(folder) as new:
@@ -201,21 +205,21 @@ class _Slurm(SlurmPipelineExecutor):
         launch_slurm_job(script, self.job_id_retriever)
 
 
-def _executor(step: TokenizeFiles, spread: Spread) -> PipelineExecutor:
+def _executor(step: TokenizeFiles, task_options: TaskOptions) -> PipelineExecutor:
     tasks, logging_dir = len(step.runs), str(step.work)
-    if spread.slurm is not None:
-        return _slurm(step, spread)
-    if spread.ray:
+    if task_options.slurm is not None:
+        return _slurm(step, task_options)
+    if task_options.ray:
         if importlib.util.find_spec("ray") is None:
             raise InputError("--ray needs ray: pip install 'bertgpt[scale]'")
-        at_once = spread.workers or -1
+        at_once = task_options.workers or -1
         return RayPipelineExecutor([step], tasks, at_once, logging_dir=logging_dir, mem_per_cpu_gb=TASK_MEMORY)
     multiprocess.set_start_method("forkserver", force=True)  # of datatrove's own helper: as for the tasks
-    return _Local([step], tasks, min(tasks, spread.workers or os.cpu_count() or 1), logging_dir)
+    return _Local([step], tasks, min(tasks, task_options.workers or os.cpu_count() or 1), logging_dir)
 
 
-def _slurm(step: TokenizeFiles, spread: Spread) -> PipelineExecutor:
-    options = dict(spread.slurm or {})
+def _slurm(step: TokenizeFiles, task_options: TaskOptions) -> PipelineExecutor:
+    options = dict(task_options.slurm or {})
     if missing := {"partition", "time"} - set(options):
         raise InputError(f"--slurm: no {' and no '.join(sorted(missing))}; give partition=NAME,time=HOURS:MINUTES:00")
     if shutil.which("sbatch") is None:
@@ -226,7 +230,7 @@ def _slurm(step: TokenizeFiles, spread: Spread) -> PipelineExecutor:
         len(step.runs),
         options.pop("time"),
         options.pop("partition"),
-        workers=spread.workers or -1,
+        workers=task_options.workers or -1,
         job_name="bertgpt-prepare",
         qos="",
         env_command=f"export PATH={folder}:$PATH PYTHONPATH={shlex.quote(str(ROOT))}:$PYTHONPATH",
@@ -234,7 +238,7 @@ def _slurm(step: TokenizeFiles, spread: Spread) -> PipelineExecutor:
         logging_dir=str(step.work),
         tasks_per_job=-(-len(step.runs) // MAX_JOBS),
     )
-    executor.merge_command = shlex.join([sys.executable, "-m", PACKAGE, *spread.command])
+    executor.merge_command = shlex.join([sys.executable, "-m", PACKAGE, *task_options.command])
     return executor
 
 

@@ -4,7 +4,6 @@ import dataclasses
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from tokenizers import Tokenizer
@@ -14,6 +13,7 @@ from bertgpt.checkpoints.adapt import adapt
 from bertgpt.checkpoints.load import family_of_folder
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_local
+from bertgpt.model.blocks import Model
 from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import (
     load_tokenizer,
@@ -30,22 +30,33 @@ PRETRAINED = {"bert": "BertForPreTraining", "gpt": "OpenAIGPTLMHeadModel"}  # th
 class Run(NamedTuple):
     """A run folder's model, ready to use."""
 
-    model: nn.Module
+    model: Model
     params: Any
     tokenizer: Tokenizer
     step: int
 
 
-class Start(NamedTuple):
-    """What a run begins or goes on with instead of its preset and a tokenizer trained anew.
+class InitialModel(NamedTuple):
+    """What a run starts from, or is resumed with.
 
-    `params` None: the run in `config.out` goes on, whose checkpoint has them.
+    Attributes:
+        config: of the model.
+        tokenizer: the run's.
+        model: that the parameters belong to; None where there are none.
+        params: None where they are initialized, or come from the checkpoint of the run that is resumed.
+        step: of that checkpoint; 0 for a new run.
     """
 
-    model_config: ModelConfig
+    config: ModelConfig
     tokenizer: Tokenizer
+    model: Model | None = None
     params: Any = None
     step: int = 0
+
+    @property
+    def is_resumed(self) -> bool:
+        """Whether the run in `config.out` is resumed."""
+        return self.step > 0
 
 
 def load_run(folder: str | Path, step: int | None = None) -> Run:
@@ -94,15 +105,15 @@ def _is_model_folder(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "params_shapes.json"))
 
 
-def _load_start(folder: Path) -> Run:
+def _load_for_pretraining(folder: Path) -> Run:
     """A run, or a model folder, with the heads of its pretraining; those that it lacks are made anew."""
     if not (folder / "config.yaml").is_file() and _is_model_folder(folder):
         return _load_model_folder(folder, None, PRETRAINED[family_of_folder(folder)])
     run = load_run(folder)
-    name = PRETRAINED[run.model.config.architecture]  # type: ignore[attr-defined]
+    name = PRETRAINED[run.model.config.architecture]
     if type(run.model).__name__ == name:
         return run
-    config = dataclasses.replace(run.model.config, num_labels=2, labels=(), problem_type=None)  # type: ignore[attr-defined]
+    config = dataclasses.replace(run.model.config, num_labels=2, labels=(), problem_type=None)
     model, params = adapt(run.model, run.params, name, config, run.tokenizer, key=jax.random.key(0))
     return Run(model, params, run.tokenizer, run.step)
 
@@ -122,7 +133,7 @@ def _architecture_of(extra: dict[str, Any]) -> str:
     return extra.get("architecture") or PRETRAINED[extra["model"]["architecture"]]
 
 
-def need(run: Run, architecture: str, verb: str, other: str) -> Run:
+def require_architecture(run: Run, architecture: str, verb: str, other: str) -> Run:
     """The run, if its model suits the verb.
 
     Raises:
@@ -135,33 +146,33 @@ def need(run: Run, architecture: str, verb: str, other: str) -> Run:
     return run
 
 
-def abstract_params(model: nn.Module) -> Any:
+def abstract_params(model: Model) -> Any:
     """The parameters' shapes and dtypes; nothing is allocated."""
     return jax.eval_shape(model.init, jax.random.key(0), example_ids(type(model).__name__))["params"]
 
 
-def find_start(config: RunConfig) -> Start | None:
+def find_initial_model(config: RunConfig) -> InitialModel | None:
     """The run already in config.out, or else the one that model.init_from names; None where there is neither.
 
     Raises:
         InputError: model.init_from is no run, or stands beside what it brings itself.
     """
-    start = find_resumed(config)
-    if start is not None or config.model.init_from is None:
-        return start
+    resumed = find_resumed(config)
+    if resumed is not None or config.model.init_from is None:
+        return resumed
     check_init_from(config)
-    run = _load_start(Path(config.model.init_from))
-    return Start(run.model.config, run.tokenizer, run.params)
+    run = _load_for_pretraining(Path(config.model.init_from))
+    return InitialModel(run.model.config, run.tokenizer, run.model, run.params)
 
 
-def find_resumed(config: RunConfig) -> Start | None:
+def find_resumed(config: RunConfig) -> InitialModel | None:
     """The run already in config.out."""
     checkpoints = Checkpoints(Path(config.out) / "checkpoints")
     for step in reversed(checkpoints.steps()):
         if checkpoints.fault(step, arrays=False) is None:  # else the restore that follows sets it aside
             extra = checkpoints.extra(step)
             tokenizer = parse_tokenizer(extra["tokenizer"], f"checkpoint {step}")
-            return Start(ModelConfig(**extra["model"]), tokenizer, None, step)
+            return InitialModel(ModelConfig(**extra["model"]), tokenizer, step=step)
     return None
 
 

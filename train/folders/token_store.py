@@ -30,10 +30,10 @@ from .. import hosts
 from ..reports import say
 from ..sections import RunConfig
 from . import locks, verified
-from .run_folder import Start
+from .run_folder import InitialModel
 
 if TYPE_CHECKING:
-    from .distributed_preparation import Spread
+    from .distributed_preparation import TaskOptions
 
 
 def store_folder(config: RunConfig) -> Path:
@@ -49,7 +49,10 @@ def store_folder(config: RunConfig) -> Path:
 
 
 def prepare_store(
-    config: RunConfig, start: Start | None = None, spread: "Spread | None" = None, verify: bool = False
+    config: RunConfig,
+    initial: InitialModel | None = None,
+    task_options: "TaskOptions | None" = None,
+    verify: bool = False,
 ) -> bool:
     """Makes the token store where it is missing, damaged, or its inputs changed. One process at a time does; others
     that need the same store wait for it.
@@ -58,7 +61,7 @@ def prepare_store(
 
     Args:
         config: of the run.
-        start: what the run begins or goes on with.
+        initial: what the run begins or goes on with.
         spread: makes the store in tasks.
         verify: reads the whole store even where this machine has found it sound before.
 
@@ -69,20 +72,20 @@ def prepare_store(
         InputError: the text or the tokenizer cannot be used, or changed under a run that has begun.
     """
     source, folder = configs.text_source(config), store_folder(config)
-    given = _given_tokenizer(config, start)
+    given = _given_tokenizer(config, initial)
     wanted = _wanted_tokenizer(config, given)
 
     def bring_up_to_date() -> bool:
-        if _why_prepare(config, start, source, wanted, verify) is None:
+        if _why_prepare(config, initial, source, wanted, verify) is None:
             return True
         store.check_replaceable(folder)  # before a tokenizer is trained for it
         folder.parent.mkdir(parents=True, exist_ok=True)
-        with _store_lock(folder, spread):
-            reason = _why_prepare(config, start, source, wanted, verify=False)  # another may have made it meanwhile
+        with _store_lock(folder, task_options):
+            reason = _why_prepare(config, initial, source, wanted, verify=False)  # another may have made it meanwhile
             if reason is None:
                 return True
             say(f"preparing {folder}: {reason}")
-            if not _prepare(config, source, wanted, given, spread):
+            if not _prepare(config, source, wanted, given, task_options):
                 return False
             verified.remember(folder)
             _tell_splits(folder, load_tokenizer(folder))
@@ -92,14 +95,18 @@ def prepare_store(
 
 
 def _prepare(
-    config: RunConfig, source: TextSource, wanted: dict[str, Any], given: Tokenizer | None, spread: "Spread | None"
+    config: RunConfig,
+    source: TextSource,
+    wanted: dict[str, Any],
+    given: Tokenizer | None,
+    task_options: "TaskOptions | None",
 ) -> bool:
     folder = store_folder(config)
-    if spread is not None:
+    if task_options is not None:
         from ..folders import distributed_preparation  # needs an extra
 
         return distributed_preparation.prepare(
-            folder, source, wanted, lambda: given or _train_tokenizer(source, wanted), spread
+            folder, source, wanted, lambda: given or _train_tokenizer(source, wanted), task_options
         )
     workers = config.data.workers or os.cpu_count() or 1
     tokenizer = given or _train_tokenizer(source, wanted)
@@ -108,9 +115,9 @@ def _prepare(
 
 
 @contextlib.contextmanager
-def _store_lock(folder: Path, spread: "Spread | None") -> Iterator[None]:
+def _store_lock(folder: Path, task_options: "TaskOptions | None") -> Iterator[None]:
     """Keeps others from preparing the store. Handing tasks to Slurm needs no lock: its last job takes it."""
-    if spread is not None and spread.slurm is not None:
+    if task_options is not None and task_options.slurm is not None:
         yield
         return
     path = folder.with_name(f".{folder.name}.lock")
@@ -121,7 +128,7 @@ def _store_lock(folder: Path, spread: "Spread | None") -> Iterator[None]:
 
 
 def _why_prepare(
-    config: RunConfig, start: Start | None, source: TextSource, wanted: dict[str, Any], verify: bool
+    config: RunConfig, initial: InitialModel | None, source: TextSource, wanted: dict[str, Any], verify: bool
 ) -> str | None:
     """Why the store does not serve, in one phrase; None where it does.
 
@@ -131,30 +138,30 @@ def _why_prepare(
     folder = store_folder(config)
     damage = verified.fault(folder, verify) if (folder / "meta.json").exists() else None
     try:
-        reason = store.changes(folder, source, wanted)
+        reason = store.stale_reason(folder, source, wanted)
     except InputError as error:
         raise InputError(f"{folder}: {damage}, and cannot be made again: {error}") if damage else error from None
-    has_begun = start is not None and start.params is None and (folder / "meta.json").exists()
+    has_begun = initial is not None and initial.is_resumed and (folder / "meta.json").exists()
     if reason is not None and has_begun:
         raise InputError(f"{reason} since this run began at {config.out}; start a new run with another out")
     return reason or (damage and f"the store there is damaged: {damage}")
 
 
-def open_store(config: RunConfig, tokenizer: Tokenizer, start: Start | None) -> list[Split]:
+def open_store(config: RunConfig, tokenizer: Tokenizer, initial: InitialModel | None) -> list[Split]:
     """The training and the held-out split of the run's store.
 
     Args:
         config: of the run.
         tokenizer: the run's, loaded after the store was prepared.
-        start: what the run begins or goes on with.
+        initial: what the run begins or goes on with.
 
     Raises:
         InputError: the store is damaged, or another run has put one of another text or tokenizer there.
     """
     folder = store_folder(config)
     splits = [store.open_split(folder, name) for name in store.SPLITS]
-    wanted = _wanted_tokenizer(config, _given_tokenizer(config, start))
-    changed = store.changes(folder, configs.text_source(config), wanted)
+    wanted = _wanted_tokenizer(config, _given_tokenizer(config, initial))
+    changed = store.stale_reason(folder, configs.text_source(config), wanted)
     if changed or store.made_with(folder) != store.tokenizer_hash(tokenizer):
         reason = changed or "tokenizer changed"
         raise InputError(f"{folder}: another run has replaced this store ({reason}); give each run its own data.store")
@@ -187,15 +194,15 @@ def _tell_splits(folder: Path, tokenizer: Tokenizer) -> None:
         say(f"{name}: {documents}, {len(split.tokens):,} tokens{share}")
 
 
-def expected_vocab_size(config: RunConfig, start: Start | None = None) -> int:
+def expected_vocab_size(config: RunConfig, initial: InitialModel | None = None) -> int:
     """The vocabulary that the run's tokenizer has, or may have at most where it is still to be trained."""
-    given = _given_tokenizer(config, start)
+    given = _given_tokenizer(config, initial)
     return vocabulary_size(given) if given else _wanted_tokenizer(config, None)["vocab_size"]
 
 
-def _given_tokenizer(config: RunConfig, start: Start | None) -> Tokenizer | None:
-    if start is not None:
-        return start.tokenizer
+def _given_tokenizer(config: RunConfig, initial: InitialModel | None) -> Tokenizer | None:
+    if initial is not None:
+        return initial.tokenizer
     if config.tokenizer.path is None:
         return None
     tokenizer = load_tokenizer(config.tokenizer.path)

@@ -6,20 +6,19 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import flax.linen as nn
-
 from bertgpt.data.tasks.classification import most_choices
 from bertgpt.data.tasks.readers import read_all_rows
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.templates import END
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import SPECS, kind_of, predict_rows, respond, task_data
+from bertgpt.model.blocks import Model
 
 from .. import config as configs
 from .. import evaluation, parallel
 from ..atomic_files import write_whole
 from ..folders.run_folder import Run
-from ..job import Trainer
+from ..job import CompiledSteps
 from ..sections import RunConfig
 from ..step import eval_step
 from . import finetuning, task_metrics, task_rows
@@ -55,7 +54,7 @@ def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> T
         config = configs.load(str(saved))
     else:
         config = RunConfig()
-        config.data.sequence_length = run.model.config.max_positions  # type: ignore[attr-defined]
+        config.data.sequence_length = run.model.config.max_positions
     config = configs.override(config, overrides)
     config.task.kind = config.task.kind or kind
     if config.task.kind != kind:
@@ -85,7 +84,7 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     config.train.accumulate = 1
     strategy = parallel.Jit()
     compiled = strategy.compile_eval(functools.partial(eval_step, task=job.task))
-    trainer = Trainer(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
+    trainer = CompiledSteps(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
     scores: dict[str, Any] | None = evaluation.evaluate(trainer, run.params)
     assert scores is not None  # nothing stops it
     by_type = task_metrics.score_types(data, examples, found)
@@ -168,11 +167,11 @@ def main_column(tuned: Tuned) -> str:
 
 
 def _task_data(tuned: Tuned, rows: Sequence[Row]) -> Any:
-    model: nn.Module = tuned.run.model
+    model: Model = tuned.run.model
     config = tuned.config
     length = config.data.sequence_length
     choices = most_choices(rows, config.task.choices)
-    return task_data(config.task, model.config, tuned.run.tokenizer, length, choices)  # type: ignore[attr-defined]
+    return task_data(config.task, model.config, tuned.run.tokenizer, length, choices)
 
 
 def _rounded(value: Any) -> Any:

@@ -5,13 +5,11 @@ import functools
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from tokenizers import Tokenizer
 
 import bertgpt
 from bertgpt import losses
@@ -25,31 +23,23 @@ from bertgpt.data.tasks.tagging import find_tags
 from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import SPECS, architecture_of, decode_all, task_data, task_tokens
+from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
 from .. import hosts, loop, model_section, parallel
 from ..cpu import fast_apply
 from ..folders import locks, run_folder
-from ..job import Job
+from ..folders.run_folder import InitialModel
+from ..job import TrainJob
 from ..reports import report, say
 from ..sections import RunConfig
-from ..step import Task, gpt_task
+from ..step import Objective, gpt_task
 from . import task_metrics
 from .task_rows import HELD_OUT, check_held_out, read_splits, warn_of_shared
 
 CLASSIFIED = ("classification", "multi_label")
 PACKED = {"gpt": ("sft",), "bert": ("tagging", "classification", "multi_label", "regression")}
-
-
-class Base(NamedTuple):
-    """What a run starts from: any model, or the run itself where it goes on (`params` None, and its last `step`)."""
-
-    config: ModelConfig
-    tokenizer: Tokenizer
-    model: nn.Module | None = None
-    params: Any = None
-    step: int = 0
 
 
 def finetune(config: RunConfig) -> None:
@@ -77,74 +67,78 @@ def _finetune(config: RunConfig, out: Path) -> None:
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     rows = read_splits(config)
-    base = find_base(config)
-    job = make_job(config, base, rows)
+    initial = find_initial_model(config)
+    job = make_job(config, initial, rows)
     decide_steps(config, job)
-    if base.step and loop.is_finished(out, base.step, config.train.steps):
+    if initial.step and loop.is_finished(out, initial.step, config.train.steps):
         return
     if config.data.eval:
         warn_of_shared(config.task, rows)
-    elif base.step:
-        check_held_out(out, base.step, "start a new run with another out")
+    elif initial.step:
+        check_held_out(out, initial.step, "start a new run with another out")
     loop.run(config, job, strategy)
     if hosts.is_first():
         for line in report(out):
             say(line)
 
 
-def decide_steps(config: RunConfig, job: Job) -> None:
+def decide_steps(config: RunConfig, job: TrainJob) -> None:
     """`train.epochs`, where it is given, as `train.steps`."""
     if config.train.epochs is not None:
         rows_seen = config.train.epochs * len(job.train_source)
         config.train.steps = max(1, math.ceil(rows_seen / config.train.batch_size))
 
 
-def find_base(config: RunConfig) -> Base:
+def find_initial_model(config: RunConfig) -> InitialModel:
     """The run already in config.out, or what model.init_from names, or a preset with tokenizer.path.
 
     Raises:
         InputError: there is none of them.
     """
-    start = run_folder.find_resumed(config)
-    if start is not None:
-        return Base(start.model_config, start.tokenizer, step=start.step)
+    resumed = run_folder.find_resumed(config)
+    if resumed is not None:
+        return resumed
     if config.model.init_from is not None:
         run_folder.check_init_from(config)
         run = run_folder.load_run(config.model.init_from)
-        return Base(run.model.config, run.tokenizer, run.model, run.params)
+        return InitialModel(run.model.config, run.tokenizer, run.model, run.params)
     if config.tokenizer.path is None:
         raise InputError(
             "model.init_from is missing; give a run folder or a model folder to fine-tune (or, to train from nothing, "
             "model.preset with tokenizer.path)"
         )
     tokenizer = load_tokenizer(config.tokenizer.path)
-    return Base(model_section.model_config(config, vocabulary_size(tokenizer)), tokenizer)
+    return InitialModel(model_section.model_config(config, vocabulary_size(tokenizer)), tokenizer)
 
 
-def make_job(config: RunConfig, base: Base, rows: dict[str, list[Row]]) -> Job:
+def make_job(config: RunConfig, initial: InitialModel, rows: dict[str, list[Row]]) -> TrainJob:
     """Model, examples and what is measured."""
     settings, kind = config.task, str(config.task.kind)
-    resumed = base.step > 0  # its vocabulary has the task's tokens already
-    given = base.config if resumed else model_section.model_config(config, vocabulary_size(base.tokenizer), base.config)
+    # the vocabulary of a run that is resumed has the task's tokens already
+    given = (
+        initial.config
+        if initial.is_resumed
+        else model_section.model_config(config, vocabulary_size(initial.tokenizer), initial.config)
+    )
     architecture = architecture_of(kind, given.architecture)
     if config.data.pack:
         check_packed(kind, given.architecture)
     causal = given.architecture == "gpt"
-    tokenizer = add_tokens(base.tokenizer, task_tokens(kind)) if causal else base.tokenizer
+    tokenizer = add_tokens(initial.tokenizer, task_tokens(kind)) if causal else initial.tokenizer
     model_config = config_for(labelled_config(settings, given, rows["train"]), tokenizer)
     choices = most_choices([*rows["train"], *rows["eval"]], settings.choices)
     data = task_data(settings, model_config, tokenizer, config.data.sequence_length, choices)
     examples = {split: encode(data, found, split) for split, found in rows.items()}
-    model: nn.Module = getattr(bertgpt, architecture)(model_config)
+    model: Model = getattr(bertgpt, architecture)(model_config)
     params = None
-    if base.model is not None:
+    if initial.model is not None:
         key = jax.random.key(config.seed)
-        model, params = adapt(base.model, base.params, architecture, model_config, tokenizer, key=key)
+        model, params = adapt(initial.model, initial.params, architecture, model_config, tokenizer, key=key)
     model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat)
     parts = [data_digest(config.data.train or []), data_digest(config.data.eval) if config.data.eval else HELD_OUT]
     job = job_for(settings, data, model, params, examples["train"], examples["eval"], "-".join(parts))
     if config.data.pack:
-        packed = Packed(TaskExamples(data, examples["train"]), most_examples(data.frame.length), config.seed)
+        packed = Packed(TaskExamples(data, examples["train"]), most_examples(data.template.length), config.seed)
         return job._replace(train_source=packed)
     return job
 
@@ -163,17 +157,17 @@ def check_packed(kind: str, family: str) -> None:
 def job_for(
     settings: TaskSettings,
     data: TaskData,
-    model: nn.Module,
+    model: Model,
     params: Any,
     train: Sequence[Example],
     held_out: Sequence[Example],
     digest: str = "",
-) -> Job:
+) -> TrainJob:
     """A task's job, from rows that have been read."""
     eval_source = TaskExamples(data, held_out)
-    return Job(
+    return TrainJob(
         model=model,
-        tokenizer=data.frame.tokenizer,
+        tokenizer=data.template.tokenizer,
         params=params,
         task=make_task(settings, model),
         train_source=TaskExamples(data, train),
@@ -220,31 +214,31 @@ def encode(data: TaskData, rows: Sequence[Row], split: str) -> list[Example]:
     return examples
 
 
-def make_task(settings: TaskSettings, model: nn.Module) -> Task:
+def make_task(settings: TaskSettings, model: Model) -> Objective:
     """What a kind of task trains, on JAX's default device."""
     return _losses_of(settings, model)._replace(apply=fast_apply(model, jax.default_backend()))
 
 
-def _losses_of(settings: TaskSettings, model: nn.Module) -> Task:
+def _losses_of(settings: TaskSettings, model: Model) -> Objective:
     """The losses of a kind of task; for GPT-1 with the auxiliary next-token loss."""
-    kind, causal = str(settings.kind), model.config.causal  # type: ignore[attr-defined]
+    kind, causal = str(settings.kind), model.config.causal
     if kind == "sft":
         return gpt_task(model)
     inputs = ("input_ids", "attention_mask") + (() if causal else ("token_type_ids",))
     outputs = SPECS[kind].outputs
     if kind == "question_answering":
         weights = (("start_loss", 0.5), ("end_loss", 0.5))
-        return Task(model, inputs, losses.span_losses, losses.span_accuracies, weights, outputs=outputs)
+        return Objective(model, inputs, losses.span_losses, losses.span_accuracies, weights, outputs=outputs)
     task_losses, accuracies = _losses(kind)
     if not causal or not settings.lm_weight:
-        return Task(model, inputs, task_losses, accuracies, outputs=outputs)
+        return Objective(model, inputs, task_losses, accuracies, outputs=outputs)
     field = "logits" if kind == "multiple_choice" else "lm_logits"
 
     def with_lm(output: Any, batch: losses.Batch) -> dict[str, losses.SumWeight]:
         return task_losses(output, batch) | {"lm_loss": losses.auxiliary_lm_loss(getattr(output, field), batch)}
 
     options = () if kind == "multiple_choice" else (("output_lm_logits", True),)
-    return Task(model, inputs, with_lm, accuracies, (("lm_loss", settings.lm_weight),), options, outputs)
+    return Objective(model, inputs, with_lm, accuracies, (("lm_loss", settings.lm_weight),), options, outputs)
 
 
 def _losses(kind: str) -> tuple[Any, Any]:

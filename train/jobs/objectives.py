@@ -1,6 +1,5 @@
 """What a BERT or a GPT-1 is pretrained on: model, losses and examples."""
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from tokenizers import Tokenizer
@@ -11,20 +10,21 @@ from bertgpt.data.pretraining.packing import Packed, most_examples
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
 from bertgpt.data.pretraining.windows import GptPieces, GptWindows
 from bertgpt.data.text.store import Split
+from bertgpt.model.blocks import Model
 
 from ..cpu import fast_apply
 from ..folders.run_folder import PRETRAINED
 from ..loader import Source
 from ..sections import RunConfig
-from ..step import Task, bert_task, gpt_task
+from ..step import Objective, bert_task, gpt_task
 
 
-def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none") -> nn.Module:
+def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none") -> Model:
     """The model of an architecture with its pretraining heads."""
     return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype), remat)
 
 
-def make_task(model: nn.Module, config: ModelConfig) -> Task:
+def make_task(model: Model, config: ModelConfig) -> Objective:
     """What the architecture is pretrained on, on JAX's default device."""
     task = bert_task(model) if config.architecture == "bert" else gpt_task(model)
     return task._replace(apply=fast_apply(model, jax.default_backend()))

@@ -6,11 +6,11 @@ import time
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import flax.linen as nn
 import jax
 import numpy as np
 
 from bertgpt.data.text.store import Split
+from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import train_wordpiece
 
 from .. import flops, model_section, parallel, reports
@@ -19,7 +19,7 @@ from ..optimizers import make_optimizer
 from ..parallel import Strategy
 from ..sections import RunConfig
 from ..state import PRNG, TrainState, create_state
-from ..step import Task, apply, train_step
+from ..step import Objective, apply, train_step
 from . import finetuning, objectives, task_rows
 
 
@@ -36,8 +36,8 @@ class Plan(NamedTuple):
     """
 
     config: RunConfig
-    model: nn.Module
-    task: Task
+    model: Model
+    task: Objective
     strategy: Strategy
     state: TrainState
     batch: dict[str, Any]
@@ -59,11 +59,11 @@ def make_plan(config: RunConfig) -> Plan:
     return Plan(config, model, task, strategy, state, batch)
 
 
-def _pretraining(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarray]]:
+def _pretraining(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndarray]]:
     """Model, task and a batch of one row, cut from a text of no words."""
-    start = run_folder.find_start(config)
+    initial = run_folder.find_initial_model(config)
     model_config = model_section.model_config(
-        config, token_store.expected_vocab_size(config, start), start.model_config if start else None
+        config, token_store.expected_vocab_size(config, initial), initial.config if initial else None
     )
     model = objectives.make_model(model_config, config.train.dtype, config.train.remat)
     bounds = np.arange(0, 41, 10)
@@ -73,9 +73,9 @@ def _pretraining(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarr
     return model, objectives.make_task(model, model_config), source.batch(np.arange(1))
 
 
-def _finetuning(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarray]]:
+def _finetuning(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndarray]]:
     """Model, task and the first row of the data; the model started from is read as the run would."""
-    job = finetuning.make_job(config, finetuning.find_base(config), task_rows.read_splits(config))
+    job = finetuning.make_job(config, finetuning.find_initial_model(config), task_rows.read_splits(config))
     finetuning.decide_steps(config, job)
     return job.model, job.task, job.train_source.batch(np.arange(1))
 
@@ -83,11 +83,11 @@ def _finetuning(config: RunConfig) -> tuple[nn.Module, Task, dict[str, np.ndarra
 def exact(plan: Plan) -> dict[str, int]:
     """Counts, and bytes that one device holds; under fsdp it also has, during a step, the gathered parameters, and in
     any case the whole gradient."""
-    lies = plan.strategy.like(plan.state)
+    lies = plan.strategy.abstract_state(plan.state)
     parameters, whole = device_bytes(lies.params), _bytes(plan.state.params)
     return {
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(plan.state.params)),
-        "flops_per_token": flops.step_flops(plan.model.config, plan.batch) // tokens(plan.batch),  # type: ignore[attr-defined]
+        "flops_per_token": flops.step_flops(plan.model.config, plan.batch) // tokens(plan.batch),
         "parameter_bytes": parameters,
         "gathered_bytes": whole if parameters < whole else 0,
         "gradient_bytes": whole,
@@ -139,7 +139,7 @@ def compiled(plan: Plan) -> dict[str, float]:
         task=plan.task,
         optimizer=make_optimizer(plan.config.optimizer, plan.config.train.steps),
         accumulate=plan.config.train.accumulate,
-        spread=plan.strategy.spread,
+        distribute=plan.strategy.distribute,
     )
     began = time.monotonic()
     memory = plan.strategy.lower(step, plan.state, plan.batch).compile().memory_analysis()
@@ -150,7 +150,7 @@ def describe(config: RunConfig) -> Iterator[str]:
     """The plan in lines; those that need a compilation come last."""
     plan = make_plan(config)
     figures = exact(plan)
-    model_config = plan.model.config  # type: ignore[attr-defined]
+    model_config = plan.model.config
     yield from reports.opening(config, model_config, plan.strategy, figures["parameters"])
     yield f"FLOPs a token, forward and backward: {figures['flops_per_token']:,}"
     yield "each device holds"

@@ -22,7 +22,7 @@ from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 from .. import config as configs
 from .. import hosts, loop, model_section, parallel, reports
 from ..folders import locks, run_folder, token_store
-from ..job import Job, Trainer
+from ..job import CompiledSteps, TrainJob
 from ..loader import Source
 from ..reports import say, warn
 from ..sections import RunConfig
@@ -57,30 +57,30 @@ def pretrain(config: RunConfig) -> None:
 
 def _pretrain(config: RunConfig, out: Path) -> None:
     loop.check_out(out, config)
-    start = run_folder.find_start(config)
-    if start is not None and start.params is None and loop.is_finished(out, start.step, config.train.steps):
+    initial = run_folder.find_initial_model(config)
+    if initial is not None and initial.is_resumed and loop.is_finished(out, initial.step, config.train.steps):
         return
-    base = start.model_config if start else None
+    base = initial.config if initial else None
     model_section.model_config(
-        config, token_store.expected_vocab_size(config, start), base
+        config, token_store.expected_vocab_size(config, initial), base
     )  # a mistake is told before the work
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
-    token_store.prepare_store(config, start)
-    job = make_job(config, load_tokenizer(token_store.store_folder(config)), start)
+    token_store.prepare_store(config, initial)
+    job = make_job(config, load_tokenizer(token_store.store_folder(config)), initial)
     trainer, state = loop.run(config, job, strategy)
     finish(trainer, state)
 
 
-def make_job(config: RunConfig, tokenizer: Tokenizer, start: run_folder.Start | None) -> Job:
+def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.InitialModel | None) -> TrainJob:
     """Model and data; the store is prepared.
 
     Raises:
         InputError: no next-sentence pair can be made of a split.
     """
-    model_config = model_section.model_config(config, vocabulary_size(tokenizer), start.model_config if start else None)
+    model_config = model_section.model_config(config, vocabulary_size(tokenizer), initial.config if initial else None)
     model = objectives.make_model(model_config, config.train.dtype, config.train.remat)
-    train_split, eval_split = token_store.open_store(config, tokenizer, start)
+    train_split, eval_split = token_store.open_store(config, tokenizer, initial)
     family = model_config.architecture
     train_source = objectives.make_source(train_split, tokenizer, config, family, config.seed, config.data.pack)
     eval_source = objectives.make_source(eval_split, tokenizer, config, family, EVAL_SEED)
@@ -93,10 +93,10 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, start: run_folder.Start | 
     lengths = fit_lengths(pairs["train"].plan(0).pairs, config.data.sequence_length - 3) if pairs["train"] else None
     tokens_per_byte = len(eval_split.tokens) / eval_split.text_bytes
 
-    return Job(
+    return TrainJob(
         model=model,
         tokenizer=tokenizer,
-        params=start.params if start else None,
+        params=initial.params if initial else None,
         task=objectives.make_task(model, model_config),
         train_source=train_source,
         eval_source=eval_source,
@@ -177,15 +177,15 @@ def unigram(counts: np.ndarray) -> np.ndarray:
     return np.log(smoothed / smoothed.sum())
 
 
-def finish(trainer: Trainer, state: TrainState) -> None:
+def finish(trainer: CompiledSteps, state: TrainState) -> None:
     """Draws the curves and says where the run ended beside the unigram baseline; GPT-1 writes a line."""
     config, job = trainer.config, trainer.job
     if not hosts.is_first():
         return
     for line in reports.report(Path(config.out)):
         say(line)
-    if not hosts.several() and job.model.config.causal:  # type: ignore[attr-defined]
+    if not hosts.several() and job.model.config.causal:
         prompt = job.eval_source.batch(np.arange(1))["input_ids"][:, :8]
-        room = job.model.config.max_positions - prompt.shape[1]  # type: ignore[attr-defined]
+        room = job.model.config.max_positions - prompt.shape[1]
         ids = generate(job.model, state.params, prompt, min(32, room))
         say(f"generated: {job.tokenizer.decode(np.asarray(ids[0]).tolist())}")

@@ -5,7 +5,7 @@ import numpy as np
 GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 
 
-def mix(x: np.ndarray) -> np.ndarray:
+def splitmix64(x: np.ndarray) -> np.ndarray:
     """SplitMix64's finaliser on uint64 (Steele et al. 2014): a bijection whose output looks random."""
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -14,13 +14,13 @@ def mix(x: np.ndarray) -> np.ndarray:
 
 def keys(seed: int, rows: np.ndarray) -> np.ndarray:
     """A key for every row number [B] under a seed -> uint64 [B]."""
-    start = mix(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + GOLDEN)
-    return mix(start ^ mix(rows.astype(np.uint64) * GOLDEN))
+    start = splitmix64(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + GOLDEN)
+    return splitmix64(start ^ splitmix64(rows.astype(np.uint64) * GOLDEN))
 
 
 def bits(key: np.ndarray, counters: np.ndarray) -> np.ndarray:
     """64 random bits for every key [B] and counter [N] -> uint64 [B N]."""
-    return mix(key[:, None] + (counters.astype(np.uint64) + np.uint64(1)) * GOLDEN)
+    return splitmix64(key[:, None] + (counters.astype(np.uint64) + np.uint64(1)) * GOLDEN)
 
 
 def uniform(random_bits: np.ndarray) -> np.ndarray:

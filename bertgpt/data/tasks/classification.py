@@ -10,7 +10,7 @@ import numpy as np
 
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import Example
-from bertgpt.data.tasks.templates import Feature, Frame
+from bertgpt.data.tasks.templates import Feature, SequenceTemplate
 from bertgpt.errors import InputError
 
 MAX_LABELS = 10_000  # more is a column of another kind
@@ -33,7 +33,7 @@ class Classification:
         both_orders: GPT-1 reads a pair in both orders (its similarity task).
     """
 
-    frame: Frame
+    template: SequenceTemplate
     labels: tuple[str, ...]
     problem: str = "single_label_classification"
     text: str = "text"
@@ -44,16 +44,16 @@ class Classification:
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
         """`labels` is int32, for several labels float32 [L], for a number float32; `loss_mask` float32 1."""
-        first = self.frame.content(row, row.text(self.text, "task.text"))
-        second = self.frame.content(row, row.text(self.pair, "task.pair")) if self.pair else None
-        feature = self.frame.join(first, second)
+        first = self.template.content(row, row.text(self.text, "task.text"))
+        second = self.template.content(row, row.text(self.pair, "task.pair")) if self.pair else None
+        feature = self.template.join(first, second)
         if self.both_orders and second is not None:
-            feature = stack([feature, self.frame.join(second, first)], 2, self.frame.pad)
-        feature = with_lm_targets(feature, self.frame)
+            feature = stack([feature, self.template.join(second, first)], 2, self.template.pad)
+        feature = with_lm_targets(feature, self.template)
         feature["loss_mask"] = np.float32(1)  # type: ignore[assignment]
         if labelled:
             feature["labels"] = self._target(row)
-        return Example(row, [feature], None, self.frame.overflows(first, second))
+        return Example(row, [feature], None, self.template.overflows(first, second))
 
     def _target(self, row: Row) -> Any:
         if self.problem == "regression":
@@ -98,7 +98,7 @@ class Choice:
         label: the column of the right one: its number from 0.
     """
 
-    frame: Frame
+    template: SequenceTemplate
     size: int
     text: str = "text"
     choices: str | list[str] = "choices"
@@ -107,17 +107,17 @@ class Choice:
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
         """Every vector is [C T]; `labels` int32, `choice_mask` float32 [C], `loss_mask` float32 1."""
-        first = self.frame.content(row, row.text(self.text, "task.text"))
-        ids = [self.frame.content(row, choice) for choice in self.options(row)]
+        first = self.template.content(row, row.text(self.text, "task.text"))
+        ids = [self.template.content(row, choice) for choice in self.options(row)]
         if len(ids) > self.size:
             raise InputError(f"{row.place}: {len(ids)} choices, over the {self.size} that were made room for")
-        feature = stack([self.frame.join(first, second) for second in ids], self.size, self.frame.pad)
-        feature = with_lm_targets(feature, self.frame)
+        feature = stack([self.template.join(first, second) for second in ids], self.size, self.template.pad)
+        feature = with_lm_targets(feature, self.template)
         feature["choice_mask"] = (np.arange(self.size) < len(ids)).astype(np.float32)
         feature["loss_mask"] = np.float32(1)  # type: ignore[assignment]
         if labelled:
             feature["labels"] = np.int32(self.gold(row))  # type: ignore[assignment]
-        return Example(row, [feature], None, any(self.frame.overflows(first, second) for second in ids))
+        return Example(row, [feature], None, any(self.template.overflows(first, second) for second in ids))
 
     def options(self, row: Row) -> list[str]:
         """The row's choices.
@@ -232,10 +232,10 @@ def stack(features: Sequence[Feature], size: int, pad: int) -> Feature:
     return stacked
 
 
-def with_lm_targets(feature: Feature, frame: Frame) -> Feature:
+def with_lm_targets(feature: Feature, template: SequenceTemplate) -> Feature:
     """For GPT-1 also `lm_labels` [... T'], the next tokens, and `lm_loss_mask` float32: each text's sums to 1, so that
     long texts weigh no more than short ones (train.py of openai/finetune-transformer-lm)."""
-    if frame.bert:
+    if template.bert:
         return feature
     ids, real = feature["input_ids"], feature["attention_mask"]
     labels, mask = np.zeros_like(ids), np.zeros(ids.shape, np.float32)

@@ -8,7 +8,7 @@ import numpy as np
 
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import Example
-from bertgpt.data.tasks.templates import Frame
+from bertgpt.data.tasks.templates import SequenceTemplate
 from bertgpt.errors import InputError
 
 ROLES = ("system", "user", "assistant")
@@ -33,7 +33,7 @@ class Responses:
         cut: an over-long row loses the beginning of its prompt; False: it is left out.
     """
 
-    frame: Frame
+    template: SequenceTemplate
     prompt: str = "prompt"
     response: str = "response"
     messages: str = "messages"
@@ -51,7 +51,7 @@ class Responses:
             return Example(row, [{"input_ids": np.array(ids, np.int32)}])
         last = len(counts) - counts[::-1].index(True)  # what follows the last response is not needed
         ids, counts = ids[:last], counts[:last]
-        excess = len(ids) - (self.frame.length + 1)
+        excess = len(ids) - (self.template.length + 1)
         begin = max(index for index, counted in enumerate(counts) if not counted)  # the delimiter before it
         if excess > 0 and (not self.cut or 1 + excess > begin):
             return Example(row, [], cut=True)
@@ -70,10 +70,10 @@ class Responses:
 
     def _tokens(self, row: Row, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
         """Every token, and whether it is learnt."""
-        ids, counts = [self.frame.start], [False]
+        ids, counts = [self.template.start], [False]
         for turn in turns:
-            text = self.frame.content(row, turn.text)
-            ids += [*text, self.frame.end if turn.spoken else self.frame.middle]
+            text = self.template.content(row, turn.text)
+            ids += [*text, self.template.end if turn.spoken else self.template.middle]
             counts += [turn.spoken] * (len(text) + 1)
         return ids, counts
 

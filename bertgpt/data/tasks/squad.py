@@ -12,7 +12,7 @@ import numpy as np
 
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import Example
-from bertgpt.data.tasks.templates import Feature, Frame
+from bertgpt.data.tasks.templates import Feature, SequenceTemplate
 from bertgpt.errors import InputError
 
 
@@ -55,7 +55,7 @@ class Answers:
             text. Without `answer_start` the first occurrence counts. Starts are in characters.
     """
 
-    frame: Frame
+    template: SequenceTemplate
     stride: int = 128
     max_question: int = 64
     n_best: int = 20
@@ -83,20 +83,20 @@ class Answers:
             InputError: a column is missing or empty; the answer is not in the context; there is none, without
                 `null_threshold`; the question leaves no room.
         """
-        question = self.frame.content(row, row.text(self.question_column, "task.question"))
+        question = self.template.content(row, row.text(self.question_column, "task.question"))
         context = row.text(self.context_column, "task.context")
-        encoding = self.frame.encoding(row, context)
+        encoding = self.template.encoding(row, context)
         offsets = _offsets(context, encoding.offsets)
         target = self._target(row, context, offsets) if labelled else None
         kept = question[: self.max_question]
         spans = windows(len(offsets), self._room(row, len(kept)), self.stride)
-        note, features = [], []
+        decode_info, features = [], []
         for (start, end), most in zip(spans, max_context(spans), strict=True):
             window = Window(offsets[start:end], len(kept) + 2, most)
-            feature = self.frame.join(kept, encoding.ids[start:end]) | {"loss_mask": np.array(1, np.float32)}
+            feature = self.template.join(kept, encoding.ids[start:end]) | {"loss_mask": np.array(1, np.float32)}
             features.append(feature | (_label(target, start, window) if labelled else {}))
-            note.append(window)
-        return Example(row, features, note, len(kept) < len(question))
+            decode_info.append(window)
+        return Example(row, features, decode_info, len(kept) < len(question))
 
     def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
         """The best span over the windows, as `write_predictions` of run_squad.py finds it.
@@ -117,7 +117,7 @@ class Answers:
         context = example.row.text(self.context_column, "task.context")
         names = ("start_logits", "end_logits")
         logits = [[np.asarray(output[name], np.float64) for name in names] for output in outputs]
-        found = [self._candidates(window, *pair) for window, pair in zip(example.note, logits, strict=True)]
+        found = [self._candidates(window, *pair) for window, pair in zip(example.decode_info, logits, strict=True)]
         spans = self._best(context, found)
         if self.null_threshold is None:
             spans = spans or [Span("", None, None, 0.0)]
@@ -137,11 +137,11 @@ class Answers:
 
     def _room(self, row: Row, question: int) -> int:
         """Pieces of a window beside a question of so many."""
-        room = self.frame.length - question - 3
+        room = self.template.length - question - 3
         if room < 1:
             raise InputError(
                 f"{row.place}: {question} pieces of the question leave no room for the context in "
-                f"{self.frame.length} tokens; lower task.max_question or raise data.sequence_length"
+                f"{self.template.length} tokens; lower task.max_question or raise data.sequence_length"
             )
         return room
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import Example
-from bertgpt.data.tasks.templates import Feature, Frame
+from bertgpt.data.tasks.templates import Feature, SequenceTemplate
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import special_id
 
@@ -51,7 +51,7 @@ class Tagging:
         stride: pieces that neighbouring windows of a long sentence share at most; never more than half a window.
     """
 
-    frame: Frame
+    template: SequenceTemplate
     labels: tuple[str, ...]
     words_column: str = "words"
     tags_column: str = "tags"
@@ -59,7 +59,7 @@ class Tagging:
     per_token = ("input_ids", "attention_mask", "token_type_ids", "labels", "loss_mask")
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
-        """[CLS] pieces [SEP], in windows where a sentence is too long; `note` is a `Sentence`.
+        """[CLS] pieces [SEP], in windows where a sentence is too long; `decode_info` is a `Sentence`.
 
         Features have `loss_mask` float32 [T], 1 at the first piece of each word read there, and `labels` int32 [T].
 
@@ -68,8 +68,8 @@ class Tagging:
         """
         text, spans = self._sentence(row, labelled)
         targets = self._targets(row, len(spans)) if labelled else None
-        room, encode = self.frame.length - 2, self.frame.tokenizer.encode
-        unknown = [special_id(self.frame.tokenizer, "[UNK]")]  # clean-up leaves nothing of some words; none is lost
+        room, encode = self.template.length - 2, self.template.tokenizer.encode
+        unknown = [special_id(self.template.tokenizer, "[UNK]")]  # clean-up leaves nothing of some words; none is lost
         whole = [encode(text[start:end], add_special_tokens=False).ids or unknown for start, end in spans]
         pieces = [word[:room] for word in whole]
         sizes = [len(word) for word in pieces]
@@ -85,7 +85,7 @@ class Tagging:
         """The text and its words."""
         if isinstance(row.get(self.words_column, "task.words"), str):
             text = row.text(self.words_column, "task.words")
-            spans = word_spans(text, None if labelled else self.frame.tokenizer)
+            spans = word_spans(text, None if labelled else self.template.tokenizer)
         else:
             words = _strings(row, self.words_column, "task.words")
             text = " ".join(words)
@@ -106,7 +106,7 @@ class Tagging:
         return np.array([self.labels.index(tag) for tag in tags], np.int32)
 
     def _feature(self, pieces: list[int], reads: list[tuple[int, int]], targets: np.ndarray | None) -> Feature:
-        feature = self.frame.join(pieces)
+        feature = self.template.join(pieces)
         words, positions = np.array(reads, np.int64).reshape(-1, 2).T
         feature["loss_mask"] = np.zeros(len(feature["input_ids"]), np.float32)
         feature["loss_mask"][positions] = 1
@@ -130,7 +130,7 @@ class Tagging:
             `text`, `words`, `tags`, `probabilities`, and `entities` with `label`, `text`, `start`, `end` (characters)
             and `probability` (the mean over words); none where the labels mark no entities, as parts of speech.
         """
-        text, spans, reads = example.note
+        text, spans, reads = example.decode_info
         logits = np.empty((len(spans), len(self.labels)))
         for output, pairs in zip(outputs, reads, strict=True):
             for word, position in pairs:

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from bertgpt.data.tasks.rows import Row
-from bertgpt.data.tasks.templates import Feature, Frame
+from bertgpt.data.tasks.templates import Feature, SequenceTemplate
 from bertgpt.settings import setting
 
 KINDS = (
@@ -34,7 +34,7 @@ class Example(NamedTuple):
 
     row: Row
     features: list[Feature]
-    note: Any = None
+    decode_info: Any = None
     cut: bool = False
 
 
@@ -75,7 +75,7 @@ class TaskData(Protocol):
     """One kind of task: how a row is read, and what the model's outputs say of it."""
 
     @property
-    def frame(self) -> Frame:
+    def template(self) -> SequenceTemplate:
         """The special tokens around its texts."""
         ...
 
@@ -118,12 +118,12 @@ class TaskExamples:
     @property
     def sequence_length(self) -> int:
         """T."""
-        return self.task.frame.length
+        return self.task.template.length
 
     @property
     def pad(self) -> int:
         """The token id of padding."""
-        return self.task.frame.pad
+        return self.task.template.pad
 
     @property
     def per_token(self) -> tuple[str, ...]:
@@ -143,9 +143,9 @@ class TaskExamples:
         """Vectors over tokens are padded at their end; scalars and fixed vectors are stacked."""
         if name not in self.task.per_token:
             return np.stack(values)
-        frame = self.task.frame
-        shape = (len(values), *values[0].shape[:-1], frame.length)
-        padded = np.full(shape, frame.pad if name == "input_ids" else 0, values[0].dtype)
+        template = self.task.template
+        shape = (len(values), *values[0].shape[:-1], template.length)
+        padded = np.full(shape, template.pad if name == "input_ids" else 0, values[0].dtype)
         for row, value in enumerate(values):
             padded[row, ..., : value.shape[-1]] = value
         return padded

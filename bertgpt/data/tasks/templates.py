@@ -18,7 +18,7 @@ Feature = dict[str, np.ndarray]  # what the model reads for one input, unpadded:
 
 
 @dataclasses.dataclass(frozen=True)
-class Frame:
+class SequenceTemplate:
     """A tokenizer, and the special tokens that stand around one or two texts.
 
     BERT: [CLS] a [SEP] b [SEP], with segments 0 and 1 (Devlin et al. 2019, figure 1). GPT-1: start a delimiter b
@@ -99,7 +99,7 @@ def _fit(first: int, second: int, room: int) -> tuple[int, int]:
     return first - rest // 2, second - (rest - rest // 2)  # then in turn, b first: on a tie b is cut
 
 
-def make_frame(tokenizer: Tokenizer, length: int, bert: bool, end: str = GPT_TASK_TOKENS[2]) -> Frame:
+def make_template(tokenizer: Tokenizer, length: int, bert: bool, end: str = GPT_TASK_TOKENS[2]) -> SequenceTemplate:
     """The frame of a model; for GPT-1 the tokenizer has the special tokens already (`bertgpt.add_tokens`).
 
     Raises:
@@ -107,6 +107,6 @@ def make_frame(tokenizer: Tokenizer, length: int, bert: bool, end: str = GPT_TAS
     """
     if bert:
         start, middle, pad = (special_id(tokenizer, token) for token in ("[CLS]", "[SEP]", "[PAD]"))
-        return Frame(tokenizer, start, middle, middle, pad, length, bert)
+        return SequenceTemplate(tokenizer, start, middle, middle, pad, length, bert)
     start, middle, last = (special_id(tokenizer, token) for token in (*GPT_TASK_TOKENS[:2], end))
-    return Frame(tokenizer, start, middle, last, 0, length, bert)
+    return SequenceTemplate(tokenizer, start, middle, last, 0, length, bert)

@@ -102,7 +102,7 @@ class Split(NamedTuple):
     text_bytes: int
 
 
-def changes(folder: Path, source: TextSource, tokenizer: dict[str, Any]) -> str | None:
+def stale_reason(folder: Path, source: TextSource, tokenizer: dict[str, Any]) -> str | None:
     """Why the store in the folder cannot serve: one phrase, or None where it can.
 
     Args:
@@ -150,7 +150,7 @@ def prepare(
         folder: made, or replaced as a whole once the new store is complete.
         source: the text.
         tokenizer: its vocabulary decides the width of an id.
-        wanted: plain values that say which tokenizer this is; kept for `changes`.
+        wanted: plain values that say which tokenizer this is; kept for `stale_reason`.
         workers: processes; 1 works in this one.
         progress: called with the bytes of text of each finished piece.
 
