@@ -302,7 +302,7 @@ def change_architecture(folder, architecture):
 @pytest.mark.parametrize(
     ("name", "architecture", "arguments", "expected"),
     [
-        ("bert", "BertForMaskedLM", ["predict", "--text", "a", "--pair", "b"], "BertForMaskedLM has no task head; fine-tune"),
+        ("bert", "BertForMaskedLM", ["predict", "--text", "a", "--pair", "b"], "BertForMaskedLM has no task head"),
         ("bert", "BertModel", ["fill-mask", "a [MASK]"], "BertModel has no MLM head; use a BertForPreTr"),
         ("gpt", "OpenAIGPTModel", ["generate", "--prompt", "a"], "OpenAIGPTModel cannot generate text"),
     ],

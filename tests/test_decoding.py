@@ -307,5 +307,5 @@ def test_no_prompts_and_no_new_tokens_are_no_work(gpt):
 
 def test_a_model_that_does_not_write_is_refused(gpt):
     model = bertgpt.OpenAIGPTModel(gpt[0].config)
-    with pytest.raises(bertgpt.InputError, match="OpenAIGPTModel cannot generate text; load a GPT-1 as OpenAIGPTLMHead"):
+    with pytest.raises(bertgpt.InputError, match="OpenAIGPTModel cannot generate text; load a GPT-1 as OpenAI"):
         bertgpt.generate(model, gpt[1]["transformer"], PROMPTS)

@@ -87,7 +87,7 @@ def test_an_index_reaches_no_other_folder(saved, shard):
             {"weight_map": {"pooler.dense.bias": "gone.safetensors"}},
             "'gone.safetensors' is missing; copy the",
         ),
-        ({"weight_map": {"unheard": "one.safetensors"}}, "lacks unheard, which model.safetensors.index.json says"),
+        ({"weight_map": {"unheard": "one.safetensors"}}, "lacks unheard, which model.safetensors.index.json lists"),
         ({"weight_map": ["one.safetensors"]}, "has no weight_map"),
         ({"weight_map": {"pooler.dense.bias": 1}}, "has no weight_map"),
         ({}, "has no weight_map"),

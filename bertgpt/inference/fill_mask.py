@@ -69,7 +69,7 @@ def _forward(model: Model, params: Any, batch: dict[str, np.ndarray], field: str
     if type(model).__name__ not in HEADS[field]:
         head = "MLM" if field == "mlm_logits" else "NSP"
         classes = " or ".join(HEADS[field])
-        raise InputError(f"{type(model).__name__} has no {head} head; use a {classes}, or pretrain from this model first")
+        raise InputError(f"{type(model).__name__} has no {head} head; use a {classes}, or pretrain this model first")
     length, positions = batch["input_ids"].shape[1], model.config.max_positions
     if length > positions:
         raise InputError(f"the text has {length} tokens, over the model's {positions} positions; shorten it")
