@@ -130,7 +130,7 @@ def test_nothing_is_added_after_the_end_token(gpt, plain):
 
 def test_a_prompt_without_room_is_cut_on_the_left_when_asked(gpt, plain):
     prompt = [*range(100, 140)]
-    with pytest.raises(bertgpt.InputError, match="or have its left cut"):
+    with pytest.raises(bertgpt.InputError, match="lower max_new_tokens, or set cut_left"):
         bertgpt.generate(*gpt, [prompt], 4)
     (row,) = bertgpt.generate(*gpt, [prompt], 4, cut_left=True)
     assert row.tolist() == plain(prompt[-28:], 4)

@@ -270,7 +270,7 @@ def test_a_missing_head_is_made_only_when_asked(saved):
     folder, _, params = saved("BertForMaskedLM")
     change_config(folder, architectures=["BertForSequenceClassification"])
     with pytest.raises(
-        InputError, match=r"lacks bert.pooler.dense.weight, bert.pooler.dense.bias, classif.*; name an arch"
+        InputError, match=r"lacks bert.pooler.dense.weight, bert.pooler.dense.bias, classif.*; name the arch"
     ):
         bertgpt.load_pretrained(folder)
     with warnings.catch_warnings(record=True) as told:
