@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from benchmarks import side_by_side
-from benchmarks.side_by_side import distribute, show
+from benchmarks.side_by_side import range_of, show
 from benchmarks.train_step import OurStep, make_batches, sizes
 from bertgpt import presets
 from bertgpt.errors import InputError
@@ -93,7 +93,7 @@ def main(arguments: list[str] | None = None) -> None:
         loop.wait()
 
     step()
-    alone = distribute(seconds(step) for _ in range(3))
+    alone = range_of(seconds(step) for _ in range(3))
     with tempfile.TemporaryDirectory() as folder, Checkpoints(Path(folder), keep=1) as checkpoints:
         saves = []
         for number in range(options.saves + 1):
@@ -102,12 +102,12 @@ def main(arguments: list[str] | None = None) -> None:
     del saves[0]
     about = side_by_side.jax_about(loop.strategy.devices)
     print(f"{options.model}, {batch} x {length}, a checkpoint of {size / 1e6:,.0f} MB, on {about['device']}")
-    bars = {name: distribute(getattr(one, name) for one in saves) for name in ("copied", "hashed", "stall", "whole")}
+    bars = {name: range_of(getattr(one, name) for one in saves) for name in ("copied", "hashed", "stall", "whole")}
     for name, value in bars.items():
         print(f"{name}: {show(value, 3)} s")
-    share = distribute(100 * one.stall / one.whole for one in saves)
+    share = range_of(100 * one.stall / one.whole for one in saves)
     print(f"stall / whole: {show(share, 1)} %")
-    bars |= {"a step alone": alone, "a step beside a write": distribute(each for one in saves for each in one.steps)}
+    bars |= {"a step alone": alone, "a step beside a write": range_of(each for one in saves for each in one.steps)}
     print(f"a step: {show(alone, 3)} s alone, {show(bars['a step beside a write'], 3)} s beside a write")
     report = {"options": vars(options), "about": about, "bytes": size, "seconds": bars, "stall_percent": share}
     title = f"A checkpoint of {options.model}\n{about['device']}"

@@ -19,7 +19,7 @@ import numpy as np
 
 import bertgpt
 from benchmarks import side_by_side
-from benchmarks.side_by_side import Make, Rates, Spread, Work
+from benchmarks.side_by_side import Make, Range, Rates, Work
 from benchmarks.train_step import their_sizes
 from bertgpt import presets
 from bertgpt.config import ModelConfig
@@ -163,7 +163,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.against:
         side_by_side.need_transformers()
     noted: list[dict[str, Any]] = []
-    bars: dict[str, Spread] = {}
+    bars: dict[str, Range] = {}
     for dtype in options.dtype:
         for batch in options.batch:
             sides = make_sides(options, config, batch, dtype)

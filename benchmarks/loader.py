@@ -14,7 +14,7 @@ import numpy as np
 
 from benchmarks import side_by_side
 from benchmarks.corpus import demo_split
-from benchmarks.side_by_side import Spread, show, spread
+from benchmarks.side_by_side import Range, range_of, show
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
 from bertgpt.errors import InputError
 
@@ -55,13 +55,13 @@ def main(arguments: list[str] | None = None) -> None:
     title = f"MLM + NSP batches of {options.batch} on one core of {side_by_side.processor()}"
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core
-    bars: dict[str, Spread] = {}
+    bars: dict[str, Range] = {}
     for length in options.length:
         pairs = BertPairs(split, tokenizer, length, 0, options.whole_word)
         for name, source in {"": pairs, ", packed": pack_pairs(pairs)}.items():
             speeds, share = measure(source, options.batches, options.batch)
-            bars[f"{length}{name}"] = spread(speeds)
-            print(f"length {length}{name}: {show(spread(speeds))} real tokens/s; {share:.0%} of a batch is real")
+            bars[f"{length}{name}"] = range_of(speeds)
+            print(f"length {length}{name}: {show(range_of(speeds))} real tokens/s; {share:.0%} of a batch is real")
     name = "loader_whole_word" if options.whole_word else "loader"
     side_by_side.write(
         options.out, name, {"options": vars(options), "speeds": bars}, bars, title, "real tokens a second"

@@ -14,7 +14,7 @@ from pathlib import Path
 
 from benchmarks import side_by_side
 from benchmarks.corpus import demo
-from benchmarks.side_by_side import show, task_options
+from benchmarks.side_by_side import range_of, show
 from bertgpt.data.text.documents import split_sentences
 from bertgpt.data.text.store import prepare
 from bertgpt.errors import InputError
@@ -49,10 +49,10 @@ def main(arguments: list[str] | None = None) -> None:
             start = time.perf_counter()
             prepare(Path(folder) / "store", corpus, tokenizer, {}, options.workers)
             ours.append(size / (time.perf_counter() - start) / 1e6)
-    bars = {"prepare": task_options(ours), "encode_batch": task_options(theirs)}
+    bars = {"prepare": range_of(ours), "encode_batch": range_of(theirs)}
     for name, speed in bars.items():
         print(f"{name}: {show(speed, 2)} MB/s")
-    ratio = task_options(mine / other for mine, other in zip(ours, theirs, strict=True))
+    ratio = range_of(mine / other for mine, other in zip(ours, theirs, strict=True))
     print(f"prepare / encode_batch, {options.workers} workers: {show(ratio, 2)}")
     title = f"{options.workers} workers on {side_by_side.processor()}"
     report = {"options": vars(options), "speeds": bars, "ratio": ratio}

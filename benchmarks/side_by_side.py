@@ -47,7 +47,7 @@ class Work:
     peak_bytes: Callable[[], int | None] = lambda: None
 
 
-class Spread(NamedTuple):
+class Range(NamedTuple):
     """Of several timings."""
 
     median: float
@@ -55,10 +55,10 @@ class Spread(NamedTuple):
     high: float
 
 
-def spread(values: Iterable[float]) -> Spread:
+def range_of(values: Iterable[float]) -> Range:
     """Median and range."""
     values = sorted(values)
-    return Spread(statistics.median(values), values[0], values[-1])
+    return Range(statistics.median(values), values[0], values[-1])
 
 
 class Timer:
@@ -189,28 +189,28 @@ def measure(makes: dict[str, Make], repeats: int, apart: bool = True) -> dict[st
             side.end()
 
 
-def of(result: dict[str, Any], name: str) -> Spread:
+def of(result: dict[str, Any], name: str) -> Range:
     """A rate over a side's timings."""
-    return spread(timing[name] for timing in result["timings"])
+    return range_of(timing[name] for timing in result["timings"])
 
 
-def ratio(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> Spread:
+def ratio(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> Range:
     """Ours over theirs, from each pair of neighbouring timings."""
     pairs = zip(ours["timings"], theirs["timings"], strict=True)
-    return spread(mine[name] / other[name] for mine, other in pairs)
+    return range_of(mine[name] / other[name] for mine, other in pairs)
 
 
-def show(value: Spread, digits: int = 0) -> str:
+def show(value: Range, digits: int = 0) -> str:
     """Median, and the range in brackets."""
     return f"{value.median:,.{digits}f} ({value.low:,.{digits}f} to {value.high:,.{digits}f})"
 
 
-def utilisation(result: dict[str, Any]) -> Spread | None:
+def utilisation(result: dict[str, Any]) -> Range | None:
     """Model FLOPs utilisation, of the device's bfloat16 peak; None where that is not known."""
     most = peak(result["about"]["device"])
     if most is None:
         return None
-    return spread(timing["flops"] / most / result["about"]["devices"] for timing in result["timings"])
+    return range_of(timing["flops"] / most / result["about"]["devices"] for timing in result["timings"])
 
 
 def peak_resident() -> int:
@@ -303,7 +303,7 @@ def describe(results: dict[str, dict[str, Any]]) -> Iterable[str]:
 
 
 def write(
-    folder: Path, name: str, report: dict[str, Any], bars: dict[str, Spread], title: str, unit: str = "tokens a second"
+    folder: Path, name: str, report: dict[str, Any], bars: dict[str, Range], title: str, unit: str = "tokens a second"
 ) -> None:
     """NAME.json with everything, and NAME.png: medians as bars, ranges as lines."""
     folder.mkdir(parents=True, exist_ok=True)

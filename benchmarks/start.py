@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 
-from benchmarks.side_by_side import leave, processor, show, spread
+from benchmarks.side_by_side import leave, processor, range_of, show
 from bertgpt.errors import InputError
 
 COMMANDS = {  # what is asked, and the exit code of the answer
@@ -36,7 +36,7 @@ def main(arguments: list[str] | None = None) -> None:
     turns = [[seconds(*item) for item in COMMANDS.items()] for _ in range(options.runs)]
     print(f"{options.runs} runs each, on {processor()}, Python {sys.version.split()[0]}")
     for command, times in zip(COMMANDS, zip(*turns, strict=True), strict=True):
-        print(f"{command}: {show(spread(times), 2)} s")
+        print(f"{command}: {show(range_of(times), 2)} s")
 
 
 if __name__ == "__main__":

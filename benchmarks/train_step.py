@@ -20,7 +20,7 @@ import numpy as np
 
 from benchmarks import side_by_side
 from benchmarks.corpus import demo_split
-from benchmarks.side_by_side import Distribute, Make, Work
+from benchmarks.side_by_side import Make, Range, Work
 from bertgpt import presets
 from bertgpt.config import ModelConfig
 from bertgpt.data.text.store import Split
@@ -314,7 +314,7 @@ def main(arguments: list[str] | None = None) -> None:
     if options.against:
         report["ratio"] = found = side_by_side.ratio(results["bertgpt"], results["transformers"], REPORTED)
         print(f"real tokens/s, bertgpt / transformers: {side_by_side.show(found, 2)}")
-    bars: dict[str, Distribute] = {name: side_by_side.of(result, REPORTED) for name, result in results.items()}
+    bars: dict[str, Range] = {name: side_by_side.of(result, REPORTED) for name, result in results.items()}
     device = results["bertgpt"]["about"]["device"]
     side_by_side.write(options.out, name_of(options), report, bars, f"{title}\n{device}: {REPORTED.replace('_', ' ')}")
 

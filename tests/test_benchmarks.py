@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from benchmarks import side_by_side
-from benchmarks.side_by_side import Side, Spread, Work
+from benchmarks.side_by_side import Range, Side, Work
 from bertgpt.config import ModelConfig
 from bertgpt.data.text.store import TextSource
 from bertgpt.errors import InputError
@@ -47,9 +47,9 @@ def dying() -> Work:
 
 def test_spreads_and_ratios_come_from_timings_and_from_pairs_of_them():
     ours, theirs = ({"timings": [{"tokens": n} for n in speeds]} for speeds in ((4.0, 9.0, 2.0), (2.0, 3.0, 2.0)))
-    assert side_by_side.of(ours, "tokens") == Spread(4, 2, 9)
-    assert side_by_side.ratio(ours, theirs, "tokens") == Spread(2, 1, 3)
-    assert side_by_side.show(Spread(1234.5, 1, 2000), 1) == "1,234.5 (1.0 to 2,000.0)"
+    assert side_by_side.of(ours, "tokens") == Range(4, 2, 9)
+    assert side_by_side.ratio(ours, theirs, "tokens") == Range(2, 1, 3)
+    assert side_by_side.show(Range(1234.5, 1, 2000), 1) == "1,234.5 (1.0 to 2,000.0)"
 
 
 def test_rates_count_what_each_unit_holds(monkeypatch):

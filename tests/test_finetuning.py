@@ -537,7 +537,7 @@ def test_pretraining_goes_on_from_a_fine_tuned_run(tuned, tmp_path):
     start = find_initial_model(configs.load(str(tmp_path / "run.yaml"), [f"model.init_from={folder}"]))
     encoder, parts = {"bert": ("bert", 3), "gpt": ("transformer", 1)}[name.split()[0]]
     assert len(start.params) == parts
-    assert (start.model_config.labels, start.model_config.num_labels) == ((), 2)
+    assert (start.config.labels, start.config.num_labels) == ((), 2)
     jax.tree.map(np.testing.assert_array_equal, start.params[encoder], load_run(folder).params[encoder])
 
 
