@@ -185,7 +185,7 @@ def test_sampled_text_hangs_on_the_seed(gpt_run, capsys):
 
 def test_a_prompt_may_be_cut_on_the_left(gpt_run, capsys):
     arguments = ["generate", gpt_run, "--prompt", "abc " * 40, "--max-new-tokens", "4"]
-    assert "or have its left cut" in fails(capsys, *arguments)
+    assert "or set cut_left" in fails(capsys, *arguments)
     assert main([*map(str, arguments), "--cut-left"]) == 0
 
 
