@@ -1,1 +1,1 @@
-"""Commands that measure: `python -m benchmarks.NAME`."""
+"""Benchmarks and the data of the demos; run one with `python -m benchmarks.NAME`."""

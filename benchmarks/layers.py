@@ -1,4 +1,4 @@
-"""A scan over stacked layers against a Python loop: compile time and step time of bert_base's stack, side by side.
+"""A scan over stacked layers compared with a Python loop: compile time and step time of bert_base's stack.
 
 python -m benchmarks.layers [--layers 12] [--batch 16] [--length 128] [--steps 5]
 """
@@ -17,7 +17,7 @@ from bertgpt.model.blocks import Block, Stack
 
 
 class ScanStack(nn.Module):
-    """The same blocks as one scan over parameters stacked on a leading axis."""
+    """The blocks of `Stack`, as one scan over parameters stacked on a leading axis."""
 
     config: bertgpt.ModelConfig
 
@@ -33,7 +33,7 @@ class ScanStack(nn.Module):
 
 
 def compiled_step(stack, x):
-    """(step, its state, seconds to compile) of a forward, backward and AdamW update with dropout."""
+    """Return (step, state, seconds to compile) for forward, backward and AdamW update with dropout."""
     optimizer = optax.adamw(1e-4)
     key = jax.random.key(0, impl="rbg")
 

@@ -1,4 +1,4 @@
-"""Non-padding tokens a second of MLM + NSP batches, on one core: of every length, packed or not.
+"""Non-padding tokens per second of MLM + NSP batches on one core, for each length, with and without packing.
 
 python -m benchmarks.loader [--length 128 512] [--batch 64] [--batches 100] [--whole-word] [--out runs/benchmarks]
 """
@@ -22,7 +22,7 @@ RUNS = 6  # the first is not counted
 
 
 def measure(source: Any, batches: int, batch: int) -> tuple[list[float], float]:
-    """Real tokens a second of each run, and the share of a batch that is real."""
+    """Return the real tokens per second of each run, and the share of real tokens in a batch."""
     order = np.random.default_rng(0).integers(0, len(source), (batches, batch))
     speeds = []
     for _ in range(RUNS):
@@ -35,7 +35,7 @@ def measure(source: Any, batches: int, batch: int) -> tuple[list[float], float]:
 
 
 def parse(arguments: list[str] | None) -> argparse.Namespace:
-    """The options."""
+    """Return the options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--length", type=int, nargs="+", default=[128, 512])
     parser.add_argument("--batch", type=int, default=64)
@@ -49,7 +49,7 @@ def parse(arguments: list[str] | None) -> argparse.Namespace:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints medians and ranges, and writes them down."""
+    """Print medians and ranges, and write them to files."""
     options = parse(arguments)
     split, tokenizer = demo_split()
     title = f"MLM + NSP batches of {options.batch} on one core of {side_by_side.processor()}"
@@ -61,10 +61,10 @@ def main(arguments: list[str] | None = None) -> None:
         for name, source in {"": pairs, ", packed": pack_pairs(pairs)}.items():
             speeds, share = measure(source, options.batches, options.batch)
             bars[f"{length}{name}"] = range_of(speeds)
-            print(f"length {length}{name}: {show(range_of(speeds))} real tokens/s; {share:.0%} of a batch is real")
+            print(f"length {length}{name}: {show(range_of(speeds))} real tokens/s; {share:.0%} of the tokens are real")
     name = "loader_whole_word" if options.whole_word else "loader"
     side_by_side.write(
-        options.out, name, {"options": vars(options), "speeds": bars}, bars, title, "real tokens a second"
+        options.out, name, {"options": vars(options), "speeds": bars}, bars, title, "real tokens per second"
     )
 
 

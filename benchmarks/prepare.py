@@ -1,4 +1,4 @@
-"""Corpus preparation against the tokenizer's own batch call on as many cores, in turn.
+"""Corpus preparation compared with the tokenizer's `encode_batch` on the same number of cores.
 
 python -m benchmarks.prepare [--workers 2] [--copies 8] [--rounds 3]
 """
@@ -21,10 +21,10 @@ from bertgpt.errors import InputError
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints both speeds and their ratio, and writes them down."""
+    """Print both speeds and their ratio, and write them to files."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--copies", type=int, default=8, help="of the demo corpus, to outweigh the start of processes")
+    parser.add_argument("--copies", type=int, default=8, help="copies of the demo corpus, to amortize process start")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--out", type=Path, default=side_by_side.OUT)
     options = parser.parse_args(arguments)
@@ -56,7 +56,7 @@ def main(arguments: list[str] | None = None) -> None:
     print(f"prepare / encode_batch, {options.workers} workers: {show(ratio, 2)}")
     title = f"{options.workers} workers on {side_by_side.processor()}"
     report = {"options": vars(options), "speeds": bars, "ratio": ratio}
-    side_by_side.write(options.out, "prepare", report, bars, title, "MB of text a second")
+    side_by_side.write(options.out, "prepare", report, bars, title, "MB of text per second")
 
 
 if __name__ == "__main__":

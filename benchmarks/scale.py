@@ -1,4 +1,4 @@
-"""Corpus preparation in one process, in tasks and on Ray: equal bytes, times, and memory.
+"""Corpus preparation in one process, in parallel tasks and on Ray: checks for equal bytes, measures time and memory.
 
 python -m benchmarks.scale [--megabytes 200]
 """
@@ -34,7 +34,7 @@ WAYS = {
 
 
 def main() -> None:
-    """Prints a line for each way; fails where a byte differs."""
+    """Print one line per way of preparation; fail if a byte differs."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--megabytes", type=float, default=200)
     options = parser.parse_args()
@@ -51,14 +51,14 @@ def main() -> None:
         seconds, output = _prepare(folder, arguments)
         found = _contents(folder / "store")
         first = first or found
-        assert found == first, f"{name}: other bytes"
+        assert found == first, f"{name}: the bytes differ from those of the first way"
         size = sum(split["text_bytes"] for split in json.loads(found["meta.json"])["splits"].values()) / 1e6
         print(f"{name}: {size:.0f} MB in {seconds:.0f} s, {size / seconds:.2f} MB/s{_tasks(size, output)}", flush=True)
     shutil.rmtree(folder)
 
 
 def _copies(documents: list[str], file: int, size: float) -> Iterator[str]:
-    """Documents that differ from those of every other file and round, of about `size` bytes in all."""
+    """Yield documents of about `size` bytes in total, all different within and between files."""
     number = 0
     while size > 0:
         text = f"{file} {number // len(documents)} {documents[number % len(documents)]}"
@@ -75,16 +75,16 @@ def _write(path: Path, texts: list[str]) -> None:
 
 
 def _tasks(size: float, output: str) -> str:
-    """What the tasks' lines say together."""
+    """Summarize the log lines of the tasks: their total speed and highest memory."""
     tasks = re.findall(r"in ([\d.]+) core-seconds, peak memory (\d+)", output)
     if not tasks:
         return ""
     seconds, peak = sum(float(task[0]) for task in tasks), max(int(task[1]) for task in tasks)
-    return f"; tasks: {size / seconds:.2f} MB a core-second, at most {peak} MiB"
+    return f"; tasks: {size / seconds:.2f} MB per core-second, at most {peak} MiB"
 
 
 def _prepare(folder: Path, arguments: list[str]) -> tuple[float, str]:
-    """Seconds from the start of the command to its end, and what it printed."""
+    """Run the command, and return its seconds and its output."""
     shutil.rmtree(folder / "store", ignore_errors=True)
     keys = [f"data.train={folder / 'text'}", "data.text_key=text", f"tokenizer.path={folder}", f"out={folder}"]
     start = time.perf_counter()

@@ -1,4 +1,4 @@
-"""Sides that do the same work, timed in turn, each in a process of its own, so that its peak memory is its own."""
+"""Compare sides that do the same work, timed in turn, each in a separate process to measure its peak memory."""
 
 import contextlib
 import dataclasses
@@ -22,22 +22,22 @@ from typing import Any, NamedTuple
 from bertgpt.errors import InputError
 from train.flops import peak
 
-SECONDS = 1.0  # that a timing lasts at least
+SECONDS = 1.0  # the shortest duration of a timing
 OUT = Path("runs/benchmarks")
 Rates = dict[str, float]
-Make = tuple[Any, ...]  # a function at the top of a module, and its arguments
+Make = tuple[Any, ...]  # a function at module level, and its arguments
 
 
 @dataclasses.dataclass
 class Work:
-    """What a side does again and again in its process.
+    """The work that a side repeats in its process, as numbered units.
 
     Attributes:
         step: starts unit number n.
-        wait: until all that was started is done.
-        amounts: of every unit, how much it is by name; a timing does all of them, once or more often.
-        about: facts to tell; what becomes known on the way may be added.
-        peak_bytes: the device's peak; None where the process's own is to be told.
+        wait: waits until all started units are done.
+        amounts: the amounts in each unit, by name (such as tokens); a timing runs all units one or more times.
+        about: facts to report; more may be added while the work runs.
+        peak_bytes: returns the peak memory of the device; None to report that of the process.
     """
 
     step: Callable[[int], None]
@@ -48,7 +48,7 @@ class Work:
 
 
 class Range(NamedTuple):
-    """Of several timings."""
+    """Median, lowest and highest value of several timings."""
 
     median: float
     low: float
@@ -56,7 +56,7 @@ class Range(NamedTuple):
 
 
 def range_of(values: Iterable[float]) -> Range:
-    """Median and range."""
+    """Return the median and range of values."""
     values = sorted(values)
     return Range(statistics.median(values), values[0], values[-1])
 
@@ -74,8 +74,11 @@ class Timer:
         self.numbers = [*range(units)] * math.ceil(SECONDS / warm)
 
     def ask(self, what: str) -> Any:
-        """`time`: the rates of all units, as often as last SECONDS, after one that is not counted: the first after an
-        idle time is slower; `about`: the facts."""
+        """Return the rates for "time", or the facts for "about".
+
+        A timing repeats all units for at least SECONDS. One unit before it is not counted, since the first one after an
+        idle time is slower.
+        """
         if what == "time":
             timed(self.work, [0])
             return rates(self.work, self.numbers)
@@ -85,11 +88,11 @@ class Timer:
         return self.work.about | pages | peak
 
     def end(self) -> None:
-        """Nothing is left behind."""
+        """Do nothing: there is no process to end."""
 
 
 class Side:
-    """A side in a process of its own; it is warmed up when this returns, and idle until it is asked."""
+    """A side in a separate process. After the constructor it is warmed up, and idle until `ask`."""
 
     def __init__(self, make: Make) -> None:
         context = multiprocessing.get_context("spawn")
@@ -100,16 +103,17 @@ class Side:
         self.compile_seconds = self.answer()
 
     def ask(self, what: str) -> Any:
-        """As `Timer.ask`."""
-        with contextlib.suppress(BrokenPipeError):  # the answer tells
+        """Like `Timer.ask`."""
+        with contextlib.suppress(BrokenPipeError):  # `answer` raises the error
             self.pipe.send(what)
         return self.answer()
 
     def answer(self) -> Any:
-        """What the process sends.
+        """Return what the process sends.
 
         Raises:
-            Exception: that was raised there.
+            Exception: the exception that was raised in the process.
+            RuntimeError: the process ended.
         """
         try:
             answer = self.pipe.recv()
@@ -121,20 +125,20 @@ class Side:
         return answer
 
     def end(self) -> None:
-        """Lets the process go."""
+        """End the process."""
         self.pipe.close()
         self.process.join(5)
         self.process.terminate()
 
 
 def serve(pipe: Any, make: Make) -> None:
-    """What runs in a side's process."""
+    """Run a side in its process, and answer requests."""
     try:
         timer = Timer(make)
         pipe.send(timer.compile_seconds)
         while True:
             pipe.send(timer.ask(pipe.recv()))
-    except EOFError:  # nobody asks any more
+    except EOFError:  # the parent closed the pipe
         return
     except InputError as error:
         pipe.send(error)
@@ -143,7 +147,7 @@ def serve(pipe: Any, make: Make) -> None:
 
 
 def timed(work: Work, numbers: Iterable[int]) -> float:
-    """Seconds of some units, until all is done."""
+    """Return the seconds that some units take until all are done."""
     began = time.perf_counter()
     for number in numbers:
         work.step(number)
@@ -152,26 +156,29 @@ def timed(work: Work, numbers: Iterable[int]) -> float:
 
 
 def rates(work: Work, numbers: list[int]) -> Rates:
-    """Seconds a unit, and every amount a second."""
+    """Return the seconds per unit, and each amount per second."""
     seconds = timed(work, numbers)
     totals = {name: sum(work.amounts[number][name] for number in numbers) for name in work.amounts[0]}
     return {"seconds": seconds / len(numbers)} | {name: total / seconds for name, total in totals.items()}
 
 
 def measure(makes: dict[str, Make], repeats: int, apart: bool = True) -> dict[str, dict[str, Any]]:
-    """All sides made and warmed up one after the other, then timed in turn.
+    """Create and warm up all sides one after the other, then time them in turn.
 
     Args:
         makes: the sides by name.
-        repeats: timings of each.
-        apart: each in a process of its own; False for several sides in JAX, of which only one process can have a TPU.
+        repeats: timings per side.
+        apart: whether each side has a separate process; False for several sides in JAX, since only one process can use
+            a TPU.
 
     Returns:
-        Of each side: `about`, `compile_seconds`, and `timings`, a list of rates.
+        For each side: `about`, `compile_seconds`, and `timings`, a list of rates.
     """
     sides: dict[str, Side | Timer] = {}
     if apart and len(makes) > 1:
-        os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # JAX would take most of a GPU's memory
+        os.environ.setdefault(
+            "XLA_PYTHON_CLIENT_PREALLOCATE", "false"
+        )  # by default JAX allocates most of a GPU's memory
     try:
         for name, make in makes.items():
             sides[name] = Side(make) if apart else Timer(make)
@@ -190,23 +197,23 @@ def measure(makes: dict[str, Make], repeats: int, apart: bool = True) -> dict[st
 
 
 def of(result: dict[str, Any], name: str) -> Range:
-    """A rate over a side's timings."""
+    """Return the median and range of one rate over a side's timings."""
     return range_of(timing[name] for timing in result["timings"])
 
 
 def ratio(ours: dict[str, Any], theirs: dict[str, Any], name: str) -> Range:
-    """Ours over theirs, from each pair of neighbouring timings."""
+    """Return the median and range of ours / theirs, from each pair of neighbouring timings."""
     pairs = zip(ours["timings"], theirs["timings"], strict=True)
     return range_of(mine[name] / other[name] for mine, other in pairs)
 
 
 def show(value: Range, digits: int = 0) -> str:
-    """Median, and the range in brackets."""
+    """Format a median, with the range in brackets."""
     return f"{value.median:,.{digits}f} ({value.low:,.{digits}f} to {value.high:,.{digits}f})"
 
 
 def utilisation(result: dict[str, Any]) -> Range | None:
-    """Model FLOPs utilisation, of the device's bfloat16 peak; None where that is not known."""
+    """Return the model FLOPs utilization relative to the device's bfloat16 peak; None if the peak is unknown."""
     most = peak(result["about"]["device"])
     if most is None:
         return None
@@ -214,9 +221,9 @@ def utilisation(result: dict[str, Any]) -> Range | None:
 
 
 def peak_resident() -> int:
-    """Bytes of memory that this process held at most."""
+    """Return the peak memory of this process in bytes."""
     status = Path("/proc/self/status")
-    if status.exists():  # getrusage would also count what stood here before this program
+    if status.exists():  # getrusage would include the memory from before exec
         found = re.search(r"VmHWM:\s+(\d+) kB", status.read_text())
         if found:
             return int(found[1]) * 1024
@@ -224,7 +231,7 @@ def peak_resident() -> int:
 
 
 def processor() -> str:
-    """The CPU's name and the cores that this process may use."""
+    """Return the CPU's name and the number of cores that this process may use."""
     info = Path("/proc/cpuinfo")
     found = re.search(r"model name\s*:\s*(.+)", info.read_text()) if info.exists() else None
     name = found[1].strip() if found else platform.processor() or platform.machine()
@@ -232,12 +239,12 @@ def processor() -> str:
 
 
 def cores() -> int:
-    """Cores that this process may use."""
+    """Return the number of cores that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def jax_about(devices: int) -> dict[str, Any]:
-    """The device that JAX works on, and versions."""
+    """Return the device that JAX uses, and versions."""
     import jax
 
     device = jax.devices()[0]
@@ -246,27 +253,27 @@ def jax_about(devices: int) -> dict[str, Any]:
 
 
 def jax_peak_bytes() -> int | None:
-    """What a device held at most, where JAX can tell."""
+    """Return the peak memory of the first local device in bytes; None if JAX does not report it."""
     import jax
 
     return (jax.local_devices()[0].memory_stats() or {}).get("peak_bytes_in_use")
 
 
 def torch_about() -> dict[str, Any]:
-    """The device that torch works on, and versions; torch is set to use all cores."""
+    """Return the device that torch uses, and versions; set torch to use all cores."""
     import torch
 
     torch.set_num_threads(cores())
     on_gpu = torch.cuda.is_available()
     if on_gpu:
-        torch.set_float32_matmul_precision("high")  # TF32, as JAX has it on a GPU
+        torch.set_float32_matmul_precision("high")  # TF32, as JAX uses on a GPU
     name = torch.cuda.get_device_name() if on_gpu else processor()
     versions = {package: metadata.version(package) for package in ("torch", "transformers")}
     return {"device": name, "devices": 1} | versions
 
 
 def torch_wait() -> None:
-    """Until a GPU has done what was started; a CPU has."""
+    """Wait until the GPU is done; on a CPU torch is already done."""
     import torch
 
     if torch.cuda.is_available():
@@ -274,16 +281,17 @@ def torch_wait() -> None:
 
 
 def torch_peak_bytes() -> int | None:
-    """What a GPU held at most."""
+    """Return the peak memory of the GPU in bytes; None on a CPU."""
     import torch
 
     return torch.cuda.max_memory_allocated() if torch.cuda.is_available() else None
 
 
 def need_transformers() -> None:
-    """
+    """Check that torch and transformers are installed.
+
     Raises:
-        InputError: torch or transformers is not installed.
+        InputError: one of them is not installed.
     """
     for name in ("torch", "transformers"):
         if importlib.util.find_spec(name) is None:
@@ -291,21 +299,21 @@ def need_transformers() -> None:
 
 
 def memory(result: dict[str, Any]) -> str:
-    """A side's peak, and whether it is the device's or the whole process's."""
+    """Format a side's peak memory, and whether it is that of the device or of the process."""
     return f"{result['about']['peak_bytes'] / 2**30:.2f} GiB ({result['about']['peak_of']})"
 
 
 def describe(results: dict[str, dict[str, Any]]) -> Iterable[str]:
-    """Where and with what each side ran."""
+    """Yield one line of facts per side: device, versions and more."""
     for name, result in results.items():
         facts = {key: value for key, value in result["about"].items() if not key.startswith("peak_")}
         yield f"{name}: " + ", ".join(f"{key} {value}" for key, value in facts.items())
 
 
 def write(
-    folder: Path, name: str, report: dict[str, Any], bars: dict[str, Range], title: str, unit: str = "tokens a second"
+    folder: Path, name: str, report: dict[str, Any], bars: dict[str, Range], title: str, unit: str = "tokens per second"
 ) -> None:
-    """NAME.json with everything, and NAME.png: medians as bars, ranges as lines."""
+    """Write NAME.json with the whole report, and NAME.png with medians as bars and ranges as lines."""
     folder.mkdir(parents=True, exist_ok=True)
     (folder / f"{name}.json").write_text(json.dumps(report, indent=1, default=str) + "\n", encoding="utf-8")
     import matplotlib
@@ -325,7 +333,7 @@ def write(
 
 
 def leave(main: Callable[[], None]) -> int:
-    """Runs a command; returns 0, or 2 for a user's mistake, told in one line."""
+    """Run a command; return 0, or print a user's mistake in one line and return 2."""
     try:
         main()
     except InputError as error:

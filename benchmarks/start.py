@@ -1,4 +1,4 @@
-"""How long a user waits for the first word: the help, and the answer to a mistyped key.
+"""How long a user waits for the first output: for the help, and for the error of a mistyped key.
 
 python -m benchmarks.start [--runs 10]
 """
@@ -11,14 +11,14 @@ import time
 from benchmarks.side_by_side import leave, processor, range_of, show
 from bertgpt.errors import InputError
 
-COMMANDS = {  # what is asked, and the exit code of the answer
+COMMANDS = {  # command -> expected exit code
     "python -m train --help": 0,
     "python -m train pretrain configs/bert_demo.yaml train.stepz=1": 2,
 }
 
 
 def seconds(command: str, expected: int) -> float:
-    """That a command takes in a process of its own."""
+    """Run a command in a new process, and return its duration in seconds."""
     began = time.perf_counter()
     done = subprocess.run([sys.executable, *command.split()[1:]], capture_output=True, text=True)
     if done.returncode != expected:
@@ -27,7 +27,7 @@ def seconds(command: str, expected: int) -> float:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints the median and range of each command, run in turn."""
+    """Run the commands in turn, and print the median and range of each."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=int, default=10)
     options = parser.parse_args(arguments)

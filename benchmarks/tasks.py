@@ -1,10 +1,11 @@
-"""The fine-tuning demos over several seeds beside what is reached without a neural network, as a table.
+"""A table of the fine-tuning demos over several seeds, with baselines that use no neural network.
 
 python -m benchmarks.tasks [--seeds 3] [--only sentiment pairs ...]
 python -m benchmarks.tasks --only equal
 
-Every run is a command of its own and lies in runs/tasks, so that a table that was cut short goes on where it stopped.
-`equal` pretrains a BERT and a GPT-1 of one size on the same text for as many steps, and fine-tunes both on sentiment.
+Each run is a separate command and is stored in runs/tasks. If the benchmark is interrupted, run it again to resume.
+`equal` pretrains a BERT and a GPT-1 of the same size on the same text for the same number of steps, and fine-tunes both
+on sentiment.
 """
 
 import argparse
@@ -26,7 +27,7 @@ from train.jobs.task_metrics import tag_scores
 from train.reports import read_metrics
 
 DATA, OUT = Path("runs/demo_data"), Path("runs/tasks")
-EQUAL = [  # what makes configs/gpt1_demo.yaml the equal of configs/bert_demo.yaml
+EQUAL = [  # settings that make configs/gpt1_demo.yaml equal to configs/bert_demo.yaml
     "tokenizer.vocab_size=8000",
     "data.sequence_length=48",
     "optimizer.schedule=linear",
@@ -40,14 +41,14 @@ FROM_GPT1 = ("responses", "gpt1_sentiment")  # demos that start from the GPT-1 o
 
 
 class Demo(NamedTuple):
-    """A demo: the figure that is reported, and its baselines by name."""
+    """A demo: the metric that is reported, and its baselines by name."""
 
     figure: str
     baselines: Callable[[], dict[str, float]]
 
 
 def rows(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
-    """A data set's training and held-out rows."""
+    """Return the training rows and the held-out rows of a data set."""
     stem, _, suffix = name.rpartition(".")
     train, held_out = (
         [row.values for row in read_rows(str(DATA / f"{stem}_{split}.{suffix}"))] for split in ("train", "eval")
@@ -56,7 +57,7 @@ def rows(name: str) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
 
 
 def classified(name: str, pair: str | None = None) -> dict[str, float]:
-    """The majority class, and logistic regression on TF-IDF."""
+    """Return the baselines of classification: the majority class, and logistic regression on TF-IDF."""
     train, held_out = rows(name)
     labels = [[row["label"] for row in split] for split in (train, held_out)]
     texts = [[(row["text"], row[pair]) if pair else row["text"] for row in split] for split in (train, held_out)]
@@ -67,13 +68,13 @@ def classified(name: str, pair: str | None = None) -> dict[str, float]:
 
 
 def answered() -> dict[str, float]:
-    """The best fixed span."""
+    """Return the baseline of question answering: the best fixed span."""
     splits = [[{**row, "answers": row["answers"]["text"]} for row in split] for split in rows("questions.json")]
     return {"best fixed span": 100 * baselines.best_fixed_span(*splits, f1)["f1"]}
 
 
 def tagged() -> dict[str, float]:
-    """Every word's most frequent tag."""
+    """Return the baseline of tagging: the most frequent tag of each word."""
     splits = [[list(zip(row["words"], row["tags"], strict=True)) for row in split] for split in rows("entities.conll")]
     golds = [[tag for _, tag in sentence] for sentence in splits[1]]
     return {"most frequent tag": tag_scores(golds, baselines.most_frequent_tag(*splits))["f1"]}
@@ -84,7 +85,7 @@ DEMOS = {
     "pairs": Demo("accuracy", lambda: classified("pairs.jsonl", "pair")),
     "questions": Demo("f1", answered),
     "entities": Demo("f1", tagged),
-    "responses": Demo("perplexity", dict),  # its start is its baseline
+    "responses": Demo("perplexity", dict),  # the baseline is the value before training
     "score": Demo("spearman", dict),
     "choices": Demo("accuracy", lambda: {"chance": 0.2}),
     "kinds": Demo("f1", dict),
@@ -93,10 +94,12 @@ DEMOS = {
 
 
 def run(verb: str, config: str, out: Path, *overrides: str) -> None:
-    """One command of the trainer, unless its result is there; notes how long it took."""
+    """Run one training command unless its result exists, and store its duration."""
     if (out / "seconds.json").exists():
         return
-    shutil.rmtree(out, ignore_errors=True)  # the rest of a run that was cut short would be timed wrongly
+    shutil.rmtree(
+        out, ignore_errors=True
+    )  # an interrupted run starts again, since resuming it would give a wrong duration
     began = time.monotonic()
     command = [sys.executable, "-m", "train", verb, config, f"out={out}", *overrides]
     subprocess.run(command, check=True)
@@ -104,13 +107,16 @@ def run(verb: str, config: str, out: Path, *overrides: str) -> None:
 
 
 def evaluations(out: Path, figure: str) -> tuple[float, float]:
-    """The figure before the first step and after the last: the best would be chosen by what it is judged on."""
+    """Return the metric before the first step and after the last one.
+
+    The best value is not used: it would be selected on the same rows that it is judged on.
+    """
     found = [row[figure] for row in read_metrics(out) if row["split"] == "eval"]
     return found[0], found[-1]
 
 
 def measure(name: str, seeds: int) -> str:
-    """A demo over seeds, as a line of the table."""
+    """Run a demo with several seeds, and return its row of the table."""
     if name in FROM_GPT1:
         run("pretrain", "configs/gpt1_demo.yaml", OUT / "gpt1_demo")
     demo, folders = DEMOS[name], [OUT / f"{name}_{seed}" for seed in range(seeds)]
@@ -127,7 +133,7 @@ def measure(name: str, seeds: int) -> str:
 
 
 def equal(seeds: int) -> list[str]:
-    """BERT and GPT-1 of one size and one pretraining on one task, at each learning rate."""
+    """Compare BERT and GPT-1 of equal size and pretraining on one task, with each learning rate."""
     lines = []
     for name, overrides in (("bert", []), ("gpt1", EQUAL)):
         base = OUT / f"equal_{name}"
@@ -144,19 +150,19 @@ def equal(seeds: int) -> list[str]:
 
 
 def spread(values: np.ndarray) -> str:
-    """Mean and standard deviation."""
+    """Format the mean and standard deviation."""
     deviation = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
     return f"{values.mean():.3f}{deviation}"
 
 
 def main() -> None:
-    """Prints the table, longer after every demo."""
+    """Print the table again after each demo, with one more row."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--only", nargs="+", choices=(*DEMOS, "equal"), default=DEMOS)
     options = parser.parse_args()
     demo_data.main([str(DATA)])
-    lines = ["| demo | figure | fine-tuned | beside it | time of a run |", "|---|---|---|---|---|"]
+    lines = ["| demo | metric | fine-tuned | baselines | time per run |", "|---|---|---|---|---|"]
     for name in options.only:
         lines += equal(options.seeds) if name == "equal" else [measure(name, options.seeds)]
         print("\n".join(lines), flush=True)

@@ -1,12 +1,13 @@
-"""The train step: tokens a second, memory and compile time; with --against transformers in turn with its models.
+"""The training step: tokens per second, memory and compile time; optionally compared with transformers.
 
 python -m benchmarks.train_step [--model bert_base] [--batch 16] [--length 128] [--dtype float32]
 python -m benchmarks.train_step --dtype bfloat16 --against transformers
 python -m benchmarks.train_step --data demo --length 512 --pack --against transformers --pad longest
 
-A step is the whole update with dropout and AdamW: masked tokens and next sentence for BERT, next tokens for GPT-1. The
-reference has the same sizes, the same batches, its own loss, and fused AdamW; it runs under torch.compile, under bf16
-autocast for --dtype bfloat16, and BERT with SDPA. Beside it, one device is used. A timing lasts a second at least.
+A step is the whole update with dropout and AdamW, for masked tokens and next sentence (BERT) or next tokens (GPT-1).
+transformers has the same sizes and batches, its own loss, and fused AdamW. It runs under torch.compile, with bf16
+autocast for --dtype bfloat16, and BERT with SDPA. For this comparison bertgpt uses one device. A timing takes at least
+one second.
 """
 
 import argparse
@@ -36,19 +37,19 @@ from train.state import create_state
 from train.step import eval_step, train_step
 
 Batch = dict[str, np.ndarray]
-BATCHES = 4  # that are used in turn
-DOCUMENTS, SENTENCES, WORDS = 400, 20, (5, 45)  # of random text: sentences of a document on average, tokens of one
-FIRST_ID = 30  # what lies under it is special
-DEFAULTS = {"bert": (16, 128), "gpt": (4, 512)}  # rows and tokens of a batch
+BATCHES = 4  # used in turn
+DOCUMENTS, SENTENCES, WORDS = 400, 20, (5, 45)  # random text: documents, mean sentences of one, tokens per sentence
+FIRST_ID = 30  # smaller ids are special tokens
+DEFAULTS = {"bert": (16, 128), "gpt": (4, 512)}  # rows per batch, tokens per row
 OPTIMIZER = OptimizerSection(schedule="constant")
 REPORTED = "real_tokens"
 
 
 def sizes(config: ModelConfig, batch: int | None, length: int | None) -> tuple[int, int]:
-    """Rows and tokens of a batch, the usual ones where they are not given.
+    """Return the rows of a batch and the tokens of a row; None: the defaults of the architecture.
 
     Raises:
-        InputError: they are impossible.
+        InputError: a value is out of range.
     """
     given = zip((batch, length), DEFAULTS[config.architecture], strict=True)
     batch, length = (usual if size is None else size for size, usual in given)
@@ -60,7 +61,7 @@ def sizes(config: ModelConfig, batch: int | None, length: int | None) -> tuple[i
 
 
 def random_split(vocab_size: int) -> Split:
-    """Random ids in documents whose lengths differ as an encyclopedia's do."""
+    """Return random ids in documents whose lengths vary as in an encyclopedia."""
     rng = np.random.default_rng(0)
     documents = np.concatenate([[0], np.cumsum(rng.geometric(1 / SENTENCES, DOCUMENTS))])
     sentences = np.concatenate([[0], np.cumsum(rng.integers(*WORDS, documents[-1]))])
@@ -69,7 +70,7 @@ def random_split(vocab_size: int) -> Split:
 
 
 def make_batches(config: ModelConfig, data: str, batch: int, length: int, *packs: bool) -> list[list[Batch]]:
-    """The batches of the same text for every value of `packs`, made as a run makes them."""
+    """Return batches of the same text for each value of `packs`, created as in a training run."""
     if data == "demo":
         split, tokenizer = demo_split()
     else:
@@ -85,7 +86,7 @@ def make_batches(config: ModelConfig, data: str, batch: int, length: int, *packs
 
 
 def amounts(config: ModelConfig, batches: list[Batch]) -> list[dict[str, float]]:
-    """Of each batch; FLOPs as flops.py counts them, so for vocabulary logits at masked positions alone."""
+    """Return the amounts of each batch. FLOPs are as in flops.py: vocabulary logits only at masked positions."""
     return [
         {"tokens": batch["input_ids"].size, "real_tokens": real_tokens(batch), "flops": flops.step_flops(config, batch)}
         for batch in batches
@@ -93,7 +94,7 @@ def amounts(config: ModelConfig, batches: list[Batch]) -> list[dict[str, float]]
 
 
 class OurStep:
-    """The step of `python -m train pretrain`, with the state that it carries."""
+    """The step of `python -m train pretrain`, with its state."""
 
     def __init__(
         self, config: ModelConfig, dtype: str, remat: str, batches: list[Batch], section: ParallelSection
@@ -112,16 +113,16 @@ class OurStep:
         self.metrics: dict[str, Any] = {}
 
     def step(self, number: int) -> None:
-        """Starts an update with a batch, which is moved to the devices first."""
+        """Move a batch to the devices, and start an update."""
         self.state, self.metrics = self.train(self.state, self.strategy.put_batch(self.batches[number]))
 
     def wait(self) -> None:
-        """Until all updates are made."""
+        """Wait until all updates are done."""
         jax.block_until_ready((self.state, self.metrics))
 
 
 def ours(config: ModelConfig, dtype: str, remat: str, batches: list[Batch], section: ParallelSection) -> Work:
-    """Our side."""
+    """Work: bertgpt's step."""
     made = OurStep(config, dtype, remat, batches, section)
     width, length = config.hidden_size // config.num_heads, batches[0]["input_ids"].shape[1]
     obstacle = cudnn_obstacle(Request(jax.devices()[0], dtype, length, width, config.attention_dropout))
@@ -131,14 +132,14 @@ def ours(config: ModelConfig, dtype: str, remat: str, batches: list[Batch], sect
 
 
 def shorten(batch: Batch) -> Batch:
-    """Padding cut off beyond the longest row."""
+    """Remove the padding beyond the longest row."""
     shape = batch["input_ids"].shape
     longest = int(batch["attention_mask"].sum(1).max())
     return {name: value[:, :longest] if value.shape == shape else value for name, value in batch.items()}
 
 
 def their_inputs(batch: Batch) -> dict[str, Any]:
-    """A batch under their names: labels stand at every position of BERT's text, -100 where none is."""
+    """Return a batch under transformers' names. BERT's labels cover all positions; -100 means no label."""
     if "masked_positions" not in batch:
         labels = np.where(batch["loss_mask"] > 0, batch["labels"], -100)
         return {"input_ids": batch["input_ids"], "labels": labels, "shift_labels": labels}  # shifted already
@@ -150,7 +151,7 @@ def their_inputs(batch: Batch) -> dict[str, Any]:
 
 
 def their_model(config: ModelConfig) -> Any:
-    """Their model of the same sizes, on the device that torch has."""
+    """Return transformers' model of the same sizes, on torch's device."""
     import torch
     import transformers
 
@@ -162,7 +163,7 @@ def their_model(config: ModelConfig) -> Any:
 
 
 def their_sizes(config: ModelConfig) -> dict[str, Any]:
-    """The arguments of BertConfig or OpenAIGPTConfig."""
+    """Return the arguments of BertConfig or OpenAIGPTConfig."""
     if config.architecture == "bert":
         return {
             "vocab_size": config.vocab_size,
@@ -176,7 +177,10 @@ def their_sizes(config: ModelConfig) -> dict[str, Any]:
             "attn_implementation": "sdpa",
         }
     if config.mlp_size != 4 * config.hidden_size:
-        raise InputError(f"their GPT-1 is four times as wide inside, not {config.mlp_size}; choose another --model")
+        raise InputError(
+            f"mlp_size is {config.mlp_size}, and the GPT-1 of transformers always has 4 x hidden_size; "
+            "choose another --model"
+        )
     return {
         "vocab_size": config.vocab_size,
         "n_embd": config.hidden_size,
@@ -190,7 +194,7 @@ def their_sizes(config: ModelConfig) -> dict[str, Any]:
 
 
 def their_optimizer(model: Any) -> Any:
-    """AdamW as their Trainer sets it up: fused, and no decay on biases and norms."""
+    """Return AdamW as in transformers' Trainer: fused, without weight decay on biases and norms."""
     import torch
 
     matrices = [parameter for parameter in model.parameters() if parameter.ndim > 1]
@@ -203,7 +207,7 @@ def their_optimizer(model: Any) -> Any:
 
 
 def theirs(config: ModelConfig, dtype: str, batches: list[Batch]) -> Work:
-    """The same step by transformers and torch: forward, backward, gradient clipped, AdamW."""
+    """Work: the same step with transformers and torch: forward, backward, gradient clipping, AdamW."""
     import torch
 
     about = side_by_side.torch_about()
@@ -241,7 +245,7 @@ def theirs(config: ModelConfig, dtype: str, batches: list[Batch]) -> Work:
 
 
 def make_sides(options: argparse.Namespace, config: ModelConfig) -> dict[str, Make]:
-    """Ours, and theirs where it is asked for; packed rows are ours alone."""
+    """Return bertgpt's side and, with --against, transformers'; only bertgpt packs rows."""
     beside = options.against is not None
     sizes = (options.data, options.batch, options.length)
     mine, *others = make_batches(config, *sizes, *([options.pack, False] if beside else [options.pack]))
@@ -255,28 +259,33 @@ def make_sides(options: argparse.Namespace, config: ModelConfig) -> dict[str, Ma
 
 
 def row(name: str, result: dict[str, Any]) -> str:
-    """A side as a line of the table."""
+    """Format a side as a row of the table."""
     used = side_by_side.utilisation(result)
     cells = [side_by_side.show(side_by_side.of(result, key)) for key in ("tokens", REPORTED)]
-    cells.append("not known" if used is None else f"{used.median:.1%}")
+    cells.append("unknown" if used is None else f"{used.median:.1%}")
     cells.append(side_by_side.memory(result))
     cells.append(f"{result['compile_seconds']:.1f} s")
     return f"| {name} | " + " | ".join(cells) + " |"
 
 
 def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, ModelConfig]:
-    """The options, with the architecture's usual batch where none is given; and the model."""
+    """Return the options, with the default batch of the architecture filled in, and the model's configuration."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="bert_base", choices=presets.ALL)
-    parser.add_argument("--batch", type=int, help="rows; 16 for BERT and 4 for GPT-1 where absent")
-    parser.add_argument("--length", type=int, help="tokens of a row; 128 for BERT and 512 for GPT-1 where absent")
+    parser.add_argument("--batch", type=int, help="rows per batch (default: 16 for BERT, 4 for GPT-1)")
+    parser.add_argument("--length", type=int, help="tokens per row (default: 128 for BERT, 512 for GPT-1)")
     parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
     parser.add_argument("--attention-dropout", type=float, default=0.1)
     parser.add_argument("--remat", default="none", choices=("none", "dots", "full"))
-    parser.add_argument("--data", default="random", choices=("random", "demo"), help="ids; demo: of the demo corpus")
-    parser.add_argument("--pack", action="store_true", help="several examples in a row of ours")
+    parser.add_argument("--data", default="random", choices=("random", "demo"), help="random ids, or the demo corpus")
+    parser.add_argument("--pack", action="store_true", help="pack several examples into a row (bertgpt only)")
     parser.add_argument("--against", choices=("transformers",))
-    parser.add_argument("--pad", default="full", choices=("full", "longest"), help="theirs, to --length or less")
+    parser.add_argument(
+        "--pad",
+        default="full",
+        choices=("full", "longest"),
+        help="pad transformers' rows to --length, or to the longest row of the batch (BERT only)",
+    )
     parser.add_argument("--repeats", type=int, default=5)
     parser.add_argument("--out", type=Path, default=side_by_side.OUT)
     options = parser.parse_args(arguments)
@@ -288,7 +297,7 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, ModelConfig]
 
 
 def name_of(options: argparse.Namespace) -> str:
-    """Of the files: one a setting."""
+    """Return the name of the output files, which differs per setting."""
     parts = [options.model, f"{options.batch}x{options.length}", options.dtype, options.data]
     parts += [f"attention_dropout_{options.attention_dropout:g}"] if options.attention_dropout != 0.1 else []
     parts += [f"remat_{options.remat}"] if options.remat != "none" else []
@@ -298,13 +307,13 @@ def name_of(options: argparse.Namespace) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Prints a table and writes it down."""
+    """Print a table, and write it to files."""
     options, config = parse(arguments)
     if options.against:
         side_by_side.need_transformers()
     results = side_by_side.measure(make_sides(options, config), options.repeats)
     title = f"{options.model}, {options.batch} x {options.length}, {options.dtype}, {options.data} data"
-    print(f"{title}, dropout {config.hidden_dropout:g}, of attention {config.attention_dropout:g}")
+    print(f"{title}, dropout {config.hidden_dropout:g}, attention dropout {config.attention_dropout:g}")
     for line in side_by_side.describe(results):
         print(line)
     print("| side | tokens/s | real tokens/s | MFU | peak memory | compile |\n|---|---|---|---|---|---|")

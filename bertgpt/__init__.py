@@ -1,7 +1,7 @@
-"""GPT-1 and BERT in JAX: modules and pure functions; no loop, no command line, no global state.
+"""GPT-1 and BERT in JAX: modules and pure functions, without a training loop, a command line or global state.
 
-`__init__.pyi` lists the public names. Each is imported when it is first used, so that what needs no JAX (the data
-pipeline, the command line's errors) does not wait for it.
+`__init__.pyi` lists the public names. Each name is imported on first use. Code that needs no JAX (the data pipeline,
+the errors of the command line) therefore starts without importing it.
 """
 
 import lazy_loader

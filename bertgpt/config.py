@@ -1,4 +1,4 @@
-"""The size and the constants of a model, in one frozen dataclass."""
+"""The sizes and constants of a model, in one frozen dataclass."""
 
 import dataclasses
 import math
@@ -12,14 +12,13 @@ PROBLEMS = ("single_label_classification", "multi_label_classification", "regres
 
 @dataclasses.dataclass(frozen=True)
 class ModelConfig:
-    """Everything that decides the shape and the equations of a model.
+    """Everything that determines the shapes and the equations of a model.
 
-    Sizes count tokens (`vocab_size`, `max_positions`), features (`hidden_size`, `mlp_size`) or pieces (`num_layers`,
-    `num_heads`); dropouts are probabilities. `architecture` decides whether attention is causal. The last four
-    fields are read by task heads alone.
+    `vocab_size` and `max_positions` count tokens, `hidden_size` and `mlp_size` features. Dropouts are probabilities.
+    `architecture` decides whether attention is causal. Only task heads read the last four fields.
 
     Raises:
-        InputError: a value is impossible, such as a width that its heads do not divide.
+        InputError: a value is invalid, such as a `hidden_size` that is not divisible by `num_heads`.
     """
 
     architecture: str  # "bert" or "gpt"
@@ -36,9 +35,9 @@ class ModelConfig:
     activation: str = "gelu_erf"
     initializer_range: float = 0.02
     num_labels: int = 2
-    labels: tuple[str, ...] = ()  # the classes' names in order; () where they have none
-    problem_type: str | None = None  # one of PROBLEMS; None where only the labels' dtype tells
-    classifier_dropout: float | None = None  # before a task head; hidden_dropout where None
+    labels: tuple[str, ...] = ()  # the names of the classes in order; () if they have no names
+    problem_type: str | None = None  # one of PROBLEMS; None: see `problem`
+    classifier_dropout: float | None = None  # before a task head; None: hidden_dropout
 
     def __post_init__(self) -> None:
         _one_of("architecture", self.architecture, ARCHITECTURES)
@@ -56,11 +55,11 @@ class ModelConfig:
             if getattr(self, name) < 1:
                 raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
         for name in ("layer_norm_eps", "initializer_range"):
-            if not 0 < getattr(self, name) < math.inf:  # NaN is not, either
+            if not 0 < getattr(self, name) < math.inf:  # false for NaN too
                 raise InputError(f"model.{name} is {getattr(self, name)}; it must be a finite number above 0")
         for name in ("hidden_dropout", "attention_dropout", "classifier_dropout"):
             if not 0 <= (getattr(self, name) or 0) < 1:
-                raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 0 and under 1")
+                raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 0 and below 1")
         if self.hidden_size % self.num_heads:
             raise InputError(
                 f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}; "
@@ -69,13 +68,15 @@ class ModelConfig:
         self._check_labels()
 
     def _check_labels(self) -> None:
-        object.__setattr__(self, "labels", tuple(self.labels))  # a list where it was read from JSON
+        object.__setattr__(self, "labels", tuple(self.labels))  # JSON gives a list
         if self.problem_type is not None:
             _one_of("problem_type", self.problem_type, PROBLEMS)
         if self.labels and len(self.labels) != self.num_labels:
-            raise InputError(f"model.labels has {len(self.labels)} names and model.num_labels is {self.num_labels}")
+            raise InputError(
+                f"model.labels has {len(self.labels)} names and model.num_labels is {self.num_labels}; make them equal"
+            )
         if len(set(self.labels)) < len(self.labels):
-            raise InputError("model.labels has a name twice; every class needs its own")
+            raise InputError("model.labels contains a name twice; give each class a different name")
 
     @property
     def head_dropout(self) -> float:
@@ -84,12 +85,15 @@ class ModelConfig:
 
     @property
     def problem(self) -> str:
-        """What a classifier's outputs are; with Hugging Face's meaning of an absent `problem_type`."""
+        """The problem type of a classifier; if `problem_type` is None, the one that Hugging Face derives.
+
+        Hugging Face takes regression for one label, and single-label classification for more.
+        """
         return self.problem_type or (PROBLEMS[2] if self.num_labels == 1 else PROBLEMS[0])
 
     @property
     def causal(self) -> bool:
-        """Whether a position sees only itself and what stands before it."""
+        """Whether a position attends only to itself and earlier positions."""
         return self.architecture == "gpt"
 
 

@@ -1,19 +1,19 @@
-"""The one exception for a mistake that the user can mend."""
+"""The exception for mistakes that the user can correct, and checks that raise it."""
 
 import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-ADDRESS = re.compile(r"[A-Za-z][\w+.:-]+:/")  # gs://bucket/x; gs:/bucket/x is what Path makes of it
-LONGEST = 1000  # characters of a message; what a file holds may be longer
+ADDRESS = re.compile(r"[A-Za-z][\w+.:-]+:/")  # gs://bucket/x, or gs:/bucket/x after a conversion to Path
+LONGEST = 1000  # characters of a message, which may quote a value of any length from a file
 
 
 class InputError(ValueError):
     """A file, key or value that the user gave is wrong.
 
-    The message is one line of bounded length, whatever stood in the file: it names the file, key or value and says
-    what to do. The command line prints it and exits with 2; every other exception is a fault of the program.
+    The message names the file, key or value and says what to do. It is always one line of bounded length, even if it
+    quotes a file. The command line prints it and exits with 2. Every other exception is a bug in the program.
     """
 
     def __init__(self, message: str) -> None:
@@ -23,54 +23,59 @@ class InputError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """The text in one line and without what cannot be printed, which names in an untrusted file may hold."""
+    """Return the text as one line, with unprintable characters replaced by "?" (untrusted names may contain them)."""
     return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
 
 
 def check_ids(ids: Any, vocab_size: int) -> None:
-    """
+    """Reject token ids outside the vocabulary, which would make the outputs of their row NaN.
+
     Raises:
-        InputError: an id of the array is outside the vocabulary, so that its row's outputs would be NaN.
+        InputError: an id of the array is outside the vocabulary.
     """
     if ids.size and not 0 <= ids.min() <= ids.max() < vocab_size:
-        raise InputError(f"token ids from {ids.min()} to {ids.max()} do not fit the vocabulary of {vocab_size}")
+        raise InputError(
+            f"token ids from {ids.min()} to {ids.max()} do not fit the vocabulary of {vocab_size}; "
+            "use the model's own tokenizer"
+        )
 
 
 def check_local(name: str, path: str | Path) -> None:
-    """
+    """Reject an address where a local path is needed; `name` is the key or argument, for the message.
+
     Raises:
-        InputError: the path, which `name` was given, is an address such as gs://bucket/x.
+        InputError: the path is an address such as gs://bucket/x.
     """
     if ADDRESS.match(str(path)):
         raise InputError(
-            f"{name} is {path}, an address; give a folder on this machine or on a disk that machines share "
-            "(text alone, data.train and data.eval, is read from addresses)"
+            f"{name} is {path}, an address; give a folder on a local or shared disk "
+            "(only text, data.train and data.eval, can be read from an address)"
         )
 
 
 def check_array(
     name: str, array: Any, axes: str, sizes: Mapping[str, Any] | None = None, *, integer: bool = True
 ) -> dict[str, Any]:
-    """Checks what is known of an array before its values are, so also while JAX traces.
+    """Check the shape and dtype of an array. Values are not read, so it also works while JAX traces.
 
     Args:
-        name: the argument's, for the message.
-        array: NumPy's or JAX's.
-        axes: a letter for each axis, such as "BT".
-        sizes: of the axes that are given; the others may have any.
-        integer: whether it must hold whole numbers.
+        name: the name of the argument, for the message.
+        array: a NumPy or JAX array.
+        axes: one letter per axis, such as "BT".
+        sizes: the required size of some axes; the rest may have any size.
+        integer: whether the dtype must be an integer type.
 
     Returns:
-        The size of every axis.
+        The size of each axis.
 
     Raises:
-        InputError: it is no such array.
+        InputError: it is not such an array.
     """
     shape, dtype = getattr(array, "shape", None), getattr(array, "dtype", None)
     found = {} if shape is None else dict(zip(axes, shape, strict=False))
     known = {axis: size for axis, size in (sizes or {}).items() if axis in axes}
     fits = shape is not None and len(shape) == len(axes) and found | known == found
-    kind = getattr(dtype, "kind", None)  # torch's have none
+    kind = getattr(dtype, "kind", None)  # None for a torch dtype
     if fits and kind is not None and (kind in "iu" or not integer):
         return found
     wanted = f"[{' '.join(axes)}]" + (f" = [{' '.join(str(known.get(axis, axis)) for axis in axes)}]" if known else "")
@@ -79,11 +84,12 @@ def check_array(
 
 
 def check_regular(file: Path) -> None:
-    """
+    """Reject a path that is not a regular file, since reading it may block or never end.
+
     Raises:
-        InputError: the path names a pipe, a device, a socket or a folder: reading one may wait or go on for ever.
+        InputError: the path is a pipe, a device, a socket or a folder.
     """
     if file.is_dir():
-        raise InputError(f"{file}: a folder; give a file")
+        raise InputError(f"{file}: is a folder; give a file")
     if file.exists() and not file.is_file():
-        raise InputError(f"{file}: a pipe or a device, which may never end; write what it gives to a file")
+        raise InputError(f"{file}: is a pipe or a device, which may never end; write its contents to a file")

@@ -1,4 +1,4 @@
-"""Token ids and labels, as JAX can index by them."""
+"""Token ids and labels as integers that JAX can index with."""
 
 from typing import Any
 
@@ -8,10 +8,10 @@ LARGEST = np.iinfo(np.int32).max
 
 
 def narrowed(ids: Any) -> Any:
-    """Integers as JAX can hold them: NumPy's of 64 bits become int32, and one beyond -1 or the largest of these goes to
-    that bound. JAX would cut off the upper bits, so that 2**32 + 5 became 5.
+    """Convert 64-bit NumPy integers to int32, clipped to the range from -1 to the largest int32.
 
-    Under `jit` they are cut before anything here sees them, so check such an array before, or give int32.
+    JAX itself would drop the upper bits and turn 2**32 + 5 into 5. For an argument of a jitted function, JAX does this
+    before this function runs. Check such an array first, or pass int32. Other arrays are returned unchanged.
     """
     if isinstance(ids, np.ndarray | np.generic) and ids.dtype.kind in "iu" and ids.dtype.itemsize == 8:
         return np.clip(ids, -1 if ids.dtype.kind == "i" else 0, LARGEST).astype(np.int32)

@@ -1,4 +1,4 @@
-"""JSON files that came from elsewhere: bounded, and refused in one line that names them."""
+"""Reading untrusted JSON files, with limits on size and one-line errors that name the file."""
 
 import json
 from pathlib import Path
@@ -8,11 +8,11 @@ from bertgpt.errors import InputError, check_regular
 
 MAX_JSON = 1 << 26  # bytes of a configuration or an index
 BLOCK = 1 << 20
-MAX_VALUES = 1 << 22  # commas, colons and opening brackets of one text: a value takes up to 80 bytes in memory
+MAX_VALUES = 1 << 22  # commas, colons and opening brackets in one file: a value takes up to 80 bytes in memory
 
 
 def read_at_most(file: IO[bytes], size: int) -> bytes:
-    """As `file.read(size)`, which takes all of `size` in memory first."""
+    """Return at most `size` bytes, like `file.read(size)`, but without allocating all of `size` first."""
     blocks = []
     while size > 0 and (block := file.read(min(size, BLOCK))):
         blocks.append(block)
@@ -21,15 +21,18 @@ def read_at_most(file: IO[bytes], size: int) -> bytes:
 
 
 def has_over(text: str, values: int) -> bool:
-    """Whether JSON may hold more values: three bytes of it can take 80 in memory. Those in its texts count too."""
+    """Whether JSON text may contain more values than `values`. Three bytes of JSON can take 80 bytes in memory.
+
+    Commas, colons and brackets inside strings are counted too.
+    """
     return len(text) > values and sum(map(text.count, ",:[{")) > values
 
 
 def read_json(file: Path) -> Any:
-    """What a JSON file holds.
+    """Return the value in a JSON file.
 
     Raises:
-        InputError: it is missing, no file that can be read, too large or not JSON.
+        InputError: it is missing, not a readable file, too large or not JSON.
     """
     try:
         check_regular(file)
@@ -40,11 +43,11 @@ def read_json(file: Path) -> Any:
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error.strerror}") from error
     if len(raw) > MAX_JSON:
-        raise InputError(f"{file}: over {MAX_JSON} bytes; not a configuration")
+        raise InputError(f"{file}: over {MAX_JSON} bytes, too large for a configuration")
     try:
         text = raw.decode("utf-8")
         if has_over(text, MAX_VALUES):
-            raise InputError(f"{file}: over {MAX_VALUES} commas, colons and brackets; not a configuration")
+            raise InputError(f"{file}: over {MAX_VALUES} commas, colons and brackets, too many for a configuration")
         return json.loads(text)
     except InputError:
         raise
@@ -53,7 +56,7 @@ def read_json(file: Path) -> Any:
 
 
 def read_json_object(file: Path) -> dict[str, Any]:
-    """As `read_json`, of an object."""
+    """Like `read_json`; raises InputError too if the value is not an object."""
     value = read_json(file)
     if not isinstance(value, dict):
         raise InputError(f"{file}: not a JSON object")

@@ -1,21 +1,21 @@
-"""Settings: dataclass fields with their meaning, their values, and whether a run may be resumed with another one."""
+"""Settings: dataclass fields with a meaning, allowed values, and whether a resumed run may change them."""
 
 import dataclasses
 from typing import Any, NamedTuple
 
 
 class Rules(NamedTuple):
-    """What is said of a setting.
+    """The documentation and the checks of a setting.
 
     Attributes:
-        meaning: for the documentation, in Markdown.
-        choices: the values that it takes; all of its type where empty.
-        least: the smallest value.
-        above: a bound that the value must exceed.
-        below: a bound that the value must stay under.
+        meaning: the text of the documentation, in Markdown.
+        choices: the allowed values; empty: every value of its type.
+        least: the smallest allowed value.
+        above: the value must be above this bound.
+        below: the value must be below this bound.
         resumable: whether a run may be resumed with another value.
-        path: "local" or "any" (addresses too) where it is a path.
-        wanted: what a list of texts holds, such as "a path or a list of paths".
+        path: "local" or "any" (addresses too) if the setting is a path.
+        wanted: what a list of strings contains, such as "a path or a list of paths".
     """
 
     meaning: str
@@ -29,10 +29,10 @@ class Rules(NamedTuple):
 
 
 def setting(default: Any, meaning: str, **rules: Any) -> Any:
-    """A dataclass field with this default and these `Rules`."""
+    """Return a dataclass field with this default and these `Rules`."""
     return dataclasses.field(default=default, metadata={"rules": Rules(meaning, **rules)})
 
 
 def rules_of(field: dataclasses.Field) -> Rules:
-    """The rules of a field that `setting` made."""
+    """Return the rules of a field that `setting` made."""
     return field.metadata["rules"]

@@ -36,7 +36,7 @@ def test_the_encoder_is_kept_and_the_head_is_new(old):
     after = flatten_dict(params, sep="/")
     assert after["classifier/kernel"].shape == (16, 4)
     assert 0 < np.abs(after["classifier/kernel"]).max() < 0.1
-    assert told == [f"the {old} has no such classifier: made anew, to be trained"]
+    assert told == [f"the {old} has no matching classifier: randomly initialized, to be trained"]
     prefix = "" if old == "BertModel" else "bert/"
     kept = [path for path in after if path.startswith("bert/")]
     assert len(kept) == 39
@@ -52,7 +52,7 @@ def test_a_head_with_the_same_labels_is_kept_and_one_with_others_of_that_number_
     assert told == []
     _, params, before, told = adapted(name, name, labels=("a", "b", "c"))
     assert not np.array_equal(params["classifier"]["kernel"], before["classifier/kernel"])
-    assert "classifier: made anew" in told[0]
+    assert "classifier: randomly initialized" in told[0]
 
 
 @pytest.mark.parametrize(
@@ -77,7 +77,7 @@ def test_ids_with_holes_are_refused():
 
 def test_a_missing_pooler_is_named():
     *_, told = adapted("BertForMaskedLM", "BertForSequenceClassification")
-    assert told == ["the BertForMaskedLM has no such classifier, pooler: made anew, to be trained"]
+    assert told == ["the BertForMaskedLM has no matching classifier, pooler: randomly initialized, to be trained"]
 
 
 def test_the_vocabulary_grows_by_rows_drawn_as_at_the_beginning():
@@ -89,7 +89,7 @@ def test_the_vocabulary_grows_by_rows_drawn_as_at_the_beginning():
     np.testing.assert_array_equal(rows[:64], before["token/embedding"])
     assert 0 < np.abs(rows[64:]).max() < 0.1
     assert len(np.unique(rows[64:], axis=0)) == 6
-    assert told == ["6 tokens are new: made anew, to be trained"]
+    assert told == ["6 new tokens: randomly initialized, to be trained"]
 
 
 def test_special_tokens_come_last_in_order_and_once():

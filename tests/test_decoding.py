@@ -83,7 +83,7 @@ def test_every_position_of_the_model_may_be_filled(gpt):
 
 
 def test_a_text_over_the_positions_is_refused(gpt):
-    with pytest.raises(bertgpt.InputError, match="3 tokens and 30 new ones are over the model's 32 positions"):
+    with pytest.raises(bertgpt.InputError, match="3 tokens and 30 new ones exceed the model's 32 positions"):
         bertgpt.generate(*gpt, PROMPTS, max_new_tokens=30)
 
 
@@ -130,7 +130,7 @@ def test_nothing_is_added_after_the_end_token(gpt, plain):
 
 def test_a_prompt_without_room_is_cut_on_the_left_when_asked(gpt, plain):
     prompt = [*range(100, 140)]
-    with pytest.raises(bertgpt.InputError, match="or have its left cut"):
+    with pytest.raises(bertgpt.InputError, match="lower max_new_tokens, or set cut_left"):
         bertgpt.generate(*gpt, [prompt], 4)
     (row,) = bertgpt.generate(*gpt, [prompt], 4, cut_left=True)
     assert row.tolist() == plain(prompt[-28:], 4)
@@ -247,7 +247,7 @@ def test_what_attention_mixed_is_rounded_before_its_product(gpt, monkeypatch):
         ({"top_p": 0.0}, "top_p 0.0"),
         ({"top_p": 1.5}, "top_p 1.5"),
         ({"max_new_tokens": -1}, "max_new_tokens is -1"),
-        ({"max_new_tokens": 32}, "max_new_tokens is 32; it must be at least 0 and under 32 positions"),
+        ({"max_new_tokens": 32}, "max_new_tokens is 32; it must be at least 0 and below 32 positions"),
     ],
 )
 def test_impossible_settings_are_refused(gpt, options, message):
@@ -261,7 +261,7 @@ def test_impossible_settings_are_refused(gpt, options, message):
         ([3, 14, 15], "a prompt has 0 axes instead of one; give a list of prompts"),
         (np.array([3, 14]), "a prompt has 0 axes instead of one"),
         ([[[3], [4]]], "a prompt has 2 axes instead of one"),
-        ([[1.5, 2.0]], "token ids are whole numbers, not float64"),
+        ([[1.5, 2.0]], "token ids must be integers, not float64"),
         (np.array([[2**32 + 3]]), "do not fit the vocabulary of 200"),
         ([[2**40]], "do not fit the vocabulary of 200"),
         ([[3, -1]], "do not fit the vocabulary of 200"),
@@ -307,5 +307,5 @@ def test_no_prompts_and_no_new_tokens_are_no_work(gpt):
 
 def test_a_model_that_does_not_write_is_refused(gpt):
     model = bertgpt.OpenAIGPTModel(gpt[0].config)
-    with pytest.raises(bertgpt.InputError, match="OpenAIGPTModel does not write text; load it as OpenAIGPTLMHeadModel"):
+    with pytest.raises(bertgpt.InputError, match="OpenAIGPTModel cannot generate text; load a GPT-1 as OpenAI"):
         bertgpt.generate(model, gpt[1]["transformer"], PROMPTS)

@@ -137,7 +137,7 @@ def test_members_are_read_from_archives_in_archives(monkeypatch):
 def test_what_pip_cannot_fetch_is_one_line_and_exit_code_2(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(demo_data.sys, "executable", "false")
     assert demo_data.main([str(tmp_path)]) == 2
-    assert capsys.readouterr().err == "error: pip cannot fetch vaderSentiment==3.2.1: no file\n"
+    assert capsys.readouterr().err == "error: pip cannot download vaderSentiment==3.2.1: no file\n"
     assert list(tmp_path.iterdir()) == [tmp_path / "packages"]
 
 

@@ -23,7 +23,7 @@ from train.optimizers import make_optimizer
 from train.reports import read_metrics
 from train.step import train_step
 
-pytestmark = pytest.mark.filterwarnings("ignore:.*made anew, to be trained")
+pytestmark = pytest.mark.filterwarnings("ignore:.*randomly initialized, to be trained")
 
 ANIMALS, PLANTS = ("ant", "bee", "cow", "dog"), ("fir", "ivy", "oak", "yew")
 TEXT = " ".join((*ANIMALS, *PLANTS, "who where near saw")) + " "
@@ -504,7 +504,7 @@ def test_lines_of_standard_input_are_texts_or_objects(tuned, capsys, monkeypatch
         (["--text", "ant", "--choice", "fir"], "--choice is not for classification; leave it out"),
         (
             ["--text", "ant", "data.sequence_length=99"],
-            "a length of 99 tokens is not from 8",
+            "the length is 99 tokens; it must be from 8 to",
         ),
         (["--pair", "ant"], "--pair, --question and --choice belong to a --text"),
         (["--text", " "], "--text: column 'text' is an empty text"),
@@ -570,5 +570,5 @@ def test_settings_of_the_other_verb_or_impossible_ones_are_refused(verb, overrid
 
 def test_python_is_told_how_responses_are_written(bases):
     model, params = bertgpt.load_pretrained(bases / "gpt")
-    with pytest.raises(bertgpt.InputError, match="written by bertgpt.inference.predict.respond"):
+    with pytest.raises(bertgpt.InputError, match="use bertgpt.inference.predict.respond"):
         bertgpt.predict(model, params, bertgpt.load_tokenizer(bases / "gpt"), [{"prompt": "ant"}])

@@ -65,7 +65,7 @@ def test_activations_go_by_the_family(saved, name, theirs, ours):
 def test_a_dropout_of_the_embeddings_alone_is_told_of(saved):
     folder, _, _ = saved("OpenAIGPTModel")
     change_config(folder, embd_pdrop=0.3)
-    with pytest.warns(UserWarning, match="embd_pdrop is not kept"):
+    with pytest.warns(UserWarning, match="embd_pdrop is ignored"):
         bertgpt.load_pretrained(folder)
 
 
@@ -82,8 +82,8 @@ def test_a_dropout_of_the_embeddings_alone_is_told_of(saved):
         ({"hidden_size": "16"}, "config.json: hidden_size is '16'; it must be a whole number"),
         ({"layer_norm_eps": True}, "layer_norm_eps is True; it must be a number"),
         ({"num_attention_heads": 3}, "config.json: model.hidden_size 16 is not divisible by model.num_heads 3"),
-        ({"num_hidden_layers": 10**9}, "asks for 1000000000 layers, more than the folder has tensors"),
-        ({"num_hidden_layers": 3}, "asks for 3 layers, more than the folder has tensors for"),
+        ({"num_hidden_layers": 10**9}, "needs 1000000000 layers, more than the folder has tensors"),
+        ({"num_hidden_layers": 3}, "needs 3 layers, more than the folder has tensors for"),
         (
             {"vocab_size": 65},
             "embeddings.weight has shape (64, 16), and a BertForPreTraining needs (65, 16)",
@@ -126,7 +126,7 @@ def test_a_summary_that_cannot_be_followed_is_refused_where_it_is_used(saved):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"mlp_size": 48}, "mlp_size 48 cannot be exported: Hugging Face's GPT-1 always has 4 x hidden_size, 64"),
+        ({"mlp_size": 48}, "mlp_size 48 cannot be exported: Hugging Face's GPT-1 always has 4 x hidden_size = 64"),
         ({"activation": "gelu_erf"}, "activation gelu_erf cannot be exported"),
     ],
 )

@@ -109,5 +109,5 @@ def test_any_head_or_none_gives_the_same_vectors(bert, wordpiece, name):
 
 def test_a_model_without_the_head_is_refused_before_it_runs(bert, wordpiece):
     model = bertgpt.BertForMultipleChoice(bert[0].config)
-    with pytest.raises(bertgpt.InputError, match="BertForMultipleChoice has no mlm_logits; load it as BertForPreTr"):
+    with pytest.raises(bertgpt.InputError, match="BertForMultipleChoice has no MLM head; use a BertForPreTr"):
         bertgpt.fill_mask(model, bert[1], wordpiece, "[MASK]")

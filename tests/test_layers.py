@@ -344,12 +344,12 @@ def gpu(kind="NVIDIA H100 80GB HBM3", capability="9.0"):
         (gpu(), "float16", 512, 128, 0.0, None),
         (gpu("cpu"), "bfloat16", 512, 64, 0.0, "the device is a cpu"),
         (gpu("Tesla T4"), "bfloat16", 512, 64, 0.0, "the device is a Tesla T4"),
-        (gpu("NVIDIA T4", "7.5"), "bfloat16", 512, 64, 0.0, "compute capability is 7.5"),
-        (gpu(), "float32", 512, 64, 0.0, "this is float32"),
-        (gpu(), "bfloat16", 512, 127, 0.0, "these are 127 and 512"),
-        (gpu(), "bfloat16", 512, 136, 0.0, "these are 136 and 512"),
-        (gpu(), "bfloat16", 511, 64, 0.0, "these are 64 and 511"),
-        (gpu(), "bfloat16", 512, 64, 0.1, "JAX's call of it has no dropout, and model.attention_dropout is 0.1"),
+        (gpu("NVIDIA T4", "7.5"), "bfloat16", 512, 64, 0.0, "compute capability 8.0 or higher, and the GPU has 7.5"),
+        (gpu(), "float32", 512, 64, 0.0, "the dtype is float32"),
+        (gpu(), "bfloat16", 512, 127, 0.0, "they are 127 and 512"),
+        (gpu(), "bfloat16", 512, 136, 0.0, "they are 136 and 512"),
+        (gpu(), "bfloat16", 511, 64, 0.0, "they are 64 and 511"),
+        (gpu(), "bfloat16", 512, 64, 0.1, "it supports no dropout in JAX, and model.attention_dropout is 0.1"),
     ],
 )
 def test_cudnn_is_taken_where_nothing_stands_against_it(device, dtype, length, width, dropout, obstacle):

@@ -267,7 +267,7 @@ def test_a_missing_number_that_does_not_count_may_be_nan():
             r"labels of shape \(2, 1\) does not fit the logits; it must be \(2, 3\)",
         ),
         (np.zeros((2, 3), int), np.ones((2, 1)), r"mask of shape \(2, 1\) does not fit the logits"),
-        (np.zeros((2, 3)), np.ones((2, 3)), "labels hold float64; a class is an integer"),
+        (np.zeros((2, 3)), np.ones((2, 3)), "labels are float64; they must be integers"),
     ],
 )
 def test_labels_and_masks_that_do_not_fit_are_refused(logits, labels, mask, message):

@@ -80,9 +80,9 @@ def change_shapes(folder, change):
         (lambda shapes: shapes[:2], "not the shapes of a GPT-1"),
         (lambda shapes: {}, "not the shapes of a GPT-1"),
         (lambda shapes: [[16, 64], *shapes[1:]], "not the shapes of a GPT-1"),
-        (lambda shapes: ["a", *shapes[1:]], "'a' is no shape"),
-        (lambda shapes: [[-1, 128], *shapes[1:]], r"\[-1, 128\] is no shape"),
-        (lambda shapes: [*shapes[:-1], [10**12]], r"hold \d+ numbers, and their shapes ask for 1000000"),
+        (lambda shapes: ["a", *shapes[1:]], "'a' is not a shape"),
+        (lambda shapes: [[-1, 128], *shapes[1:]], r"\[-1, 128\] is not a shape"),
+        (lambda shapes: [*shapes[:-1], [10**12]], r"contain \d+ numbers, and params_shapes.json lists 1000000"),
         (lambda shapes: [*shapes[:-2], [127], [129]], r"ln_2.weight has shape \(127,\)"),
     ],
 )
@@ -95,23 +95,23 @@ def test_shapes_that_are_not_gpts_are_refused(release, change, message):
 def test_parts_that_are_missing_or_damaged_are_named(release):
     folder = release[0]
     (folder / "params_9.npy").rename(folder / "kept")
-    with pytest.raises(InputError, match="numbers, and their shapes ask for"):
+    with pytest.raises(InputError, match="numbers, and params_shapes.json lists"):
         bertgpt.load_pretrained(folder)
     (folder / "params_9.npy").write_bytes((folder / "kept").read_bytes()[:200])
-    with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or no plain array"):
+    with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or not a plain array"):
         bertgpt.load_pretrained(folder)
     np.save(folder / "params_9.npy", np.array([{}], object), allow_pickle=True)
-    with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or no plain array"):
+    with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or not a plain array"):
         bertgpt.load_pretrained(folder)
     np.save(folder / "params_9.npy", np.zeros(4, [("a", "f4")]))
-    with pytest.raises(InputError, match=r"params_9\.npy: .*no floats"):
+    with pytest.raises(InputError, match=r"params_9\.npy: .*not floating-point"):
         bertgpt.load_pretrained(folder)
     with zipfile.ZipFile(folder / "params_9.npy", "w") as archive:
         archive.writestr("a.npy", b"")
-    with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or no plain array"):
+    with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or not a plain array"):
         bertgpt.load_pretrained(folder)
     (folder / "params_9.npy").write_bytes(b"\x93NUMPY\x01\x00\x10\x00{'shape': (((((((\n")
-    with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or no plain array"):
+    with pytest.raises(InputError, match=r"params_9\.npy: missing, damaged or not a plain array"):
         bertgpt.load_pretrained(folder)
     (folder / "params_0.npy").unlink()
     with pytest.raises(InputError, match=r"params_0\.npy: no such file"):

@@ -85,7 +85,7 @@ def test_the_readmes_python_runs(code):
         exec(compile(code, "README.md", "exec"), {})
 
 
-@pytest.mark.filterwarnings("ignore:.*made anew, to be trained")
+@pytest.mark.filterwarnings("ignore:.*randomly initialized, to be trained")
 def test_the_readmes_commands_run(documents, tmp_path, monkeypatch, capsys):
     """In order and as printed, but with models of a few numbers and a step or two."""
     monkeypatch.chdir(tmp_path)

@@ -387,7 +387,7 @@ def test_a_tilde_without_a_home_folder_is_refused(refused, monkeypatch):
 )
 def test_an_address_is_refused_where_a_folder_is_needed(key, address, read, refused):
     for line in (refused("", f"{key}={address}"), refused(nested(key, address))):
-        assert f"{key} is {address}, an address; give a folder on this machine or on a disk that machines share" in line
+        assert f"{key} is {address}, an address; give a folder on a local or shared disk" in line
     assert read("", f"data.train={address}", f"data.eval=[{address}]")["data.train"] == address
     for path in ("runs/a:b", "a:b/c", "./gs://x", "C:/x", "/gs://x"):
         assert read("", f"{key}={path}")[key] == path
@@ -414,7 +414,7 @@ def test_no_command_makes_a_folder_of_an_address(arguments, tmp_path, monkeypatc
     (tmp_path / "run.yaml").write_text("seed: 0")
     assert main(arguments) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert "gs://bucket/x, an address; give a folder on this machine" in line
+    assert "gs://bucket/x, an address; give a folder on a local or shared disk" in line
     assert [path.name for path in tmp_path.iterdir()] == ["run.yaml"]
 
 
@@ -423,6 +423,6 @@ def test_python_writes_no_model_to_an_address(tmp_path, monkeypatch, saved):
     (tmp_path / "work").mkdir()
     monkeypatch.chdir(tmp_path / "work")
     for folder in ("gs://bucket/x", Path("gs://bucket/x")):
-        with pytest.raises(bertgpt.InputError, match="gs:/bucket/x, an address; give a folder on this machine"):
+        with pytest.raises(bertgpt.InputError, match="gs:/bucket/x, an address; give a folder on a local"):
             bertgpt.save_pretrained(folder, model, params)
     assert list(Path().iterdir()) == []

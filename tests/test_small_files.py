@@ -147,7 +147,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and wh
         "up to here rows take 671[0-9]{5} bytes in memory, over 100 times .*; if they are sound, give .* unpacked",
     ),
     "held/plain.csv": (lambda: b"a\n" + b"b\n" * 300_000, "300000 rows"),
-    "model/header/model.safetensors": (lambda: (2**60).to_bytes(8, "little") + b"{}", "damaged or cut short: .*header"),
+    "model/header/model.safetensors": (lambda: (2**60).to_bytes(8, "little") + b"{}", "damaged or truncated: .*header"),
     "model/names/model.safetensors.index.json": (
         lambda: json.dumps({"weight_map": dict.fromkeys(map(str, range(300_000)), "gone")}).encode(),
         "'gone' is missing; copy the whole folder",
@@ -162,7 +162,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and wh
     ),
     "model/layers/config.json": (
         lambda: json.dumps({"model_type": "bert", "num_hidden_layers": 2**31 - 1}).encode(),
-        "asks for 2147483647 layers",
+        "needs 2147483647 layers",
     ),
 }
 PIPES = {

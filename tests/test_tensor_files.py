@@ -49,7 +49,7 @@ def test_a_file_cut_short_is_named(saved, keep):
     folder, _, _ = saved("BertModel")
     file = folder / "model.safetensors"
     file.write_bytes(file.read_bytes()[:keep])
-    with pytest.raises(InputError, match=r"model\.safetensors: damaged or cut short"):
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged or truncated"):
         bertgpt.load_pretrained(folder)
 
 
@@ -57,7 +57,7 @@ def test_a_header_that_lies_about_its_size_is_refused_before_anything_is_allocat
     folder, _, _ = saved("BertModel")
     header = json.dumps({"a": {"dtype": "F32", "shape": [2**40], "data_offsets": [0, 2**42]}}).encode()
     (folder / "model.safetensors").write_bytes(len(header).to_bytes(8, "little") + header)
-    with pytest.raises(InputError, match=r"model\.safetensors: damaged or cut short"):
+    with pytest.raises(InputError, match=r"model\.safetensors: damaged or truncated"):
         bertgpt.load_pretrained(folder)
 
 
@@ -87,7 +87,7 @@ def test_an_index_reaches_no_other_folder(saved, shard):
             {"weight_map": {"pooler.dense.bias": "gone.safetensors"}},
             "'gone.safetensors' is missing; copy the",
         ),
-        ({"weight_map": {"unheard": "one.safetensors"}}, "lacks unheard, which model.safetensors.index.json says"),
+        ({"weight_map": {"unheard": "one.safetensors"}}, "lacks unheard, which model.safetensors.index.json lists"),
         ({"weight_map": ["one.safetensors"]}, "has no weight_map"),
         ({"weight_map": {"pooler.dense.bias": 1}}, "has no weight_map"),
         ({}, "has no weight_map"),
@@ -105,7 +105,7 @@ def test_an_index_that_does_not_hold_is_refused(saved, index, message):
 def test_an_eight_bit_float_is_refused_by_name(saved):
     folder, _, _ = saved("BertModel")
     rewrite(folder, lambda tensors: tensors | {"pooler.dense.bias": np.zeros(16, ml_dtypes.float8_e4m3fn)})
-    with pytest.raises(InputError, match=r"model\.safetensors: pooler\.dense\.bias holds F8_E4M3"):
+    with pytest.raises(InputError, match=r"model\.safetensors: pooler\.dense\.bias has dtype F8_E4M3"):
         bertgpt.load_pretrained(folder)
 
 

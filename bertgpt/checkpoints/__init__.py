@@ -1,1 +1,1 @@
-"""Model folders: recognized, loaded, saved, and fitted to other heads."""
+"""Model folders: detect the format, load, save, and adapt a model to another head."""

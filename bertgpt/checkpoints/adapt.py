@@ -1,4 +1,4 @@
-"""A pretrained model made ready for a task: another head, and further tokens."""
+"""Adapt a pretrained model to a task: another head, and additional tokens."""
 
 import dataclasses
 import importlib
@@ -20,47 +20,47 @@ from bertgpt.model.blocks import Model
 from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import vocabulary_size
 
-CLASSIFIERS = ("classifier/", "score/")  # heads whose rows have the names of classes
+CLASSIFIERS = ("classifier/", "score/")  # heads with one row per class
 
 
 def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
-    """A copy of the tokenizer that has these special tokens too, in order, after its own.
+    """Return a copy of the tokenizer with these special tokens added, in order, after the existing tokens.
 
     Raises:
-        InputError: an id would be given twice.
+        InputError: the tokenizer's ids are not consecutive, so an id would be assigned twice.
     """
     tokenizer = Tokenizer.from_str(tokenizer.to_str())
     size = len(tokenizer.get_vocab())
     added = tokenizer.add_special_tokens([token for token in tokens if tokenizer.token_to_id(token) is None])
-    if len(set(tokenizer.get_vocab().values())) < size + added:  # the library counts pieces, and not ids
-        raise InputError("the tokenizer's ids have holes, so that no token can be added; number its pieces anew")
+    if len(set(tokenizer.get_vocab().values())) < size + added:  # tokenizers takes the count as the next id
+        raise InputError("the tokenizer's ids have holes, so no token can be added; renumber its tokens from 0 up")
     return tokenizer
 
 
 def adapt(
     model: Model, params: Any, architecture: str, config: ModelConfig, tokenizer: Tokenizer, *, key: Array
 ) -> tuple[Model, Any]:
-    """The same encoder under another head, with a row of the token embeddings for every token.
+    """Return the same encoder with another head, and one row of the token embeddings per token.
 
-    What fits is kept; a new row or head is drawn as at the beginning of pretraining.
+    Parameters with a matching path and shape are kept. New rows and heads are randomly initialized.
 
     Args:
-        model: any of this library's architectures.
+        model: a model of one of this library's architectures.
         params: its parameters.
         architecture: a class of the same family, such as "BertForSequenceClassification".
-        config: the new model's; its `vocab_size` is raised to the tokenizer's where that is larger.
-        tokenizer: the new model's.
-        key: for what is drawn.
+        config: the configuration of the new model; `vocab_size` is raised to the tokenizer's size if that is larger.
+        tokenizer: the tokenizer of the new model.
+        key: the random key for the initialization.
 
     Returns:
-        (model, params) of the new architecture; a warning names what is new and will be trained.
+        (model, params) of the new architecture. A warning names what was randomly initialized.
 
     Raises:
-        InputError: the architecture is of another family.
+        InputError: the architecture belongs to another family.
     """
     old, name = type(model).__name__, family_of(architecture)
     if name is None or name != family_of(old) or headless(FAMILIES[name], architecture):
-        raise InputError(f"a {old} cannot become a {architecture}")
+        raise InputError(f"a {old} cannot become a {architecture}; choose a class with a head of the same family")
     family, config = FAMILIES[name], config_for(config, tokenizer)
     home = importlib.import_module(f"bertgpt.model.{family.architecture}")
     new = getattr(home, architecture)(config, model.dtype)
@@ -75,19 +75,20 @@ def adapt(
         value, rows = drawn[path], len(had[path])
         if path.endswith("token/embedding"):
             drawn[path] = jnp.concatenate([jnp.asarray(had[path]), value[rows:]])
-            warnings.warn(f"{len(value) - rows} tokens are new: made anew, to be trained", stacklevel=2)
+            warnings.warn(f"{len(value) - rows} new tokens: randomly initialized, to be trained", stacklevel=2)
         else:
             heads.add(path.split("/")[0])
     if heads:
-        warnings.warn(f"the {old} has no such {', '.join(sorted(heads))}: made anew, to be trained", stacklevel=2)
+        names = ", ".join(sorted(heads))
+        warnings.warn(f"the {old} has no matching {names}: randomly initialized, to be trained", stacklevel=2)
     return new, unflatten_dict({path: {**kept, **drawn}[path] for path in shapes}, sep="/")
 
 
 def _classes(config: ModelConfig) -> tuple[Any, ...]:
-    """What a classifier's rows mean."""
+    """What the rows of a classifier mean: their labels and the problem type."""
     return config.labels, config.problem
 
 
 def config_for(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:
-    """The same, its vocabulary as large as the tokenizer's at least."""
+    """Return the configuration with a vocabulary that is at least as large as the tokenizer's."""
     return dataclasses.replace(config, vocab_size=max(config.vocab_size, vocabulary_size(tokenizer)))

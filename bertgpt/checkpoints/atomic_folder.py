@@ -1,4 +1,4 @@
-"""A folder whose files are replaced together."""
+"""Write a folder so that its files are replaced only after all new ones are complete."""
 
 import contextlib
 import os
@@ -9,17 +9,19 @@ from pathlib import Path
 
 from bertgpt.errors import InputError, check_local
 
-CARD = "README.md"  # of a model; a user may have written on it
-LAST = "config.json"  # the file that makes a folder a model's is put in its place last
+CARD = "README.md"  # the model card, which the user may have edited
+LAST = "config.json"  # moved last, since it makes the folder a model folder
 
 
 @contextlib.contextmanager
 def atomic_folder(folder: Path, superseded: Iterable[str] = ()) -> Iterator[Path]:
-    """An empty folder, whose files take their places in `folder` when all are written: weights before config.json.
+    """Yield an empty folder. At the end its files are moved to `folder`, config.json last.
+
+    If an exception is raised, nothing is moved. An existing README.md is kept.
 
     Args:
-        folder: made where it is missing; all of it appears at once then.
-        superseded: globs of files that go where they were not written anew.
+        folder: created if it is missing; it then appears with all of its files at once.
+        superseded: globs of old files to remove if they were not overwritten.
 
     Raises:
         InputError: `folder` is a file or an address.
@@ -28,7 +30,7 @@ def atomic_folder(folder: Path, superseded: Iterable[str] = ()) -> Iterator[Path
     if folder.exists() and not folder.is_dir():
         raise InputError(f"{folder}: is a file; give a folder")
     folder.parent.mkdir(parents=True, exist_ok=True)
-    # On the file system that the files will be on: a folder that is there may be a link or a mount.
+    # on the file system of the target: an existing folder may be a link or a mount
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder if folder.is_dir() else folder.parent))
     try:
         yield new
@@ -36,7 +38,7 @@ def atomic_folder(folder: Path, superseded: Iterable[str] = ()) -> Iterator[Path
         if not folder.exists():
             new.replace(folder)
             return
-        if (folder / CARD).exists():  # somebody may have written on it
+        if (folder / CARD).exists():
             (new / CARD).unlink(missing_ok=True)
         written = sorted(file.name for file in new.iterdir())
         for name in written:
@@ -52,7 +54,7 @@ def atomic_folder(folder: Path, superseded: Iterable[str] = ()) -> Iterator[Path
 
 
 def _apply_umask(folder: Path) -> None:
-    """Modes as any new file's: mkdtemp and safetensors make theirs for the owner alone."""
+    """Set the usual modes of new files, since mkdtemp and safetensors give access only to the owner."""
     probe = folder / ".mode"
     probe.touch()
     mode = probe.stat().st_mode & 0o777

@@ -1,4 +1,4 @@
-"""Which format a model folder has."""
+"""Detect the format of a model folder."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -13,10 +13,10 @@ class Format(NamedTuple):
     """A format of model folders. To add one, write its module and list it in `FORMATS`.
 
     Attributes:
-        name: shown to the user.
-        is_in: whether a folder has it.
-        read_config: the folder's configuration, in the keys of Hugging Face's config.json.
-        open_tensors: the folder's tensors under Hugging Face's names, none of them read yet.
+        name: the name shown to the user.
+        is_in: whether a folder has this format.
+        read_config: returns the folder's configuration, with the keys of Hugging Face's config.json.
+        open_tensors: returns the folder's tensors under Hugging Face's names, without reading their values.
     """
 
     name: str
@@ -31,11 +31,13 @@ FORMATS = (OPENAI, HUGGING_FACE)
 
 
 def detect(folder: Path) -> Format:
-    """The format of a folder; Hugging Face's where it has none, whose reader names the file that is missing.
+    """Return the format of a folder.
+
+    If no format matches, return Hugging Face's; its reader then raises an error that names the missing file.
 
     Raises:
-        InputError: there is no such folder.
+        InputError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; nothing is downloaded, so give one that lies here")
+        raise InputError(f"{folder}: no such folder; nothing is downloaded, so give a local folder")
     return next((found for found in FORMATS if found.is_in(folder)), HUGGING_FACE)

@@ -1,4 +1,4 @@
-"""Hugging Face's config.json to a ModelConfig and back; what cannot be computed as they do is refused."""
+"""Conversion between Hugging Face's config.json and ModelConfig; unsupported settings are rejected."""
 
 import dataclasses
 import warnings
@@ -10,7 +10,7 @@ from bertgpt.checkpoints.hf_mapping import has_vocabulary_head
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
 
-# Ours to theirs. Keys that a file leaves out have the published model's value, as with Hugging Face.
+# Field of ModelConfig -> key of config.json. A missing key has the value of the published model, as in Hugging Face.
 BERT_KEYS = {
     "vocab_size": "vocab_size",
     "hidden_size": "hidden_size",
@@ -37,24 +37,24 @@ GPT_KEYS = {
     "layer_norm_eps": "layer_norm_epsilon",
     "initializer_range": "initializer_range",
 }
-BERT_ACTIVATIONS = {  # theirs to ours; the first name of each of ours is the one written
+BERT_ACTIVATIONS = {  # Hugging Face's name -> ours; the first of several names is the one that is written
     "gelu": "gelu_erf",
     "gelu_new": "gelu_tanh",
     "gelu_pytorch_tanh": "gelu_tanh",
     "gelu_fast": "gelu_tanh",
     "relu": "relu",
 }
-GPT_ACTIVATIONS = {"gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu"}  # their "gelu" is the tanh form here
+GPT_ACTIVATIONS = {"gelu": "gelu_tanh", "gelu_new": "gelu_tanh", "relu": "relu"}  # "gelu" of GPT-1 is the tanh form
 MAX_LABELS = 1_000_000
-MAX_SIZE = 2**31 - 1  # of any size: what JAX's int32 indices reach
-SUPPORTED: dict[str, tuple[Any, ...]] = {  # what changes the equations, with the values that leave them as they are
+MAX_SIZE = 2**31 - 1  # the largest int32, JAX's index type
+SUPPORTED: dict[str, tuple[Any, ...]] = {  # keys that change the equations, and their supported values
     "position_embedding_type": (None, "absolute"),
     "is_decoder": (None, False),
     "add_cross_attention": (None, False),
     "pruned_heads": (None, {}),
 }
-SUPPORTED_TIED: dict[str, tuple[Any, ...]] = {"tie_word_embeddings": (None, True)}  # the same for vocabulary heads
-SUPPORTED_CHOICE: dict[str, tuple[Any, ...]] = {  # and for OpenAIGPTDoubleHeadsModel alone
+SUPPORTED_TIED: dict[str, tuple[Any, ...]] = {"tie_word_embeddings": (None, True)}  # only with a vocabulary head
+SUPPORTED_CHOICE: dict[str, tuple[Any, ...]] = {  # only for OpenAIGPTDoubleHeadsModel
     "summary_type": (None, "cls_index"),
     "summary_use_proj": (None, True),
     "summary_proj_to_labels": (None, True),
@@ -63,10 +63,10 @@ SUPPORTED_CHOICE: dict[str, tuple[Any, ...]] = {  # and for OpenAIGPTDoubleHeads
 
 
 def from_hf(config: dict[str, Any], architecture: str, file: Path) -> ModelConfig:
-    """The ModelConfig that a config.json describes; `file` is named in errors.
+    """Return the ModelConfig that a config.json describes; `file` is the name used in errors.
 
     Raises:
-        InputError: a value is of the wrong kind, unknown, or asks for what this library does not compute.
+        InputError: a value has the wrong type, is unknown, or is not supported by this library.
     """
     bert = config["model_type"] == "bert"
     rules = SUPPORTED | (SUPPORTED_TIED if has_vocabulary_head(architecture) else {})
@@ -76,13 +76,13 @@ def from_hf(config: dict[str, Any], architecture: str, file: Path) -> ModelConfi
             raise InputError(f"{file}: {key} {config[key]!r} is not supported; it must be {values[-1]!r}")
     base = presets.bert_base() if bert else presets.gpt1(classifier_dropout=0.1)
     fields = dataclasses.asdict(base)
-    for ours, theirs in (BERT_KEYS if bert else GPT_KEYS).items():
-        if theirs in config:
-            fields[ours] = _number(config[theirs], fields[ours], f"{file}: {theirs}")
+    for field, hf_key in (BERT_KEYS if bert else GPT_KEYS).items():
+        if hf_key in config:
+            fields[field] = _number(config[hf_key], fields[field], f"{file}: {hf_key}")
     if not bert:
         fields["mlp_size"] = 4 * fields["hidden_size"]
         if config.get("embd_pdrop", fields["hidden_dropout"]) != fields["hidden_dropout"]:
-            warnings.warn(f"{file}: embd_pdrop is not kept; dropout is resid_pdrop everywhere", stacklevel=3)
+            warnings.warn(f"{file}: embd_pdrop is ignored; embeddings use resid_pdrop too", stacklevel=3)
     activation = config.get("hidden_act" if bert else "afn", "gelu")
     names = BERT_ACTIVATIONS if bert else GPT_ACTIVATIONS
     if not isinstance(activation, str) or activation not in names:
@@ -95,30 +95,33 @@ def from_hf(config: dict[str, Any], architecture: str, file: Path) -> ModelConfi
 
 
 def _number(value: Any, example: Any, where: str) -> Any:
-    """`value`, if it is a number of the kind of `example`, or as absent as it may be."""
+    """Return `value` if it is a number of the type of `example`, or None if `example` is None too."""
     if example is None and value is None:
         return None
     whole = isinstance(example, int)
     kinds = (int,) if whole else (int, float)
     if isinstance(value, bool) or not isinstance(value, kinds):
         raise InputError(f"{where} is {value!r}; it must be {'a whole number' if whole else 'a number'}")
-    if not abs(value) <= MAX_SIZE:  # NaN is not, either
+    if not abs(value) <= MAX_SIZE:  # true for NaN too
         raise InputError(f"{where} is {value}; it must be at most {MAX_SIZE}")
     return value if whole else float(value)
 
 
 def _labels(config: dict[str, Any], file: Path) -> dict[str, Any]:
-    """num_labels, and the labels' names where they are more than LABEL_0, LABEL_1, ... and numbered as they should."""
+    """Return `num_labels` and `labels`.
+
+    `labels` is () if the names are LABEL_0, LABEL_1, ..., are not numbered 0, 1, 2, ... or are not distinct.
+    """
     names = config.get("id2label") or {}
     if not isinstance(names, dict):
         raise InputError(f"{file}: id2label is {names!r}; it must map 0, 1, 2, ... to names")
-    count = config.get("num_labels")  # it goes before the names, as with Hugging Face
+    count = config.get("num_labels")  # takes precedence over the names, as in Hugging Face
     count = _number(len(names) or 2 if count is None else count, 2, f"{file}: num_labels")
     if count > MAX_LABELS:
         raise InputError(f"{file}: num_labels is {count}; it must be at most {MAX_LABELS}")
     numbered = len(names) == count and all(str(index) in names for index in range(count))
     labels = [str(names[str(index)]) for index in range(count)] if numbered else []
-    labels = labels if len(set(labels)) == len(labels) else []  # a name for two classes names none
+    labels = labels if len(set(labels)) == len(labels) else []  # duplicate names are unusable
     return {"num_labels": count, "labels": () if labels == _default_labels(count) else tuple(labels)}
 
 
@@ -127,31 +130,31 @@ def _default_labels(count: int) -> list[str]:
 
 
 def to_hf(model: ModelConfig, architecture: str, pad_token_id: int | None = None) -> dict[str, Any]:
-    """The config.json of a model.
+    """Return the config.json of a model.
 
     Raises:
-        InputError: their code cannot express it.
+        InputError: Hugging Face's code does not support the model.
     """
     bert = model.architecture == "bert"
     keys, names = (BERT_KEYS, BERT_ACTIVATIONS) if bert else (GPT_KEYS, GPT_ACTIVATIONS)
-    activation = next((theirs for theirs, ours in names.items() if ours == model.activation), None)
+    activation = next((hf_name for hf_name, name in names.items() if name == model.activation), None)
     if activation is None:
-        raise InputError(f"activation {model.activation} cannot be exported: Hugging Face's GPT-1 has no such one")
+        raise InputError(f"activation {model.activation} cannot be exported: Hugging Face's GPT-1 does not support it")
     if not bert and model.mlp_size != 4 * model.hidden_size:
         raise InputError(
-            f"mlp_size {model.mlp_size} cannot be exported: Hugging Face's GPT-1 always has 4 x hidden_size, "
-            f"{4 * model.hidden_size}"
+            f"mlp_size {model.mlp_size} cannot be exported: Hugging Face's GPT-1 always has "
+            f"4 x hidden_size = {4 * model.hidden_size}"
         )
     config: dict[str, Any] = {"architectures": [architecture], "model_type": "bert" if bert else "openai-gpt"}
-    config |= {theirs: getattr(model, ours) for ours, theirs in keys.items()}
-    for ours in ("layer_norm_eps", "initializer_range"):
-        config[keys[ours]] = float(config[keys[ours]])  # their class takes no whole number there
+    config |= {hf_key: getattr(model, field) for field, hf_key in keys.items()}
+    for field in ("layer_norm_eps", "initializer_range"):
+        config[keys[field]] = float(config[keys[field]])  # Hugging Face's class rejects an int here
     config |= {"hidden_act" if bert else "afn": activation, "tie_word_embeddings": True, "dtype": "float32"}
     if not bert:
         config |= {"summary_first_dropout": model.head_dropout, "embd_pdrop": model.hidden_dropout}
     if model.problem_type:
         config["problem_type"] = model.problem_type
-    answers = architecture == "BertForQuestionAnswering"  # its two logits are theirs by num_labels
+    answers = architecture == "BertForQuestionAnswering"  # Hugging Face's num_labels is its two logits
     labels = _default_labels(2) if answers else model.labels or _default_labels(model.num_labels)
     config["id2label"] = {str(index): name for index, name in enumerate(labels)}
     config["label2id"] = {name: index for index, name in enumerate(labels)}

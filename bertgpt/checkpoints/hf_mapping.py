@@ -1,8 +1,8 @@
-"""How Hugging Face names and lays out every parameter: one table an architecture, read in both directions.
+"""Hugging Face's names and layouts of all parameters: one table per architecture, used for loading and saving.
 
-Theirs is a flat name such as `bert.encoder.layer.0.output.dense.weight`, ours a path such as
-`bert/stack/block_0/feed_forward/down/kernel`. Both stand here with the prefix of the encoder (`bert`, `transformer`); a
-bare `BertModel` or `OpenAIGPTModel` has none.
+A Hugging Face name is flat, such as `bert.encoder.layer.0.output.dense.weight`. A path of this library is nested, such
+as `bert/stack/block_0/feed_forward/down/kernel`. In these tables both include the prefix of the encoder (`bert` or
+`transformer`), which a bare `BertModel` or `OpenAIGPTModel` does not have.
 """
 
 import re
@@ -11,12 +11,12 @@ from typing import NamedTuple
 
 
 class Entry(NamedTuple):
-    """One of their tensors and the parameters of ours that it holds.
+    """A tensor of Hugging Face's and the parameters of this library that it contains.
 
     Attributes:
-        theirs: the name in their file.
-        ours: paths; several are joined along the last axis (GPT-1's query, key, value).
-        transpose: theirs is [out, in], as torch's Linear; Conv1D and everything else is as ours.
+        hf_name: the name in Hugging Face's file.
+        paths: the parameters; several are concatenated along the last axis (GPT-1's query, key, value).
+        transpose: whether the tensor is [out, in], as in torch's Linear; all others have this library's layout.
     """
 
     hf_name: str
@@ -25,13 +25,13 @@ class Entry(NamedTuple):
 
 
 def _linear(hf_name: str, path: str, bias: bool = True) -> list[Entry]:
-    """torch's nn.Linear."""
+    """Return the entries of a torch nn.Linear."""
     weight = Entry(f"{hf_name}.weight", (f"{path}/kernel",), transpose=True)
     return [weight, Entry(f"{hf_name}.bias", (f"{path}/bias",))] if bias else [weight]
 
 
 def _conv1d(hf_name: str, *paths: str) -> list[Entry]:
-    """OpenAI's Conv1D, [in, out]."""
+    """Return the entries of OpenAI's Conv1D, [in, out]."""
     return [
         Entry(f"{hf_name}.weight", tuple(f"{path}/kernel" for path in paths)),
         Entry(f"{hf_name}.bias", tuple(f"{path}/bias" for path in paths)),
@@ -90,23 +90,23 @@ PARTS: dict[str, Callable[[int], Iterator[Entry]]] = {
     "classifier": lambda layers: iter(_linear("classifier", "classifier")),
     "qa": lambda layers: iter(_linear("qa_outputs", "qa_outputs")),
     "transformer": _gpt_transformer,
-    "lm": lambda layers: iter(()),  # the tied head has no parameters of its own
+    "lm": lambda layers: iter(()),  # the tied head adds no parameters
     "choice": lambda layers: iter(_linear("multiple_choice_head.summary", "multiple_choice_head")),
     "score": lambda layers: iter(_linear("score", "score", bias=False)),
 }
-BACKBONES = ("encoder", "transformer")  # the parts that are never made anew
+BACKBONES = ("encoder", "transformer")  # parts that must be in the file and are never randomly initialized
 
 
 class Family(NamedTuple):
-    """What a model_type's architectures share.
+    """What the architectures of one model_type share.
 
     Attributes:
-        architecture: `ModelConfig.architecture`.
-        prefix: of the encoder's names.
-        roots: what an encoder's names begin with where a file leaves the prefix out.
-        tied: second names of a tensor; equal to the first wherever both stand.
-        buffers: names of what is no parameter.
-        architectures: parts of each; the first is the bare model.
+        architecture: the value of `ModelConfig.architecture`.
+        prefix: the prefix of the encoder's names.
+        roots: the first components of the encoder's names in a file without the prefix.
+        tied: second name -> first name of one tensor; if a file contains both, they must be equal.
+        buffers: a regular expression for the names of tensors that are not parameters.
+        architectures: the parts of each architecture; the first architecture is the bare model.
     """
 
     architecture: str
@@ -155,29 +155,32 @@ FAMILIES = {
 
 
 def family_of(architecture: str) -> str | None:
-    """The model_type that an architecture belongs to; None where it is unknown."""
+    """Return the model_type of an architecture; None if the architecture is unknown."""
     return next((name for name, family in FAMILIES.items() if architecture in family.architectures), None)
 
 
 def has_vocabulary_head(architecture: str) -> bool:
-    """Whether logits over the vocabulary are made, with the token embeddings' own weights."""
+    """Whether an architecture computes logits over the vocabulary, with the token embeddings as weights."""
     family = family_of(architecture)
     return family is not None and bool({"mlm", "lm"} & set(FAMILIES[family].architectures[architecture]))
 
 
 def entries(family: Family, architecture: str, layers: int) -> list[Entry]:
-    """Every tensor of an architecture, with the encoder's prefix in both names."""
+    """Return the entries of all tensors of an architecture, with the encoder's prefix in both names."""
     return [entry for part in family.architectures[architecture] for entry in PARTS[part](layers)]
 
 
 def backbone(family: Family, layers: int) -> set[str]:
-    """Their names of the encoder's tensors, which no head can do without."""
+    """Return Hugging Face's names of the encoder's tensors, which every architecture needs."""
     parts = set(family.architectures[next(iter(family.architectures))]) & set(BACKBONES)
     return {entry.hf_name for part in parts for entry in PARTS[part](layers)}
 
 
 def normalize_hf_name(family: Family, name: str) -> str | None:
-    """The table's spelling of a name in a file; None for a buffer. Old files call a norm's arrays gamma and beta."""
+    """Return the table's spelling of a name in a file; None for a buffer.
+
+    Old files use gamma and beta for the weight and bias of a LayerNorm.
+    """
     name = re.sub(r"(LayerNorm|ln_\d)\.gamma$", r"\1.weight", name)
     name = re.sub(r"(LayerNorm|ln_\d)\.beta$", r"\1.bias", name)
     if name.split(".")[0] in family.roots:
@@ -186,5 +189,5 @@ def normalize_hf_name(family: Family, name: str) -> str | None:
 
 
 def headless(family: Family, architecture: str) -> bool:
-    """Whether the architecture is the encoder itself, whose names have no prefix."""
+    """Whether the architecture is the bare encoder, whose names have no prefix."""
     return architecture == next(iter(family.architectures))

@@ -1,4 +1,4 @@
-"""Model folders, loaded."""
+"""Load model folders."""
 
 import dataclasses
 import importlib
@@ -22,35 +22,36 @@ from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, one_line
 from bertgpt.model.blocks import Model
 
-LISTED = 5  # names of tensors in one message
+LISTED = 5  # tensor names per message
 
 
 def load_pretrained(
     folder: str | Path, architecture: str | None = None, num_labels: int | None = None, *, key: Array | None = None
 ) -> tuple[Model, Params]:
-    """A model and its parameters from a Hugging Face folder, or from OpenAI's release of GPT-1.
+    """Load a model and its parameters from a Hugging Face folder, or from OpenAI's release of GPT-1.
 
-    Nothing is downloaded. A bfloat16 or float16 file is read to float32; `model.clone(dtype=jnp.bfloat16)` computes
-    in bfloat16. Tensors that the class does not use are listed in one warning.
+    Nothing is downloaded. bfloat16 and float16 weights are converted to float32; to compute in bfloat16, use
+    `model.clone(dtype=jnp.bfloat16)`. Tensors that the class does not use are listed in one warning.
 
-    For outputs equal to Hugging Face's on a TPU, or on a GPU of the Ampere generation or later, set
-    `jax.config.update("jax_default_matmul_precision", "highest")` (or `JAX_DEFAULT_MATMUL_PRECISION=highest` in the
-    environment): by default JAX computes float32 products there in bfloat16 or TF32.
+    On a TPU, or a GPU of the Ampere generation or later, JAX by default computes float32 products in bfloat16 or TF32.
+    For outputs equal to Hugging Face's, set `jax.config.update("jax_default_matmul_precision", "highest")`, or
+    `JAX_DEFAULT_MATMUL_PRECISION=highest` in the environment.
 
     Args:
-        folder: with config.json and model.safetensors (or its shards, or pytorch_model.bin where torch is installed);
-            or with params_shapes.json and params_*.npy.
-        architecture: a class of this library, such as "BertForSequenceClassification"; the folder's where None. A head
-            that the folder lacks is made anew when asked for here.
-        num_labels: of the classifier; the folder's where None. Another number than the folder's makes a new head.
-        key: for the initial values of a head that is made anew; `jax.random.key(0)` where None.
+        folder: a folder with config.json and model.safetensors (or its shards, or pytorch_model.bin if torch is
+            installed); or with params_shapes.json and params_*.npy.
+        architecture: a class of this library, such as "BertForSequenceClassification"; None: the folder's. If it is
+            given, a head that the folder lacks is randomly initialized.
+        num_labels: the number of labels of the classifier; None: the folder's. A classifier of another size than the
+            folder's is randomly initialized.
+        key: the random key for the initialization; None: `jax.random.key(0)`.
 
     Returns:
-        (model, params): `model.apply({"params": params}, input_ids, ...)`.
+        (model, params), for `model.apply({"params": params}, input_ids, ...)`.
 
     Raises:
-        InputError: the folder is no such model, is damaged, or asks for what this library does not compute; the
-            message names the file with the key or tensor.
+        InputError: the folder does not contain such a model, is damaged, or needs something that this library does not
+            support. The message names the file and the key or tensor.
     """
     source = _open(Path(folder), architecture)
     home = importlib.import_module(f"bertgpt.model.{source.family.architecture}")
@@ -61,18 +62,18 @@ def load_pretrained(
     if unused:
         warnings.warn(one_line(f"{folder}: {source.architecture} does not use {_listed(unused)}"), stacklevel=2)
     flat: dict[str, Any] = {}
-    for theirs, (entry, shapes) in wanted.items():
-        if theirs not in remade:
-            flat |= _to_ours(entry, source.tensors[theirs].read(), shapes)
+    for hf_name, (entry, shapes) in wanted.items():
+        if hf_name not in remade:
+            flat |= _to_ours(entry, source.tensors[hf_name].read(), shapes)
     if remade:
-        warnings.warn(f"{folder} lacks {_listed(remade)}: made anew, to be trained", stacklevel=2)
-        paths = [path for theirs in remade for path in wanted[theirs][1]]
+        warnings.warn(f"{folder} lacks {_listed(remade)}: randomly initialized, to be trained", stacklevel=2)
+        paths = [path for hf_name in remade for path in wanted[hf_name][1]]
         flat |= initial_values(model, paths, jax.random.key(0) if key is None else key)
     return model, jax.tree.map(jnp.asarray, unflatten_dict(flat, sep="/"))
 
 
 class _Source(NamedTuple):
-    """A folder opened: what to read it as, its configuration, and its tensors under the table's names."""
+    """An opened folder: its family and architecture, its configuration, and its tensors under the table's names."""
 
     folder: Path
     family: Family
@@ -82,10 +83,10 @@ class _Source(NamedTuple):
 
 
 def family_of_folder(folder: str | Path) -> str:
-    """ "bert" or "gpt": what kind of model a folder holds.
+    """Return the family of the model in a folder, "bert" or "gpt".
 
     Raises:
-        InputError: it holds neither.
+        InputError: it contains neither.
     """
     return hf_mapping.FAMILIES[_read_config(Path(folder))["model_type"]].architecture
 
@@ -102,7 +103,7 @@ def _open(folder: Path, architecture: str | None) -> _Source:
 
 
 def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any]:
-    """The folder's configuration, with a known model_type."""
+    """Return the folder's configuration, with a known model_type."""
     config = detect(folder).read_config(folder)
     kind = config.get("model_type") or hf_mapping.family_of(architecture or _named_architecture(config) or "")
     if not isinstance(kind, str) or kind not in hf_mapping.FAMILIES:
@@ -112,12 +113,12 @@ def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any
 
 
 def _canonical(family: Family, architecture: str, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
-    """The tensors under the table's names, without buffers; a tied one once."""
+    """Return the tensors under the table's names, without buffers, and each tied tensor once."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
         canonical = hf_mapping.normalize_hf_name(family, name)
         if canonical in found:
-            raise InputError(f"{folder}: {name} is there under two spellings; remove one")
+            raise InputError(f"{folder}: contains {name} under two spellings; remove one")
         if canonical is not None:
             found[canonical] = tensor
     for second, first in family.tied.items():
@@ -146,50 +147,55 @@ def _model_config(source: _Source, num_labels: int | None) -> ModelConfig:
     model = hf_config.from_hf(source.config, source.architecture, file)
     per_layer = len(hf_mapping.backbone(source.family, 1)) - len(hf_mapping.backbone(source.family, 0))
     if model.num_layers * per_layer > len(source.tensors):  # before anything is traced
-        raise InputError(f"{file}: asks for {model.num_layers} layers, more than the folder has tensors for")
+        raise InputError(
+            f"{file}: needs {model.num_layers} layers, more than the folder has tensors for; "
+            "use the config.json that belongs to the weights"
+        )
     if num_labels is None or num_labels == model.num_labels:
         return model
     return dataclasses.replace(model, num_labels=num_labels, labels=())
 
 
 def _listed(tensors: Sequence[str]) -> str:
-    """The first few names, and how many more there are."""
+    """Return the first few names, and the number of further ones."""
     more = f" and {len(tensors) - LISTED} more" if len(tensors) > LISTED else ""
     return ", ".join(name[:100] for name in tensors[:LISTED]) + more
 
 
 def _missing_heads(source: _Source, wanted: Wanted, asked: bool, relabelled: bool) -> list[str]:
-    """The tensors of heads that are to be made anew.
+    """Return the names of the tensors to initialize randomly.
 
     Args:
-        asked: the architecture was named by the caller.
-        relabelled: the number of labels was.
+        source: the opened folder.
+        wanted: the tensors that the model needs.
+        asked: whether the caller gave the architecture.
+        relabelled: whether the caller gave the number of labels.
 
     Raises:
-        InputError: other tensors are missing, or a shape does not fit.
+        InputError: other tensors are missing, or a shape does not match.
     """
     remade: list[str] = []
     missing: list[str] = []
     layers = sum("attention_norm/scale" in path for _, shapes in wanted.values() for path in shapes)
     backbone = hf_mapping.backbone(source.family, layers)
-    for theirs, (entry, shapes) in wanted.items():
-        shape, classifier = tensor_shape(entry, shapes), theirs.startswith(("classifier.", "score."))
-        if theirs not in source.tensors:
-            new = theirs not in backbone and (asked or (classifier and relabelled))
-            (remade if new else missing).append(theirs)
-        elif source.tensors[theirs].shape != shape:
+    for hf_name, (entry, shapes) in wanted.items():
+        shape, classifier = tensor_shape(entry, shapes), hf_name.startswith(("classifier.", "score."))
+        if hf_name not in source.tensors:
+            new = hf_name not in backbone and (asked or (classifier and relabelled))
+            (remade if new else missing).append(hf_name)
+        elif source.tensors[hf_name].shape != shape:
             if not (classifier and relabelled):
-                found, name = source.tensors[theirs].shape, source.architecture
-                raise InputError(f"{source.folder}: {theirs} has shape {found}, and a {name} needs {shape}")
-            remade.append(theirs)
+                found, name = source.tensors[hf_name].shape, source.architecture
+                raise InputError(f"{source.folder}: {hf_name} has shape {found}, and a {name} needs {shape}")
+            remade.append(hf_name)
     if missing:
-        hint = "" if backbone & set(missing) else "; name an architecture to have a head made anew"
+        hint = "" if backbone & set(missing) else "; name the architecture to initialize its missing head randomly"
         raise InputError(f"{source.folder}: a {source.architecture} lacks {_listed(missing)}{hint}")
     return remade
 
 
 def _to_ours(entry: Entry, array: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
-    """One tensor of theirs as the parameters that it holds."""
+    """Return the parameters that one of Hugging Face's tensors contains."""
     array = array.T if entry.transpose else array
     ends = np.cumsum([shape[-1] for shape in shapes.values()])
     return dict(zip(shapes, np.split(array, ends[:-1], axis=-1), strict=True))

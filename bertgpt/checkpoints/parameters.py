@@ -1,4 +1,4 @@
-"""A model's parameters by path, and the tensors of Hugging Face's that hold them."""
+"""A model's parameters by path, and Hugging Face's tensors that contain them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +16,7 @@ Params = Any
 
 
 def initial_values(model: Model, paths: Sequence[str], key: Array) -> dict[str, Array]:
-    """The initial values of some parameters, by path; compiled, so that the others are never made."""
+    """Return the initial values of the parameters at `paths`. Under jit, all other parameters are never computed."""
 
     def some(key: Array) -> dict[str, Array]:
         flat = flatten(model.init(key, example_ids(type(model).__name__))["params"])
@@ -25,11 +25,12 @@ def initial_values(model: Model, paths: Sequence[str], key: Array) -> dict[str, 
     return jax.jit(some)(key)
 
 
-# Their name of every tensor of a model -> its entry, and the shapes of the parameters that it holds.
+# Hugging Face's name of each tensor of a model -> its entry, and the shapes of the parameters that it contains.
 Wanted = dict[str, tuple[Entry, dict[str, tuple[int, ...]]]]
 
 
 def wanted_tensors(family: Family, name: str, model: Any) -> Wanted:
+    """Return the tensors that a Hugging Face folder of this model contains."""
     shapes = jax.eval_shape(model.init, jax.random.key(0), example_ids(name))["params"]
     flat = {path: leaf.shape for path, leaf in flatten(shapes).items()}
     return {
@@ -39,16 +40,18 @@ def wanted_tensors(family: Family, name: str, model: Any) -> Wanted:
 
 
 def parameter_paths(entry: Entry, family: Family, name: str) -> list[str]:
-    """An entry's parameters in this model's tree; a bare encoder has no prefix."""
+    """Return the paths of an entry's parameters in a model's tree; in a bare encoder they have no prefix."""
     prefix = f"{family.prefix}/" if hf_mapping.headless(family, name) else ""
     return [path.removeprefix(prefix) for path in entry.paths]
 
 
 def tensor_shape(entry: Entry, shapes: dict[str, tuple[int, ...]]) -> tuple[int, ...]:
+    """Return the shape of an entry's tensor in Hugging Face's file, from the shapes of its parameters."""
     first = next(iter(shapes.values()))
     joined = (*first[:-1], sum(shape[-1] for shape in shapes.values()))
     return joined[::-1] if entry.transpose else joined
 
 
 def flatten(tree: Any) -> dict[str, Any]:
+    """Return a nested tree as a flat dictionary with keys such as "block_0/attention/query/kernel"."""
     return flatten_dict(tree, sep="/")

@@ -1,4 +1,4 @@
-"""Model folders in Hugging Face's layout, written."""
+"""Write model folders in Hugging Face's layout."""
 
 import json
 from pathlib import Path
@@ -27,25 +27,26 @@ def save_pretrained(
     *,
     shard_bytes: int = SHARD_BYTES,
 ) -> None:
-    """Writes a folder that Hugging Face's `AutoModel...from_pretrained` reads, and `load_pretrained`.
+    """Write a folder that `load_pretrained` and Hugging Face's `AutoModel...from_pretrained` can read.
 
-    A new folder appears whole or not at all. Where there is one, each file of it is replaced whole, weights of another
-    layout are removed, and an old tokenizer's files where a tokenizer is given. A README.md that is there stays.
+    A new folder appears complete or not at all. In an existing folder each file is replaced atomically. Old weights in
+    another layout are removed, and, if a tokenizer is given, the files of the old tokenizer. An existing README.md is
+    kept.
 
     Args:
-        folder: made where it is missing.
-        model: one of this library's architectures.
+        folder: created if it is missing.
+        model: a model of one of this library's architectures.
         params: its parameters; written as float32.
-        tokenizer: written too, as Hugging Face's tokenizer files.
-        shard_bytes: the largest weights file.
+        tokenizer: written too if given, as Hugging Face's tokenizer files.
+        shard_bytes: the largest size of a weight file, in bytes.
 
     Raises:
-        InputError: Hugging Face's code cannot express the model, or `params` are not its parameters.
+        InputError: Hugging Face's code does not support the model, or `params` are not its parameters.
     """
     folder, name = Path(folder), type(model).__name__
     family_name = hf_mapping.family_of(name)
     if family_name is None:
-        raise InputError(f"{name} cannot be exported; only the architectures of this library can")
+        raise InputError(f"{name} cannot be exported; give a model of this library")
     family = hf_mapping.FAMILIES[family_name]
     tensors = to_theirs(family, name, model, params)
     pads = [tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>")] if tokenizer else []
@@ -62,15 +63,15 @@ def save_pretrained(
 
 
 def to_theirs(family: Family, name: str, model: Any, params: Params) -> dict[str, np.ndarray]:
-    """A model's parameters as their tensors."""
+    """Return a model's parameters as Hugging Face's tensors."""
     wanted = wanted_tensors(family, name, model)
     flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}
     shapes = {path: shape for _, paths in wanted.values() for path, shape in paths.items()}
     for path in sorted(shapes.keys() ^ flat.keys()):
-        raise InputError(f"params {'lack' if path in shapes else 'have'} {path}, unlike a {name}")
+        raise InputError(f"params {'lack' if path in shapes else 'have'} {path}, unlike a {name}; give its parameters")
     for path, shape in shapes.items():
         if flat[path].shape != shape:
-            raise InputError(f"params: {path} has shape {flat[path].shape}, and the model's config asks for {shape}")
+            raise InputError(f"params: {path} has shape {flat[path].shape}, and the model needs {shape}")
     prefix = f"{family.prefix}." if hf_mapping.headless(family, name) else ""
     tensors = {}
     for theirs, (entry, paths) in wanted.items():
@@ -102,5 +103,5 @@ model = {auto}.from_pretrained("this folder")
 
 In JAX: `model, params = bertgpt.load_pretrained("this folder")`.
 
-What text it learnt from, what it is for and how well it does are for whoever shares it to add here.
+Before you share this model, describe its training text, its intended use and its evaluation results here.
 """

@@ -1,1 +1,1 @@
-"""What trained models are used for: filled masks, vectors, text, predictions, StableHLO."""
+"""Uses of trained models: fill masks, embed and generate text, predict, export to StableHLO."""

@@ -1,6 +1,6 @@
-"""Text from a GPT-1: one pass over the prompts, then one token at a time over what the cache remembers.
+"""Text generation with a GPT-1: one pass over the prompts, then one token at a time with a key-value cache.
 
-Prompts are padded on the left: every row's next token then has the same slot. Parameters are cast once, at the start.
+Prompts are padded on the left, so the next token has the same slot in all rows. Parameters are cast once, at the start.
 """
 
 import functools
@@ -21,21 +21,24 @@ from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.model.attention import Cache, empty_cache
 from bertgpt.model.gpt import OpenAIGPTLMHeadModel, OpenAIGPTModel
 
-BUCKET = 16  # batches of one size share a compiled program up to 16, 32, 64, ... tokens of prompt and continuation
+BUCKET = 16  # lengths of prompts and continuations are rounded up to 16, 32, 64, ..., to compile fewer programs
 
 
 @struct.dataclass
 class Sampling:
-    """How a token is drawn; all but `greedy` and `filtered` are arrays, so that other values need no compilation.
+    """How the next token is chosen.
+
+    All fields except `greedy` and `filtered` are arrays, so new values need no new compilation.
 
     Attributes:
-        greedy: takes the likeliest token; the rest does not matter then.
-        filtered: whether top_k or top_p act.
-        temperature: logits are divided by it.
-        top_k: only that many of the likeliest tokens; the vocabulary's size for all.
-        top_p: only the likeliest tokens that together reach this probability (Holtzman et al. 2020).
-        key: of `jax.random`; the number of the token is folded into it.
-        end_id: a row is over after this token; -1 for none.
+        greedy: whether to take the likeliest token; the fields up to `key` then have no effect.
+        filtered: whether top_k or top_p has an effect.
+        temperature: the divisor of the logits.
+        top_k: sample from the `top_k` likeliest tokens; the size of the vocabulary for all tokens.
+        top_p: sample from the smallest set of likeliest tokens whose probabilities sum to at least `top_p` (Holtzman et
+            al. 2020).
+        key: a `jax.random` key; the index of the new token is folded into it.
+        end_id: a row ends after this token; -1: no end token.
     """
 
     greedy: bool = struct.field(pytree_node=False)
@@ -48,15 +51,15 @@ class Sampling:
 
 
 class State(NamedTuple):
-    """What a continuation carries.
+    """The state of the decoding loop.
 
     Attributes:
-        ids: [B S] int32, a slot a token: padding, prompt, continuation.
-        cache: the keys and values of every layer.
-        token: [B] int32, the newest of each row, not read yet.
-        pad: [B] int32, how many slots of a row are padding.
-        done: [B] bool, rows that have had their end token.
-        added: int32, how many tokens were.
+        ids: [B S] int32, one token per slot: padding, prompt, continuation.
+        cache: the keys and values of each layer.
+        token: [B] int32, the newest token of each row, which the model has not processed yet.
+        pad: [B] int32, the number of padding slots of each row.
+        done: [B] bool, whether a row has ended.
+        added: int32, the number of tokens added to each row.
     """
 
     ids: Array
@@ -80,27 +83,30 @@ def generate(
     end_id: int | None = None,
     cut_left: bool = False,
 ) -> Any:
-    """Continues prompts.
+    """Generate continuations of prompts.
 
     Args:
         model: an `OpenAIGPTLMHeadModel`.
         params: its parameters.
-        prompt_ids: [B T] int, T at least 1; or a list of B lists of ids, each of a length of its own. One prompt is
-            `[ids]`.
-        max_new_tokens: how many to add.
-        temperature: 0 takes the likeliest token; above, samples from softmax(logits / temperature).
-        key: of the sampling; needed where temperature is above 0.
-        top_k: samples from that many of the likeliest tokens; 0 from all.
-        top_p: samples from the likeliest tokens that together reach this probability; 1 from all.
-        end_id: nothing is added to a row after this token.
-        cut_left: a prompt that leaves no room for `max_new_tokens` loses its beginning instead of being refused.
+        prompt_ids: [B T] int, T at least 1; or a list of B lists of ids, which may differ in length. For one prompt,
+            give `[ids]`.
+        max_new_tokens: the number of tokens to add; fewer if `end_id` is generated.
+        temperature: 0: take the likeliest token; above 0: sample from softmax(logits / temperature).
+        key: the random key for sampling; required if temperature is above 0.
+        top_k: sample from the `top_k` likeliest tokens; 0: from all.
+        top_p: sample from the smallest set of likeliest tokens whose probabilities sum to at least `top_p`; 1: from
+            all.
+        end_id: the end token, after which a row is not continued; None: no end token.
+        cut_left: whether to remove the beginning of a prompt that leaves no room for `max_new_tokens`; if False, such a
+            prompt raises an error.
 
     Returns:
-        For an array [B T + max_new_tokens] int32, the prompts first, `end_id` repeated where a row ended. For lists, a
-        list of int32 arrays, each a prompt with its continuation, up to and with its end token.
+        For an array: [B T + max_new_tokens] int32, the prompts with their continuations; a row that ended is filled
+        with `end_id`. For lists: a list of int32 arrays, each a prompt with its continuation, up to and including its
+        end token.
 
     Raises:
-        InputError: the model has no next-token head, a prompt is empty or too long, an id or a setting is impossible.
+        InputError: the model has no LM head, a prompt is empty or too long, or an id or a setting is invalid.
     """
     _check_model(model, max_new_tokens)
     prompts = [_checked(model, prompt, max_new_tokens, cut_left) for prompt in prompt_ids]
@@ -137,7 +143,10 @@ def stream(
     end_id: int | None = None,
     cut_left: bool = False,
 ) -> Iterator[int]:
-    """The tokens that `generate` adds to one prompt [T], each as soon as it is known; ends after `end_id`."""
+    """Yield the tokens that `generate` would add to one prompt [T], each as soon as it is computed.
+
+    Arguments are as in `generate`, and so are errors. The iterator ends after `end_id` or `max_new_tokens` tokens.
+    """
     _check_model(model, max_new_tokens)
     prompt = _checked(model, prompt_ids, max_new_tokens, cut_left)
     return _tokens(
@@ -166,26 +175,26 @@ def _tokens(model: Any, params: Any, prompt: np.ndarray, count: int, sampling: S
 
 def _check_model(model: Any, max_new_tokens: int) -> None:
     if not isinstance(model, OpenAIGPTLMHeadModel):
-        raise InputError(f"{type(model).__name__} does not write text; load it as OpenAIGPTLMHeadModel")
+        raise InputError(f"{type(model).__name__} cannot generate text; load a GPT-1 as OpenAIGPTLMHeadModel")
     positions = model.config.max_positions
     if not 0 <= max_new_tokens < positions:
-        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0 and under {positions} positions")
+        raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0 and below {positions} positions")
 
 
 def _checked(model: Any, prompt_ids: Any, max_new_tokens: int, cut_left: bool) -> np.ndarray:
-    """A prompt that leaves room for what is to come, [T] int32."""
+    """Return a valid prompt, [T] int32, truncated on the left if `cut_left` is set and it is too long."""
     positions, prompt = model.config.max_positions, np.asarray(prompt_ids)
     if prompt.ndim != 1:
-        raise InputError(f"a prompt has {prompt.ndim} axes instead of one; give a list of prompts: one is [ids]")
+        raise InputError(f"a prompt has {prompt.ndim} axes instead of one; give a list of prompts, such as [ids]")
     if not prompt.size:
         raise InputError("the prompt has no tokens; give at least one word")
     if prompt.dtype.kind not in "iu":
-        raise InputError(f"token ids are whole numbers, not {prompt.dtype}")
+        raise InputError(f"token ids must be integers, not {prompt.dtype}")
     check_ids(prompt, model.config.vocab_size)
     if len(prompt) + max_new_tokens > positions and not cut_left:
         raise InputError(
-            f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones are over the model's {positions} "
-            "positions; shorten the prompt, ask for fewer, or have its left cut (cut_left, --cut-left)"
+            f"a prompt of {len(prompt)} tokens and {max_new_tokens} new ones exceed the model's {positions} "
+            "positions; shorten the prompt, lower max_new_tokens, or set cut_left"
         )
     return prompt[-(positions - max_new_tokens) :].astype(np.int32)
 
@@ -194,15 +203,15 @@ def _sampling(
     temperature: float, key: Array | None, top_k: int, top_p: float, end_id: int | None, vocab_size: int
 ) -> Sampling:
     if not (temperature == 0 or 1e-4 <= temperature < 1e4):
-        raise InputError(f"temperature {temperature} must be 0, or from 0.0001 to 10000")
+        raise InputError(f"temperature {temperature} must be 0, or at least 0.0001 and below 10000")
     if top_k < 0:
         raise InputError(f"top_k {top_k} must be at least 0")
     if not 0 < top_p <= 1:
-        raise InputError(f"top_p {top_p} must be above 0, up to 1")
+        raise InputError(f"top_p {top_p} must be above 0 and at most 1")
     if end_id is not None and not 0 <= end_id < vocab_size:
-        raise InputError(f"end_id {end_id} does not fit the vocabulary of {vocab_size}")
+        raise InputError(f"end_id {end_id} does not fit the vocabulary of {vocab_size}; give one of its ids")
     if temperature and key is None:
-        raise InputError("sampling needs a key: key=jax.random.key(0)")
+        raise InputError("a temperature above 0 needs a key, such as key=jax.random.key(0)")
     greedy = not temperature
     return Sampling(
         greedy=greedy,
@@ -216,33 +225,33 @@ def _sampling(
 
 
 def _bucket(length: int) -> int:
-    """The next of 16, 32, 64, ..."""
+    """Round a length up to 16, 32, 64, ..."""
     return max(BUCKET, 1 << (length - 1).bit_length())
 
 
 def _padded(prompts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Prompts of any lengths as [B P] with padding on the left, and how much of it [B]."""
+    """Return prompts of any lengths as [B P], padded on the left, and the number of padding tokens per row [B]."""
     width = _bucket(max(map(len, prompts)))
     ids = np.stack([np.pad(prompt, (width - len(prompt), 0)) for prompt in prompts])
     return ids, np.array([width - len(prompt) for prompt in prompts], np.int32)
 
 
 def _ended(row: np.ndarray, prompt: int, end_id: int | None) -> np.ndarray:
-    """A row up to its end token."""
+    """Return a row up to and including its end token, which is searched after the prompt."""
     ends = np.flatnonzero(row[prompt:] == end_id) if end_id is not None else np.zeros(0, int)
     return row[: prompt + ends[0] + 1] if ends.size else row
 
 
 def _on_cpu() -> bool:
-    """Where products of one bfloat16 vector are slower than of a float32 one."""
+    """Whether JAX computes on a CPU, where products with one bfloat16 vector are slower than with a float32 one."""
     return jax.default_backend() == "cpu"
 
 
 def cast_for_decoding(params: Any, dtype: DTypeLike, batch: int) -> Any:
-    """Parameters for a continuation of `batch` rows: kernels, and as `head` the token embeddings, rounded to the dtype
-    once and not for every token.
+    """Return the parameters for decoding `batch` rows, as {"transformer": ..., "head": token embeddings}.
 
-    On a CPU they stay float32 arrays where `batch` is 1, for the products' sake.
+    Kernels and head are rounded to `dtype` here, once, instead of for each token. On a CPU with `batch` 1, the rounded
+    values are stored as float32, since products with one float32 vector are faster there (docs/performance.md).
     """
     params = {"transformer": params["transformer"], "head": params["transformer"]["token"]["embedding"]}
     widened = _on_cpu() and batch == 1
@@ -267,31 +276,40 @@ def _rounded(params: Any, *, dtype: DTypeLike, widened: bool) -> Any:
 def prefill(
     params: Any, ids: Array, pad: Array, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike, cache_length: int
 ) -> State:
-    """Reads prompts [B P], `pad` [B] slots of each being padding, and adds the first token; `params` as
-    `cast_for_decoding` gives them."""
+    """Process prompts [B P] in one pass, and add the first token to each row.
+
+    Args:
+        params: the parameters, from `cast_for_decoding`.
+        ids: [B P] int32, the prompts, padded on the left.
+        pad: [B] int32, the number of padding tokens of each row.
+        sampling: how to choose tokens.
+        config: the model's configuration.
+        dtype: the dtype of the computation.
+        cache_length: S, the slots of the cache: P and room for the continuation.
+    """
     batch, width = ids.shape
     empty = empty_cache(config, batch, cache_length, jnp.float32 if _on_cpu() else dtype)
     logits, cache = _forward(params, ids, empty, pad, config, dtype)
-    ids = jnp.pad(ids, ((0, 0), (0, cache_length - width)))  # where a row ended, what stands here is not read
+    ids = jnp.pad(ids, ((0, 0), (0, cache_length - width)))  # slots after the end of a row are not read
     state = State(ids, cache, ids[:, 0], pad, jnp.zeros(batch, bool), jnp.int32(0))
     return _add(state, logits, sampling)
 
 
 def decode_step(params: Any, state: State, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike) -> State:
-    """Reads the newest tokens, and adds one to every row."""
+    """Process the newest token of each row, and add the next one."""
     logits, cache = _forward(params, state.token[:, None], state.cache, state.pad, config, dtype)
     return _add(state._replace(cache=cache), logits, sampling)
 
 
 def _add(state: State, logits: Array, sampling: Sampling) -> State:
-    """Chooses by logits [B V] what goes into the next slot."""
+    """Choose the next tokens from logits [B V], and write them into the next slot; ended rows get `end_id`."""
     token = jnp.where(state.done, sampling.end_id, _choose(logits, sampling, state.added))  # [B]
     ids = jax.lax.dynamic_update_slice(state.ids, token[:, None], (0, state.cache[0].start))
     return state._replace(ids=ids, token=token, done=token == sampling.end_id, added=state.added + 1)
 
 
 def _choose(logits: Array, sampling: Sampling, count: Array) -> Array:
-    """[B V] -> [B] int32."""
+    """Choose one token per row: logits [B V] -> [B] int32."""
     if sampling.greedy:
         return logits.argmax(-1).astype(jnp.int32)
     logits = logits / sampling.temperature
@@ -301,7 +319,11 @@ def _choose(logits: Array, sampling: Sampling, count: Array) -> Array:
 
 
 def filter_top_k_top_p(logits: Array, top_k: Array | int, top_p: Array | float) -> Array:
-    """[B V] with -inf at all but the `top_k` likeliest tokens, and of these all but the fewest that reach `top_p`."""
+    """Return logits [B V] with -inf for every token that top-k or top-p sampling excludes.
+
+    The `top_k` likeliest tokens are kept. Of these, after renormalization, the smallest set of likeliest tokens is kept
+    whose probabilities sum to at least `top_p`. Tokens that tie with the last kept one are kept too.
+    """
     ordered = -jnp.sort(-logits, axis=-1)
     kept = jnp.broadcast_to(jnp.arange(logits.shape[-1]) < top_k, logits.shape)
     probabilities = jax.nn.softmax(jnp.where(kept, ordered, -jnp.inf))
@@ -313,7 +335,7 @@ def filter_top_k_top_p(logits: Array, top_k: Array | int, top_p: Array | float) 
 def _forward(
     params: Any, ids: Array, cache: list[Cache], pad: Array, config: ModelConfig, dtype: DTypeLike
 ) -> tuple[Array, list[Cache]]:
-    """Reads ids [B T] into the next slots: the next token's logits [B V], and the cache with them."""
+    """Process ids [B T] in the next slots. Return the logits of the next token [B V] and the updated cache."""
     slot = cache[0].start + jnp.arange(ids.shape[1])  # [T]
     position = jnp.maximum(slot[None] - pad[:, None], 0)  # [B T]
     real = jnp.arange(cache[0].key.shape[1])[None] >= pad[:, None]  # [B S]
@@ -325,7 +347,7 @@ def _forward(
 
 
 def _as_held(linen: Any, arguments: Any, options: Any, context: nn.module.InterceptorContext) -> Any:
-    """Dense layers multiply by their kernels as `cast_for_decoding` gives them, sum in float32, and round once."""
+    """Intercept dense layers: multiply in the kernel's dtype (see `cast_for_decoding`), sum in float32, round once."""
     layer = context.module
     if not isinstance(layer, nn.Dense) or context.method_name != "__call__":
         return linen(*arguments, **options)
@@ -352,7 +374,7 @@ def _run(
     dtype: DTypeLike,
     cache_length: int,
 ) -> Array:
-    """Prompts [B P] -> [B slots] with `count` tokens added, or fewer where all rows ended."""
+    """Prompts [B P] -> [B S] with `count` tokens added, or fewer if all rows end earlier."""
     return jax.lax.while_loop(
         lambda state: (state.added < count) & ~state.done.all(),
         lambda state: decode_step(params, state, sampling, config=config, dtype=dtype),

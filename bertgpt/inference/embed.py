@@ -1,4 +1,4 @@
-"""Vectors of texts."""
+"""Text embeddings."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -24,21 +24,22 @@ def embed(
     pooling: str = "mean",
     batch_size: int = 32,
 ) -> np.ndarray:
-    """A vector for every text, from the last layer.
+    """Return one vector per text, from the last layer.
 
     Args:
-        model: a BERT or GPT-1 with any head or none.
+        model: a BERT or GPT-1, with or without a head.
         params: its parameters.
-        tokenizer: the model's.
-        texts: of any number.
-        pooling: "mean" over a text's tokens (BERT's [CLS] and [SEP] too), or "cls", the state at BERT's [CLS].
-        batch_size: texts read at once.
+        tokenizer: the model's tokenizer.
+        texts: N texts.
+        pooling: "mean" over the tokens of a text (including BERT's [CLS] and [SEP]), or "cls", the state at BERT's
+            [CLS].
+        batch_size: the number of texts per batch.
 
     Returns:
-        [N D] float32, not normalised.
+        [N D] float32, not normalized.
 
     Raises:
-        InputError: a text is empty or longer than the model's positions, or pooling is neither.
+        InputError: a text is empty or longer than the model's positions, or `pooling` is unknown.
     """
     config = model.config
     if pooling not in ("mean", "cls") or (pooling == "cls" and config.causal):
@@ -47,10 +48,10 @@ def embed(
         raise InputError("embed takes a list of texts, and a batch_size of at least 1")
     encoder: Model = OpenAIGPTModel(config) if config.causal else BertModel(config, add_pooling_layer=False)
     encoder = encoder.clone(dtype=model.dtype)
-    inner = params.get("transformer" if config.causal else "bert", params)  # a bare encoder's are its own
+    inner = params.get("transformer" if config.causal else "bert", params)  # a bare encoder has no prefix
     ids = [_text_ids(tokenizer, text, number, config) for number, text in enumerate(texts, 1)]
     vectors = np.zeros((len(ids), config.hidden_size), np.float32)
-    order = np.argsort([len(row) for row in ids], kind="stable")  # texts of like length share a batch
+    order = np.argsort([len(row) for row in ids], kind="stable")  # batch texts of similar length
     for first in range(0, len(ids), batch_size):
         chosen = order[first : first + batch_size]
         batch = _padded([ids[row] for row in chosen], batch_size, config.max_positions)
@@ -64,7 +65,7 @@ def embed(
 def _text_ids(tokenizer: Tokenizer, text: str, number: int, config: ModelConfig) -> list[int]:
     ids = tokenizer.encode(text).ids if config.causal else encode(tokenizer, text)["input_ids"][0].tolist()
     if len(ids) <= (0 if config.causal else 2):
-        raise InputError(f"text {number} is empty; leave it out")
+        raise InputError(f"text {number} is empty; remove it")
     if len(ids) > config.max_positions:
         raise InputError(f"text {number} has {len(ids)} tokens, over the model's {config.max_positions}; shorten it")
     check_ids(np.array(ids), config.vocab_size)
@@ -72,8 +73,11 @@ def _text_ids(tokenizer: Tokenizer, text: str, number: int, config: ModelConfig)
 
 
 def _padded(ids: list[list[int]], rows: int, positions: int) -> dict[str, np.ndarray]:
-    """[R T], R and T powers of two up to rows and positions, so that few programs are compiled; a missing row is one
-    token of padding."""
+    """Return a batch of input_ids and attention_mask, each [R T].
+
+    R and T are powers of two, at most `rows` and `positions`, so few programs are compiled. A row without a text has
+    one token, which is attended to and whose output is ignored.
+    """
     width = min(_power_of_two(max(map(len, ids))), positions)
     rows = min(_power_of_two(len(ids)), rows)
     tokens, mask = np.zeros((rows, width), np.int32), np.zeros((rows, width), np.int32)

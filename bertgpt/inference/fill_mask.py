@@ -1,4 +1,4 @@
-"""What a BERT says: filled masks, whether one sentence follows another, vectors of texts."""
+"""Predictions of a BERT's pretraining heads: masked tokens, and whether one sentence follows another."""
 
 from typing import Any
 
@@ -22,22 +22,22 @@ HEADS = {
 def fill_mask(
     model: Model, params: Any, tokenizer: Tokenizer, text: str, top_k: int = 5
 ) -> list[list[tuple[str, float]]]:
-    """The likeliest pieces for every [MASK] of a text, best first, with their probabilities.
+    """Return the likeliest tokens for each [MASK] of a text, best first, with their probabilities.
 
     Args:
-        model: a `BertForPreTraining`.
+        model: a `BertForPreTraining` or `BertForMaskedLM`.
         params: its parameters.
-        tokenizer: the model's.
-        text: one sequence, with at least one [MASK].
-        top_k: pieces for each.
+        tokenizer: the model's tokenizer.
+        text: one text with at least one [MASK].
+        top_k: the number of tokens per [MASK].
 
     Raises:
-        InputError: the text has no [MASK], or is longer than the model's positions.
+        InputError: the text has no [MASK] or is longer than the model's positions, or the model has no MLM head.
     """
     batch = encode(tokenizer, text)
     masked = np.flatnonzero(batch["input_ids"][0] == special_id(tokenizer, "[MASK]"))
     if not masked.size:
-        raise InputError(f"{text!r} has no [MASK]; put one where a word is to be filled in")
+        raise InputError(f"{text!r} has no [MASK]; put one in place of the word to predict")
     logits = _forward(model, params, batch, "mlm_logits")[0, masked]
     probabilities = np.asarray(jax.nn.softmax(logits))  # [masks V]
     best = np.argsort(-probabilities, axis=1)[:, :top_k]
@@ -48,15 +48,28 @@ def fill_mask(
 
 
 def next_sentence_probability(model: Model, params: Any, tokenizer: Tokenizer, first: str, second: str) -> float:
-    """The probability that `second` follows `first` in one document; arguments as `fill_mask`."""
+    """Return the probability that `second` follows `first` in one document.
+
+    Args:
+        model: a `BertForPreTraining` or `BertForNextSentencePrediction`.
+        params: its parameters.
+        tokenizer: the model's tokenizer.
+        first: a text.
+        second: a text.
+
+    Raises:
+        InputError: the texts are longer than the model's positions, or the model has no NSP head.
+    """
     logits = _forward(model, params, encode(tokenizer, first, second), "nsp_logits")
     return float(jax.nn.softmax(logits[0])[IS_NEXT])
 
 
 def _forward(model: Model, params: Any, batch: dict[str, np.ndarray], field: str) -> Array:
-    """One field of the output, if the model has a head for it."""
+    """Return one field of the output; raise InputError if the model has no head for it."""
     if type(model).__name__ not in HEADS[field]:
-        raise InputError(f"{type(model).__name__} has no {field}; load it as {HEADS[field][0]}, which does")
+        head = "MLM" if field == "mlm_logits" else "NSP"
+        classes = " or ".join(HEADS[field])
+        raise InputError(f"{type(model).__name__} has no {head} head; use a {classes}, or pretrain this model first")
     length, positions = batch["input_ids"].shape[1], model.config.max_positions
     if length > positions:
         raise InputError(f"the text has {length} tokens, over the model's {positions} positions; shorten it")

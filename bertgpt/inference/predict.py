@@ -1,4 +1,4 @@
-"""The tasks of fine-tuning: which model each needs, how its rows are read, and what a fine-tuned model says of them."""
+"""Fine-tuning tasks: the model class of each, how its rows are encoded, and the predictions of a fine-tuned model."""
 
 import dataclasses
 import functools
@@ -25,12 +25,12 @@ from bertgpt.model.blocks import Model
 
 
 class Spec(NamedTuple):
-    """What a kind of task needs.
+    """The model of a kind of task.
 
     Attributes:
-        architectures: the model's class, by `ModelConfig.architecture`.
-        outputs: fields of its output that make a prediction.
-        problem: Hugging Face's `problem_type`.
+        architectures: the model class, by `ModelConfig.architecture`.
+        outputs: the fields of its output that a prediction is computed from.
+        problem: Hugging Face's `problem_type`; None if the task has none.
     """
 
     architectures: dict[str, str]
@@ -39,7 +39,7 @@ class Spec(NamedTuple):
 
 
 CLASSIFIERS = {"bert": "BertForSequenceClassification", "gpt": "OpenAIGPTForSequenceClassification"}
-SPECS = {  # by data.task.KINDS
+SPECS = {  # by kind of task
     "classification": Spec(CLASSIFIERS, ("logits",), "single_label_classification"),
     "multi_label": Spec(CLASSIFIERS, ("logits",), "multi_label_classification"),
     "regression": Spec(CLASSIFIERS, ("logits",), "regression"),
@@ -51,10 +51,10 @@ SPECS = {  # by data.task.KINDS
 
 
 def architecture_of(kind: str, family: str) -> str:
-    """The class of model that a kind of task needs.
+    """Return the model class for a kind of task.
 
     Raises:
-        InputError: this family cannot do it.
+        InputError: the family, "bert" or "gpt", has no class for this kind.
     """
     found = SPECS[kind].architectures.get(family)
     if found is None:
@@ -63,40 +63,42 @@ def architecture_of(kind: str, family: str) -> str:
 
 
 def kind_of(model: Model) -> str:
-    """The kind of task that a model's head was made for.
+    """Return the kind of task of a model's head.
 
     Raises:
-        InputError: it has no task's head.
+        InputError: the model has no task head.
     """
     name, config = type(model).__name__, model.config
     for kind, spec in SPECS.items():
         if name in spec.architectures.values() and spec.problem in (None, config.problem):
             return kind
-    raise InputError(f"a {name} has no head of a task; fine-tune it first")
+    raise InputError(f"a {name} has no task head; fine-tune it first")
 
 
 def task_tokens(kind: str) -> tuple[str, ...]:
-    """The special tokens that GPT-1 needs beside its own."""
+    """Return the special tokens that a kind of task adds to GPT-1's vocabulary."""
     return (*GPT_TASK_TOKENS[:2], END) if kind == "sft" else GPT_TASK_TOKENS
 
 
 def task_data(
     settings: TaskSettings, config: ModelConfig, tokenizer: Tokenizer, length: int, choices: int = 2
 ) -> TaskData:
-    """How rows are read for a model.
+    """Return the encoding of a task's rows for a model.
 
     Args:
-        settings: the kind and the columns.
-        config: the model's, with its labels.
-        tokenizer: the model's, with the task's tokens.
-        length: T, tokens of an input, up to `max_positions`.
-        choices: C, of a multiple choice.
+        settings: the kind of task and the columns.
+        config: the model's configuration, with its labels.
+        tokenizer: the model's tokenizer, with the task's tokens.
+        length: T, tokens of an input, from 8 to `max_positions`.
+        choices: C, the number of choices of a multiple-choice task.
 
     Raises:
-        InputError: the length is over the model's positions.
+        InputError: the length is below 8 or above the model's positions.
     """
     if not 8 <= length <= config.max_positions:
-        raise InputError(f"a length of {length} tokens is not from 8 to the model's {config.max_positions} positions")
+        raise InputError(
+            f"the length is {length} tokens; it must be from 8 to the model's {config.max_positions} positions"
+        )
     kind, bert = settings.kind, config.architecture == "bert"
     template = make_template(tokenizer, length, bert, END if kind == "sft" else GPT_TASK_TOKENS[2])
     if kind == "multiple_choice":
@@ -129,7 +131,7 @@ def _answers(settings: TaskSettings, template: SequenceTemplate) -> Answers:
 
 
 def _labels(config: ModelConfig) -> tuple[str, ...]:
-    """The classes' names; Hugging Face's where they have none."""
+    """Return the names of the classes; LABEL_0, LABEL_1, ... as in Hugging Face if they have no names."""
     return config.labels or tuple(f"LABEL_{index}" for index in range(config.num_labels))
 
 
@@ -143,27 +145,27 @@ def predict(
     length: int | None = None,
     batch_size: int = 32,
 ) -> list[dict[str, Any]]:
-    """What a fine-tuned model says of texts.
+    """Return the predictions of a fine-tuned model.
 
     Args:
-        model: with the head of a task; a kind whose text is generated (sft) is for `respond`.
+        model: a model with a task head; for generated responses (sft) use `respond`.
         params: its parameters.
-        tokenizer: the model's.
-        rows: by column name, such as {"text": "A fine film."}.
-        settings: other columns and thresholds; the model's head decides the kind.
-        length: tokens of an input; the model's positions where None.
-        batch_size: inputs read at once.
+        tokenizer: the model's tokenizer.
+        rows: dictionaries by column name, such as {"text": "A fine film."}.
+        settings: the names of columns, and thresholds; None: the defaults. The model's head decides the kind.
+        length: tokens of an input; None: the model's positions.
+        batch_size: the number of inputs per batch.
 
     Returns:
-        For each row what its task's `decode` gives: labels and probabilities, a score, spans or tags.
+        The result of the task's `decode` for each row: labels and probabilities, a score, spans or tags.
 
     Raises:
-        InputError: the model has no task's head, or a row cannot be used.
+        InputError: the model has no task head, or a row cannot be used.
     """
     config = model.config
     settings = dataclasses.replace(settings or TaskSettings(), kind=kind_of(model))
     if settings.kind == "sft":
-        raise InputError("a language model's responses are written by bertgpt.inference.predict.respond")
+        raise InputError("predict does not generate responses (sft); use bertgpt.inference.predict.respond")
     records = [make_row(f"row {number}", row) for number, row in enumerate(rows, 1)]
     choices = most_choices(records, settings.choices)
     data = task_data(settings, config, tokenizer, length or config.max_positions, choices)
@@ -173,7 +175,7 @@ def predict(
 def predict_rows(
     model: Model, params: Any, data: TaskData, rows: Sequence[Row], fields: tuple[str, ...], batch_size: int = 32
 ) -> list[dict[str, Any]]:
-    """As `predict`, for rows whose reading is decided."""
+    """Like `predict`, for rows with a given encoding (`data`) and given output fields."""
     examples = [data.encode(row, labelled=False) for row in rows]
     source = TaskExamples(data, examples)
     outputs = []
@@ -189,7 +191,7 @@ def predict_rows(
 def decode_all(
     data: TaskData, examples: Sequence[Example], outputs: Sequence[dict[str, np.ndarray]]
 ) -> list[dict[str, Any]]:
-    """A prediction for every example, from the outputs of all features in order; more outputs are left alone."""
+    """Return one prediction per example, from the outputs of all features in order; surplus outputs are ignored."""
     predictions, at = [], 0
     for example in examples:
         predictions.append(data.decode(example, outputs[at : at + len(example.features)]))
@@ -200,18 +202,21 @@ def decode_all(
 def respond(
     model: Model, params: Any, data: TaskData, rows: Sequence[Row], max_new_tokens: int = 64, **sampling: Any
 ) -> list[str]:
-    """What a model fine-tuned on responses answers to prompts or conversations; `sampling` as `bertgpt.generate`."""
+    """Generate the responses of a fine-tuned language model to prompts or conversations.
+
+    `sampling` are keyword arguments of `bertgpt.generate`. Long prompts are truncated on the left.
+    """
     prompts = [data.encode(row, labelled=False).features[0]["input_ids"].tolist() for row in rows]
     positions = model.config.max_positions
     count = min(max_new_tokens, max(positions // 2, positions - max(map(len, prompts))))
-    prompts = [ids[:1] + ids[1:][-(positions - count - 1) :] for ids in prompts]  # as training shortens them
+    prompts = [ids[:1] + ids[1:][-(positions - count - 1) :] for ids in prompts]  # truncate as in training
     written = generate(model, params, prompts, count, end_id=data.template.end, **sampling)
     decode = data.template.tokenizer.decode
     return [decode(ids[len(prompt) :].tolist()) for ids, prompt in zip(written, prompts, strict=True)]
 
 
 def _trimmed(batch: dict[str, np.ndarray], per_token: tuple[str, ...]) -> dict[str, np.ndarray]:
-    """The batch without the columns that are padding in every row; its width a power of two or whole."""
+    """Return the batch without columns that are padding in all rows; the width is a power of two or unchanged."""
     longest = int(batch["attention_mask"].sum(-1).max())
     width = min(1 << (longest - 1).bit_length(), batch["attention_mask"].shape[-1])
     return {name: value[..., :width] if name in per_token else value for name, value in batch.items()}

@@ -1,4 +1,4 @@
-"""A model as StableHLO: one program for any batch and length, run by JAX without this library's code."""
+"""Export of a model to StableHLO: one program for any batch size and length, which JAX runs without this library."""
 
 from pathlib import Path
 from typing import Any
@@ -21,18 +21,19 @@ PLATFORMS = ("cpu", "cuda", "tpu")
 
 
 def export_stablehlo(folder: str | Path, model: Model, params: Any, tokenizer: Tokenizer | None = None) -> None:
-    """Writes model.stablehlo, weights.safetensors, a README.md that shows how to call them, and tokenizer.json.
+    """Write model.stablehlo, weights.safetensors, tokenizer.json, and a README.md that shows how to call the program.
 
-    The program takes (weights, inputs): the file's arrays by name, and `input_ids`, `attention_mask` and for BERT
-    `token_type_ids`, all int32 [batch length] ([batch choices length] for multiple choice). It returns the output's
-    fields that are not None by name, in the model's dtype, logits float32. It runs on CPU, CUDA and TPU.
+    The program takes (weights, inputs). weights are the arrays of the file by name. inputs are `input_ids`,
+    `attention_mask` and, for BERT, `token_type_ids`, all int32 [batch length], or [batch choices length] for multiple
+    choice. It returns the fields of the output that are not None by name, in the model's dtype; logits are float32. It
+    runs on CPU, CUDA and TPU.
 
     Args:
-        folder: a new one appears whole or not at all; where there is one, each file is replaced whole, but a README.md
-            stays.
-        model: any of this library's.
+        folder: a new folder appears complete or not at all; in an existing folder each file is replaced atomically, but
+            an existing README.md is kept.
+        model: a model of this library.
         params: its parameters.
-        tokenizer: written too where given.
+        tokenizer: written too if given.
     """
     exported = export_program(model, params)
     weights = {path: np.ascontiguousarray(leaf, np.float32) for path, leaf in flatten_dict(params, sep="/").items()}
@@ -45,7 +46,7 @@ def export_stablehlo(folder: str | Path, model: Model, params: Any, tokenizer: T
 
 
 def export_program(model: Any, params: Any) -> jax.export.Exported:
-    """The program, with symbolic batch (and choices) and a symbolic length up to the model's positions."""
+    """Return the program, with symbolic batch, (choices) and length; the length is at most the model's positions."""
 
     def run(weights: dict[str, Any], inputs: dict[str, Any]) -> dict[str, Any]:
         output = model.apply({"params": unflatten_dict(weights, sep="/")}, **inputs)
@@ -69,8 +70,8 @@ def _readme(model: Any) -> str:
     inputs = ", ".join(f'"{name}": np.ones({shape}, np.int32)' for name in _input_names(model))
     return f"""# {type(model).__name__} as StableHLO
 
-Needs jax and safetensors. Any batch size, up to {model.config.max_positions} tokens; `attention_mask` is 1 on real
-tokens.
+This program needs jax and safetensors. It takes any batch size and up to {model.config.max_positions} tokens per row.
+`attention_mask` is 1 for real tokens.
 
 ```python
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Masked sums of losses, and the cross-entropy over a vocabulary that is computed in blocks."""
+"""Losses and accuracies as masked sums, with a cross-entropy over the vocabulary that is computed in blocks."""
 
 from bertgpt.losses.masked import (
     Batch,

@@ -1,4 +1,4 @@
-"""Ids that fit JAX's integers, and the cross-entropy over the vocabulary that never writes all logits out."""
+"""Cross-entropy over the vocabulary, computed in blocks without materializing all logits."""
 
 import math
 from typing import Any, NamedTuple
@@ -7,16 +7,16 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-POSITIONS = 1024  # of a block, at most where a row has fewer: over 40,478 tokens its logits take 166 MB
+POSITIONS = 1024  # per block, unless one row has more: with 40,478 tokens, the logits of a block take 166 MB
 
 
 class LMHead(NamedTuple):
-    """What logits over the vocabulary are made of: x embedding^T + bias.
+    """The inputs of an LM head, whose logits are x embedding^T + bias.
 
     Attributes:
-        x: [B P D], float32 or bfloat16, which the product is made in; its sums are float32.
-        embedding: [V D], of the tokens.
-        bias: [V]; None: there is none.
+        x: [B P D], the hidden states; their dtype, float32 or bfloat16, is that of the product (float32 sums).
+        embedding: [V D], the token embeddings.
+        bias: [V]; None: no bias.
     """
 
     x: Array
@@ -25,11 +25,11 @@ class LMHead(NamedTuple):
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """[B P V], of the logits."""
+        """The shape of the logits, [B P V]."""
         return (*self.x.shape[:2], self.embedding.shape[0])
 
     def logits(self) -> Array:
-        """float32 [B P V]."""
+        """Return the logits, float32 [B P V]."""
         table = self.embedding.astype(self.x.dtype)
         logits = jnp.einsum("BPD,VD->BPV", self.x, table, preferred_element_type=jnp.float32)
         return logits if self.bias is None else logits + self.bias[None, None]
@@ -37,12 +37,12 @@ class LMHead(NamedTuple):
 
 @jax.custom_jvp
 def summed_cross_entropy(head: LMHead, labels: Array, weights: Array) -> Array:
-    """The sum of weights x -log softmax(logits)[label], in nats: labels int [B P], each a class, weights float32 [B P]
-    -> float32.
+    """Return the sum of weights x -log softmax(logits)[label] in nats, a float32 scalar.
 
-    The same as `losses.cross_entropy` of the logits, but these exist for a block of rows at a time, and where it is
-    differentiated, the gradient is made with them, so that no product is made twice. It can be differentiated forward,
-    backward and again.
+    labels are int [B P], each an existing class; weights are float32 [B P]. The result equals `losses.cross_entropy` of
+    the logits, but only the logits of one block of rows exist at a time. Under differentiation the gradient is computed
+    in the same pass, so logits are not computed twice. It supports forward-mode, reverse-mode and repeated
+    differentiation.
     """
 
     def block(rows: Any) -> Array:
@@ -54,7 +54,7 @@ def summed_cross_entropy(head: LMHead, labels: Array, weights: Array) -> Array:
 
 
 def summed_hits(head: LMHead, labels: Array, weights: Array) -> Array:
-    """The sum of the weights of positions whose label has the highest logit. Shapes as `summed_cross_entropy`."""
+    """Return the sum of the weights where the label has the highest logit. Shapes as in `summed_cross_entropy`."""
 
     def block(rows: Any) -> Array:
         x, labels, weights = rows
@@ -72,7 +72,7 @@ def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
 
 
 def _with_gradient(head: LMHead, labels: Array, weights: Array) -> tuple[Array, LMHead]:
-    """Every position's loss [B P], and the gradient of their weighted sum."""
+    """Return the loss of each position [B P], and the gradient of their weighted sum."""
     table = head.embedding.astype(head.x.dtype)
 
     def block(summed: Any, rows: Any) -> Any:
@@ -83,14 +83,14 @@ def _with_gradient(head: LMHead, labels: Array, weights: Array) -> tuple[Array, 
         total = raised.sum(-1, keepdims=True)
         losses = (jnp.log(total) + highest)[..., 0] - _at(logits, labels)
         hit = labels[..., None] == jnp.arange(logits.shape[-1])[None, None]
-        slope = (raised / total - hit) * weights[..., None]  # of the logits
+        slope = (raised / total - hit) * weights[..., None]  # the gradient of the logits
         narrow = slope.astype(x.dtype)
         dx = jnp.einsum("BPV,VD->BPD", narrow, table, preferred_element_type=jnp.float32).astype(x.dtype)
         d_table = jnp.einsum("BPV,BPD->VD", narrow, x, preferred_element_type=jnp.float32)
         d_bias = None if head.bias is None else summed[1] + slope.sum((0, 1))
         return (summed[0] + d_table, d_bias), (losses, dx)
 
-    # differs by device under shard_map where anything does that is added
+    # under shard_map the carry must vary by device, so add 0 * x
     zero = sum(0 * part.ravel()[:1].astype(jnp.float32).sum() for part in jax.tree.leaves((head, labels, weights)))
     zeros = jax.tree.map(lambda part: jnp.full(part.shape, zero), (table, head.bias))
     (d_table, d_bias), made = jax.lax.scan(block, zeros, _blocks(head.x, labels, weights))
@@ -103,7 +103,7 @@ def _at(logits: Array, labels: Array) -> Array:
 
 
 def _blocks(*arrays: Array) -> tuple[Array, ...]:
-    """Each [B P ...] -> [N R P ...], a block of R rows for each turn; rows of zeros fill the last."""
+    """Reshape each [B P ...] to [N R P ...], N blocks of R rows; the last block is padded with zeros."""
     batch, positions = arrays[0].shape[:2]
     count = max(1, math.ceil(batch / max(1, POSITIONS // max(1, positions))))
     rows = math.ceil(batch / count)

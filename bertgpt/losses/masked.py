@@ -1,10 +1,10 @@
-"""Every loss is a (sum, weight) under a mask array, and a mean is taken once, over everything that was added up.
+"""Losses and accuracies as (sum, weight) pairs under a mask. The mean is taken once, after all pairs have been added.
 
-Means of means are wrong as soon as devices, micro-batches or rows hold different numbers of counted positions.
+A mean of means is wrong if devices, micro-batches or rows have different numbers of counted positions.
 
-Where a mask is 0, a label may be anything, such as -100: it adds exactly 0 to the loss and nothing to the gradient.
-Elsewhere a class that does not exist, negative or too large, makes loss and gradient NaN. NumPy's labels may have 64
-bits, but not as an argument of a jitted function, since JAX cuts them before anything here sees them.
+Where the mask is 0, the label may have any value, such as -100: it adds exactly 0 to the loss and to the gradient.
+Elsewhere, a label outside 0 to V - 1 makes the loss and the gradient NaN. Labels may be 64-bit NumPy integers, but not
+as arguments of a jitted function, since JAX truncates them to 32 bits first.
 """
 
 from collections.abc import Sequence
@@ -23,33 +23,33 @@ Batch = dict[str, Any]
 
 
 class SumWeight(NamedTuple):
-    """A weighted sum and the weight that it was taken over, both float32 scalars."""
+    """A weighted sum and the sum of its weights, both float32 scalars."""
 
     sum: Array
     weight: Array
 
     def mean(self) -> Array:
-        """sum / weight; 0 where nothing counts."""
+        """Return sum / weight; 0 if the weight is 0."""
         return jnp.where(self.weight > 0, self.sum / jnp.where(self.weight > 0, self.weight, 1), 0)
 
 
 def masked_sum(values: Array, mask: Array) -> SumWeight:
-    """values and mask of one shape; a mask is 0, 1 or any weight between and beyond."""
-    chex.assert_equal_shape([values, mask])  # a mask that broadcasts would count its weight wrongly
+    """Return the sum of values under a mask of the same shape; a mask value is 0, 1 or any other weight."""
+    chex.assert_equal_shape([values, mask])  # the weight of a broadcast mask would be wrong
     mask = mask.astype(jnp.float32)
     return SumWeight((values * mask).sum(), mask.sum())
 
 
 def cross_entropy(logits: Array | LMHead, labels: Array, mask: Array) -> SumWeight:
-    """-log softmax(logits)[label], in nats. logits [... V], or what they are made of; labels int [...], mask [...].
+    """Return -log softmax(logits)[label] in nats. logits [... V] or an `LMHead`; labels int [...]; mask [...].
 
     Raises:
-        InputError: labels or mask are of another shape, or labels are not integers.
+        InputError: labels or mask have another shape, or labels are not integers.
     """
     *shape, classes = logits.shape
     _check_shapes(shape, labels=labels, mask=mask)
     if labels.dtype.kind not in "iu":
-        raise InputError(f"labels hold {labels.dtype}; a class is an integer")
+        raise InputError(f"labels are {labels.dtype}; they must be integers")
     labels, mask = jnp.asarray(narrowed(labels), jnp.int32), jnp.asarray(mask, jnp.float32)
     exists = (labels >= 0) & (labels < classes)
     labels, weights = jnp.where(exists, labels, 0), jnp.where(exists | (mask == 0), mask, jnp.nan)
@@ -61,14 +61,14 @@ def cross_entropy(logits: Array | LMHead, labels: Array, mask: Array) -> SumWeig
 
 
 def _check_shapes(shape: Sequence[int], **arrays: Array) -> None:
-    """An array that broadcasts would be counted wrongly."""
+    """Reject arrays of another shape, since a broadcast array would be counted wrongly."""
     for name, array in arrays.items():
         if array.shape != tuple(shape):
             raise InputError(f"{name} of shape {array.shape} does not fit the logits; it must be {tuple(shape)}")
 
 
 def accuracy(logits: Array | LMHead, labels: Array, mask: Array) -> SumWeight:
-    """The share of labels that have the highest logit. Shapes as `cross_entropy`."""
+    """Return the share of labels that have the highest logit. Shapes as in `cross_entropy`."""
     _check_shapes(logits.shape[:-1], labels=labels, mask=mask)
     labels = narrowed(labels)
     if isinstance(logits, LMHead):
@@ -94,12 +94,12 @@ def lm_loss(logits: Array | LMHead, batch: Batch) -> SumWeight:
 
 
 def bert_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
-    """BERT's two pretraining losses, whose means are added."""
+    """BERT's two pretraining losses. The training loss is the sum of their means."""
     return {"mlm_loss": mlm_loss(output.mlm_logits, batch), "nsp_loss": nsp_loss(output.nsp_logits, batch)}
 
 
 def bert_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
-    """Accuracy of both tasks, and NSP's by class: the mean of the two is the balanced accuracy."""
+    """The accuracy of both objectives, and the recall of each NSP class (their mean is the balanced accuracy)."""
     label, mask = batch["next_sentence_label"], batch["nsp_loss_mask"]
     return {
         "mlm_accuracy": accuracy(output.mlm_logits, batch["labels"], batch["loss_mask"]),
@@ -120,13 +120,13 @@ def gpt_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
 
 
 def class_loss(logits: Array, batch: Batch, problem: str) -> SumWeight:
-    """A classifier's loss: logits [B L] (regression [B 1]) against `labels` under `loss_mask` [B]; where rows are
-    packed, each with an axis K after B.
+    """The loss of a classifier. If rows are packed, every array has an axis K after B.
 
     Args:
-        logits: of every class.
-        batch: `labels` are int [B]; float [B L] of zeros and ones, whose binary cross-entropy is averaged over L; or
-            float [B], whose squared error counts.
+        logits: [B L] for L classes; [B 1] for regression.
+        batch: `labels` and `loss_mask` [B]. For one class, labels are int [B]. For several, they are zeros and ones,
+            float [B L], and the binary cross-entropy is averaged over L. For regression, they are float [B], and the
+            loss is the squared error.
         problem: "single_label_classification", "multi_label_classification" or "regression".
     """
     labels, mask = batch["labels"], batch["loss_mask"]
@@ -136,13 +136,13 @@ def class_loss(logits: Array, batch: Batch, problem: str) -> SumWeight:
     if problem == "multi_label_classification":
         _check_shapes(logits.shape, labels=labels)
         labels = jnp.where(mask[..., None] != 0, labels, 0)
-        # -log sigmoid(x) for a label that holds, -log sigmoid(-x) for one that does not
+        # -log sigmoid(x) where the label is 1, -log sigmoid(-x) where it is 0
         return masked_sum((jax.nn.softplus(logits) - logits * labels).mean(-1), mask)
     return masked_sum((logits[..., 0] - jnp.where(mask != 0, labels, 0)) ** 2, mask)
 
 
 def class_accuracy(logits: Array, batch: Batch, problem: str) -> dict[str, SumWeight]:
-    """The share of rows, or of (row, label) pairs, that are right; nothing for regression."""
+    """The share of correct rows, or of correct (row, label) pairs for multi-label; {} for regression."""
     labels, mask = batch["labels"], batch["loss_mask"]
     if problem == "single_label_classification":
         return {"accuracy": accuracy(logits, labels, mask)}
@@ -152,19 +152,21 @@ def class_accuracy(logits: Array, batch: Batch, problem: str) -> dict[str, SumWe
 
 
 def choice_logits(mc_logits: Array, choice_mask: Array) -> Array:
-    """[B C] with what is no choice (0 in `choice_mask`) far below every one that is."""
+    """Return mc_logits [B C] with -1e9 where `choice_mask` is 0 (no choice)."""
     return jnp.where(choice_mask > 0, mc_logits, -1e9)
 
 
 def auxiliary_lm_loss(logits: Array, batch: Batch) -> SumWeight:
-    """Next-token loss of a task's own texts: logits [... T V], `lm_labels` under `lm_loss_mask` [... T]
-    (Radford et al. 2018, equation 5). The mask's weights make it a mean over texts of their means over tokens."""
+    """Next-token loss on the texts of a task: logits [... T V], `lm_labels` under `lm_loss_mask` [... T]
+    (Radford et al. 2018, equation 5). The weights of the mask average over the tokens of each text, then over texts.
+    """
     return cross_entropy(logits, batch["lm_labels"], batch["lm_loss_mask"])
 
 
 def span_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
-    """Cross-entropy of an answer's first and last token, `start_positions` and `end_positions` [B]; their mean is the
-    loss (run_squad.py of google-research/bert)."""
+    """Cross-entropy of an answer's first and last token, `start_positions` and `end_positions` [B]. The loss is their
+    mean (run_squad.py of google-research/bert).
+    """
     return {
         f"{end}_loss": cross_entropy(getattr(output, f"{end}_logits"), batch[f"{end}_positions"], batch["loss_mask"])
         for end in ("start", "end")
@@ -172,7 +174,7 @@ def span_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
 
 
 def span_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
-    """The share of windows whose first and last token are both right."""
+    """The share of windows whose first and last token are both correct."""
     right = [
         getattr(output, f"{end}_logits").argmax(-1) == narrowed(batch[f"{end}_positions"]) for end in ("start", "end")
     ]

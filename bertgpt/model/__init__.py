@@ -1,3 +1,3 @@
-"""The models: one transformer block, BERT and GPT-1 with their heads."""
+"""The models: the shared transformer block, and BERT and GPT-1 with their heads."""
 
 from bertgpt.model import masks as masks  # bertgpt.masks

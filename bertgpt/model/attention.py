@@ -1,4 +1,4 @@
-"""Multi-head self-attention, and the table of kernels that compute it."""
+"""Multi-head self-attention, and the kernels that compute it."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -17,11 +17,11 @@ from bertgpt.model.masks import cache_mask, dense_mask
 
 
 class AttentionOutput(NamedTuple):
-    """What a kernel returns.
+    """The output of a kernel.
 
     Attributes:
-        mixed: [B T H W], the values under the probabilities.
-        probabilities: [B H T S]; None from a kernel that never writes them out.
+        mixed: [B T H W], the sum of the values, weighted by the probabilities.
+        probabilities: [B H T S]; None from a kernel that does not materialize them.
     """
 
     mixed: Array
@@ -30,10 +30,10 @@ class AttentionOutput(NamedTuple):
 
 @struct.dataclass
 class Cache:
-    """The keys and values of the tokens that a layer has read, a slot a token.
+    """The keys and values of the tokens that a layer has processed, one slot per token.
 
     Attributes:
-        key, value: [B*H S W]; with an axis for each of B and H, XLA copies those of one row.
+        key, value: [B*H S W]. With separate axes for B and H, XLA copies the keys and values of a batch of one row.
         start: int32, the slot of the next token.
     """
 
@@ -42,7 +42,7 @@ class Cache:
     start: Array
 
     def append(self, key: Array, value: Array) -> "Cache":
-        """The cache with those of T more tokens, [B T H W]."""
+        """Return the cache with the keys and values of T more tokens, [B T H W]; `start` is unchanged."""
         width, count = key.shape[-1], key.shape[1]
 
         def written(old: Array, new: Array) -> Array:
@@ -52,18 +52,18 @@ class Cache:
         return self.replace(key=written(self.key, key), value=written(self.value, value))  # type: ignore[attr-defined]
 
     def advance(self, count: int) -> "Cache":
-        """The cache, whose next token comes `count` slots later."""
+        """Return the cache with `start` moved by `count` slots."""
         return self.replace(start=self.start + count)  # type: ignore[attr-defined]
 
 
 def empty_cache(config: ModelConfig, batch: int, slots: int, dtype: DTypeLike) -> list[Cache]:
-    """A cache for each layer, for B rows of S slots."""
+    """Return one empty cache per layer, for `batch` rows of `slots` tokens."""
     shape = (batch * config.num_heads, slots, config.hidden_size // config.num_heads)
     return [Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0)) for _ in range(config.num_layers)]
 
 
 class Masks(NamedTuple):
-    """Who may attend to whom; fields as the arguments of `masks.dense_mask`."""
+    """Which positions may attend to which; the fields are the arguments of `masks.dense_mask`."""
 
     causal: bool
     attention_mask: Array | None = None
@@ -71,16 +71,16 @@ class Masks(NamedTuple):
 
 
 class Request(NamedTuple):
-    """What decides whether a kernel can be used.
+    """The facts that decide whether a kernel can be used.
 
     Attributes:
-        device: that computes.
-        dtype: of queries, keys and values.
-        length: T, query tokens.
-        width: W, of a head.
-        dropout: of the probabilities.
-        cached: whether keys and values lie in a cache.
-        probabilities: whether they are to be returned.
+        device: the device that computes.
+        dtype: the dtype of queries, keys and values.
+        length: T, the number of query tokens.
+        width: W, the width of a head.
+        dropout: the dropout rate of the probabilities.
+        cached: whether keys and values are in a cache.
+        probabilities: whether the probabilities must be returned.
     """
 
     device: Any
@@ -96,8 +96,8 @@ class Kernel(NamedTuple):
     """A way to compute attention. To add one, write both functions and list it in `KERNELS`.
 
     Attributes:
-        name: shown to the user.
-        obstacle: why it cannot serve a request, in one phrase; None where it can.
+        name: the name shown to the user.
+        obstacle: a function that returns why the kernel cannot serve a request, in one phrase; None if it can.
         function: (query, key, value, masks, cache, dropout) -> AttentionOutput.
     """
 
@@ -118,15 +118,15 @@ def attend(
     dropout: Dropout | None = None,
     probabilities: bool = False,
 ) -> AttentionOutput:
-    """Self-attention by the first kernel of `KERNELS` that can serve it.
+    """Compute self-attention with the first kernel of `KERNELS` that can.
 
     Args:
         query, key, value: [B T H W].
-        causal: whether a position sees only itself and what stands before it.
-        attention_mask, pack_ids: [B T] as in `masks.py`; with a cache [B S], of its slots.
-        cache: of earlier tokens, to which these keys and values have been appended; None: there are no others.
-        dropout: of the probabilities.
-        probabilities: whether the output has them.
+        causal: whether a position attends only to itself and earlier positions.
+        attention_mask, pack_ids: [B T] as in `masks.py`; with a cache [B S], one value per slot.
+        cache: the cache with earlier tokens, to which these keys and values were already appended; None: no cache.
+        dropout: dropout of the probabilities.
+        probabilities: whether to return the probabilities.
     """
     rate = 0.0 if dropout is None or dropout.deterministic else dropout.rate
     request = Request(
@@ -137,33 +137,36 @@ def attend(
 
 
 def target_device() -> Any:
-    """The device that JAX computes on here."""
+    """Return the device that JAX computes on by default."""
     chosen = jax.config.jax_default_device  # type: ignore[attr-defined]  # a device, its kind, or None
     return chosen if isinstance(chosen, jax.Device) else jax.devices(chosen)[0]
 
 
 def cudnn_obstacle(request: Request) -> str | None:
-    """Why cuDNN's fused attention cannot serve."""
+    """Return why cuDNN's fused attention cannot serve a request; None if it can."""
     device, dtype, length, width = request[:4]
     if not device.device_kind.startswith("NVIDIA"):
-        return f"the device is a {device.device_kind}"
+        return f"it needs an NVIDIA GPU, and the device is a {device.device_kind}"
     if float(device.compute_capability) < 8:
-        return f"the GPU's compute capability is {device.compute_capability}, under 8.0"
+        return f"it needs compute capability 8.0 or higher, and the GPU has {device.compute_capability}"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
-        return f"it takes bfloat16, and this is {jnp.dtype(dtype)}"
+        return f"it needs bfloat16 or float16, and the dtype is {jnp.dtype(dtype)}"
     if width % 8 or width > 128 or length % 2:
-        return f"it takes heads of a width that 8 divides, to 128, and an even length; these are {width} and {length}"
+        return (
+            "it needs a head width that is a multiple of 8 up to 128, and an even length; "
+            f"they are {width} and {length}"
+        )
     if request.cached or request.probabilities:
-        return "it takes no cache and returns no probabilities"
+        return "it supports no cache and returns no probabilities"
     if request.dropout:
-        return f"JAX's call of it has no dropout, and model.attention_dropout is {request.dropout}"
+        return f"it supports no dropout in JAX, and model.attention_dropout is {request.dropout}"
     return None
 
 
 def cudnn_attention(
     query: Array, key: Array, value: Array, masks: Masks, cache: None = None, dropout: Any = None, by: Any = "cudnn"
 ) -> AttentionOutput:
-    """`dot_product_attention` by `jax.nn.dot_product_attention`, which never writes the scores out under cuDNN."""
+    """Compute `dot_product_attention` with JAX's function of this name; with cuDNN it never materializes the scores."""
     length = query.shape[1]
     mask = dense_mask(length, **masks._replace(causal=False)._asdict())
     if mask is not None:
@@ -173,18 +176,18 @@ def cudnn_attention(
 
 
 def decode_obstacle(request: Request) -> str | None:
-    """Why attention of one new token a row cannot serve."""
+    """Return why the kernel for one new token per row cannot serve a request; None if it can."""
     if not request.cached or request.length != 1:
-        return "it takes one token a row and a cache"
-    return "it has no dropout and returns no probabilities" if request.dropout or request.probabilities else None
+        return "it needs one token per row and a cache"
+    return "it supports no dropout and returns no probabilities" if request.dropout or request.probabilities else None
 
 
 def decode_attention(
     query: Array, key: Array, value: Array, masks: Masks, cache: Cache, dropout: Any = None
 ) -> AttentionOutput:
-    """`dot_product_attention` of one token a row over a cache.
+    """Compute `dot_product_attention` for one token per row over a cache.
 
-    Without an axis for the token, XLA reads the cache where it lies; with one it copies it first.
+    Without an axis for the token, XLA reads the cache in place. With one, it copies the cache first.
     """
     batch, _, heads, width = query.shape
     rows = query.reshape(batch * heads, width).astype(cache.key.dtype)
@@ -204,9 +207,9 @@ def dot_product_attention(
     cache: Cache | None = None,
     dropout: nn.Module | None = None,
 ) -> AttentionOutput:
-    """softmax(query key^T / sqrt(W)) value, the softmax in float32; the plain form that the others are compared with.
+    """Return softmax(query key^T / sqrt(W)) value, with the softmax in float32: the reference for the other kernels.
 
-    query, key and value are [B T H W]; `masks`, `cache` and `dropout` as of `attend`. Source: Vaswani et al. 2017,
+    query, key and value are [B T H W]; `masks`, `cache` and `dropout` are as in `attend`. Source: Vaswani et al. 2017,
     section 3.2.1.
     """
     if cache is None:
@@ -225,7 +228,7 @@ def dot_product_attention(
     return AttentionOutput(jnp.einsum("BHTS,BSHW->BTHW", probabilities, value), probabilities)
 
 
-KERNELS = (  # best first; the last one can do everything
+KERNELS = (  # in order of preference; the last one serves every request
     Kernel("decode", decode_obstacle, decode_attention),
     Kernel("cuDNN", cudnn_obstacle, cudnn_attention),
     Kernel("plain", lambda request: None, dot_product_attention),
@@ -248,7 +251,7 @@ class Attention(nn.Module):
         deterministic: bool = True,
         cache: Cache | None = None,
     ) -> tuple[Array, Cache | None]:
-        """The output, and the cache with this layer's keys and values of x."""
+        """Return the output, and the cache with the keys and values of x added (None without a cache)."""
         config = self.config
         heads = (*x.shape[:2], config.num_heads, config.hidden_size // config.num_heads)  # B T H W
         query, key, value = (

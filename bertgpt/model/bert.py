@@ -1,4 +1,4 @@
-"""BERT: embeddings, the bidirectional stack, the pooler, and a model a head (Devlin et al. 2019)."""
+"""BERT: embeddings, the bidirectional stack, the pooler, and one model class per head (Devlin et al. 2019)."""
 
 import dataclasses
 from typing import Any, ClassVar
@@ -21,7 +21,7 @@ from bertgpt.model.outputs import ModelOutput
 
 
 class BertEmbeddings(nn.Module):
-    """dropout(LayerNorm(token + position + segment)), summed in float32: ids [B T] -> [B T D] of the dtype."""
+    """dropout(LayerNorm(token + position + segment)), summed in float32: ids [B T] -> [B T D] in `dtype`."""
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
@@ -52,7 +52,7 @@ class BertEmbeddings(nn.Module):
 
 
 class BertModel(Model):
-    """The encoder with its pooler; without it where no head reads it."""
+    """The encoder, with a pooler unless `add_pooling_layer` is False."""
 
     add_pooling_layer: bool = True
 
@@ -74,21 +74,21 @@ class BertModel(Model):
         deterministic: bool = True,
         output_hidden_states: bool = False,
     ) -> ModelOutput:
-        """Encodes ids. One outside its range gives NaN there and wherever attention spreads it.
+        """Encode ids. An id outside its range gives NaN at its position and wherever attention spreads it.
 
         Args:
-            input_ids: [B T] int, under `vocab_size`; at most `max_positions` in a row, or more with `position_ids`.
-            attention_mask: [B T], nonzero = a real token; None: all are.
-            token_type_ids: [B T] int, under `type_vocab_size`; None: all 0.
-            position_ids: [B T] or [1 T] int, under `max_positions`; None: 0, 1, 2, ...
-            pack_ids: [B T] int, equal within one example of a row; None: a row is one example.
-            cls_positions: [B K] int under T, where the [CLS] of each example stands; None: at 0. Given, `pooler_output`
-                and all that heads make of it have an axis K after B.
-            deterministic: False needs `rngs={"dropout": key}`.
-            output_hidden_states: also return every layer's output.
+            input_ids: [B T] int, below `vocab_size`. T is at most `max_positions`, unless `position_ids` is given.
+            attention_mask: [B T], nonzero = a real token; None: all tokens are real.
+            token_type_ids: [B T] int, below `type_vocab_size`; None: all 0.
+            position_ids: [B T] or [1 T] int, below `max_positions`; None: 0, 1, 2, ...
+            pack_ids: [B T] int, equal for all tokens of one example; None: a row is one example.
+            cls_positions: [B K] int below T, the position of the [CLS] of each example; None: position 0. If given,
+                `pooler_output` and the outputs of heads that read it have an axis K after B.
+            deterministic: False turns dropout on and needs `rngs={"dropout": key}`.
+            output_hidden_states: also return the output of each layer.
 
         Raises:
-            InputError: the arguments' shapes do not fit together, or a row is too long; raised while tracing.
+            InputError: the shapes of the arguments do not fit together, or a row is too long; raised while tracing.
         """
         others = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "pack_ids": pack_ids}
         check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **others)
@@ -103,7 +103,7 @@ class BertModel(Model):
 
 
 class MLMHead(nn.Module):
-    """LayerNorm(activation(dense(x))) times the token embeddings, plus a bias of its own: of x [B P D]."""
+    """LayerNorm(activation(dense(x))) times the token embeddings, plus a bias, as an `LMHead`: x [B P D]."""
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
@@ -118,31 +118,31 @@ class MLMHead(nn.Module):
 
 
 class BertWithHeads(Model):
-    """What every BERT with heads does: reads its inputs as `BertModel`, and adds the heads' outputs.
+    """Base class of BERT with heads: calls `BertModel`, and adds the outputs of the heads.
 
-    A subclass makes its heads in `setup`, and says in `heads` what they give. Those that read no `pooler_output` have
-    an encoder without a pooler.
+    A subclass creates its heads in `setup` and computes their outputs in `heads`. If they do not read `pooler_output`,
+    it sets `pooled` to False, and its encoder has no pooler.
     """
 
     pooled: ClassVar[bool] = True
-    head_options: ClassVar[tuple[str, ...]] = ()  # names of arguments that go to `heads`
+    head_options: ClassVar[tuple[str, ...]] = ()  # names of the arguments passed on to `heads`
 
     def setup(self) -> None:
         self.bert = BertModel(self.config, self.dtype, self.remat, add_pooling_layer=self.pooled)
 
     def __call__(self, *inputs: Any, deterministic: bool = True, **options: Any) -> ModelOutput:
-        """Arguments and errors as `BertModel`, and the class's `head_options`."""
+        """Compute the outputs; arguments and errors as of `BertModel`, and the `head_options` of the class."""
         of_heads = {name: options.pop(name) for name in self.head_options if name in options}
         output = self.bert(*inputs, deterministic=deterministic, **options)
         return dataclasses.replace(output, **self.heads(output, deterministic, **of_heads))
 
     def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
-        """The fields that the heads add to the encoder's output."""
+        """Return the fields that the heads add to the encoder's output."""
         raise NotImplementedError
 
 
 class BertForPreTraining(BertWithHeads):
-    """BERT with both heads of its pretraining: masked tokens and next sentence (section 3.1)."""
+    """BERT with both pretraining heads: masked tokens and next sentence (section 3.1)."""
 
     head_options = ("masked_positions", "output_logits")
 
@@ -158,13 +158,14 @@ class BertForPreTraining(BertWithHeads):
         masked_positions: Array | None = None,
         output_logits: bool = True,
     ) -> dict[str, Any]:
-        """`nsp_logits` [B 2] (with `cls_positions` [B K 2]) and `mlm_logits`.
+        """Return `nsp_logits` [B 2] ([B K 2] with `cls_positions`) and `mlm_logits`.
 
         Args:
-            output: of the encoder.
+            output: the encoder's output.
             deterministic: not used.
-            masked_positions: [B P] int under T: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
-            output_logits: False: `mlm_logits` is what they are made of, for losses that never write them all out.
+            masked_positions: [B P] int below T: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
+            output_logits: False: `mlm_logits` is an `LMHead` (states, embedding, bias); the losses compute the logits
+                in blocks.
         """
         x = gather(output.last_hidden_state, "masked_positions", masked_positions)
         head = self.mlm_head(x, self.bert.embeddings.token.embedding)
@@ -175,7 +176,10 @@ class BertForPreTraining(BertWithHeads):
 
 
 def gather(x: Array, name: str, positions: Array | None) -> Array:
-    """x [B T D] at positions [B P] -> [B P D], NaN beyond x; all of x where there are none. `name` is their name."""
+    """x [B T D] at positions [B P] -> [B P D], with NaN for a position outside x; None: x itself.
+
+    `name` is the name of the positions in an error.
+    """
     if positions is None:
         return x
     check_array(name, positions, "BP", {"B": x.shape[0]})
@@ -183,7 +187,7 @@ def gather(x: Array, name: str, positions: Array | None) -> Array:
 
 
 class BertForMaskedLM(BertWithHeads):
-    """BERT with the masked-token head alone, and so without a pooler."""
+    """BERT with only the masked-token head, and without a pooler."""
 
     pooled = False
     head_options = ("masked_positions",)
@@ -193,27 +197,28 @@ class BertForMaskedLM(BertWithHeads):
         self.mlm_head = MLMHead(self.config, self.dtype)
 
     def heads(self, output: ModelOutput, deterministic: bool, masked_positions: Array | None = None) -> dict[str, Any]:
-        """`mlm_logits` [B T V]; [B P V] at `masked_positions` [B P]."""
+        """Return `mlm_logits` [B T V]; [B P V] with `masked_positions` [B P]."""
         x = gather(output.last_hidden_state, "masked_positions", masked_positions)
         return {"mlm_logits": self.mlm_head(x, self.bert.embeddings.token.embedding).logits()}
 
 
 class BertForNextSentencePrediction(BertWithHeads):
-    """BERT with the next-sentence head alone."""
+    """BERT with only the next-sentence head."""
 
     def setup(self) -> None:
         super().setup()
         self.nsp_head = dense(2, self.config, self.dtype)
 
     def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
-        """`nsp_logits` [B 2]."""
+        """Return `nsp_logits` [B 2]."""
         return {"nsp_logits": self.nsp_head(output.pooler_output).astype(jnp.float32)}
 
 
 class BertForSequenceClassification(BertWithHeads):
-    """Classes of a text or a pair: a dense layer on the pooler's output (section 4.1).
+    """Classification of a text or a pair of texts: a dense layer on the pooler's output (section 4.1).
 
-    The labels' kind decides the loss: one class, several (`multi_label_classification`) or a number (`regression`).
+    `ModelConfig.problem` decides the loss, for one class, several (`multi_label_classification`) or a number
+    (`regression`).
     """
 
     def setup(self) -> None:
@@ -222,13 +227,13 @@ class BertForSequenceClassification(BertWithHeads):
         self.classifier = dense(self.config.num_labels, self.config, self.dtype)
 
     def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
-        """`logits` [B num_labels]."""
+        """Return `logits` [B num_labels]."""
         x = self.dropout(output.pooler_output, deterministic=deterministic)
         return {"logits": self.classifier(x).astype(jnp.float32)}
 
 
 class BertForMultipleChoice(BertWithHeads):
-    """One number for every choice, from the pooler's output (section 4.4)."""
+    """One logit per choice, from the pooler's output (section 4.4)."""
 
     def setup(self) -> None:
         super().setup()
@@ -243,19 +248,19 @@ class BertForMultipleChoice(BertWithHeads):
         position_ids: Array | None = None,
         **options: Any,
     ) -> ModelOutput:
-        """Every input is [B C T]; adds `mc_logits` [B C]. The other fields have B x C rows."""
+        """Compute the outputs from inputs [B C T], with `mc_logits` [B C]. The other fields have B x C rows."""
         others = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
         output: Any = super().__call__(*flatten_choices(self.config, input_ids, **others), **options)
         return dataclasses.replace(output, mc_logits=output.mc_logits.reshape(input_ids.shape[:2]))
 
     def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
-        """`mc_logits` [B*C 1]."""
+        """Return `mc_logits` [B*C 1]."""
         x = self.dropout(output.pooler_output, deterministic=deterministic)
         return {"mc_logits": self.classifier(x).astype(jnp.float32)}
 
 
 class BertForTokenClassification(BertWithHeads):
-    """A class for every token (section 5.3)."""
+    """Classification of each token (section 5.3)."""
 
     pooled = False
 
@@ -265,13 +270,13 @@ class BertForTokenClassification(BertWithHeads):
         self.classifier = dense(self.config.num_labels, self.config, self.dtype)
 
     def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
-        """`logits` [B T num_labels]."""
+        """Return `logits` [B T num_labels]."""
         x = self.dropout(output.last_hidden_state, deterministic=deterministic)
         return {"logits": self.classifier(x).astype(jnp.float32)}
 
 
 class BertForQuestionAnswering(BertWithHeads):
-    """Where an answer begins and ends: two vectors times every token's state (section 4.2)."""
+    """The start and end of an answer: two logits per token, from its final state (section 4.2)."""
 
     pooled = False
 
@@ -280,6 +285,6 @@ class BertForQuestionAnswering(BertWithHeads):
         self.qa_outputs = dense(2, self.config, self.dtype)
 
     def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
-        """`start_logits` and `end_logits`, each [B T]."""
+        """Return `start_logits` and `end_logits`, each [B T]."""
         logits = self.qa_outputs(output.last_hidden_state).astype(jnp.float32)  # [B T 2]
         return {"start_logits": logits[..., 0], "end_logits": logits[..., 1]}

@@ -14,15 +14,15 @@ from bertgpt.model.attention import Attention, Cache
 from bertgpt.model.dropout import Dropout
 from bertgpt.model.layers import ACTIVATIONS, dense, layer_norm
 
-REMAT: dict[str, Callable[..., bool] | None] = {  # what is kept of a block beside its input
-    "none": None,  # everything that the backward pass reads
-    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # products with parameters; not attention's own
-    "full": jax.checkpoint_policies.nothing_saveable,
+REMAT: dict[str, Callable[..., bool] | None] = {  # what a block keeps, in addition to its input
+    "none": None,  # keep everything that the backward pass reads
+    "dots": jax.checkpoint_policies.dots_with_no_batch_dims_saveable,  # keep weight matmuls, recompute attention scores
+    "full": jax.checkpoint_policies.nothing_saveable,  # keep nothing
 }
 
 
 class FeedForward(nn.Module):
-    """x [B T D] -> activation(x up) down [B T D], through width F."""
+    """x [B T D] -> down(activation(up(x))) [B T D], with an inner width of F."""
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
@@ -34,7 +34,7 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer of either model: post-LN, as both papers have it. x [B T D] -> [B T D], and its cache."""
+    """One layer of BERT or GPT-1, post-LN as in both papers: x [B T D] -> [B T D], and its cache."""
 
     config: ModelConfig
     causal: bool
@@ -62,13 +62,13 @@ class Block(nn.Module):
 
 
 class Model(nn.Module):
-    """What every model is given.
+    """Base class of all models.
 
     Attributes:
         config: sizes and constants.
-        dtype: that it computes in; parameters stay float32.
-        remat: what the backward pass finds kept (one of REMAT); the rest of a block it computes again, so that a larger
-            batch fits. Outputs and gradients are the same.
+        dtype: the dtype of the computation; parameters stay float32.
+        remat: activation checkpointing (a key of REMAT): "dots" and "full" recompute more in the backward pass and use
+            less memory. Outputs and gradients are the same.
     """
 
     config: ModelConfig
@@ -77,9 +77,9 @@ class Model(nn.Module):
 
 
 class Stack(Model):
-    """`num_layers` blocks, one after the other, each with parameters of its own.
+    """`num_layers` blocks in sequence, with separate parameters.
 
-    A plain loop: a scan over stacked parameters compiles in half the time, but costs over 5 % of a step
+    The layers are a Python loop. A scan over stacked parameters compiles faster, but a step takes over 5 % longer
     (docs/performance.md).
     """
 
@@ -92,11 +92,11 @@ class Stack(Model):
         deterministic: bool = True,
         cache: Sequence[Cache] | None = None,
     ) -> tuple[list[Array], list[Cache] | None]:
-        """x [B T D] -> every block's output, each [B T D], and every block's cache where there is one."""
+        """x [B T D] -> the output of each block [B T D], and the cache of each block (None without a cache)."""
         outputs: list[Array] = []
         caches: list[Any] = []
         kept = REMAT[self.remat]
-        make = Block if kept is None else nn.remat(Block, policy=kept, static_argnums=(4,))  # deterministic
+        make = Block if kept is None else nn.remat(Block, policy=kept, static_argnums=(4,))  # 4: deterministic
         for layer in range(self.config.num_layers):
             block = make(self.config, self.config.causal, self.dtype, name=f"block_{layer}")
             x, filled = block(x, attention_mask, pack_ids, deterministic, cache[layer] if cache else None)

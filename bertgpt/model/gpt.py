@@ -1,4 +1,4 @@
-"""GPT-1: embeddings, the causal stack, the tied head, and a model a task head (Radford et al. 2018)."""
+"""GPT-1: embeddings, the causal stack, the tied LM head, and one model class per task head (Radford et al. 2018)."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -43,20 +43,20 @@ class OpenAIGPTModel(Model):
         deterministic: bool = True,
         output_hidden_states: bool = False,
     ) -> ModelOutput:
-        """Reads ids from left to right. One outside its range gives NaN there and wherever attention spreads it.
+        """Encode ids. An id outside its range gives NaN at its position and wherever attention spreads it.
 
         Args:
-            input_ids: [B T] int, under `vocab_size`; at most `max_positions` in a row, or more with `position_ids`.
-            attention_mask: [B T], nonzero = a real token; None: all are.
-            position_ids: [B T] or [1 T] int, under `max_positions`; None: 0, 1, 2, ...
-            pack_ids: [B T] int, equal within one example of a row; None: a row is one example.
-            cache: of the tokens before these, from `empty_cache` or an earlier output. `attention_mask` and `pack_ids`
-                are then [B S], of its slots, and positions count from its next slot.
-            deterministic: False needs `rngs={"dropout": key}`.
-            output_hidden_states: also return every layer's output.
+            input_ids: [B T] int, below `vocab_size`. T is at most `max_positions`, unless `position_ids` is given.
+            attention_mask: [B T], nonzero = a real token; None: all tokens are real.
+            position_ids: [B T] or [1 T] int, below `max_positions`; None: 0, 1, 2, ...
+            pack_ids: [B T] int, equal for all tokens of one example; None: a row is one example.
+            cache: the keys and values of earlier tokens, from `empty_cache` or an earlier output. `attention_mask` and
+                `pack_ids` are then [B S], one value per slot, and positions count from the cache's next slot.
+            deterministic: False turns dropout on and needs `rngs={"dropout": key}`.
+            output_hidden_states: also return the output of each layer.
 
         Raises:
-            InputError: the arguments' shapes do not fit together, or a row is too long; raised while tracing.
+            InputError: the shapes of the arguments do not fit together, or a row is too long; raised while tracing.
         """
         of_slots = {} if cache else {"attention_mask": attention_mask, "pack_ids": pack_ids}
         check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **of_slots)
@@ -74,7 +74,7 @@ class OpenAIGPTModel(Model):
 
 
 class OpenAIGPTLMHeadModel(Model):
-    """GPT-1 with next-token logits: the hidden state times the token embeddings, no bias."""
+    """GPT-1 with next-token logits: the hidden state times the token embeddings, without a bias."""
 
     def setup(self) -> None:
         self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
@@ -88,10 +88,10 @@ class OpenAIGPTLMHeadModel(Model):
         output_logits: bool = True,
         **options: Any,
     ) -> ModelOutput:
-        """As `OpenAIGPTModel`, with `logits` [B T V]: position t predicts token t + 1.
+        """Compute the outputs of `OpenAIGPTModel` and `logits` [B T V]: position t predicts token t + 1.
 
         Args:
-            output_logits: False: `logits` is what they are made of, for losses that never write them all out.
+            output_logits: False: `logits` is an `LMHead` (states, embedding); the losses compute the logits in blocks.
         """
         output = self.transformer(input_ids, attention_mask, position_ids, **options)
         head = LMHead(output.last_hidden_state, self.transformer.token.embedding)
@@ -99,7 +99,7 @@ class OpenAIGPTLMHeadModel(Model):
 
 
 class OpenAIGPTDoubleHeadsModel(Model):
-    """GPT-1 with next-token logits and one number for every choice (section 3.3, multiple choice)."""
+    """GPT-1 with next-token logits and one logit per choice (section 3.3, multiple choice)."""
 
     def setup(self) -> None:
         self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
@@ -116,10 +116,12 @@ class OpenAIGPTDoubleHeadsModel(Model):
         deterministic: bool = True,
         **options: Any,
     ) -> ModelOutput:
-        """Every input is [B C T]; adds `logits` [B C T V] and `mc_logits` [B C]. The other fields have B x C rows.
+        """Compute the outputs from inputs [B C T], with `logits` [B C T V] and `mc_logits` [B C].
+
+        The other fields have B x C rows.
 
         Args:
-            mc_token_ids: [B C] int under T, the position that speaks for a choice; None: the last of `attention_mask`.
+            mc_token_ids: [B C] int below T, the position whose state scores a choice; None: the last real token.
         """
         others = {"attention_mask": attention_mask, "position_ids": position_ids}
         inputs = flatten_choices(self.config, input_ids, **others)
@@ -140,7 +142,7 @@ class OpenAIGPTDoubleHeadsModel(Model):
 
 
 class OpenAIGPTForSequenceClassification(Model):
-    """Classes of a text: a dense layer without bias on its last token."""
+    """Classification of a text: a dense layer without bias on the state of its last token."""
 
     def setup(self) -> None:
         self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat)
@@ -157,14 +159,14 @@ class OpenAIGPTForSequenceClassification(Model):
         output_lm_logits: bool = False,
         **options: Any,
     ) -> ModelOutput:
-        """As `OpenAIGPTModel`, with `logits` [B num_labels], read at the last position of `attention_mask`.
+        """Compute the outputs of `OpenAIGPTModel` and `logits` [B num_labels], from the state of the last real token.
 
         Args:
             input_ids: [B T]; or [B 2 T], a pair of texts in both orders, whose two states are added before the
                 classifier (section 3.3, similarity). The other fields then have B x 2 rows.
-            attention_mask: of the same shape.
-            position_ids: of the same shape.
-            output_lm_logits: also return `lm_logits`, of the shape of `input_ids` with V at its end.
+            attention_mask: the same shape; nonzero = a real token.
+            position_ids: the same shape.
+            output_lm_logits: also return `lm_logits`, [B T V] or [B 2 T V].
         """
         inputs: list[Any] = [input_ids, attention_mask, position_ids]
         if np.ndim(input_ids) == 3:
@@ -182,7 +184,7 @@ class OpenAIGPTForSequenceClassification(Model):
 
 
 def last_position(x: Array, attention_mask: Array | None) -> Array:
-    """The last real position of every row of x [B T D], padded on either side -> [B] int."""
+    """Return the last real position of each row of x [B T D], as [B] int; rows may be padded on either side."""
     length = x.shape[1]
     if attention_mask is None:
         return jnp.full(x.shape[0], length - 1)

@@ -1,4 +1,4 @@
-"""The arguments of a model: their shapes, and example ids to initialize it with."""
+"""The arguments of a model: checks of their shapes, and example ids for initialization."""
 
 from typing import Any
 
@@ -11,17 +11,17 @@ from bertgpt.errors import InputError, check_array
 
 
 def check_inputs(config: ModelConfig, axes: str, input_ids: Any, **others: Any) -> None:
-    """Checks the shapes of a model's arguments, while it is traced.
+    """Check the shapes of a model's arguments, while it is traced.
 
     Args:
-        config: the model's.
-        axes: of `input_ids`, "BT" or "BCT".
-        input_ids: integer.
+        config: the model's configuration.
+        axes: the axes of `input_ids`, "BT" or "BCT".
+        input_ids: an integer array.
         others: arguments of the same shape, or None; `position_ids` may be one row for all.
 
     Raises:
-        InputError: an argument is no such array, or a row is longer than the model's positions. With `position_ids`
-            any length will do, as in a row of many short examples.
+        InputError: an argument has another shape or dtype, or a row is longer than `max_positions`. With
+            `position_ids` any length is allowed, since a row may contain many short examples.
     """
     sizes = check_array("input_ids", input_ids, axes)
     row = dict.fromkeys(axes, 1) | {"T": sizes["T"]}
@@ -31,25 +31,25 @@ def check_inputs(config: ModelConfig, axes: str, input_ids: Any, **others: Any) 
             check_array(name, array, axes, row if for_all else sizes, integer=name != "attention_mask")
     shape = f"input_ids [{' '.join(axes)}] = [{' '.join(map(str, input_ids.shape))}]"
     if sizes["T"] < 1:
-        raise InputError(f"{shape} has no tokens; give at least one in a row")
+        raise InputError(f"{shape} has no tokens; give at least one per row")
     if others.get("position_ids") is None and sizes["T"] > config.max_positions:
         raise InputError(
-            f"{shape} is longer than the model's max_positions {config.max_positions}; shorten it, or give "
-            f"position_ids under {config.max_positions} where a row holds several examples"
+            f"{shape} is longer than the model's max_positions {config.max_positions}; shorten it, or, if a row "
+            f"contains several examples, give position_ids below {config.max_positions}"
         )
 
 
 def flatten_choices(config: ModelConfig, input_ids: Any, **others: Any) -> list[Any]:
-    """Each [B C T] -> [B*C T]: every choice is a row of its own; what is absent stays so. Checks as `check_inputs`."""
+    """Reshape each [B C T] to [B*C T], one row per choice; None stays None. Checks and errors as in `check_inputs`."""
     check_inputs(config, "BCT", input_ids, **others)
     return [None if x is None else x.reshape(-1, x.shape[-1]) for x in (input_ids, *others.values())]
 
 
 def takes_choices(architecture: str) -> bool:
-    """Whether its inputs are [B C T]."""
+    """Whether the inputs of an architecture are [B C T]."""
     return architecture in ("BertForMultipleChoice", "OpenAIGPTDoubleHeadsModel")
 
 
 def example_ids(architecture: str) -> Array:
-    """Ids that a model can be initialised with."""
+    """Return ids of the smallest shape that a model can be initialized with."""
     return jnp.zeros((1, 1, 1) if takes_choices(architecture) else (1, 1), jnp.int32)

@@ -1,4 +1,4 @@
-"""The layers with parameters that both models are made of."""
+"""The layers with parameters that both models use."""
 
 import functools
 from collections.abc import Callable
@@ -19,33 +19,34 @@ ACTIVATIONS: dict[str, Callable[[Array], Array]] = {
 
 
 def weight_init(config: ModelConfig) -> nn.initializers.Initializer:
-    """N(0, initializer_range), cut at two deviations for BERT (modeling.py) and not cut for GPT-1 (train.py)."""
+    """N(0, initializer_range^2), truncated at two deviations for BERT (modeling.py), not for GPT-1 (train.py)."""
     if config.architecture == "bert":
         return nn.initializers.truncated_normal(config.initializer_range)
     return nn.initializers.normal(config.initializer_range)
 
 
 def dense(features: int, config: ModelConfig, dtype: DTypeLike, name: str | None = None, bias: bool = True) -> nn.Dense:
-    """x @ kernel + bias; kernel [in, out] initialised as the paper's, bias zero."""
+    """x @ kernel + bias; the kernel [in, out] is initialized with `weight_init`, the bias with zeros."""
     return nn.Dense(features, dtype=dtype, kernel_init=weight_init(config), use_bias=bias, name=name)
 
 
 def layer_norm(config: ModelConfig, dtype: DTypeLike, name: str | None = None) -> nn.LayerNorm:
-    """Over the last axis, with float32 statistics and the exact (two-pass) variance."""
+    """LayerNorm over the last axis, with float32 statistics and the exact (two-pass) variance."""
     return nn.LayerNorm(config.layer_norm_eps, dtype=dtype, use_fast_variance=False, name=name)
 
 
 def look_up(table: Array, ids: Array) -> Array:
-    """The rows of a table [N ...] at integer ids [...]; NaN for an id that is negative or not under N.
+    """Return the rows of a table [N ...] at integer ids [...], with NaN for an id outside 0 to N - 1.
 
-    JAX's own indexing counts a negative id from the end, and clamps or fills a large one. An id out of range gives no
-    row a gradient. NumPy's ids may have 64 bits, but not as an argument of a jitted function (see `narrowed`).
+    JAX's own indexing counts a negative id from the end, and clamps or fills a large one. An id out of range adds
+    nothing to the gradient. Ids may be 64-bit NumPy integers, but not as arguments of a jitted function (see
+    `narrowed`).
     """
     return jnp.asarray(table).at[narrowed(ids)].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
 class Embedding(nn.Embed):
-    """`nn.Embed` by `look_up`: ids [...] -> [... D]. Linen's takes any id where its table has one row."""
+    """`nn.Embed` with `look_up`: ids [...] -> [... D]. Linen's own accepts any id if the table has one row."""
 
     def __call__(self, ids: Array) -> Array:
         return look_up(self.embedding, ids)

@@ -1,4 +1,4 @@
-"""What a model returns: one frozen dataclass whose absent parts are None."""
+"""The output of all models: one frozen dataclass."""
 
 from flax import struct
 from jax import Array
@@ -9,24 +9,25 @@ from bertgpt.model.attention import Cache
 
 @struct.dataclass
 class ModelOutput:
-    """Fields carry Hugging Face's names; logits are float32.
+    """The output of a model. Fields have Hugging Face's names; logits are float32; fields that do not apply are None.
 
-    Where several examples share a row (`cls_positions` [B K]), what BERT says of an example as a whole is [B K ...].
+    If several examples share a row (`cls_positions` [B K]), BERT's outputs for a whole example are [B K ...].
 
     Attributes:
         last_hidden_state: [B T D].
         pooler_output: [B D], tanh of a dense layer on [CLS] (BERT).
-        hidden_states: L + 1 arrays [B T D], the embeddings and every block's output, when asked for.
-        logits: next-token logits [B T V] or [B C T V] (GPT-1); else a task head's: classes [B num_labels], or of every
-            token [B T num_labels]. Of `OpenAIGPTLMHeadModel` without `output_logits` a `LMHead`.
-        lm_logits: next-token logits [B T V] beside a classifier's `logits`, when asked for (GPT-1).
-        mlm_logits: [B T V], or [B P V] at `masked_positions` (BERT). Of `BertForPreTraining` without `output_logits` a
+        hidden_states: L + 1 arrays [B T D], the embeddings and the output of each block; with `output_hidden_states`.
+        logits: next-token logits [B T V] or [B C T V] (GPT-1); or the class logits of a task head, [B num_labels], or
+            [B T num_labels] for token classification. `OpenAIGPTLMHeadModel` with `output_logits=False` returns an
             `LMHead`.
+        lm_logits: next-token logits [B T V] or [B 2 T V] of a classifier; with `output_lm_logits` (GPT-1).
+        mlm_logits: [B T V], or [B P V] with `masked_positions` (BERT). `BertForPreTraining` with `output_logits=False`
+            returns an `LMHead`.
         nsp_logits: [B 2], 0 = IsNext (BERT).
-        mc_logits: [B C], one for every choice.
-        start_logits: [B T], of being an answer's first token (BERT).
-        end_logits: [B T], of being its last.
-        cache: a `Cache` for each layer, the keys and values of all tokens so far, where one was given (GPT-1).
+        mc_logits: [B C], one per choice.
+        start_logits: [B T], for the first token of an answer (BERT).
+        end_logits: [B T], for its last token (BERT).
+        cache: one `Cache` per layer, with the keys and values of all tokens so far, if one was given (GPT-1).
     """
 
     last_hidden_state: Array

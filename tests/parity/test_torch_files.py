@@ -76,7 +76,7 @@ def test_a_tensor_that_only_claims_to_be_there_is_refused(folder, kind):
         "sparse": torch.zeros(16).to_sparse(),
     }[kind]
     torch.save(state | {"bert.pooler.dense.bias": value}, folder / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"pytorch_model\.bin: bert\.pooler\.dense\.bias is no plain array"):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: bert\.pooler\.dense\.bias is not a plain array"):
         bertgpt.load_pretrained(folder)
 
 
@@ -84,13 +84,13 @@ def test_a_tensor_that_only_claims_to_be_there_is_refused(folder, kind):
 def test_anything_else_is_refused(folder, content, tmp_path):
     folder = folder[0]
     (folder / "pytorch_model.bin").write_bytes(content)
-    with pytest.raises(InputError, match=r"pytorch_model\.bin: (not a weights file|holds something else)"):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: (not a weight file|contains something other)"):
         bertgpt.load_pretrained(folder)
 
 
 def test_code_in_torchs_own_format_is_refused(folder):
     torch.save({"a": Command()}, folder[0] / "pytorch_model.bin")
-    with pytest.raises(InputError, match=r"pytorch_model\.bin: not a weights file that can be read safely"):
+    with pytest.raises(InputError, match=r"pytorch_model\.bin: not a weight file that can be read safely"):
         bertgpt.load_pretrained(folder[0])
 
 
@@ -112,7 +112,7 @@ def test_a_zip_with_what_would_take_long_or_much_is_refused(folder, content, met
             raw = b"\x80\x02" + content if pickled else whole.read(record)
             out.writestr(record.filename, raw, method if pickled else zipfile.ZIP_STORED)
     with pytest.raises(
-        InputError, match=rf"pytorch_model\.bin: not a weights file that can be read safely: .*{message}"
+        InputError, match=rf"pytorch_model\.bin: not a weight file that can be read safely: .*{message}"
     ):
         bertgpt.load_pretrained(folder)
 
@@ -120,5 +120,5 @@ def test_a_zip_with_what_would_take_long_or_much_is_refused(folder, content, met
 def test_a_long_name_in_the_format_before_1_6_is_refused(folder):
     folder, _, _ = folder
     torch.save({"A" * 70_000: 1}, folder / "pytorch_model.bin", _use_new_zipfile_serialization=False)
-    with pytest.raises(InputError, match="not a weights file that can be read safely: a name of over 1000 characters"):
+    with pytest.raises(InputError, match="not a weight file that can be read safely: a name of over 1000 characters"):
         bertgpt.load_pretrained(folder)

@@ -1,1 +1,1 @@
-"""One module for each format of weights."""
+"""One module per format of weights."""

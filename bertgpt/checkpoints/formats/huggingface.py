@@ -1,4 +1,4 @@
-"""Hugging Face's model folder: config.json, and weights in one of several kinds of file."""
+"""Hugging Face's model folder: config.json, and weights in safetensors or torch files."""
 
 import functools
 from collections.abc import Callable
@@ -12,37 +12,37 @@ from bertgpt.errors import InputError, check_regular
 from bertgpt.json_files import read_json_object
 
 CONFIG = "config.json"
-READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {  # by the file's name; the first that is there is read
+READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {  # by file name; the first file that exists is read
     WHOLE: open_safetensors,
     INDEX: functools.partial(open_sharded, open_shard=open_safetensors),
     TORCH: open_torch,
     TORCH_INDEX: functools.partial(open_sharded, open_shard=open_torch),
 }
-WEIGHTS = (*READERS, "model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")  # globs of all weights files
+WEIGHTS = (*READERS, "model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")  # globs of all weight files
 
 
 def is_in(folder: Path) -> bool:
-    """Whether the folder is such a one."""
+    """Whether the folder has a config.json."""
     return (folder / CONFIG).exists()
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """What config.json holds.
+    """Return the contents of config.json.
 
     Raises:
-        InputError: it is missing or no JSON object.
+        InputError: it is missing or not a JSON object.
     """
     return read_json_object(folder / CONFIG)
 
 
 def open_tensors(folder: Path) -> dict[str, Tensor]:
-    """Every array of a model folder by name, none of them read yet.
+    """Return the tensors of a model folder by name, without reading their values.
 
     Raises:
-        InputError: there is no weights file, or one is damaged or incomplete.
+        InputError: the folder has no weight file, or a file is damaged or incomplete.
     """
     for name, read in READERS.items():
         if (folder / name).exists():
             check_regular(folder / name)
             return read(folder / name)
-    raise InputError(f"{folder}: no weights: neither {WHOLE}, {INDEX} nor {TORCH} is there")
+    raise InputError(f"{folder}: contains no weights; add {WHOLE}, {INDEX} with its shards, or {TORCH}")

@@ -1,11 +1,11 @@
-"""safetensors files, whole or sharded."""
+"""Reading and writing safetensors files, whole or sharded."""
 
 import functools
 import json
 from pathlib import Path
 from typing import Any
 
-import ml_dtypes  # noqa: F401, makes bfloat16 known to NumPy
+import ml_dtypes  # noqa: F401, registers bfloat16 with NumPy
 import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
@@ -14,19 +14,24 @@ from bertgpt.checkpoints.formats.tensors import Tensor
 from bertgpt.errors import InputError
 
 SAFETENSORS_FLOATS = ("F64", "F32", "F16", "BF16")
-SHARD_BYTES = 5_000_000_000  # "5GB", as Hugging Face counts
+SHARD_BYTES = 5_000_000_000  # Hugging Face's "5GB"
 WHOLE, INDEX = "model.safetensors", "model.safetensors.index.json"
 
 
 def open_safetensors(file: Path) -> dict[str, Tensor]:
+    """Return the tensors of a file by name, without reading their values.
+
+    Raises:
+        InputError: the file is damaged or cannot be read.
+    """
     try:
         handle = safe_open(file, framework="numpy")
         return {
             name: Tensor(tuple(handle.get_slice(name).get_shape()), functools.partial(_read, handle, name, file))
-            for name in handle.keys()  # noqa: SIM118, the handle is no mapping
+            for name in handle.keys()  # noqa: SIM118, the handle is not a mapping
         }
     except SafetensorError as error:
-        raise InputError(f"{file}: damaged or cut short: {error}; copy it again") from error
+        raise InputError(f"{file}: damaged or truncated: {error}; copy it again") from error
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error}") from error
 
@@ -34,12 +39,15 @@ def open_safetensors(file: Path) -> dict[str, Tensor]:
 def _read(handle: Any, name: str, file: Path) -> np.ndarray:
     kind = handle.get_slice(name).get_dtype()
     if kind not in SAFETENSORS_FLOATS:
-        raise InputError(f"{file}: {name} holds {kind}; it must hold one of {', '.join(SAFETENSORS_FLOATS)}")
+        raise InputError(f"{file}: {name} has dtype {kind}; it must be one of {', '.join(SAFETENSORS_FLOATS)}")
     return handle.get_tensor(name).astype(np.float32)
 
 
 def write_tensors(folder: Path, tensors: dict[str, np.ndarray], shard_bytes: int = SHARD_BYTES) -> None:
-    """`model.safetensors`, or shards of at most `shard_bytes` (a larger array has one of its own) with their index."""
+    """Write `model.safetensors`, or, above `shard_bytes`, shards of at most this size and their index.
+
+    An array larger than `shard_bytes` gets a separate shard.
+    """
     shards: list[dict[str, np.ndarray]] = [{}]
     filled = 0
     for name, array in tensors.items():

@@ -1,7 +1,7 @@
-"""An array in a weights file, and what is common to files that are cut into shards.
+"""An array in a weight file, and the index of sharded files.
 
-A file is untrusted: its names and shapes are known before anything is read, nothing is unpickled freely, and an index
-reaches no other folder.
+Files are untrusted. Names and shapes are checked before values are read, pickles are loaded only with torch's
+weights-only unpickler, and an index may name only files in its folder.
 """
 
 from collections.abc import Callable
@@ -15,9 +15,9 @@ from bertgpt.json_files import read_json_object
 
 
 class Tensor(NamedTuple):
-    """An array in a file: its shape, and `read()` to get it as float32.
+    """An array in a file: its shape, and `read()`, which returns it as float32.
 
-    `read` raises InputError where it holds no floating-point numbers.
+    `read` raises InputError if the array is not floating-point.
     """
 
     shape: tuple[int, ...]
@@ -25,18 +25,22 @@ class Tensor(NamedTuple):
 
 
 def open_sharded(index: Path, open_shard: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
-    """The index says which file holds which array; it may name files of its own folder alone."""
+    """Return the tensors of all shards that an index lists.
+
+    Raises:
+        InputError: the index is damaged, names a file outside its folder, or a file or a tensor is missing.
+    """
     weight_map = read_json_object(index).get("weight_map")
     if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise InputError(f"{index}: has no weight_map of names to files")
+        raise InputError(f"{index}: has no weight_map from names to files; copy it again")
     opened: dict[str, dict[str, Tensor]] = {}
     for shard in sorted(set(weight_map.values())):
         if Path(shard).name != shard or "\\" in shard or shard in ("", ".", "..") or len(shard) > 200:
-            raise InputError(f"{index}: {shard!r} is outside the folder; an index may only name files beside it")
+            raise InputError(f"{index}: {shard!r} is outside the folder; an index may only name files in its folder")
         if not (index.parent / shard).is_file():
             raise InputError(f"{index}: {shard!r} is missing; copy the whole folder")
         opened[shard] = open_shard(index.parent / shard)
     for name, shard in weight_map.items():
         if name not in opened[shard]:
-            raise InputError(f"{index.parent / shard}: lacks {name}, which {index.name} says is there")
+            raise InputError(f"{index.parent / shard}: lacks {name}, which {index.name} lists; copy the whole folder")
     return {name: opened[shard][name] for name, shard in weight_map.items()}
