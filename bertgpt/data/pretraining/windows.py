@@ -84,7 +84,7 @@ class GptPieces:
         return self.plan(epoch)[1]
 
     def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
-        """Piece `index` [n] of each epoch: `input_ids`, `labels` int32, `loss_mask` float32; [n W], 0 beyond the end."""
+        """Piece `index` [n] of each epoch: `input_ids`, `labels` int32, `loss_mask` float32; [n W], 0 beyond it."""
         start, length = np.empty_like(index), np.empty_like(index)
         for epoch in np.unique(epochs):
             here = epochs == epoch
