@@ -245,7 +245,7 @@ class BertPairs:
     skipped; if it has a few fewer, a random run is repeated.
     """
 
-    per_token = ("input_ids", "token_type_ids", "attention_mask", "labels", "loss_mask")  # the last two after to_columns
+    """The share of documents with one sentence, from their bounds in sentences [D + 1]; read in blocks."""
 
     def __init__(
         self,

@@ -233,8 +233,8 @@ def find_tags(rows: Iterable[Row], tags_column: str) -> tuple[str, ...]:
 def mark_entities(labels: Iterable[str]) -> bool:
     """Whether a set of tags marks entities. If not, its tags are classes of words, such as parts of speech.
 
-    It does if a tag such as B-PER or I-PER is among them. Otherwise every tag but O must be a letter of the same scheme,
-    and at least one tag must have a label (U-PER) or be a bare B or I.
+    It does if a tag such as B-PER or I-PER is among them. Otherwise every tag but O must be a letter of the same
+    scheme, and at least one tag must have a label (U-PER) or be a bare B or I.
     """
     labels = set(labels) - {OUTSIDE}
     found = [match for match in map(ENTITY_TAG.fullmatch, labels) if match]

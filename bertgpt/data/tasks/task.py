@@ -27,7 +27,7 @@ class Example(NamedTuple):
     Attributes:
         row: its source.
         features: one, or several if the text is read in windows. All have the same keys, among them `input_ids`,
-            `attention_mask`, `token_type_ids` (BERT only) and `loss_mask`. None if the row is skipped.
+            `attention_mask`, `token_type_ids` (BERT only) and `loss_mask`. Empty if the row is skipped.
         decode_info: what `decode` needs to turn the model's outputs into a prediction.
         cut: whether some of the text did not fit.
     """

@@ -65,7 +65,7 @@ class SequenceTemplate:
         return self.encoding(row, text).ids
 
     def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> Feature:
-        """One or two texts with their special tokens. Until both fit, the longer text is truncated token by token.
+        """One or two texts with their special tokens. Until both fit, the longer text loses tokens at its end.
 
         Returns:
             `input_ids`, `attention_mask` and for BERT `token_type_ids`, int32 [up to T].
