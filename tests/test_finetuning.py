@@ -570,5 +570,5 @@ def test_settings_of_the_other_verb_or_impossible_ones_are_refused(verb, overrid
 
 def test_python_is_told_how_responses_are_written(bases):
     model, params = bertgpt.load_pretrained(bases / "gpt")
-    with pytest.raises(bertgpt.InputError, match="written by bertgpt.inference.predict.respond"):
+    with pytest.raises(bertgpt.InputError, match="use bertgpt.inference.predict.respond"):
         bertgpt.predict(model, params, bertgpt.load_tokenizer(bases / "gpt"), [{"prompt": "ant"}])

@@ -297,7 +297,7 @@ def test_a_corpus_without_text_is_refused(prepare, text):
     for path in text.iterdir():
         path.unlink()
     write(text / "a.jsonl", ["\x01"])
-    with pytest.raises(InputError, match=r"data\.train: .* holds no text"):
+    with pytest.raises(InputError, match=r"data\.train: .* contains no text"):
         prepare()
 
 

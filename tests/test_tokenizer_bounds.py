@@ -244,7 +244,7 @@ def test_what_is_no_text_is_refused_in_one_line(folder, gpt_folder, name, data):
         ("[]", "not a JSON object"),
         ("null", "not a JSON object"),
         ('{"model": 3}', "not a tokenizer"),
-        ('{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "holds no token"),
+        ('{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "contains no tokens"),
         ('{"model": {"type": "WordPiece", "vocab": {"\\ud800": 0}}}', "not a tokenizer"),
         ("9" * 10_000, "not JSON"),
     ],

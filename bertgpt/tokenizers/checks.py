@@ -150,7 +150,7 @@ def check_after(place: Any, tokenizer: Tokenizer) -> None:
         growth = math.prod(map(_growth, steps))
         if growth > MAX_GROWTH:
             raise InputError(
-                f"{place}: {' and '.join(names)} may make a text {growth:.3g} times as long; the maximum is {MAX_GROWTH}"
+                f"{place}: {' and '.join(names)} may make a text {growth:.3g} times as long; the limit is {MAX_GROWTH}"
             )
     for step in _steps(description["post_processor"]):
         for index in _processor_ids(step):

@@ -245,7 +245,8 @@ class BertPairs:
     skipped; if it has a few fewer, a random run is repeated.
     """
 
-    """The share of documents with one sentence, from their bounds in sentences [D + 1]; read in blocks."""
+    # The keys of a batch that are [n W]; labels and loss_mask are after `to_columns`.
+    per_token = ("input_ids", "token_type_ids", "attention_mask", "labels", "loss_mask")
 
     def __init__(
         self,

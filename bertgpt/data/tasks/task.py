@@ -59,7 +59,11 @@ class TaskSettings:
     prompt: str = setting("prompt", "column of the prompt")
     response: str = setting("response", "column of the response")
     messages: str = setting("messages", "column of a conversation; a row that has it needs no prompt and response")
-    too_long: str = setting("cut", "truncate (cut) or skip (drop) rows that are too long", choices=("cut", "drop"))
+    too_long: str = setting(
+        "cut",
+        "what happens to rows that are too long: truncate their prompt (cut) or skip them (drop)",
+        choices=("cut", "drop"),
+    )
     both_orders: bool = setting(False, "GPT-1 reads a pair in both orders, for similarity")
     lm_weight: float = setting(0.5, "weight of GPT-1's next-token loss, added to the task's loss", least=0)
     max_question: int = setting(64, "maximum tokens of a question; longer ones are truncated", least=1)

@@ -252,7 +252,7 @@ def lines(path: File) -> Iterator[tuple[int, str]]:
             while raw := file.readline(MAX_LINE + 1):
                 number += 1
                 if len(raw) > MAX_LINE:
-                    raise InputError(f"{path} line {number}: longer than {MAX_LINE} bytes; break it into lines")
+                    raise InputError(f"{path} line {number}: longer than {MAX_LINE} bytes; split it into lines")
                 yield number, _decode(path, number, raw)
     except UNREADABLE as error:
         raise InputError(f"{path} line {number + 1}: cannot be read: {error}") from error
