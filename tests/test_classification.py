@@ -134,7 +134,7 @@ def test_the_most_choices():
         (
             Classification(BERT, ("no", "yes")),
             {"label": 1.5},
-            "1.5 is not a class name; .* set task.kind to regression",
+            "label 1.5 is not a class name; .* set task.kind to regression",
         ),
         (Classification(BERT, ("no", "yes"), pair="b"), {"label": "no"}, "column 'b' is missing .*; set task.pair"),
         (Classification(BERT, ("a", "b"), SEVERAL), {"label": ["a", "z"]}, "label 'z' is not among"),
@@ -147,7 +147,7 @@ def test_the_most_choices():
         (Choice(BERT, 2), {"label": 0}, "column 'choices' is missing .*; set task.choices to another"),
         (Choice(BERT, 2), {"label": 0, "choices": ["a"]}, "task.choices must give two texts or more, not"),
         (Choice(BERT, 2), {"label": 0, "choices": ["a", " "]}, "task.choices must give two texts or more"),
-        (Choice(BERT, 2), {"label": 0, "choices": ["a", "b", "c"]}, "3 choices, over the 2"),
+        (Choice(BERT, 2), {"label": 0, "choices": ["a", "b", "c"]}, "3 choices; the maximum here is 2"),
         (Choice(BERT, 2), {"label": 2, "choices": ["a", "b"]}, "label 2 is out of range: the choices are 0 to 1"),
         (Choice(BERT, 2), {"label": "9" * 5000, "choices": ["a", "b"]}, "label '999.* is not the number of a choice"),
         (Choice(BERT, 2), {"label": -1, "choices": ["a", "b"]}, "label -1 is not the number of a choice, from 0 to 1"),

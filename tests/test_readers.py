@@ -223,7 +223,7 @@ def test_another_suffix_is_refused_before_anything_is_read(write):
     good, bad = write("a.csv", "t\n1\n"), write("a.xml.gz", "")
     with pytest.raises(InputError) as error:
         readers.read_rows([str(good), str(bad)])
-    choices = f"one of {SUFFIXES}, also with .gz, .bz2, .xz, .zst"
+    choices = f"one of {SUFFIXES}, optionally with .gz, .bz2, .xz, .zst"
     assert str(error.value) == f"{bad}: unknown file format; give {choices}"
 
 

@@ -143,7 +143,7 @@ def test_other_columns():
         (chat(("bot", "a")), "message 1 has role 'bot'; choose one of system, user, assistant"),
         (chat(("user", "a"), ("assistant", "")), "message 2 has no text under 'content'"),
         (chat(("user", "a")), "no message of role 'assistant'"),
-        (chat(("assistant", "a"), ("user", "b")), "message 1 is the assistant's"),
+        (chat(("assistant", "a"), ("user", "b")), "message 1 has role 'assistant'; begin with"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(row, message):

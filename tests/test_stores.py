@@ -262,9 +262,7 @@ def test_a_killed_worker_is_told_in_one_line(long, tmp_path, form):
     os.kill(children(process)[0], signal.SIGKILL)
     ((code, _, errors),) = finish([process], 60)
     assert code == 2
-    told = (
-        r"error: a worker process was killed, most likely by the kernel .*data\.workers \(2 now\) and prepare again\n"
-    )
+    told = r"error: a worker process was killed, most likely by the kernel .*data.workers \(2 now\) and prepare again\n"
     assert re.fullmatch(told, errors)
 
 

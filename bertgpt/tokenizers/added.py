@@ -158,7 +158,7 @@ def _legacy(file: Path, special: set[str]) -> dict[int, AddedToken]:
     numbered: dict[int, AddedToken] = {}
     for content, index in read_json_object(file).items():
         if type(index) is not int or index in numbered:
-            raise InputError(f"{file}: {content!r:.80} has the id {index!r:.80}; it must be a unique number")
+            raise InputError(f"{file}: {content!r:.80} has the id {index!r:.80}; it must be a unique integer")
         flags = {"normalized": content not in special, "special": content in special}
         numbered[index] = _token(file, "a token", {"content": content} | flags)
     return numbered
