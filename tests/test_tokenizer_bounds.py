@@ -59,7 +59,7 @@ HARMFUL = {  # each asks the library for gigabytes, or makes it abort: while it 
     "an id that is none": (model_of("WordPiece", vocab={"a": 1.5}), r"'a' has the id 1.5"),
     "an id twice": (model_of("WordPiece", vocab={"a": 1, "b": 1}), r"'a' and 'b' both have the id 1"),
     "an added id": (described(added_tokens=[token("[E]") | {"id": 2**31}]), r"'\[E\]' has the id 2147483648, expected 11"),
-    "an added hole": (described(added_tokens=[token("[E]") | {"id": 12}]), r"'\[E\]' has the id 12 where 11"),
+    "an added hole": (described(added_tokens=[token("[E]") | {"id": 12}]), r"'\[E\]' has the id 12, expected 11"),
     "a long added token": (described(added_tokens=[token("é" * 2049) | {"id": 11}]), r"up to 4098 bytes"),
     "many added tokens": (
         described(added_tokens=[token(f"{number:4000}") | {"id": 11 + number} for number in range(1100)]),
