@@ -107,7 +107,8 @@ def test_a_damaged_store_is_made_again(config_file, tmp_path, name, capsys):
     assert contents(tmp_path / "store") != before
     capsys.readouterr()
     assert main(["prepare", str(config_file), "--verify"]) == 0
-    assert f"preparing {tmp_path}/store: the store there is damaged: {name} is missing or changed" in capsys.readouterr().out
+    reason = f"the store there is damaged: {name} is missing or changed"
+    assert f"preparing {tmp_path}/store: {reason}" in capsys.readouterr().out
     assert contents(tmp_path / "store") == before
 
 

@@ -58,7 +58,10 @@ HARMFUL = {  # each asks the library for gigabytes, or makes it abort: while it 
     "a negative id": (model_of("WordPiece", vocab={"a": -1}), r"'a' has the id -1"),
     "an id that is none": (model_of("WordPiece", vocab={"a": 1.5}), r"'a' has the id 1.5"),
     "an id twice": (model_of("WordPiece", vocab={"a": 1, "b": 1}), r"'a' and 'b' both have the id 1"),
-    "an added id": (described(added_tokens=[token("[E]") | {"id": 2**31}]), r"'\[E\]' has the id 2147483648, expected 11"),
+    "an added id": (
+        described(added_tokens=[token("[E]") | {"id": 2**31}]),
+        r"'\[E\]' has the id 2147483648, expected 11",
+    ),
     "an added hole": (described(added_tokens=[token("[E]") | {"id": 12}]), r"'\[E\]' has the id 12, expected 11"),
     "a long added token": (described(added_tokens=[token("é" * 2049) | {"id": 11}]), r"up to 4098 bytes"),
     "many added tokens": (
