@@ -104,7 +104,7 @@ def test_encode_gives_a_batch_of_one(paper):
 
 @pytest.mark.parametrize("count", [0, 3])
 def test_other_than_one_or_two_texts_are_refused(paper, count):
-    with pytest.raises(InputError, match=f"one or two sequences, not {count}"):
+    with pytest.raises(InputError, match=f"takes one or two texts, not {count}"):
         sentence_pairs.encode(paper, *["my dog"] * count)
 
 

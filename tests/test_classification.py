@@ -131,19 +131,23 @@ def test_the_most_choices():
     [
         (Classification(BERT, ("no", "yes")), {}, "column 'label' is missing .*; set task.label to another"),
         (Classification(BERT, ("no", "yes")), {"label": "y"}, "label 'y' is not among those of the training data"),
-        (Classification(BERT, ("no", "yes")), {"label": 1.5}, "label 1.5 is no name; .* set task.kind=regression"),
+        (
+            Classification(BERT, ("no", "yes")),
+            {"label": 1.5},
+            "label 1.5 is not a class name; .* set task.kind to regression",
+        ),
         (Classification(BERT, ("no", "yes"), pair="b"), {"label": "no"}, "column 'b' is missing .*; set task.pair"),
         (Classification(BERT, ("a", "b"), SEVERAL), {"label": ["a", "z"]}, "label 'z' is not among"),
-        (Classification(BERT, ("a", "b"), SEVERAL), {"label": 3}, "labels 3 must be a list, or a text parted by"),
+        (Classification(BERT, ("a", "b"), SEVERAL), {"label": 3}, "labels 3 must be a list, or a text separated by"),
         (Classification(BERT, (), NUMBER), {"label": "x"}, "column 'label' is 'x'; a regression needs a number"),
         (Classification(BERT, (), NUMBER), {"label": "nan"}, "column 'label' is 'nan'; a regression needs"),
         (Classification(BERT, (), NUMBER), {"label": 10**400}, "column 'label' is 1000000.*; a regression needs"),
         (Classification(BERT, (), NUMBER), {"label": 1e39}, "column 'label' is 1e\\+39; a regression needs"),
         (Classification(BERT, (), NUMBER), {"label": True}, "column 'label' is True; a regression needs"),
         (Choice(BERT, 2), {"label": 0}, "column 'choices' is missing .*; set task.choices to another"),
-        (Choice(BERT, 2), {"label": 0, "choices": ["a"]}, "task.choices must give two texts or more, and gives"),
+        (Choice(BERT, 2), {"label": 0, "choices": ["a"]}, "task.choices must give two texts or more, not"),
         (Choice(BERT, 2), {"label": 0, "choices": ["a", " "]}, "task.choices must give two texts or more"),
-        (Choice(BERT, 2), {"label": 0, "choices": ["a", "b", "c"]}, "3 choices, over the 2"),
+        (Choice(BERT, 2), {"label": 0, "choices": ["a", "b", "c"]}, "3 choices; the maximum here is 2"),
         (Choice(BERT, 2), {"label": 2, "choices": ["a", "b"]}, "label 2 is out of range: the choices are 0 to 1"),
         (Choice(BERT, 2), {"label": "9" * 5000, "choices": ["a", "b"]}, "label '999.* is not the number of a choice"),
         (Choice(BERT, 2), {"label": -1, "choices": ["a", "b"]}, "label -1 is not the number of a choice, from 0 to 1"),
@@ -156,10 +160,10 @@ def test_a_row_that_cannot_be_used_is_named(task, values, message):
 
 
 def test_training_rows_of_one_label_are_refused():
-    with pytest.raises(InputError, match=r"data.train has only the labels \['a'\]; there must be two"):
+    with pytest.raises(InputError, match=r"data.train has only the labels \['a'\]; give at least two"):
         find_labels([Row("", {"label": "a"})], "label", False)
     rows = [Row("", {"label": str(number)}) for number in range(10_001)]
-    with pytest.raises(InputError, match="data.train has 10,001 labels; over 10,000 column 'label' cannot be meant"):
+    with pytest.raises(InputError, match="data.train has 10,001 labels in column 'label', over the maximum of 10,000"):
         find_labels(rows, "label", False)
-    with pytest.raises(InputError, match="there must be one"):
+    with pytest.raises(InputError, match="give at least one"):
         find_labels([Row("", {"label": []})], "label", True)

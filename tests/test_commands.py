@@ -430,7 +430,7 @@ def test_missing_files_and_arguments_are_one_line(capsys, tmp_path):
 def test_an_empty_corpus_leaves_no_store(config_file, tmp_path, capsys):
     (tmp_path / "empty.txt").write_text("\n\n", encoding="utf-8")
     overrides = [f"data.train={tmp_path}/empty.txt", f"out={tmp_path}/out", "data.store=null"]
-    assert "holds no text" in fails(capsys, "pretrain", config_file, *overrides)
+    assert "contains no text" in fails(capsys, "pretrain", config_file, *overrides)
     assert not list((tmp_path / "out").glob("*"))
     assert not list((tmp_path / "out").glob(".*"))
 

@@ -57,7 +57,7 @@ def test_the_release_is_a_language_model(release):
 def test_the_release_has_a_tokenizer(release):
     assert bertgpt.load_tokenizer(release[0]).encode("LOW lo").ids == [5, 1, 0]
     (release[0] / "vocab_40000.bpe").unlink()
-    with pytest.raises(InputError, match=r"encoder_bpe_40000\.json: needs vocab_40000\.bpe beside it"):
+    with pytest.raises(InputError, match=r"encoder_bpe_40000\.json: needs vocab_40000\.bpe in the same folder"):
         bertgpt.load_tokenizer(release[0])
 
 

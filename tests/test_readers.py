@@ -223,8 +223,8 @@ def test_another_suffix_is_refused_before_anything_is_read(write):
     good, bad = write("a.csv", "t\n1\n"), write("a.xml.gz", "")
     with pytest.raises(InputError) as error:
         readers.read_rows([str(good), str(bad)])
-    choices = f"one of {SUFFIXES}, also with .gz, .bz2, .xz, .zst"
-    assert str(error.value) == f"{bad}: cannot read this kind of file; give {choices}"
+    choices = f"one of {SUFFIXES}, optionally with .gz, .bz2, .xz, .zst"
+    assert str(error.value) == f"{bad}: unknown file format; give {choices}"
 
 
 def test_a_folder_without_data_is_refused(write, tmp_path):
@@ -243,30 +243,30 @@ def test_a_missing_file_is_refused(tmp_path, load):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "a,b\n1,2\n\n1\n", "a.csv line 4: 1 cells under a header of 2; quote a cell that holds a comma"),
-        ("a.csv", 'a,b\n"1\n2",3,4\n', "a.csv line 2: 3 cells under a header of 2; quote a cell that holds a comma"),
-        ("a.tsv", "a\tb\n1\t2\t3\n", "a.tsv line 2: 3 cells under a header of 2; take tabs out of the cells"),
+        ("a.csv", "a,b\n1,2\n\n1\n", "a.csv line 4: 1 cells, but the header has 2; quote cells that contain commas"),
+        ("a.csv", 'a,b\n"1\n2",3,4\n', "a.csv line 2: 3 cells, but the header has 2; quote cells that contain commas"),
+        ("a.tsv", "a\tb\n1\t2\t3\n", "a.tsv line 2: 3 cells, but the header has 2; remove tabs from the cells"),
         ("a.csv", "a,b,a\n", "a.csv line 1: two columns are named 'a'; rename one"),
         ("a.csv", "a, \n", "a.csv line 1: column 2 has no name; name it or remove it"),
         ("a.csv", "\n", "a.csv: empty; name the columns in the first line"),
-        ("a.csv", "a\n1\n\0\n", "a.csv line 3: a NUL byte, so not UTF-8 text; convert the file"),
+        ("a.csv", "a\n1\n\0\n", "a.csv line 3: contains a NUL byte; convert the file to UTF-8 text"),
         (
             "a.csv",
             'a\n1\n"2\n3\n',
-            "a.csv line 3: unexpected end of data; mend it, or give the file as JSONL",
+            "a.csv line 3: unexpected end of data; correct it, or convert the file to JSONL",
         ),
         (
             "a.csv",
             'a\n"1" 2\n',
-            "a.csv line 2: ',' expected after '\"'; mend it, or give the file as JSONL",
+            "a.csv line 2: ',' expected after '\"'; correct it, or convert the file to JSONL",
         ),
-        ("a.jsonl", '{"a": 1}\n[2]\n', "a.jsonl line 2: a list; give an object with a value for each column"),
-        ("a.json", '[{"a": 1}, "b"]', "a.json row 2: a str; give an object with a value for each column"),
+        ("a.jsonl", '{"a": 1}\n[2]\n', "a.jsonl line 2: is a list; give an object with one value per column"),
+        ("a.json", '[{"a": 1}, "b"]', "a.json row 2: is a str; give an object with one value per column"),
         *(
             (
                 "a.json",
                 content,
-                "a.json: neither a list of objects nor SQuAD's object with a list under 'data'; give one",
+                "a.json: must contain a list of objects, or SQuAD's object with a list under 'data'",
             )
             for content in ("3", "{}", '{"data": {"a": 1}}')
         ),
@@ -274,7 +274,7 @@ def test_a_missing_file_is_refused(tmp_path, load):
             "a.conll",
             "a A\n\nb B\nc\n",
             "a.conll line 4: columns: 1, too few for the word in column 0 and the tag in column -1; "
-            "mend the line or choose other columns",
+            "correct the line or set other columns",
         ),
         ("a.conll", "a\tA\nb\t \n", "a.conll line 2: an empty tag; fill it in or remove the line"),
         ("a.conll", "a\tA\n\tB\n", "a.conll line 2: an empty word; fill it in or remove the line"),
@@ -316,7 +316,7 @@ def test_a_file_without_blank_lines_is_no_sentence(write, monkeypatch):
     ],
 )
 def test_what_squad_lacks_is_named(write, content, message):
-    assert refusal(write("a.json", content)) == f"a.json {message}; write the file as SQuAD's are"
+    assert refusal(write("a.json", content)) == f"a.json {message}; use the format of SQuAD"
 
 
 @pytest.mark.parametrize(
@@ -328,7 +328,7 @@ def test_what_squad_lacks_is_named(write, content, message):
     ],
 )
 def test_half_a_surrogate_pair_is_no_text(write, name, content, place):
-    assert refusal(write(name, content)) == f"{place}: half a surrogate pair, which UTF-8 cannot hold; remove it"
+    assert refusal(write(name, content)) == f"{place}: an unpaired surrogate, which UTF-8 cannot encode; remove it"
 
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.json"])
@@ -391,12 +391,12 @@ def test_every_text_of_a_row_counts(value):
 
 def test_a_line_over_the_limit_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_LINE", 10)
-    assert refusal(write("a.csv", "a\nfar too long\n")) == "a.csv line 2: longer than 10 bytes; break it into lines"
+    assert refusal(write("a.csv", "a\nfar too long\n")) == "a.csv line 2: longer than 10 bytes; split it into lines"
 
 
 def test_a_json_file_over_the_limit_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_JSON", 10)
-    message = "a.json: over 10 bytes; give it as JSONL, which is read line by line"
+    message = "a.json: over 10 bytes; convert it to JSONL, which is read line by line"
     assert refusal(write("a.json", '[{"far": 1}]')) == message
 
 
@@ -407,13 +407,13 @@ def test_a_cell_over_the_limit_is_refused(write):
 
 @pytest.mark.parametrize("content", [b"", b"text,label", table(a=[1])[:-9], b"PAR1" + b"\xff" * 40 + b"PAR1"])
 def test_parquet_that_cannot_be_read_is_refused(write, content):
-    assert refusal(write("a.parquet", content)).startswith("a.parquet: not Parquet that can be read: ")
+    assert refusal(write("a.parquet", content)).startswith("a.parquet: cannot be read as Parquet: ")
 
 
 def test_a_damaged_page_of_parquet_is_refused(write):
     raw = bytearray(table(text=[os.urandom(20).hex() for _ in range(2000)]))
     raw[4:3000] = b"\xff" * 2996  # the footer is sound
-    assert refusal(write("a.parquet", bytes(raw))).startswith("a.parquet: not Parquet that can be read: ")
+    assert refusal(write("a.parquet", bytes(raw))).startswith("a.parquet: cannot be read as Parquet: ")
 
 
 @pytest.mark.parametrize(
@@ -428,7 +428,9 @@ def test_a_damaged_page_of_parquet_is_refused(write):
 )
 def test_a_parquet_column_of_values_that_python_lacks_is_named(write, column, kind):
     message = refusal(write("a.parquet", table(a=["one"], ts=column)))
-    problem = f"a.parquet: column 'ts' holds {kind}, and a value that Python cannot hold; convert or drop it ("
+    problem = (
+        f"a.parquet: column 'ts' of type {kind} has a value that Python cannot represent; convert or drop the column ("
+    )
     assert message.startswith(problem)
 
 
@@ -452,7 +454,7 @@ def test_a_map_is_as_large_as_its_own_keys_and_values(write, monkeypatch, value)
     kind = pa.map_(pa.string(), pa.string())
     small = [[("k" * 10, "v" * 10)]] * 9
     path = write("a.parquet", table(a=pa.array([*small, value], kind)))
-    assert refusal(path) == "a.parquet row 10: over 90 bytes; break it into rows"
+    assert refusal(path) == "a.parquet row 10: over 90 bytes; split it into rows"
     assert len(values(write("b.parquet", table(a=pa.array(small * 3, kind))))) == 27
 
 

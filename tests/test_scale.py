@@ -275,7 +275,7 @@ def test_a_part_whose_description_is_damaged_counts_as_none(tmp_path, written):
 def test_a_file_that_changes_meanwhile_is_refused(text, wordpiece, tmp_path):
     source = store.TextSource(str(text), eval_fraction=0.1)
     stamps = [(path, size + 1, tag) for path, size, tag in store_shards.stamps(source.files())]
-    with pytest.raises(InputError, match=r"a\.jsonl: changed while it was prepared"):
+    with pytest.raises(InputError, match=r"a\.jsonl: changed while the store was prepared"):
         store_shards.make_part(tmp_path / "parts" / "0", source, source.files(), wordpiece, stamps)
     assert list((tmp_path / "parts").iterdir()) == []
 
@@ -297,7 +297,7 @@ def test_a_corpus_without_text_is_refused(prepare, text):
     for path in text.iterdir():
         path.unlink()
     write(text / "a.jsonl", ["\x01"])
-    with pytest.raises(InputError, match=r"data\.train: .* holds no text"):
+    with pytest.raises(InputError, match=r"data\.train: .* contains no text"):
         prepare()
 
 

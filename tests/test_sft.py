@@ -137,13 +137,13 @@ def test_other_columns():
         (Row(PLACE, {"prompt": "a"}), "column 'response' is missing .*; set task.response"),
         (Row(PLACE, {"response": "a"}), "column 'prompt' is missing .*; set task.prompt"),
         (Row(PLACE, {"prompt": "a", "response": " "}), "column 'response' is an empty text"),
-        (Row(PLACE, {"prompt": "_end_", "response": "a"}), "'_end_' has no piece but special tokens"),
+        (Row(PLACE, {"prompt": "_end_", "response": "a"}), "'_end_' has no tokens except special ones"),
         (Row(PLACE, {"messages": "hello"}), "messages must be a list of"),
         (Row(PLACE, {"messages": ["hello"]}), "messages must be a list of"),
         (chat(("bot", "a")), "message 1 has role 'bot'; choose one of system, user, assistant"),
         (chat(("user", "a"), ("assistant", "")), "message 2 has no text under 'content'"),
         (chat(("user", "a")), "no message of role 'assistant'"),
-        (chat(("assistant", "a"), ("user", "b")), "message 1 is the assistant's"),
+        (chat(("assistant", "a"), ("user", "b")), "message 1 has role 'assistant'; begin with"),
     ],
 )
 def test_a_row_that_cannot_be_used_is_named(row, message):

@@ -104,7 +104,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and wh
     ),
     "rows/texts.parquet": (
         lambda: nested("words", ["x" * 1_000_000] * 500),
-        "row 1: over 16777216 bytes; break it into rows",
+        "row 1: over 16777216 bytes; split it into rows",
     ),
     "rows/elements.parquet": (
         lambda: elements(6_000_000),
@@ -112,19 +112,19 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and wh
     ),
     "text/dense.json.gz": (
         lambda: PACK[".gz"](dense(21_000_000)),
-        "line 1: JSON of over 4194304 commas, colons and brackets; give it in parts",
+        "line 1: JSON with over 4194304 commas, colons and brackets; split it",
     ),
     "text/blank.json.zst": (
         lambda: PACK[".zst"](bytes(80_000_000)),
-        "unpacks to over 100 times its size; if it is sound",
+        "unpacks to over 100 times its size; if the file is valid",
     ),
     "text/line.jsonl.gz": (
         lambda: PACK[".gz"](b'"' + b"a" * (20 << 20)),
-        "line 1: longer than 16777216 bytes; break it",
+        "line 1: longer than 16777216 bytes; split it",
     ),
     "rows/line.jsonl.zst": (
         lambda: PACK[".zst"](dense(5_000_000)),
-        "line 1: JSON of over 4194304 commas, colons and brackets",
+        "line 1: JSON with over 4194304 commas, colons and brackets",
     ),
     "rows/quotes.csv.gz": (
         lambda: PACK[".gz"](b"a\n" + (b'"' + b"b" * 1000 + b'\n",') * 20_000),
@@ -139,12 +139,12 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and wh
     "text/inner.parquet.zst": (lambda: PACK[".zst"](bytes(80_000_000)), "unpacks to over 100 times its size"),
     "held/repeated.parquet": (
         lambda: repeated(100),
-        "row 7: up to here rows take 70[0-9]{6} bytes in memory, over 100 times their files' [0-9]{3}; .* as JSONL",
+        "row 7: up to here rows take 70[0-9]{6} bytes in memory, over 100 times their files' [0-9]{3}; .* to JSONL",
     ),
     "held/letters.parquet": (lambda: letters(1_000_000), "up to here rows take 671[0-9]{5} bytes in memory, over"),
     "held/letters.jsonl.gz": (
         lambda: PACK[".gz"](b'{"text": "a"}\n' * 1_000_000),
-        "up to here rows take 671[0-9]{5} bytes in memory, over 100 times .*; if they are sound, give .* unpacked",
+        "up to here rows take 671[0-9]{5} bytes in memory, over 100 times .*; if the file is valid, unpack it",
     ),
     "held/plain.csv": (lambda: b"a\n" + b"b\n" * 300_000, "300000 rows"),
     "model/header/model.safetensors": (lambda: (2**60).to_bytes(8, "little") + b"{}", "damaged or truncated: .*header"),

@@ -163,7 +163,7 @@ def test_a_given_evaluation_text_takes_nothing_from_training(source):
 
 
 def test_a_missing_store_is_named(source, tmp_path):
-    assert store.stale_reason(tmp_path / "none", source, WANTED) == "there is none yet"
+    assert store.stale_reason(tmp_path / "none", source, WANTED) == "not found"
     with pytest.raises(InputError, match=r"meta\.json: not a token store"):
         store.open_split(tmp_path / "none", "train")
 
@@ -254,7 +254,7 @@ def test_hashes_see_a_changed_bit(folder, name):
     raw = bytearray(path.read_bytes())
     raw[-1] ^= 1
     path.write_bytes(raw)
-    assert store.fault(folder) == f"eval/{name} is not what was written"
+    assert store.fault(folder) == f"eval/{name} is missing or changed"
 
 
 @pytest.mark.parametrize(
@@ -325,7 +325,7 @@ def test_a_damaged_meta_file_is_named(source, folder):
 @pytest.mark.parametrize(("name", "key"), [("train", r"data\.train"), ("eval", r"data\.eval")])
 def test_a_corpus_without_text_is_refused_and_leaves_nothing(source, wordpiece, tmp_path, name, key):
     (tmp_path / f"{name}.txt").write_text("\n \x01\n")
-    with pytest.raises(InputError, match=rf"{key}: .*{name}\.txt holds no text"):
+    with pytest.raises(InputError, match=rf"{key}: .*{name}\.txt contains no text"):
         store.prepare(tmp_path / "out/store", source, wordpiece, WANTED)
     assert list((tmp_path / "out").iterdir()) == []
 

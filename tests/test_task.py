@@ -60,7 +60,7 @@ def test_the_longer_text_is_cut_piece_by_piece(first, second, length):
 
 @pytest.mark.parametrize("text", ["[SEP] [CLS]", "[MASK]"])
 def test_a_text_of_special_tokens_alone_is_refused(text):
-    with pytest.raises(InputError, match=r"^a.csv line 2: '\[.* has no piece but special tokens; give a text"):
+    with pytest.raises(InputError, match=r"^a.csv line 2: '\[.* has no tokens except special ones; give a text"):
         BERT.content(Row("a.csv line 2", {}), text)
     assert BERT.content(Row("", {}), "ant [SEP]")
     assert pieces(BERT, BERT.content(Row("", {}), "\u2603")) == ["[UNK]"]  # a word, if an unknown one
@@ -74,7 +74,7 @@ def test_a_missing_or_empty_column_is_named_with_the_setting():
         "text": f"column 'text' is missing {columns}",
         "none": f"column 'none' is empty {columns}",
         "blank": "column 'blank' is an empty text; fill it in or remove the row",
-        "number": "column 'number' is 3, and not a text; set task.text to another",
+        "number": "column 'number' is 3, not a text; set task.text to another",
     }.items():
         with pytest.raises(InputError, match=f"^a.csv line 2: {message}$"):
             row.text(column, "task.text")

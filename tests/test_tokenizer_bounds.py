@@ -58,8 +58,11 @@ HARMFUL = {  # each asks the library for gigabytes, or makes it abort: while it 
     "a negative id": (model_of("WordPiece", vocab={"a": -1}), r"'a' has the id -1"),
     "an id that is none": (model_of("WordPiece", vocab={"a": 1.5}), r"'a' has the id 1.5"),
     "an id twice": (model_of("WordPiece", vocab={"a": 1, "b": 1}), r"'a' and 'b' both have the id 1"),
-    "an added id": (described(added_tokens=[token("[E]") | {"id": 2**31}]), r"'\[E\]' has the id 2147483648 where 11"),
-    "an added hole": (described(added_tokens=[token("[E]") | {"id": 12}]), r"'\[E\]' has the id 12 where 11"),
+    "an added id": (
+        described(added_tokens=[token("[E]") | {"id": 2**31}]),
+        r"'\[E\]' has the id 2147483648, expected 11",
+    ),
+    "an added hole": (described(added_tokens=[token("[E]") | {"id": 12}]), r"'\[E\]' has the id 12, expected 11"),
     "a long added token": (described(added_tokens=[token("é" * 2049) | {"id": 11}]), r"up to 4098 bytes"),
     "many added tokens": (
         described(added_tokens=[token(f"{number:4000}") | {"id": 11 + number} for number in range(1100)]),
@@ -244,7 +247,7 @@ def test_what_is_no_text_is_refused_in_one_line(folder, gpt_folder, name, data):
         ("[]", "not a JSON object"),
         ("null", "not a JSON object"),
         ('{"model": 3}', "not a tokenizer"),
-        ('{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "holds no token"),
+        ('{"model": {"type": "BPE", "vocab": {}, "merges": []}}', "contains no tokens"),
         ('{"model": {"type": "WordPiece", "vocab": {"\\ud800": 0}}}', "not a tokenizer"),
         ("9" * 10_000, "not JSON"),
     ],

@@ -153,7 +153,7 @@ def test_a_loaded_tokenizer_neither_pads_nor_cuts(tmp_path, wordpiece, documents
 
 def test_vocab_json_needs_its_merges(vocab_json):
     vocab_json.with_name("merges.txt").unlink()
-    with pytest.raises(InputError, match=r"vocab\.json: needs merges\.txt beside it"):
+    with pytest.raises(InputError, match=r"vocab\.json: needs merges\.txt in the same folder"):
         tokenizers.load_tokenizer(vocab_json.parent)
 
 

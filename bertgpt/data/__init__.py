@@ -1,1 +1,1 @@
-"""Text to batches, in NumPy alone: corpus -> store -> plan -> batch."""
+"""From text to batches, with NumPy only: corpus -> store -> plan -> batch."""

@@ -1,4 +1,4 @@
-"""Files of tokenizers come from elsewhere: what the library would allocate for them without end is refused here."""
+"""Limits on tokenizer files, which are untrusted: the library would allocate memory for them without limit."""
 
 import base64
 import json
@@ -16,14 +16,14 @@ from bertgpt.json_files import MAX_VALUES
 MAX_FILE = 1 << 26  # bytes of a tokenizer's file
 MAX_LINES = MAX_VALUES // 2  # of a vocabulary or of merges; in JSON a token has a comma and a colon
 MAX_IDS = 1 << 24  # the library makes lists as long as the highest id
-FEW_IDS = 100_000  # lists of this length cost nothing, whatever holes the ids have
-HOLES = 8  # in a larger vocabulary: ids for each token
+FEW_IDS = 100_000  # lists of this length are cheap, whatever gaps the ids have
+HOLES = 8  # maximum ids per token in a larger vocabulary
 MAX_TOKEN = 4096  # bytes of an added token, or of a Unigram piece: each byte becomes a state of an automaton
 MAX_ADDED = 1 << 22  # bytes of all added tokens
 MAX_STEPS = 128  # steps of one section
-MAX_GROWTH = 1 << 14  # how many times as long they may make a text; ALBERT's come to 6,500 by this count
+MAX_GROWTH = 1 << 14  # how many times longer a section may make a text; ALBERT's reaches 6,500 by this count
 SECTIONS = (("normalizer", "pre_tokenizer"), ("decoder",), ("post_processor",))
-GROWTH = {  # the most bytes that a step makes of one, Unicode's longest cases; those that are not here add none
+GROWTH = {  # maximum bytes that a step makes of one byte, from Unicode's longest cases; other steps add none
     "BertNormalizer": 5,
     "BPEDecoder": 2,
     "ByteLevel": 2,
@@ -39,10 +39,10 @@ GROWTH = {  # the most bytes that a step makes of one, Unicode's longest cases; 
 
 
 def is_file(file: Path) -> bool:
-    """Whether there is such a file.
+    """Whether the file exists.
 
     Raises:
-        InputError: there is a folder, a pipe, a device or a broken link of that name.
+        InputError: the path is a folder, a pipe, a device or a broken link.
     """
     if file.is_file():
         return True
@@ -55,7 +55,7 @@ def read_text(file: Path) -> str:
     """The text of a tokenizer's file.
 
     Raises:
-        InputError: it is too large, or no text in UTF-8.
+        InputError: the file is too large, or not UTF-8 text.
     """
     if file.stat().st_size > MAX_FILE:
         raise InputError(f"{file}: over {MAX_FILE} bytes; not a tokenizer")
@@ -64,12 +64,13 @@ def read_text(file: Path) -> str:
     except UnicodeDecodeError as error:
         raise InputError(f"{file}: not a tokenizer: {error}") from error
     if "\0" in text:
-        raise InputError(f"{file}: not a tokenizer: holds a NUL character")
+        raise InputError(f"{file}: not a tokenizer: contains a NUL character")
     return text
 
 
 def check_text(file: Path) -> None:
-    """
+    """Checks the size and the encoding of a file.
+
     Raises:
         InputError: as `read_text`.
     """
@@ -77,18 +78,20 @@ def check_text(file: Path) -> None:
 
 
 def check_lines(file: Path, text: str) -> None:
-    """
+    """Checks the number of lines; the library makes several maps of them.
+
     Raises:
-        InputError: the file's text has more lines than any vocabulary; the library makes several maps of them.
+        InputError: the file's text has more lines than any vocabulary.
     """
     if text.count("\n") > MAX_LINES:
         raise InputError(f"{file}: over {MAX_LINES} lines; not a tokenizer")
 
 
 def check_ids(place: Any, vocabulary: dict[str, Any]) -> None:
-    """
+    """Checks the ids of a vocabulary.
+
     Raises:
-        InputError: an id is no number, is higher than so many tokens can account for, or belongs to two tokens.
+        InputError: an id is not an integer, is too high for the number of tokens, or belongs to two tokens.
     """
     limit = min(MAX_IDS, max(FEW_IDS, HOLES * len(vocabulary)))
     for token, index in vocabulary.items():
@@ -98,23 +101,26 @@ def check_ids(place: Any, vocabulary: dict[str, Any]) -> None:
 
 
 def check_added_tokens(place: Any, contents: Sequence[str]) -> None:
-    """
+    """Checks the size of added tokens.
+
     Raises:
-        InputError: they are too long.
+        InputError: a token, or all tokens together, are too long.
     """
     sizes = [len(content.encode(errors="replace")) for content in contents]
     if max(sizes, default=0) > MAX_TOKEN or sum(sizes) > MAX_ADDED:
         raise InputError(
             f"{place}: added tokens of up to {max(sizes)} bytes, {sum(sizes)} together; "
-            f"the most are {MAX_TOKEN} and {MAX_ADDED}"
+            f"the maximum is {MAX_TOKEN} and {MAX_ADDED}"
         )
 
 
 def check_before(place: Any, description: dict[str, Any]) -> None:
-    """What the library allocates for while it reads tokenizer.json; another form than it knows is left to it.
+    """Checks the parts of tokenizer.json for which the library allocates memory while it reads them.
+
+    Parts of an unknown form are left to the library to reject.
 
     Raises:
-        InputError: an id is too high, or a piece or added token too long.
+        InputError: an id is too high, or a piece or an added token is too long.
     """
     model, added = description.get("model"), description.get("added_tokens")
     vocabulary = model.get("vocab") if isinstance(model, dict) else None
@@ -129,22 +135,22 @@ def check_before(place: Any, description: dict[str, Any]) -> None:
 
 
 def check_after(place: Any, tokenizer: Tokenizer) -> None:
-    """What encoding and decoding would allocate for, in the form that the library gives to what it has read.
+    """Checks the parts for which encoding and decoding would allocate memory, as the library has parsed them.
 
     Raises:
-        InputError: texts may grow too much, the post-processor gives an id that no token has, or there is no token.
+        InputError: texts may grow too much, the post-processor gives an id without a token, or there are no tokens.
     """
     if not tokenizer.get_vocab_size():
-        raise InputError(f"{place}: not a tokenizer: holds no token")
+        raise InputError(f"{place}: not a tokenizer: contains no tokens")
     description = json.loads(tokenizer.to_str())
     for names in SECTIONS:
         steps = [step for name in names for step in _steps(description[name])]
         if len(steps) > MAX_STEPS:
-            raise InputError(f"{place}: {' and '.join(names)} of {len(steps)} steps; the most are {MAX_STEPS}")
+            raise InputError(f"{place}: {' and '.join(names)} of {len(steps)} steps; the maximum is {MAX_STEPS}")
         growth = math.prod(map(_growth, steps))
         if growth > MAX_GROWTH:
             raise InputError(
-                f"{place}: {' and '.join(names)} may make a text {growth:.3g} times as long; the most is {MAX_GROWTH}"
+                f"{place}: {' and '.join(names)} may make a text {growth:.3g} times as long; the limit is {MAX_GROWTH}"
             )
     for step in _steps(description["post_processor"]):
         for index in _processor_ids(step):
@@ -153,22 +159,22 @@ def check_after(place: Any, tokenizer: Tokenizer) -> None:
 
 
 def check_numbering(place: Any, tokenizer: Tokenizer, declared: dict[int, str]) -> None:
-    """The library numbers added tokens itself, from the first free id on, whatever their file says.
+    """Checks the ids of added tokens. The library numbers them itself, whatever ids their file gives them.
 
     Args:
         place: named in errors.
-        tokenizer: has them.
+        tokenizer: the tokenizer with the added tokens.
         declared: the added tokens by the ids that the file gives them.
 
     Raises:
-        InputError: one has another id, or an id belongs to two tokens.
+        InputError: a token has another id than the file gives it, or an id belongs to two tokens.
     """
     for index, content in declared.items():
         found = tokenizer.token_to_id(content)
         if found != index:
             raise InputError(
-                f"{place}: added token {content!r:.80} has the id {index} where {found} is expected; an added token "
-                "has its id in the vocabulary, or the next one after the vocabulary and those before it"
+                f"{place}: added token {content!r:.80} has the id {index}, expected {found}; the id of an added "
+                "token must be its id in the vocabulary, or the next id that no token before it has"
             )
     _check_unique(place, tokenizer.get_vocab())
 
@@ -191,14 +197,14 @@ def _steps(value: Any) -> Iterator[dict[str, Any]]:
 
 
 def _growth(step: dict[str, Any]) -> float:
-    """The most bytes that a step makes of one; of a post-processor, tokens."""
+    """The maximum bytes that a step makes of one byte; for a post-processor, tokens of one token."""
     kind = step["type"]
     if kind == "Replace":
         old, new = len(step["pattern"].get("String", "").encode()), len(step["content"].encode())
         return max(1, new / old) if old else 1 + new  # a regular expression may match between any two characters
     if kind == "Prepend":
         return 1 + len(step["prepend"].encode())
-    if kind == "Precompiled":  # a trie, its size before it, and what its entries point to, parted by NUL
+    if kind == "Precompiled":  # the size of a trie, the trie, and its replacements, separated by NUL
         charsmap = base64.b64decode(step["precompiled_charsmap"])
         replacements = charsmap[4 + int.from_bytes(charsmap[:4], "little") :]
         return max(1, *map(len, replacements.split(b"\0")))

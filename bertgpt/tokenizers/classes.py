@@ -1,4 +1,4 @@
-"""Which class of transformers a tokenizer's folder names, and the clean-up that goes with it."""
+"""The class of transformers that a tokenizer's folder names, and the clean-up that belongs to it."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +20,7 @@ TYPES = (
     *("mobilebert", "nezha", "nomic_bert", "qdqbert", "retribert", "squeezebert", "visual_bert"),
 )
 MODEL_TYPES = dict.fromkeys(TYPES, "bert") | {"openai-gpt": "gpt"}
-# Classes in Python or around SentencePiece: transformers does not encode with the folder's tokenizer.json.
+# Classes written in Python or based on SentencePiece: transformers does not encode with the folder's tokenizer.json.
 WITHOUT_JSON = frozenset(
     (
         *("Bartpho", "BertGeneration", "BertJapanese", "BertTokenizerLegacy", "Bertweet", "BioGpt"),
@@ -31,12 +31,12 @@ WITHOUT_JSON = frozenset(
 
 
 class Reader(NamedTuple):
-    """What reads a folder's tokenizer.
+    """The class of transformers that reads a folder's tokenizer.
 
     Attributes:
-        family: "bert", "gpt", "other", or None where nothing tells.
-        told: the file and the value that tell it, for errors.
-        reads_json: whether it encodes by tokenizer.json.
+        family: "bert", "gpt" or "other"; None if no file names the class.
+        told: the file and the value that name the class, for errors.
+        reads_json: whether the class encodes with tokenizer.json.
     """
 
     family: str | None
@@ -45,11 +45,11 @@ class Reader(NamedTuple):
 
 
 def find_reader(folder: Path, config: dict[str, Any]) -> Reader:
-    """The class that tokenizer_config.json or else config.json names, or the one of config.json's model type.
+    """The class named by tokenizer_config.json, else by config.json, else the class of config.json's model type.
 
     Args:
         folder: of the tokenizer.
-        config: its tokenizer_config.json; empty without it.
+        config: its tokenizer_config.json; empty if it has none.
 
     Raises:
         InputError: config.json cannot be read.
@@ -67,14 +67,15 @@ def find_reader(folder: Path, config: dict[str, Any]) -> Reader:
 
 
 def check_reader(reader: Reader, file: Path, family: str | None) -> None:
-    """
+    """Checks that the folder's class encodes with the file as this library does.
+
     Args:
         reader: of the folder.
         file: the vocabulary.
-        family: the one whose clean-up is built around the file; None: the file describes its own.
+        family: the family whose clean-up this library adds; None if the file describes its own clean-up.
 
     Raises:
-        InputError: the class would make another tokenizer of the file than this library does.
+        InputError: the class would make another tokenizer from the file.
     """
     if family is None and not reader.reads_json:
         raise InputError(
@@ -88,12 +89,12 @@ def check_reader(reader: Reader, file: Path, family: str | None) -> None:
 
 
 def read_settings(file: Path, config: dict[str, Any], bert: bool) -> dict[str, bool | None]:
-    """What tokenizer_config.json says of BERT's clean-up, in the words of the normalizer.
+    """The settings of BERT's clean-up in tokenizer_config.json, by the normalizer's names.
 
     Args:
         file: named in errors.
-        config: what it holds.
-        bert: whether the tokenizer is known to be a BERT's, so that what is left out has Hugging Face's defaults.
+        config: its content.
+        bert: whether the tokenizer is known to be BERT's; then missing settings have Hugging Face's defaults.
 
     Raises:
         InputError: a setting is neither true nor false.

@@ -1,4 +1,4 @@
-"""The two kinds of tokenizer around a model, and what a vocabulary says of its ids."""
+"""The two kinds of tokenizer that are built around a model, and properties of a vocabulary's ids."""
 
 from typing import Any
 
@@ -8,18 +8,20 @@ from bertgpt.errors import InputError
 
 BERT_SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
 GPT_SPECIAL = ("<unk>",)
-SETTINGS = {  # tokenizer_config.json's words for BERT's clean-up, and the normalizer's
+SETTINGS = {  # the settings of BERT's clean-up: their names in tokenizer_config.json and in the normalizer
     "do_lower_case": "lowercase",
     "tokenize_chinese_chars": "handle_chinese_chars",
     "strip_accents": "strip_accents",
 }
 DEFAULTS: dict[str, bool | None] = {"do_lower_case": True, "tokenize_chinese_chars": True, "strip_accents": None}
-"""Hugging Face's for a BERT's tokenizer_config.json that leaves them out."""
+"""Hugging Face's defaults for settings that are missing in a BERT's tokenizer_config.json."""
 
 
 def wordpiece(model: models.WordPiece, **settings: Any) -> Tokenizer:
-    """BERT's clean-up around a WordPiece model; the settings are the normalizer's: without `strip_accents`, accents go
-    where it lower-cases."""
+    """A WordPiece model with BERT's clean-up.
+
+    The settings are the normalizer's. Without `strip_accents`, accents are stripped if it lower-cases.
+    """
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(**settings)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -28,7 +30,7 @@ def wordpiece(model: models.WordPiece, **settings: Any) -> Tokenizer:
 
 
 def bpe(model: models.BPE) -> Tokenizer:
-    """The clean-up that Hugging Face uses for GPT-1 without ftfy and spaCy, around a BPE model."""
+    """A BPE model with the clean-up that Hugging Face uses for GPT-1 without ftfy and spaCy."""
     tokenizer = Tokenizer(model)
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
     tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -37,14 +39,14 @@ def bpe(model: models.BPE) -> Tokenizer:
 
 
 def add_bert_template(tokenizer: Tokenizer) -> None:
-    """[CLS] A [SEP], segment 0; then B [SEP], segment 1."""
+    """Adds the special tokens around texts: [CLS] A [SEP] in segment 0, then B [SEP] in segment 1."""
     tokenizer.post_processor = processors.BertProcessing(
         ("[SEP]", special_id(tokenizer, "[SEP]")), ("[CLS]", special_id(tokenizer, "[CLS]"))
     )
 
 
 def vocabulary_size(tokenizer: Tokenizer) -> int:
-    """One more than the highest id. Ids may have holes: a vocab.txt with the same line twice makes one."""
+    """One more than the highest id. Ids may have gaps: a vocab.txt with a repeated line makes one."""
     return max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
 
 
@@ -62,5 +64,5 @@ def special_id(tokenizer: Tokenizer, token: str) -> int:
 
 
 def continuation_table(tokenizer: Tokenizer) -> list[bool]:
-    """For every id, whether the piece goes on a word (`##`); for whole-word masking."""
+    """For each id, whether its piece continues a word (`##`); for whole-word masking."""
     return [(tokenizer.id_to_token(index) or "").startswith("##") for index in range(vocabulary_size(tokenizer))]

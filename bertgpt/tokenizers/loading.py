@@ -1,4 +1,4 @@
-"""Tokenizers from files and folders, Hugging Face's and OpenAI's."""
+"""Loads tokenizers from files and folders, in the formats of Hugging Face and OpenAI."""
 
 import json
 from collections.abc import Callable
@@ -39,16 +39,18 @@ Made = TypeVar("Made")
 
 
 def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a file (`tokenizer.json`, `vocab.txt`) or folder (those, or `vocab.json` + `merges.txt`, or
-    OpenAI's `encoder_bpe_40000.json` + `vocab_40000.bpe`).
+    """The tokenizer in a file or folder.
 
-    A `tokenizer_config.json` beside it that is a BERT's decides lower case, Chinese characters and accents, with
-    Hugging Face's defaults for what it leaves out; a `vocab.txt` without it is lower-cased. Where nothing says whose
-    tokenizer it is, only what the config says goes over tokenizer.json. Tokens that
-    `tokenizer_config.json`, `special_tokens_map.json` or `added_tokens.json` add have the ids that transformers gives.
+    The file, or a file in the folder, is `tokenizer.json`, `vocab.txt`, `vocab.json` with `merges.txt` next to it, or
+    OpenAI's `encoder_bpe_40000.json` with `vocab_40000.bpe` next to it.
+
+    BERT's `tokenizer_config.json` next to the file decides lower case, Chinese characters and accents; settings that it
+    lacks have Hugging Face's defaults. A `vocab.txt` without a config is lower-cased. If no file names the tokenizer's
+    class, only settings that the config contains override tokenizer.json. Tokens added by `tokenizer_config.json`,
+    `special_tokens_map.json` or `added_tokens.json` have the ids that transformers gives them.
 
     Raises:
-        InputError: there is no tokenizer, its file cannot be used, it would encode otherwise than in transformers, or
+        InputError: there is no tokenizer, its file cannot be used, it would encode differently from transformers, or
             BERT's special tokens have other names.
     """
     path = Path(path)
@@ -69,14 +71,14 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
 
 
 def parse_tokenizer(text: str, place: Any) -> Tokenizer:
-    """A tokenizer from the text of a tokenizer.json, without padding and truncation, which this library decides.
+    """A tokenizer from the text of a tokenizer.json, without padding and truncation, which this library does itself.
 
     Args:
-        text: from anywhere.
+        text: from any source; it may be untrusted.
         place: named in errors.
 
     Raises:
-        InputError: it is no tokenizer, or asks for too much memory.
+        InputError: the text is not a tokenizer, or would need too much memory.
     """
     if has_over(text, MAX_VALUES):
         raise InputError(f"{place}: over {MAX_VALUES} commas, colons and brackets; not a tokenizer")
@@ -88,7 +90,7 @@ def parse_tokenizer(text: str, place: Any) -> Tokenizer:
         raise InputError(f"{place}: not a tokenizer: not a JSON object")
     check_before(place, description)
     description |= {"padding": None, "truncation": None}
-    # Not the text: where it has a key twice, the library might read what was not checked.
+    # Not from the original text: if it has a key twice, the library might read the value that was not checked.
     tokenizer = _guarded(place, lambda: Tokenizer.from_str(json.dumps(description)))
     check_after(place, tokenizer)
     added = description.get("added_tokens") or []
@@ -106,24 +108,24 @@ def _find_vocabulary(path: Path, reader: Reader) -> Path:
 
 
 def _guarded(place: Any, make: Callable[[], Made]) -> Made:
-    """What the library makes of a file, its errors in one line."""
+    """The library's result from a file; its errors are raised as InputError with one line."""
     try:
         return make()
     except (KeyboardInterrupt, SystemExit):
         raise
-    except BaseException as error:  # the library raises bare Exception, or Rust's panic, which is none
+    except BaseException as error:  # the library raises Exception, or Rust's panic, which is not an Exception
         raise InputError(f"{place}: not a tokenizer: {error}") from error
 
 
 def _apply_settings(tokenizer: Tokenizer, settings: dict[str, bool | None]) -> None:
-    """Changes the tokenizer's BERT clean-up where the settings say otherwise."""
+    """Changes the tokenizer's BERT clean-up if the settings differ from it."""
     normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
     if normalizer.pop("type", None) == "BertNormalizer" and normalizer | settings != normalizer:
         tokenizer.normalizer = normalizers.BertNormalizer(**normalizer | settings)
 
 
 def _with_added(tokenizer: Tokenizer, file: Path, added: Added, bert: bool) -> Tokenizer:
-    """The tokenizer with the tokens that its folder adds, and those that BERT's classes add in any case."""
+    """The tokenizer with the tokens that its folder adds, and those that BERT's classes always add."""
     check_roles(added, tokenizer, bert)
     if bert:
         special = {role: token for role, token in BERT_ROLES.items() if tokenizer.token_to_id(token) is not None}
@@ -138,10 +140,10 @@ def _from_vocab_txt(file: Path, settings: dict[str, bool | None], added: Added) 
     vocabulary = _guarded(file, lambda: models.WordPiece.read_file(str(file)))  # as transformers does
     check_ids(file, vocabulary)
     later = {token.content for token in added.numbered.values()}
-    known = vocabulary.keys() | (later - {"[UNK]"})  # the model itself must know that one
+    known = vocabulary.keys() | (later - {"[UNK]"})  # the model itself must contain [UNK]
     for token in BERT_SPECIAL:
         if token not in known:
-            why = "a byte order mark goes before its first line" if text.startswith("\ufeff") else "BERT needs it"
+            why = "a byte order mark precedes its first line" if text.startswith("\ufeff") else "BERT needs it"
             raise InputError(f"{file}: no {token}; {why}")
     tokenizer = wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), **settings)
     tokenizer = _with_added(tokenizer, file, added, bert=True)
@@ -152,7 +154,7 @@ def _from_vocab_txt(file: Path, settings: dict[str, bool | None], added: Added) 
 def _from_merges(file: Path, added: Added) -> Tokenizer:
     merges = file.with_name(MERGES[file.name])
     if not is_file(merges):
-        raise InputError(f"{file}: needs {merges.name} beside it")
+        raise InputError(f"{file}: needs {merges.name} in the same folder")
     check_text(file)
     check_lines(merges, read_text(merges))
     vocabulary = read_json_object(file)

@@ -1,4 +1,4 @@
-"""Tokenizers written as Hugging Face's files."""
+"""Writes tokenizers as Hugging Face files."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -18,13 +18,14 @@ def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
 def export_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> None:
     """Writes Hugging Face's files: tokenizer.json, tokenizer_config.json, and vocab.txt or vocab.json + merges.txt.
 
-    Their BertTokenizer and OpenAIGPTTokenizer build their own clean-up from the last; a tokenizer that has another is
-    described by tokenizer.json alone. Added tokens and their properties are in tokenizer_config.json too.
+    Hugging Face's BertTokenizer and OpenAIGPTTokenizer add their own clean-up to vocab.txt or vocab.json. So a
+    tokenizer with another clean-up has neither; tokenizer.json describes it. Added tokens and their properties are also
+    in tokenizer_config.json.
 
     Args:
-        tokenizer: any.
-        folder: exists.
-        max_length: the model's positions.
+        tokenizer: any tokenizer.
+        folder: an existing folder.
+        max_length: the model's number of positions.
     """
     save_tokenizer(tokenizer, folder)
     description = json.loads(tokenizer.to_str())
@@ -41,7 +42,7 @@ def export_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Non
         merges = (merge if isinstance(merge, str) else " ".join(merge) for merge in model["merges"])
         _write_json(folder / "vocab.json", model["vocab"])
         (folder / "merges.txt").write_text("\n".join(["#version: 0.2", *merges, ""]), encoding="utf-8")
-    else:  # a role would make its token an added one
+    else:  # transformers adds the token of a role, so only tokens that are special already have one
         special = {token["content"] for token in added.values()}
         settings |= {"tokenizer_class": "PreTrainedTokenizerFast"}
         settings |= _roles(token for token in (*GPT_SPECIAL, *BERT_SPECIAL) if token in special)
@@ -53,13 +54,13 @@ def _roles(tokens: Iterable[str]) -> dict[str, str]:
 
 
 def _lines(vocabulary: dict[str, int]) -> list[str]:
-    """vocab.txt's: a piece an id, and names for the ids that have none."""
+    """The lines of vocab.txt: one piece per id, and placeholders for unused ids."""
     pieces = {index: piece for piece, index in vocabulary.items()}
     return [pieces.get(index, f"[unused_id_{index}]") for index in range(max(pieces) + 1)]
 
 
 def _is_berts(description: dict[str, Any]) -> bool:
-    """Whether their BertTokenizer would be the same, given the vocabulary, SETTINGS and the added tokens."""
+    """Whether Hugging Face's BertTokenizer is the same, given the vocabulary, SETTINGS and the added tokens."""
     model, normalizer = description["model"], description["normalizer"] or {}
     wanted = {"type": "WordPiece", "unk_token": "[UNK]", "continuing_subword_prefix": "##"}
     return (
@@ -67,12 +68,12 @@ def _is_berts(description: dict[str, Any]) -> bool:
         and normalizer | {"type": "BertNormalizer", "clean_text": True} == normalizer
         and description["pre_tokenizer"] == {"type": "BertPreTokenizer"}
         and _adds(description, BERT_SPECIAL, max(model["vocab"].values()) + 1)
-        and all(piece == piece.rstrip() and "\n" not in piece for piece in model["vocab"])  # else no lines of a file
+        and all(piece == piece.rstrip() and "\n" not in piece for piece in model["vocab"])  # else not a line
     )
 
 
 def _is_gpts(description: dict[str, Any]) -> bool:
-    """Whether their OpenAIGPTTokenizer would be the same, given vocabulary, merges and the added tokens."""
+    """Whether Hugging Face's OpenAIGPTTokenizer is the same, given the vocabulary, merges and the added tokens."""
     model = description["model"]
     wanted = {"type": "BPE", "unk_token": "<unk>", "end_of_word_suffix": "</w>", "fuse_unk": False, "dropout": None}
     cleaned = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
@@ -87,12 +88,12 @@ def _is_gpts(description: dict[str, Any]) -> bool:
 
 
 def _adds(description: dict[str, Any], special: Sequence[str], size: int) -> bool:
-    """Whether the added tokens are those of the class, which makes them special, and others after the vocabulary.
+    """Whether the added tokens are those of the class, marked as special, and others after the vocabulary.
 
     Args:
-        description: of the tokenizer.
-        special: the tokens that the class adds in any case.
-        size: of the vocabulary as its file has it.
+        description: the JSON of the tokenizer.
+        special: the tokens that the class always adds, as special tokens.
+        size: the number of ids in the vocabulary's file.
     """
     vocabulary, added = description["model"]["vocab"], description["added_tokens"]
     further = [token["id"] for token in added if token["content"] not in vocabulary]

@@ -1,4 +1,4 @@
-"""Tokenizers learnt from text: the characters that they keep are counted first, then pieces are merged."""
+"""Trains tokenizers on text: counts characters to choose those that are kept, then merges pieces."""
 
 import json
 from collections.abc import Iterable, Iterator
@@ -9,24 +9,24 @@ from tokenizers import Tokenizer, models, trainers
 from bertgpt.errors import InputError
 from bertgpt.tokenizers.kinds import BERT_SPECIAL, GPT_SPECIAL, add_bert_template, bpe, wordpiece
 
-COVERED = 0.9995  # of all characters of the text: what the alphabet is meant to cover before pieces are merged
-SMALL_ALPHABET = 256  # places that the alphabet may fill in a vocabulary too small to give it half
+COVERED = 0.9995  # share of the text's characters that the alphabet should cover before pieces are merged
+SMALL_ALPHABET = 256  # entries that the alphabet may fill in a vocabulary that is too small to give it half
 BLOCK = 1 << 22  # characters counted at a time
 CODES = 0x110000  # Unicode's code points
-GONE, SPACE, ALONE, WORD = range(4)  # clean-up removes it; it separates words; it is a word by itself; it joins others
+GONE, SPACE, ALONE, WORD = range(4)  # clean-up removes it; separates words; a word by itself; part of a word
 
-Forms = dict[str, tuple[int, int]]  # a character -> how often it occurs plain, and with `##` before or `</w>` behind
+Forms = dict[str, tuple[int, int]]  # a character -> how often it occurs plain, and with `##` before or `</w>` after it
 
 
 def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = True) -> Tokenizer:
-    """A WordPiece tokenizer with BERT's clean-up, learnt from texts; [PAD] is 0.
+    """A WordPiece tokenizer with BERT's clean-up, trained on texts; the id of [PAD] is 0.
 
-    Merging starts from the most frequent characters: those that cover 99.95 % of the text, or fill half of the
-    vocabulary (256 places in a small one). Places that merging leaves empty go to further characters.
+    Merging starts from the most frequent characters: until they cover 99.95 % of the text, or fill half of the
+    vocabulary (256 entries in a small one). Entries that merging leaves unused go to further characters.
 
     Args:
-        texts: read twice, never held together: a list, or an object whose `__iter__` begins anew.
-        vocab_size: at most this many pieces, the five special ones included.
+        texts: read twice, never all in memory: a list, or an object whose `__iter__` starts from the beginning.
+        vocab_size: the maximum number of pieces, the five special ones included.
         lowercase: lower-case and strip accents, as the uncased models do.
 
     Raises:
@@ -50,9 +50,9 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
 
 
 def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
-    """A lower-casing BPE tokenizer whose words end in `</w>`, learnt from texts; `<unk>` is 0.
+    """A lower-casing BPE tokenizer whose words end in `</w>`, trained on texts; the id of `<unk>` is 0.
 
-    Arguments, alphabet and errors are those of `train_wordpiece`.
+    Arguments, alphabet and errors are as in `train_wordpiece`.
     """
     tokenizer = bpe(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
     forms = _count_forms(_twice(texts), tokenizer, plain_last=True)
@@ -74,19 +74,19 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
 
 def _twice(texts: Iterable[str]) -> Iterable[str]:
     if iter(texts) is texts:
-        raise InputError("a tokenizer's texts are read twice; give a list, or an object whose __iter__ begins anew")
+        raise InputError("a tokenizer's texts are read twice; give a list, or an object whose __iter__ can run twice")
     return texts
 
 
 def _count_forms(texts: Iterable[str], tokenizer: Tokenizer, plain_last: bool) -> Forms:
     """How often each cleaned character occurs in either form, in constant memory.
 
-    BERT's clean-up works character by character, so raw code points are counted, and each distinct one is cleaned once.
+    BERT's clean-up works on single characters. So raw code points are counted, and each distinct one is cleaned once.
 
     Args:
         texts: read once.
         tokenizer: its clean-up decides what a character becomes, and where words end.
-        plain_last: False: a word's first character is plain (WordPiece). True: all but its last are (BPE).
+        plain_last: False: a word's first character is plain (WordPiece). True: all but its last are plain (BPE).
     """
     kinds, cleaned = np.full(CODES, GONE, np.uint8), dict[int, str]()
     edge, joined = np.zeros(CODES, np.int64), np.zeros(CODES, np.int64)
@@ -95,14 +95,14 @@ def _count_forms(texts: Iterable[str], tokenizer: Tokenizer, plain_last: bool) -
             kinds[code], cleaned[code] = _clean(chr(code), tokenizer)
         codes = codes[kinds[codes] != GONE]
         word = kinds[codes] == WORD
-        beside = np.zeros(len(codes), bool)  # whether the word goes on, before (or behind) the character
+        beside = np.zeros(len(codes), bool)  # whether the word extends before (or after) the character
         (beside[:-1] if plain_last else beside[1:])[:] = word[1:] & word[:-1]
         edge += np.bincount(codes[~beside], minlength=CODES)
         joined += np.bincount(codes[beside], minlength=CODES)
     counts: dict[str, list[int]] = {}
     for code, text in cleaned.items():
         for place, character in enumerate(reversed(text) if plain_last else text):
-            at_edge = int(edge[code]) if place == 0 else 0  # the rest of what one code point becomes stands within
+            at_edge = int(edge[code]) if place == 0 else 0  # further characters of a code point are within
             count = counts.setdefault(character, [0, 0])
             count[0] += at_edge
             count[1] += int(edge[code] + joined[code]) - at_edge
@@ -110,7 +110,7 @@ def _count_forms(texts: Iterable[str], tokenizer: Tokenizer, plain_last: bool) -
 
 
 def _blocks(texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """The code points of the texts, a line end between them, by at least BLOCK at a time."""
+    """The code points of the texts, separated by line ends, in blocks of at least BLOCK (the last may be shorter)."""
     block: list[str] = []
     size = 0
     for text in texts:
@@ -123,7 +123,7 @@ def _blocks(texts: Iterable[str]) -> Iterator[np.ndarray]:
 
 
 def _clean(character: str, tokenizer: Tokenizer) -> tuple[int, str]:
-    """What clean-up makes of a character within a word: its kind, and the characters that it becomes."""
+    """How clean-up changes a character within a word: its kind, and the characters that replace it."""
     text = tokenizer.normalizer.normalize_str(f"a{character}a")
     pieces = [piece for piece, _ in tokenizer.pre_tokenizer.pre_tokenize_str(text)]
     if len(pieces) == 1:
@@ -132,12 +132,12 @@ def _clean(character: str, tokenizer: Tokenizer) -> tuple[int, str]:
 
 
 def _alphabet(forms: Forms, places: int) -> list[str]:
-    """The characters that merging starts from, by falling frequency; ties go by code point."""
+    """The characters that merging starts from, by descending frequency; ties are ordered by code point."""
     room = max(places // 2, min(places, SMALL_ALPHABET))
     wanted = COVERED * sum(map(sum, forms.values()))
     kept: list[str] = []
     for character in sorted(forms, key=lambda character: (-sum(forms[character]), character)):
-        room -= 1 + (forms[character][1] > 0)  # the trainer takes the plain form in any case
+        room -= 1 + (forms[character][1] > 0)  # the trainer always includes the plain form
         if wanted <= 0 or room < 0:
             break
         wanted -= sum(forms[character])
@@ -146,7 +146,7 @@ def _alphabet(forms: Forms, places: int) -> list[str]:
 
 
 def _filled(tokenizer: Tokenizer, forms: Forms, prefix: str, suffix: str, vocab_size: int) -> dict[str, int]:
-    """The vocabulary, its empty places given to forms of further characters, the most frequent first."""
+    """The vocabulary, with its unused ids given to forms of further characters, the most frequent first."""
     vocabulary = tokenizer.get_vocab()
     counts = {character: plain for character, (plain, _) in forms.items() if plain}
     counts |= {f"{prefix}{character}{suffix}": other for character, (_, other) in forms.items() if other}

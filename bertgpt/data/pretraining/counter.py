@@ -1,4 +1,4 @@
-"""Random numbers as a pure function of (key, counter), so that an example does not depend on its batch."""
+"""Random numbers as a pure function of (key, counter): an example does not depend on its batch."""
 
 import numpy as np
 
@@ -13,13 +13,13 @@ def splitmix64(x: np.ndarray) -> np.ndarray:
 
 
 def keys(seed: int, rows: np.ndarray) -> np.ndarray:
-    """A key for every row number [B] under a seed -> uint64 [B]."""
+    """A seed and row numbers [B] -> one key per row, uint64 [B]."""
     start = splitmix64(np.array([seed & 0xFFFFFFFFFFFFFFFF], np.uint64) + GOLDEN)
     return splitmix64(start ^ splitmix64(rows.astype(np.uint64) * GOLDEN))
 
 
 def bits(key: np.ndarray, counters: np.ndarray) -> np.ndarray:
-    """64 random bits for every key [B] and counter [N] -> uint64 [B N]."""
+    """Keys [B] and counters [N] -> 64 random bits for each pair, uint64 [B N]."""
     return splitmix64(key[:, None] + (counters.astype(np.uint64) + np.uint64(1)) * GOLDEN)
 
 

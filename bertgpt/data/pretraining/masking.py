@@ -1,4 +1,4 @@
-"""Masked language modelling: which tokens are predicted and what stands in their place (Devlin et al. 2019, 3.1)."""
+"""Masked language modelling: which tokens are predicted, and what replaces them (Devlin et al. 2019, 3.1)."""
 
 from typing import NamedTuple
 
@@ -6,18 +6,18 @@ import numpy as np
 
 from bertgpt.data.pretraining import counter
 
-RATE = 0.15  # of a sequence's tokens, special ones counted
-MASKED, RANDOM = 0.8, 0.1  # of the chosen tokens become [MASK], a random token; the rest stay
+RATE = 0.15  # share of a sequence's tokens that is predicted; special tokens count as tokens
+MASKED, RANDOM = 0.8, 0.1  # shares of the chosen tokens that become [MASK] and a random token; the rest stay
 
 
 class Masked(NamedTuple):
-    """A batch after masking; P is the most that a row of T tokens can have.
+    """A batch after masking; P is the maximum number of chosen tokens in a row of T tokens.
 
     Attributes:
         input_ids: [B T] with the chosen tokens replaced.
-        positions: [B P] int32, ascending; 0 where a row has fewer.
-        labels: [B P] int32, what stood there.
-        loss_mask: [B P] float32, 1 where a position counts.
+        positions: [B P] int32, ascending; then 0 for unused entries.
+        labels: [B P] int32, the original tokens; 0 for unused entries.
+        loss_mask: [B P] float32, 1 for used entries.
     """
 
     input_ids: np.ndarray
@@ -27,7 +27,7 @@ class Masked(NamedTuple):
 
 
 def budget(lengths: np.ndarray) -> np.ndarray:
-    """How many tokens of a sequence are predicted: max(1, round(0.15 length)), halves to even as in Python."""
+    """How many tokens of a sequence are predicted: max(1, round(0.15 length)), with halves rounded to even."""
     return np.maximum(1, np.rint(RATE * lengths)).astype(np.int64)
 
 
@@ -45,15 +45,15 @@ def mask_tokens(
 
     Args:
         input_ids: [B T] int32.
-        lengths: [B], tokens of each row, special ones counted.
-        fixed: [B T] bool, True = never chosen: special tokens and padding; the first column is always ([CLS]).
+        lengths: [B], tokens per row, special tokens included.
+        fixed: [B T] bool, True = never chosen: special tokens and padding. The first column ([CLS]) is always True.
         keys: [B] uint64 from `counter.keys`.
         mask_id: the id of [MASK].
-        vocab_size: random tokens are under it.
-        continues: [V] bool, True = the piece goes on a word. Given, the pieces of a word are chosen together, and a
-            word that does not fit the rest of the budget is skipped (Google's whole-word masking).
-        full_length: the T of rows that are given without columns of padding at their end; they are masked as if those
-            were there.
+        vocab_size: random tokens are below it.
+        continues: [V] bool, True = the piece continues a word. If given, the pieces of a word are chosen together, and
+            a word that exceeds the rest of the budget is skipped (Google's whole-word masking).
+        full_length: the T of the complete rows, if `input_ids` lacks columns of padding at the end. The rows are masked
+            as if those columns were present.
     """
     width = int(budget(np.array(input_ids.shape[1])))
     full_length = full_length or input_ids.shape[1]
@@ -72,12 +72,12 @@ def mask_tokens(
     replaced = np.where(draws < MASKED, mask_id, np.where(draws < MASKED + RANDOM, tokens.astype(np.int32), labels))
     masked = input_ids.copy()
     np.put_along_axis(masked, positions, np.where(chosen, replaced, labels).astype(np.int32), axis=1)
-    # Unused places point at position 0; [CLS] stands there, which is never chosen and is written back as it was.
+    # Unused entries point at position 0, which is [CLS]: it is never chosen, and is written back unchanged.
     return Masked(masked, positions.astype(np.int32), np.where(chosen, labels, 0), chosen.astype(np.float32))
 
 
 def _choose_tokens(priority: np.ndarray, fixed: np.ndarray, counts: np.ndarray, width: int) -> np.ndarray:
-    """The `counts` free positions of lowest priority, ascending [B P]; T where a row has fewer."""
+    """The `counts` free positions of lowest priority, ascending [B P]; T for unused entries."""
     length = priority.shape[1]
     priority = np.where(fixed, np.uint64(2**64 - 1), priority)
     candidates = np.argpartition(priority, width - 1, axis=1)[:, :width]
@@ -89,10 +89,10 @@ def _choose_tokens(priority: np.ndarray, fixed: np.ndarray, counts: np.ndarray, 
 def _choose_words(
     priority: np.ndarray, fixed: np.ndarray, counts: np.ndarray, width: int, continues: np.ndarray
 ) -> np.ndarray:
-    """As `_choose_tokens`, by whole words: in order of the priority of their first piece, each that still fits."""
+    """Like `_choose_tokens`, but whole words, in order of their first pieces' priority, if they fit the budget."""
     rows, length = priority.shape
     starts = ~fixed & ~(continues & ~np.roll(fixed, 1, axis=1))  # a piece after a special token starts a word
-    word = np.cumsum(starts, axis=1) - 1  # [B T], the word of every free position
+    word = np.cumsum(starts, axis=1) - 1  # [B T], the word of each free position
     sizes = np.zeros((rows, length), np.int64)
     np.add.at(sizes, (np.arange(rows)[:, None], np.where(fixed, 0, word)), ~fixed)
     word_priority = np.full((rows, length), np.uint64(2**64 - 1))

@@ -1,4 +1,4 @@
-"""Several examples in one row, each apart from the others: which stand together, and the rows made of them."""
+"""Packing: several examples in one row, which do not attend to each other. Plans the rows and builds them."""
 
 import functools
 import heapq
@@ -8,32 +8,33 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 Rows = dict[str, np.ndarray]
-HALVINGS = 2  # of a row's width, for its shorter examples
-TOKENS = 8  # of a row for every example that it may hold: few are shorter
+HALVINGS = 2  # maximum number of times that the width is halved, for shorter examples
+TOKENS = 8  # of a row per example that it may contain: few examples are shorter
 
 
 def most_examples(length: int) -> int:
-    """K, the examples that a row of T tokens may hold, where it costs the model nothing to hold many."""
+    """K, the maximum number of examples in a row of T tokens, for models to which a large K costs nothing."""
     return max(2, length // TOKENS)
 
 
 def plan_packs(lengths: np.ndarray, capacity: int, limit: int, rng: np.random.Generator) -> np.ndarray:
-    """Which examples share a row: every one once, longest first within a row.
+    """Which examples share a row: each example once, longest first within a row.
 
-    Shortest pack first (Krell et al. 2021, arXiv 2107.02027): lengths are placed from the longest down, each into the
-    packs that have most room left. That is decided for all examples of a length at once, and then they are dealt out.
+    Shortest-pack-first (Krell et al. 2021, arXiv 2107.02027): lengths are placed in descending order, each into the
+    packs with the most room left. This is decided for all examples of a length at once. Then examples are assigned to
+    the packs.
 
     Args:
         lengths: [N] tokens of each example, from 1 to `capacity`.
-        capacity: T, tokens of a row.
-        limit: K, examples of a row.
-        rng: which examples of a length go where, and the order of rows.
+        capacity: T, tokens per row.
+        limit: K, maximum number of examples per row.
+        rng: decides which examples of a length go where, and the order of the rows.
 
     Returns:
-        Indices of examples [M K] int32; -1 where there is none.
+        Indices of examples [M K] int32; -1 for unused entries.
     """
     patterns, packs = _patterns(np.bincount(lengths), capacity, limit)
-    sizes = patterns[rng.permutation(np.repeat(np.arange(len(packs)), packs))]  # [M K], 0 where empty
+    sizes = patterns[rng.permutation(np.repeat(np.arange(len(packs)), packs))]  # [M K], 0 for unused entries
     slots = np.flatnonzero(sizes)
     slots = slots[np.argsort(sizes.ravel()[slots], kind="stable")]
     examples = rng.permutation(len(lengths))
@@ -43,10 +44,12 @@ def plan_packs(lengths: np.ndarray, capacity: int, limit: int, rng: np.random.Ge
 
 
 def _patterns(histogram: np.ndarray, capacity: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
-    """The combinations of lengths [G K], 0 where empty, and how many packs have each [G]; histogram[n] examples have
-    length n."""
+    """The combinations of lengths [G K], 0 for unused entries, and the number of packs with each combination [G].
+
+    `histogram[n]` is the number of examples of length n.
+    """
     full: list[tuple[tuple[int, ...], int]] = []
-    heap: list[tuple[int, tuple[int, ...], int]] = []  # (-room, lengths, packs) of those that may take more
+    heap: list[tuple[int, tuple[int, ...], int]] = []  # (-room, lengths, packs) of packs with room
     for length in range(len(histogram) - 1, 0, -1):
         left = int(histogram[length])
         while left:
@@ -69,13 +72,13 @@ def _patterns(histogram: np.ndarray, capacity: int, limit: int) -> tuple[np.ndar
 
 
 class Slots(NamedTuple):
-    """Where examples lie in packed rows, row after row and from left to right; all [N] int.
+    """The places of examples in packed rows, row by row and from left to right; all fields are [N] int.
 
     Attributes:
         row: the packed row, from 0.
-        place: which example of its row, from 0.
+        place: the example's index in its row, from 0.
         begin: the column of its first token.
-        length: its tokens.
+        length: its number of tokens.
     """
 
     row: np.ndarray
@@ -85,7 +88,7 @@ class Slots(NamedTuple):
 
 
 def lay_out(lengths: np.ndarray) -> Slots:
-    """lengths [B K], 0 where there is no example -> the places of the others, one after the other in each row."""
+    """lengths [B K], 0 for unused entries -> the places of the examples, one after the other in each row."""
     row, place = np.nonzero(lengths)
     begin = np.cumsum(lengths, axis=1) - lengths
     return Slots(row, place, begin[row, place], lengths[row, place])
@@ -98,19 +101,20 @@ def assemble(
     per_token: Sequence[str],
     pad: int = 0,
 ) -> Rows:
-    """Unpacked examples moved to their places.
+    """Copies unpacked examples to their places in packed rows.
 
     Args:
-        slots: where each goes.
-        shape: B rows of K examples and T tokens at most.
-        parts: (indices [n] into slots, those examples as rows [n ...]), which together are all of them. Keys that are
-            `per_token` are [n W], W at least the longest example's length.
-        per_token: keys that go to [B T]; all others, of whole examples, go to [B K ...].
-        pad: the token id of padding; everything else is 0 there.
+        slots: the place of each example.
+        shape: (B, K, T): rows, maximum examples per row, tokens per row.
+        parts: (indices [n] into slots, those examples as rows [n ...]); together the parts have all examples. Values of
+            `per_token` keys are [n W]; W is at least the length of the longest example.
+        per_token: keys that become [B T]. All other keys have one value per example and become [B K ...].
+        pad: the token id of padding; all other keys are padded with 0.
 
     Returns:
-        The keys of the rows with `position_ids` [B T], from 0 in each example, and `pack_ids` [B T], from 1; and
-        `cls_positions` [B K], where examples begin, if they have values as a whole. All of the three int32.
+        The keys of the rows, with `position_ids` [B T], which start at 0 in each example, and `pack_ids` [B T], which
+        number the examples of a row from 1. If there are keys with one value per example, also `cls_positions` [B K],
+        the first column of each example. These three are int32.
     """
     count, limit, length = shape
     packed: Rows = {}
@@ -118,7 +122,7 @@ def assemble(
         row, place, begin, size = (field[chosen] for field in slots)
         column = np.arange(size.max())
         real = column < size[:, None]
-        target = ((row * length + begin)[:, None] + column)[real]  # in [B T], flat
+        target = ((row * length + begin)[:, None] + column)[real]  # flat indices into [B T]
         for name, value in rows.items():
             if name not in packed:
                 empty = (count, length) if name in per_token else (count, limit, *value.shape[1:])
@@ -134,7 +138,7 @@ def assemble(
 
 
 def _marks(slots: Slots, shape: tuple[int, int]) -> Rows:
-    """`position_ids` and `pack_ids`: examples stand side by side from the first column on."""
+    """`position_ids` and `pack_ids`; the examples of a row are contiguous from the first column on."""
     real = np.arange(shape[1]) < np.bincount(slots.row, slots.length, shape[0])[:, None]
     positions, packs = np.zeros(shape, np.int32), np.zeros(shape, np.int32)
     ends = np.cumsum(slots.length)
@@ -149,14 +153,16 @@ def to_columns(rows: Rows, width: int) -> Rows:
     positions = rows.pop("masked_positions")
     for name in ("labels", "loss_mask"):
         columns = np.zeros((len(positions), width), rows[name].dtype)
-        np.put_along_axis(columns, positions, rows[name], axis=1)  # unused places write their 0 to [CLS], never masked
+        np.put_along_axis(columns, positions, rows[name], axis=1)  # unused entries write 0 to [CLS], never masked
         rows[name] = columns
     return rows
 
 
 def to_positions(packed: Rows, most: int) -> Rows:
-    """The way back: `labels` and `loss_mask` [B T] -> [B P'] with `masked_positions` [B P'] int32, ascending; 0 where
-    a row has fewer than `most`, P'."""
+    """The inverse of `to_columns`: `labels` and `loss_mask` [B T] -> both as [B P'], with `masked_positions`.
+
+    `masked_positions` is [B P'] int32, ascending. P' is `most`; unused entries of all three are 0.
+    """
     row, column = np.nonzero(packed["loss_mask"])
     counts = np.bincount(row, minlength=len(packed["loss_mask"]))
     place = np.arange(len(row)) - np.repeat(np.cumsum(counts) - counts, counts)
@@ -170,11 +176,11 @@ def to_positions(packed: Rows, most: int) -> Rows:
 
 
 class Examples(Protocol):
-    """What can be packed: the examples of each epoch, of known lengths."""
+    """Examples that can be packed: their lengths are known for each epoch."""
 
     @property
     def sequence_length(self) -> int:
-        """T."""
+        """T, the tokens of a packed row."""
         ...
 
     @property
@@ -188,35 +194,35 @@ class Examples(Protocol):
         ...
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """The tokens of every example of an epoch [N], from 1 to T."""
+        """The number of tokens of each example of an epoch [N], from 1 to T."""
         ...
 
     def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> Rows:
-        """Example `index` of each epoch, [n ...] with W tokens; none is longer. The same whatever W is."""
+        """Example `index` of each epoch, [n ...] with W tokens. No example is longer than W. W changes no value."""
         ...
 
 
 class Packed:
-    """Examples of which several share a row: row r is pack r % len of epoch r // len, planned from (seed, epoch).
+    """Packed rows of examples: row r is pack r % len of epoch r // len, whose plan depends on (seed, epoch).
 
-    Every epoch has as many rows as the plan of epoch 0; where an epoch's plan has a few more or fewer, a random run of
-    them is left out or comes twice.
+    Every epoch has as many rows as the plan of epoch 0. If an epoch's plan has a few more, a random run of them is
+    skipped; if it has a few fewer, a random run is repeated.
     """
 
     def __init__(self, examples: Examples, limit: int, seed: int, most_masked: int | None = None) -> None:
         """
         Args:
             examples: to be packed.
-            limit: K, examples of a row.
+            limit: K, maximum number of examples per row.
             seed: of the plans.
-            most_masked: P', where examples have `labels` at `masked_positions`.
+            most_masked: P', if examples have `labels` at `masked_positions`.
         """
         self.examples, self.limit, self.seed, self.most_masked = examples, limit, seed, most_masked
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs
         self.length = len(self.plan(0)[0])
 
     def _make_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """The packs [M K], every example's length [N], and the row that comes first."""
+        """The packs [M K], the length of each example [N], and the pack in the epoch's first row."""
         rng = np.random.default_rng([self.seed, epoch, 1])
         lengths = self.examples.lengths(epoch)
         packs = plan_packs(lengths, self.examples.sequence_length, self.limit, rng)
@@ -229,7 +235,7 @@ class Packed:
         return {name: value[0] for name, value in self.batch(np.array([row])).items()}
 
     def batch(self, rows: np.ndarray) -> Rows:
-        """Rows [B] -> the packed batch of docs/data.md, each row the same whatever stands beside it."""
+        """Rows [B] -> the packed batch of docs/data.md; a row does not depend on the rest of the batch."""
         epochs, members, lengths = self._members(rows)
         slots, width = lay_out(lengths), self.examples.sequence_length
         index = members[slots.row, slots.place]
@@ -243,7 +249,7 @@ class Packed:
         return packed if self.most_masked is None else to_positions(packed, self.most_masked)
 
     def _members(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Rows [B] -> their epochs [B], their examples [B K] (-1 where there is none) and their lengths [B K]."""
+        """Rows [B] -> their epochs [B], their examples [B K] (-1 for unused entries) and the lengths [B K]."""
         epochs, index = np.divmod(rows, len(self))
         members = np.empty((len(rows), self.limit), np.int64)
         lengths = np.empty((len(rows), self.limit), np.int64)
@@ -255,7 +261,7 @@ class Packed:
         return epochs, members, lengths
 
     def _parts(self, slots: Slots, epochs: np.ndarray, index: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:
-        """The examples as rows, in groups of like length, so that little of a row is padding."""
+        """The examples as rows, in groups of similar length to keep padding short."""
         width = self.examples.sequence_length
         halvings = np.minimum(np.log2(width / slots.length).astype(np.int64), HALVINGS)
         for level in np.unique(halvings):

@@ -15,16 +15,16 @@ from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import BERT_SPECIAL, continuation_table, special_id, vocabulary_size
 
-SHORT = 0.1  # of the documents are cut to a random shorter length (create_pretraining_data.py, short_seq_prob)
+SHORT = 0.1  # share of documents whose pairs have a random shorter length (create_pretraining_data.py, short_seq_prob)
 IS_NEXT, NOT_NEXT = 0, 1
-BLOCK = 1 << 20  # documents or pairs looked at together, so that memory stays constant
-PAIRS_A_CELL = 200  # of the length baseline's table, on average
-MOST_BINS = 16  # of either length
-TOKENS_A_PAIR = 32  # of a packed row, on average at least: each pair that it may hold costs a place in both heads
+BLOCK = 1 << 20  # documents or pairs processed at a time, which keeps memory constant
+PAIRS_A_CELL = 200  # average number of pairs per cell of the length baseline's table
+MOST_BINS = 16  # maximum number of bins per half
+TOKENS_A_PAIR = 32  # of a packed row, per pair that it may contain: each possible pair costs an entry in both heads
 
 
 class PairPlan(NamedTuple):
-    """Where the two halves of every pair stand in the token store: starts and lengths in tokens, each [N]."""
+    """The places of both halves of each pair in the token store: starts and lengths in tokens, each [N]."""
 
     a_start: np.ndarray
     a_length: np.ndarray
@@ -38,8 +38,8 @@ class EpochPlan(NamedTuple):
 
     Attributes:
         pairs: all of them.
-        shift: the pair that row 0 of the epoch shows.
-        left_out: how many NotNext pairs the balance of labels cost.
+        shift: the index of the pair in row 0 of the epoch.
+        left_out: how many NotNext pairs were dropped to balance the labels.
     """
 
     pairs: PairPlan
@@ -48,28 +48,28 @@ class EpochPlan(NamedTuple):
 
 
 def plan_pairs(split: Split, max_tokens: int, rng: np.random.Generator, balanced: bool = True) -> tuple[PairPlan, int]:
-    """Cuts every document into pairs of runs of sentences, as Google's create_pretraining_data.py does.
+    """Splits every document into pairs of sentence runs, as Google's create_pretraining_data.py does.
 
-    A round takes the next chunk of every document that has sentences left, so that the work is a few array
-    operations a round. `docs/data.md` lists where the outcome differs from Google's.
+    Each round takes the next chunk of every document that has sentences left, with a few array operations.
+    `docs/data.md` lists the differences from Google's results.
 
     Args:
-        split: the text, of at least two documents.
-        max_tokens: of A and B together; T - 3.
-        rng: decides lengths, splits, labels, other documents and cuts.
-        balanced: as many IsNext as NotNext pairs; False: Google's rule, a coin a chunk.
+        split: the text, at least two documents.
+        max_tokens: the maximum of A and B together; T - 3.
+        rng: decides lengths, splits, labels, other documents and truncation.
+        balanced: True: as many IsNext as NotNext pairs. False: Google's rule, a coin flip per chunk.
 
     Returns:
-        The pairs, and how many NotNext ones were left out for the balance. Where no chunk has two sentences, every pair
-        is NotNext, and all are kept.
+        The pairs, and how many NotNext pairs were dropped for the balance. If no chunk has two sentences, every pair is
+        NotNext and all are kept.
 
     Raises:
         InputError: the split has only one document.
     """
     if len(split.documents) < 3:
         raise InputError(
-            "next-sentence pairs need at least two documents, in training and in held-out text; part the text "
-            "by blank lines, or raise data.eval_fraction"
+            "next-sentence pairs need at least two documents, in training and in held-out text; separate documents "
+            "with blank lines, or raise data.eval_fraction"
         )
     short = rng.random(len(split.documents) - 1) < SHORT
     target = np.where(short, rng.integers(2, max_tokens + 1, len(short)), max_tokens)
@@ -97,8 +97,11 @@ def _next_pairs(
     counts: np.ndarray | None,
     rng: np.random.Generator,
 ) -> tuple[PairPlan, np.ndarray, np.ndarray]:
-    """The next pair of each document from sentence `first` on; also whether its chunk was one sentence, and where
-    the document goes on: after the chunk, or after A where B came from elsewhere."""
+    """The next pair of each document from sentence `first` on.
+
+    Returns also whether its chunk was one sentence, and the first sentence of the document's next chunk. That is after
+    this chunk, or after A if B is from another document.
+    """
     last = _run_end(split, first, target, split.documents[document + 1])
     single = last - first == 1
     label = _labels(single, counts, rng)
@@ -118,29 +121,34 @@ def _next_pairs(
 
 
 def _run_end(split: Split, first: np.ndarray, tokens: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """Where the run of sentences from `first` ends that has at least `tokens` tokens, or at the document's `limit`;
-    one sentence at least."""
+    """The end of the shortest run of sentences from `first` that has at least `tokens` tokens.
+
+    The run has at least one sentence, and ends at the document's `limit` at the latest.
+    """
     begin = split.sentences[np.minimum(first, len(split.sentences) - 1)]
     return np.minimum(np.maximum(np.searchsorted(split.sentences, begin + tokens), first + 1), limit)
 
 
 def _below(limit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A whole number from 0 to limit - 1 for each limit."""
+    """A random integer from 0 to limit - 1 for each limit."""
     return rng.integers(0, limit)
 
 
 def _other_document(document: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """A document for each that is not itself."""
+    """A random other document for each document."""
     other = rng.integers(0, count - 1, len(document))
     return other + (other >= document)
 
 
 def _labels(single: np.ndarray, counts: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-    """A chunk of one sentence is NotNext. Of the others as many as make both labels equal in number so far (`counts`
-    of the earlier rounds), or each by a coin where `counts` is None."""
+    """The label of each chunk; a chunk of one sentence is NotNext.
+
+    Of the longer chunks, enough become NotNext to make both labels equally frequent so far; `counts` are the labels of
+    earlier rounds. If `counts` is None, each longer chunk is labelled by a coin flip.
+    """
     if counts is None:
         return np.where(single, NOT_NEXT, rng.integers(0, 2, len(single)))
-    # Half of all so far, rounded up: an excess of NotNext pairs can be dropped at the end, one of IsNext cannot.
+    # Half of all so far, rounded up: surplus NotNext pairs can be dropped at the end, surplus IsNext pairs cannot.
     wanted = (counts.sum() + len(single) + 1) // 2 - counts[NOT_NEXT] - single.sum()
     several = rng.permutation(np.flatnonzero(~single))
     label = single.astype(np.int64)  # 1 = NOT_NEXT
@@ -149,7 +157,7 @@ def _labels(single: np.ndarray, counts: np.ndarray | None, rng: np.random.Genera
 
 
 def _drop_excess(label: np.ndarray, single: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The pairs to keep: as many NotNext ones as IsNext, pairs of one-sentence chunks going first."""
+    """The pairs to keep: as many NotNext as IsNext pairs. NotNext pairs of one-sentence chunks are dropped first."""
     excess = int((label == NOT_NEXT).sum() - (label == IS_NEXT).sum())
     keep = np.ones(len(label), bool)
     candidates = rng.permutation(np.flatnonzero(label == NOT_NEXT))
@@ -160,11 +168,14 @@ def _drop_excess(label: np.ndarray, single: np.ndarray, rng: np.random.Generator
 
 
 def _truncate(plan: PairPlan, max_tokens: int, rng: np.random.Generator) -> PairPlan:
-    """Cuts tokens one by one from the longer half (B where they are equal), each from the front or the back by a
-    coin, until both fit; computed at once."""
+    """Truncates pairs to `max_tokens`.
+
+    As if tokens were removed one by one from the longer half (B if they are equal), each from the front or the back by
+    a coin flip, until both halves fit; computed at once.
+    """
     excess = np.maximum(plan.a_length + plan.b_length - max_tokens, 0)
     difference = plan.a_length - plan.b_length
-    alone = np.minimum(excess, np.abs(difference))  # cuts until the halves are equally long
+    alone = np.minimum(excess, np.abs(difference))  # tokens removed until the halves are equally long
     both = excess - alone
     a_cut = np.where(difference > 0, alone, 0) + both // 2
     b_cut = np.where(difference > 0, 0, alone) + (both + 1) // 2
@@ -177,18 +188,18 @@ def _truncate(plan: PairPlan, max_tokens: int, rng: np.random.Generator) -> Pair
 
 
 def one_sentence_share(documents: np.ndarray) -> float:
-    """The share of documents that have one sentence, from where each ends in sentences [D + 1]; read in blocks."""
+    """The share of documents with one sentence, from the bounds of documents in sentences [D + 1]; read in blocks."""
     count = len(documents) - 1
     blocks = (documents[start : start + BLOCK + 1] for start in range(0, count, BLOCK))
     return sum(int((np.diff(block) == 1).sum()) for block in blocks) / count
 
 
 class LengthBaseline(NamedTuple):
-    """Next-sentence prediction from the lengths of the two halves alone: what a model has to beat.
+    """Next-sentence prediction from the lengths of the two halves only: the baseline that a model has to beat.
 
     Attributes:
         a_bin, b_bin: the bin of each length, both [max_tokens + 1] int.
-        label: the likelier label of each pair of bins [A B] int, labels taken as equally frequent.
+        label: the more likely label of each pair of bins [A B] int, if both labels were equally frequent.
     """
 
     a_bin: np.ndarray
@@ -203,11 +214,11 @@ class LengthBaseline(NamedTuple):
 
 
 def fit_lengths(plan: PairPlan, max_tokens: int) -> LengthBaseline:
-    """Counts the labels of a plan's pairs by the lengths of both halves, in bins that hold about as many pairs each.
+    """Counts the labels of a plan's pairs by the lengths of both halves, in bins with about equal numbers of pairs.
 
     Args:
         plan: the training pairs.
-        max_tokens: of A and B together; T - 3.
+        max_tokens: the maximum of A and B together; T - 3.
     """
     bins = min(max(2, math.isqrt(len(plan.label) // PAIRS_A_CELL)), MOST_BINS)
     a_bin, b_bin = (_equal_bins(lengths, max_tokens, bins) for lengths in (plan.a_length, plan.b_length))
@@ -228,13 +239,14 @@ def _equal_bins(lengths: np.ndarray, longest: int, bins: int) -> np.ndarray:
 
 
 class BertPairs:
-    """The examples of a split: row r is example r % len of epoch r // len, whose plan is made anew from (seed, epoch).
+    """The examples of a split: row r is example r % len of epoch r // len, whose plan depends on (seed, epoch).
 
-    Every epoch has as many rows as the plan of epoch 0; where an epoch's plan has a few more or fewer, a random run of
-    them is left out or comes twice.
+    Every epoch has as many rows as the plan of epoch 0. If an epoch's plan has a few more, a random run of them is
+    skipped; if it has a few fewer, a random run is repeated.
     """
 
-    per_token = ("input_ids", "token_type_ids", "attention_mask", "labels", "loss_mask")  # once the latter are columns
+    # The keys of a batch that are [n W]; labels and loss_mask are after `to_columns`.
+    per_token = ("input_ids", "token_type_ids", "attention_mask", "labels", "loss_mask")
 
     def __init__(
         self,
@@ -265,7 +277,7 @@ class BertPairs:
         return {name: value[0] for name, value in self.batch(np.array([row])).items()}
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows [B] -> the batch of docs/data.md, each row the same whatever stands beside it."""
+        """Rows [B] -> the batch of docs/data.md; a row does not depend on the rest of the batch."""
         epochs, index = np.divmod(rows, len(self))
         for epoch in np.unique(epochs):
             plan = self.plan(int(epoch))
@@ -273,12 +285,12 @@ class BertPairs:
         return self._assemble(self._pairs(epochs, index), counter.keys(self.seed, rows), self.sequence_length)
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """The tokens of every pair of an epoch's plan [N], special ones counted."""
+        """The number of tokens of each pair of an epoch's plan [N], special tokens included."""
         pairs = self.plan(epoch).pairs
         return pairs.a_length + pairs.b_length + 3
 
     def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
-        """Pair `index` [n] of each epoch's plan, as a batch of W tokens; its masks follow from (seed, epoch, index)."""
+        """Pair `index` [n] of each epoch's plan, as a batch of W tokens; masking depends on (seed, epoch, index)."""
         keys = counter.keys(self.seed, (epochs << 32) + index)
         return self._assemble(self._pairs(epochs, index), keys, width)
 
@@ -294,7 +306,7 @@ class BertPairs:
     def _assemble(self, pairs: PairPlan, keys: np.ndarray, width: int) -> dict[str, np.ndarray]:
         """[CLS] A [SEP] B [SEP], then padding up to `width` tokens."""
         position = np.arange(width)[None]
-        a_end = pairs.a_length[:, None] + 1  # the place of the first [SEP]
+        a_end = pairs.a_length[:, None] + 1  # the position of the first [SEP]
         b_end = a_end + pairs.b_length[:, None] + 1  # and of the second
         source = np.where(position < a_end, pairs.a_start[:, None] - 1, pairs.b_start[:, None] - a_end - 1) + position
         fixed = (position == 0) | (position == a_end) | (position >= b_end)
@@ -324,10 +336,10 @@ class BertPairs:
 
 
 def pack_pairs(pairs: BertPairs) -> Packed:
-    """The pairs, up to K of them in a row of T tokens, each masked and judged as if it were alone.
+    """The pairs in packed rows of T tokens, up to K pairs per row. Each pair is masked and labelled as if alone.
 
     A row has at most P' = floor(0.15 T + 0.5 K) masked tokens: a pair of n tokens has max(1, round(0.15 n)), which is
-    at most 0.15 n + 0.5 since n is 5 or more.
+    at most 0.15 n + 0.5 because n is at least 5.
     """
     length = pairs.sequence_length
     limit = max(2, length // TOKENS_A_PAIR)
@@ -337,13 +349,13 @@ def pack_pairs(pairs: BertPairs) -> Packed:
 def encode(tokenizer: Tokenizer, *texts: str) -> dict[str, np.ndarray]:
     """[CLS] A [SEP], or [CLS] A [SEP] B [SEP], as a batch of one: `input_ids` and `token_type_ids` [1 T] int32.
 
-    A special token spelt in a text, such as [MASK], is read as that token.
+    A special token spelled out in a text, such as [MASK], is read as that token.
 
     Raises:
-        InputError: not one or two texts: BERT has two segments.
+        InputError: there are not one or two texts; BERT has two segments.
     """
     if len(texts) not in (1, 2):
-        raise InputError(f"BERT reads one or two sequences, not {len(texts)}: it has two segments")
+        raise InputError(f"BERT takes one or two texts, not {len(texts)}: it has two segments")
     halves: Sequence[list[int]] = [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
     ids, segments = [special_id(tokenizer, "[CLS]")], [0]
     for segment, half in enumerate(halves):

@@ -1,4 +1,4 @@
-"""GPT-1's pretraining examples: windows over contiguous text, or pieces of documents to be packed."""
+"""GPT-1's pretraining examples: windows over contiguous text, or pieces of documents for packing."""
 
 import functools
 
@@ -11,9 +11,9 @@ from bertgpt.errors import InputError
 class GptWindows:
     """Windows of T tokens of a split: row r is window r % len of epoch r // len.
 
-    The text is a ring that each epoch enters at an offset of its own (0 in epoch 0), so that it is not always cut at
-    the same places; an epoch predicts every token but its first once. `labels` are the tokens one to the right of
-    `input_ids`: no shift is left to the loss.
+    The text is a circular buffer; each epoch starts at a random offset (epoch 0 at 0). So epochs split the text at
+    different places. An epoch predicts each token but its first exactly once. `labels` are already shifted: they are
+    the tokens that follow `input_ids`.
     """
 
     def __init__(self, split: Split, sequence_length: int, seed: int) -> None:
@@ -21,7 +21,7 @@ class GptWindows:
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
 
     def _make_plan(self, epoch: int) -> int:
-        """The epoch's offset: the whole plan, since window i begins at offset + i T."""
+        """The epoch's offset. This is the whole plan: window i begins at offset + i T."""
         return int(np.random.default_rng([self.seed, epoch]).integers(len(self.split.tokens))) if epoch else 0
 
     def __len__(self) -> int:
@@ -44,11 +44,11 @@ class GptWindows:
 
 
 class GptPieces:
-    """Documents in pieces of T tokens, for `packing.Packed`: none crosses a document's end, and an epoch predicts every
-    token of a document but its first once.
+    """Pieces of documents with at most T tokens, for `packing.Packed`.
 
-    One piece of a document is shorter, where T does not divide it: the last in epoch 0, later any, so that documents
-    are not always cut at the same places, and yet every epoch has as many pieces of every length.
+    No piece crosses the end of a document. An epoch predicts each token of a document but its first exactly once. If T
+    does not divide the number of predicted tokens, one piece of the document is shorter: the last one in epoch 0, a
+    random one later. So epochs split a document at different places, but have the same number of pieces of each length.
     """
 
     per_token = ("input_ids", "labels", "loss_mask")
@@ -57,17 +57,17 @@ class GptPieces:
     def __init__(self, split: Split, sequence_length: int, seed: int) -> None:
         """
         Raises:
-            InputError: no document has a second token.
+            InputError: no document has two tokens.
         """
         self.split, self.sequence_length, self.seed = split, sequence_length, seed
         ends = split.sentences[split.documents]  # in tokens, from 0
         self.start, self.predicted = ends[:-1], np.maximum(np.diff(ends) - 1, 0)
         if not (self.predicted > 0).any():
-            raise InputError("data.pack needs documents of two tokens or more; give such text, or set data.pack=false")
+            raise InputError("data.pack needs documents of two tokens or more; add some, or set data.pack to false")
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
 
     def _make_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """Where every piece begins, and the tokens that it reads; both [N]."""
+        """The start of each piece, and the number of tokens that it reads; both [N]."""
         full = self.sequence_length
         pieces = -(-self.predicted // full)  # of each document
         short = pieces - 1
@@ -80,11 +80,11 @@ class GptPieces:
         return begin, full - lacking * (number == short[document])
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """The tokens that every piece reads [N]; it predicts as many."""
+        """The number of tokens that each piece reads [N]; it predicts as many."""
         return self.plan(epoch)[1]
 
     def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
-        """Piece `index` [n] of each epoch: `input_ids`, `labels` int32, `loss_mask` float32, all [n W], 0 beyond it."""
+        """Piece `index` [n] of each epoch: `input_ids`, `labels` int32, `loss_mask` float32; [n W], 0 beyond it."""
         start, length = np.empty_like(index), np.empty_like(index)
         for epoch in np.unique(epochs):
             here = epochs == epoch

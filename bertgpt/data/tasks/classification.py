@@ -1,4 +1,4 @@
-"""Classes, several labels, a number, or a choice for a text or a pair of texts."""
+"""Classification, multi-label classification, regression and multiple choice for a text or a pair of texts."""
 
 import dataclasses
 import json
@@ -13,9 +13,9 @@ from bertgpt.data.tasks.task import Example
 from bertgpt.data.tasks.templates import Feature, SequenceTemplate
 from bertgpt.errors import InputError
 
-MAX_LABELS = 10_000  # more is a column of another kind
-MAX_NUMBER = 1e18  # its square is a float32; NaN is not under it
-SEPARATOR = "|"  # between the labels of a table's cell
+MAX_LABELS = 10_000  # a column with more values is not a column of labels
+MAX_NUMBER = 1e18  # its square fits in float32; the comparison with it also rejects NaN
+SEPARATOR = "|"  # between the labels in a cell of a table
 TEXT_KEYS = ("input_ids", "attention_mask", "token_type_ids", "lm_labels", "lm_loss_mask")
 
 
@@ -24,12 +24,12 @@ class Classification:
     """One class, several labels or a number for a text or a pair (Devlin et al. 2019, 4.1; Radford et al. 2018, 3.3).
 
     Attributes:
-        frame: the special tokens.
-        labels: the classes' names in order; () for a number.
+        template: the special tokens.
+        labels: the names of the classes in order; () for regression.
         problem: Hugging Face's `problem_type`.
         text: the column of the first text.
-        pair: the column of the second; None: there is one text.
-        label: the column of the label; of several: a list, or a cell whose labels are parted by "|".
+        pair: the column of the second text; None if there is only one.
+        label: the column of the label; for several labels of a list, or of a text with labels separated by "|".
         both_orders: GPT-1 reads a pair in both orders (its similarity task).
     """
 
@@ -43,7 +43,7 @@ class Classification:
     per_token: tuple[str, ...] = TEXT_KEYS
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
-        """`labels` is int32, for several labels float32 [L], for a number float32; `loss_mask` float32 1."""
+        """One feature. `labels` is int32 (multi-label: float32 [L]; regression: float32); `loss_mask` is float32 1."""
         first = self.template.content(row, row.text(self.text, "task.text"))
         second = self.template.content(row, row.text(self.pair, "task.pair")) if self.pair else None
         feature = self.template.join(first, second)
@@ -73,7 +73,7 @@ class Classification:
         return label_name(row, value)
 
     def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
-        """`label`, `probability` and all `probabilities`; or `labels` and `probabilities`; or `score`."""
+        """`label`, `probability`, all `probabilities`; multi-label: `labels`, `probabilities`; regression: `score`."""
         logits = outputs[0]["logits"].astype(np.float64)
         if self.problem == "regression":
             return {"score": float(logits[0])}
@@ -91,11 +91,11 @@ class Choice:
     """One of several continuations or answers of a text (Devlin et al. 2019, 4.4; Radford et al. 2018, 3.3).
 
     Attributes:
-        frame: the special tokens.
-        size: C, choices of an input; a row with fewer is filled up, under `choice_mask`.
+        template: the special tokens.
+        size: C, choices per input. A row with fewer is padded; `choice_mask` marks the real choices.
         text: the column of the text.
-        choices: the column of a list of texts; or a list of columns with a text each.
-        label: the column of the right one: its number from 0.
+        choices: the column of a list of texts, or a list of columns with one text each.
+        label: the column with the number of the correct choice, from 0.
     """
 
     template: SequenceTemplate
@@ -106,11 +106,11 @@ class Choice:
     per_token: tuple[str, ...] = TEXT_KEYS
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
-        """Every vector is [C T]; `labels` int32, `choice_mask` float32 [C], `loss_mask` float32 1."""
+        """One feature, with token vectors [C T], `labels` int32, `choice_mask` float32 [C], `loss_mask` float32 1."""
         first = self.template.content(row, row.text(self.text, "task.text"))
         ids = [self.template.content(row, choice) for choice in self.options(row)]
         if len(ids) > self.size:
-            raise InputError(f"{row.place}: {len(ids)} choices, over the {self.size} that were made room for")
+            raise InputError(f"{row.place}: {len(ids)} choices; the maximum here is {self.size}")
         feature = stack([self.template.join(first, second) for second in ids], self.size, self.template.pad)
         feature = with_lm_targets(feature, self.template)
         feature["choice_mask"] = (np.arange(self.size) < len(ids)).astype(np.float32)
@@ -123,7 +123,7 @@ class Choice:
         """The row's choices.
 
         Raises:
-            InputError: there are not two texts at least.
+            InputError: there are not at least two texts.
         """
         if isinstance(self.choices, str):
             found = row.get(self.choices, "task.choices")
@@ -131,11 +131,11 @@ class Choice:
             found = [row.get(column, "task.choices") for column in self.choices]
         texts = isinstance(found, list) and all(isinstance(text, str) and text.strip() for text in found)
         if not texts or len(found) < 2:
-            raise InputError(f"{row.place}: task.choices must give two texts or more, and gives {str(found)[:80]!r}")
+            raise InputError(f"{row.place}: task.choices must give two texts or more, not {str(found)[:80]!r}")
         return found
 
     def gold(self, row: Row) -> int:
-        """The number of the right choice."""
+        """The number of the correct choice, from 0."""
         value, count = row.get(self.label, "task.label"), len(self.options(row))
         if isinstance(value, bool) or not str(value).isdecimal() or len(str(value)) > 9:
             raise InputError(f"{row.place}: label {value!r} is not the number of a choice, from 0 to {count - 1}")
@@ -157,7 +157,7 @@ class Choice:
 
 
 def most_choices(rows: Iterable[Row], choices: str | list[str]) -> int:
-    """C: the number of choices of the row that has most, 2 at least."""
+    """C: the largest number of choices in a row, at least 2."""
     if not isinstance(choices, str):
         return len(choices)
     found = (row.values.get(choices) for row in rows)
@@ -165,40 +165,47 @@ def most_choices(rows: Iterable[Row], choices: str | list[str]) -> int:
 
 
 def find_labels(rows: Iterable[Row], column: str, several: bool) -> tuple[str, ...]:
-    """The labels of training rows, sorted; whole numbers by value.
+    """The labels of training rows, sorted; whole numbers are sorted by value.
+
+    Args:
+        rows: the training rows.
+        column: of the label.
+        several: whether a row may have several labels.
 
     Raises:
-        InputError: a row has none, or fewer than two differ.
+        InputError: a row has no label, or there are too few or over MAX_LABELS different labels. At least two are
+            needed, or one if `several`.
     """
     found: set[str] = set()
     for row in rows:
         value = row.get(column, "task.label")
         found |= set(label_names(row, value)) if several else {label_name(row, value)}
     if len(found) < (1 if several else 2):
-        raise InputError(f"data.train has only the labels {sorted(found)}; there must be {'one' if several else 'two'}")
+        raise InputError(f"data.train has only the labels {sorted(found)}; give at least {'one' if several else 'two'}")
     if len(found) > MAX_LABELS:
-        raise InputError(f"data.train has {len(found):,} labels; over {MAX_LABELS:,} column {column!r} cannot be meant")
+        problem = f"data.train has {len(found):,} labels in column {column!r}, over the maximum of {MAX_LABELS:,}"
+        raise InputError(f"{problem}; set task.label to another column")
     if all(name.isdecimal() and len(name) < 10 for name in found):
         return tuple(sorted(found, key=lambda name: (int(name), name)))
     return tuple(sorted(found))
 
 
 def label_name(row: Row, value: Any) -> str:
-    """A label as text: 1 and true are names too."""
+    """A label as text; whole numbers and truth values are labels too."""
     if isinstance(value, str) and value.strip():
         return value.strip()
     if isinstance(value, bool | int):
         return json.dumps(value)
-    hint = "for numbers with a fraction set task.kind=regression" if isinstance(value, float) else "give a text"
-    raise InputError(f"{row.place}: label {value!r} is no name; {hint}")
+    hint = "for fractional numbers set task.kind to regression" if isinstance(value, float) else "give a text"
+    raise InputError(f"{row.place}: label {value!r} is not a class name; {hint}")
 
 
 def label_names(row: Row, value: Any) -> list[str]:
-    """Several labels: of a list, or of a text parted by "|"; it may be empty."""
+    """Several labels: from a list, or a text with labels separated by "|"; may be empty."""
     if isinstance(value, str):
         value = [part for part in value.split(SEPARATOR) if part.strip()]
     if not isinstance(value, list):
-        raise InputError(f"{row.place}: labels {value!r} must be a list, or a text parted by {SEPARATOR!r}")
+        raise InputError(f"{row.place}: labels {value!r} must be a list, or a text separated by {SEPARATOR!r}")
     return [label_name(row, name) for name in value]
 
 
@@ -220,8 +227,10 @@ def _number(row: Row, value: Any, column: str) -> float:
 
 
 def stack(features: Sequence[Feature], size: int, pad: int) -> Feature:
-    """Inputs [T'] of one row as [C T'], padded; those missing up to C are one token of padding that is attended to,
-    so that no softmax is over nothing."""
+    """Inputs [T'] of one row stacked to [C T'], padded.
+
+    Missing inputs, up to C, have one padding token that is attended to, because a softmax needs at least one.
+    """
     width = max(len(feature["input_ids"]) for feature in features)
     stacked = {name: np.zeros((size, width), np.int32) for name in features[0]}
     stacked["input_ids"][:] = pad
@@ -233,8 +242,11 @@ def stack(features: Sequence[Feature], size: int, pad: int) -> Feature:
 
 
 def with_lm_targets(feature: Feature, template: SequenceTemplate) -> Feature:
-    """For GPT-1 also `lm_labels` [... T'], the next tokens, and `lm_loss_mask` float32: each text's sums to 1, so that
-    long texts weigh no more than short ones (train.py of openai/finetune-transformer-lm)."""
+    """For GPT-1, adds `lm_labels` [... T'], the next tokens, and `lm_loss_mask` float32 [... T'].
+
+    The mask of each text sums to 1: long texts weigh no more than short ones (train.py of
+    openai/finetune-transformer-lm).
+    """
     if template.bert:
         return feature
     ids, real = feature["input_ids"], feature["attention_mask"]

@@ -1,4 +1,4 @@
-"""Labelled data files to rows: JSON, JSONL, CSV, TSV, CoNLL columns, SQuAD JSON, Parquet."""
+"""Reads rows from labelled data files: JSON, JSONL, CSV, TSV, CoNLL columns, SQuAD JSON, Parquet."""
 
 import csv
 import hashlib
@@ -29,39 +29,43 @@ from bertgpt.data.text.files import (
 from bertgpt.data.text.parquet import parquet_rows
 from bertgpt.errors import InputError
 
-MAX_WORDS = 1 << 16  # of a sentence in CoNLL columns; more, or MAX_LINE characters, is a file of another kind
+MAX_WORDS = 1 << 16  # of a sentence in CoNLL columns; more, or over MAX_LINE characters, means another format
 NO_WORD = re.compile(r"#|\d+[-.]\d+\s")  # a comment, a multi-word token and an empty node of CoNLL-U
 
 T = TypeVar("T", str, int, list)
 
 
 def read_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: int = -1) -> Iterator[Row]:
-    """The rows of the files that paths, folders, globs and `package:NAME/FILE` name, one at a time.
+    """The rows of files, one at a time.
 
-    The suffix, that of a compression aside, is the format. JSONL: an object a line. JSON: a list of objects, or
-    SQuAD's. CSV and TSV: the first line names the columns, and every cell is a text; TSV has no quotes. CoNLL columns
-    (.conll, .conllu, .iob, .iob2, .bio, .txt): a token a line and a blank line after a sentence, which is a row of
-    `words` and `tags`.
-    Parquet: a row is a row. A question of SQuAD is a row of `id`, `question`, `context` and
-    `answers` = {"text": [...], "answer_start": [...]}, empty lists where it has no answer.
+    The suffix, without that of a compression, gives the format:
+
+    - JSONL: one object per line.
+    - JSON: a list of objects, or SQuAD's format. A question of SQuAD is a row of `id`, `question`, `context` and
+      `answers` = {"text": [...], "answer_start": [...]}, with empty lists if it has no answer.
+    - CSV and TSV: the first line names the columns, and each cell is a text. TSV has no quotes.
+    - CoNLL columns (.conll, .conllu, .iob, .iob2, .bio, .txt): one token per line, and a blank line after each
+      sentence. A sentence is a row of `words` and `tags`.
+    - Parquet: each row is a row.
 
     Args:
-        word_column: of CoNLL columns, from 0, or from the end with -1.
-        tag_column: likewise.
+        inputs: paths, folders, globs, addresses or `package:NAME/FILE`, as in `find_files`.
+        word_column: the column of the word in CoNLL columns, from 0; negative numbers count from the end.
+        tag_column: the column of the tag, likewise.
 
     Raises:
-        InputError: an input names no file, or none of these formats, at once; a file or a row of it cannot be read,
-            when it is reached.
+        InputError: immediately, if an input matches no file or its format is unknown; when it is reached, if a file or
+            a row cannot be read.
     """
     files = _find_files(inputs)
     return itertools.chain.from_iterable(_read(path, word_column, tag_column) for path in files)
 
 
 def read_all_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: int = -1) -> list[Row]:
-    """As `read_rows`, all held at once.
+    """Like `read_rows`, but all rows in one list.
 
-    Compressed files and Parquet may claim far more rows than they have bytes, so what these take together is bounded.
-    Files that are not compressed are about as large as their rows.
+    Compressed and Parquet files can contain far more rows than their size suggests, so the memory of these rows is
+    limited. Other files are about as large as their rows.
 
     Raises:
         InputError: as `read_rows`, or the rows take more memory than `unpacked_limit` allows for the files' sizes.
@@ -74,15 +78,15 @@ def read_all_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_colu
         for row in _read(path, word_column, tag_column):
             taken += _memory(row) if bounded else 0
             if taken > unpacked_limit(packed):
-                way = "as JSONL" if kind(path) == ".parquet" else "unpacked"
+                way = "convert it to JSONL" if kind(path) == ".parquet" else "unpack it"
                 problem = f"up to here rows take {taken} bytes in memory, over {MAX_RATIO} times their files' {packed}"
-                raise InputError(f"{row.place}: {problem}; if they are sound, give the file {way}")
+                raise InputError(f"{row.place}: {problem}; if the file is valid, {way}")
             rows.append(row)
     return rows
 
 
 def _memory(row: Row) -> int:
-    """About how many bytes a row takes in memory, and no fewer than its texts."""
+    """Approximate bytes that a row takes in memory, at least those of its texts."""
     size, rest = sys.getsizeof(row) + sys.getsizeof(row.place), [row.values]
     while rest:
         value: Any = rest.pop()
@@ -96,7 +100,7 @@ def _memory(row: Row) -> int:
 
 
 def data_digest(inputs: str | Sequence[str]) -> str:
-    """BLAKE2b, in hex, of the files' contents in order, whatever their names.
+    """BLAKE2b, in hex, of the contents of the files in order; their names do not count.
 
     Raises:
         InputError: as `read_rows`.
@@ -104,7 +108,7 @@ def data_digest(inputs: str | Sequence[str]) -> str:
     digest = hashlib.blake2b()
     for path in _find_files(inputs):
         try:
-            with open_raw(path) as file:  # a digest a file, so that their ends and their number count
+            with open_raw(path) as file:  # one digest per file: their ends and number count
                 digest.update(hashlib.file_digest(file, "blake2b").digest())  # type: ignore[arg-type]
         except OSError as error:
             raise InputError(f"{path}: cannot be read: {error}") from error
@@ -115,8 +119,8 @@ def _find_files(inputs: str | Sequence[str]) -> list[File]:
     files = find_files(inputs, SUFFIXES)
     for path in files:
         if kind(path) not in SUFFIXES:
-            choices = f"one of {', '.join(SUFFIXES)}, also with {', '.join(PACKED)}"
-            raise InputError(f"{path}: cannot read this kind of file; give {choices}")
+            choices = f"one of {', '.join(SUFFIXES)}, optionally with {', '.join(PACKED)}"
+            raise InputError(f"{path}: unknown file format; give {choices}")
     return files
 
 
@@ -127,10 +131,10 @@ def _read(path: File, word_column: int, tag_column: int) -> Iterator[Row]:
 
 
 def _text_lines(path: File) -> Iterator[tuple[int, str]]:
-    """As `lines`, without NUL bytes."""
+    """Like `lines`, but rejects NUL bytes."""
     for number, line in lines(path):
         if "\0" in line:
-            raise InputError(f"{path} line {number}: a NUL byte, so not UTF-8 text; convert the file")
+            raise InputError(f"{path} line {number}: contains a NUL byte; convert the file to UTF-8 text")
         yield number, line
 
 
@@ -148,17 +152,17 @@ def _json(path: File) -> Iterator[Row]:
         for number, row in enumerate(value, 1):
             yield make_row(f"{path} row {number}", row)
     else:
-        raise InputError(f"{path}: neither a list of objects nor SQuAD's object with a list under 'data'; give one")
+        raise InputError(f"{path}: must contain a list of objects, or SQuAD's object with a list under 'data'")
 
 
 def make_row(place: str, value: Any) -> Row:
-    """A row of a JSON value.
+    """A row from a JSON value.
 
     Raises:
-        InputError: it is no object, or a text of it is no UTF-8.
+        InputError: the value is not an object, or it contains a text that UTF-8 cannot encode.
     """
     if not isinstance(value, dict):
-        raise InputError(f"{place}: a {type(value).__name__}; give an object with a value for each column")
+        raise InputError(f"{place}: is a {type(value).__name__}; give an object with one value per column")
     _check_text(place, value)
     return Row(place, value)
 
@@ -167,9 +171,9 @@ def _check_text(place: str, value: Any) -> None:
     try:
         json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{place}: half a surrogate pair, which UTF-8 cannot hold; remove it") from error
+        raise InputError(f"{place}: an unpaired surrogate, which UTF-8 cannot encode; remove it") from error
     except RecursionError as error:
-        raise InputError(f"{place}: JSON that is nested too deep: {error}; flatten it") from error
+        raise InputError(f"{place}: JSON that is nested too deeply: {error}; flatten it") from error
 
 
 def _squad(path: File, articles: list[Any]) -> Iterator[Row]:
@@ -198,12 +202,12 @@ def _question(place: str, identity: str, question: dict[str, Any], context: str)
 def _field(place: str, value: Any, key: str, kind: type[T]) -> T:
     found = value.get(key) if isinstance(value, dict) else None
     if not isinstance(found, kind) or isinstance(found, bool):
-        raise InputError(f"{place}: no {kind.__name__} under {key!r}; write the file as SQuAD's are")
+        raise InputError(f"{place}: no {kind.__name__} under {key!r}; use the format of SQuAD")
     return found
 
 
 def _table(path: File) -> Iterator[Row]:
-    """CSV as RFC 4180 has it, or TSV."""
+    """CSV as in RFC 4180, or TSV."""
     tabs = kind(path) == ".tsv"
     header: list[str] = []
     for number, cells in _records(path, tabs):
@@ -212,8 +216,8 @@ def _table(path: File) -> Iterator[Row]:
             header = cells
             check_columns(place, header)
         elif len(cells) != len(header):
-            advice = "take tabs out of the cells" if tabs else "quote a cell that holds a comma"
-            raise InputError(f"{place}: {len(cells)} cells under a header of {len(header)}; {advice}")
+            advice = "remove tabs from the cells" if tabs else "quote cells that contain commas"
+            raise InputError(f"{place}: {len(cells)} cells, but the header has {len(header)}; {advice}")
         else:
             yield Row(place, dict(zip(header, cells, strict=True)))
     if not header:
@@ -222,7 +226,7 @@ def _table(path: File) -> Iterator[Row]:
 
 def _records(path: File, tabs: bool) -> Iterator[tuple[int, list[str]]]:
     """(number of the record's first line, its cells); blank lines are skipped."""
-    number, size = 1, 0  # of the record under way: where it begins, characters of its lines so far
+    number, size = 1, 0  # of the current record: its first line, and the characters read so far
 
     def record_lines() -> Iterator[str]:
         nonlocal size
@@ -241,7 +245,7 @@ def _records(path: File, tabs: bool) -> Iterator[tuple[int, list[str]]]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise InputError(f"{path} line {number}: {error}; mend it, or give the file as JSONL") from error
+            raise InputError(f"{path} line {number}: {error}; correct it, or convert the file to JSONL") from error
         if cells:
             yield number, cells
 
@@ -272,13 +276,13 @@ def _sentences(path: File) -> Iterator[list[tuple[int, str]]]:
 
 
 def _word_and_tag(place: str, line: str, word_column: int, tag_column: int) -> tuple[str, str]:
-    # ASCII white space alone parts columns: a word may hold a no-break space
+    # Only ASCII white space separates columns: a word may contain a no-break space.
     cells = [cell.strip(" \r\n") for cell in line.split("\t")] if "\t" in line else re.findall(r"[^ \r\n]+", line)
     size = len(cells)
     apart = (word_column - tag_column) % size != 0
     if not (apart and -size <= word_column < size and -size <= tag_column < size):
         wanted = f"the word in column {word_column} and the tag in column {tag_column}"
-        raise InputError(f"{place}: columns: {size}, too few for {wanted}; mend the line or choose other columns")
+        raise InputError(f"{place}: columns: {size}, too few for {wanted}; correct the line or set other columns")
     word, tag = cells[word_column], cells[tag_column]
     if not word or not tag:
         raise InputError(f"{place}: an empty {'tag' if word else 'word'}; fill it in or remove the line")

@@ -9,18 +9,18 @@ class Row(NamedTuple):
     """A record of a data file.
 
     Attributes:
-        place: where it stands, such as "train.csv line 3"; every error about it begins so.
-        values: by column name.
+        place: its file and line, such as "train.csv line 3"; every error about the row begins with it.
+        values: the values by column name.
     """
 
     place: str
     values: dict[str, Any]
 
     def get(self, column: str, key: str) -> Any:
-        """The value of a column, whose name the setting `key` gives.
+        """The value of a column; `key` is the setting that names the column.
 
         Raises:
-            InputError: there is no such column, or it is empty there.
+            InputError: the column is missing, or it is empty in this row.
         """
         if self.values.get(column) is None:
             found = ", ".join(map(str, self.values)) or "none"
@@ -29,10 +29,10 @@ class Row(NamedTuple):
         return self.values[column]
 
     def text(self, column: str, key: str) -> str:
-        """As `get`, of a text that is not blank."""
+        """Like `get`, for a text that is not blank."""
         value = self.get(column, key)
         if not isinstance(value, str):
-            raise InputError(f"{self.place}: column {column!r} is {value!r}, and not a text; set {key} to another")
+            raise InputError(f"{self.place}: column {column!r} is {value!r}, not a text; set {key} to another")
         if not value.strip():
             raise InputError(f"{self.place}: column {column!r} is an empty text; fill it in or remove the row")
         return value

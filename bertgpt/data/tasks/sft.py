@@ -1,4 +1,4 @@
-"""Prompts with responses for GPT-1, and conversations: the loss counts what the model is to say, and nothing else."""
+"""Prompts with responses for GPT-1, and conversations. Only the tokens of responses count in the loss."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -15,7 +15,7 @@ ROLES = ("system", "user", "assistant")
 
 
 class Turn(NamedTuple):
-    """A part of a conversation; `spoken`: by the assistant, whose words are learnt."""
+    """A message of a conversation; `spoken` is True for the assistant's messages, whose tokens are learned."""
 
     text: str
     spoken: bool
@@ -23,14 +23,15 @@ class Turn(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class Responses:
-    """start prompt delimiter response end; a conversation goes on with further turns, each ended by its own token.
+    """start prompt delimiter response end; the further turns of a conversation end with `middle` or `end` too.
 
     Attributes:
-        frame: its `middle` ends what the model reads, its `end` what it says.
+        template: its `middle` ends what the model reads, its `end` what the assistant says.
         prompt: the column of the prompt.
         response: the column of the response.
-        messages: the column of a conversation, a list of {"role", "content"}; a row that has it is one.
-        cut: an over-long row loses the beginning of its prompt; False: it is left out.
+        messages: the column of a conversation, a list of {"role", "content"}. If a row has it, its prompt and response
+            are ignored.
+        cut: True: a row that is too long loses the beginning of its prompt. False: it is skipped.
     """
 
     template: SequenceTemplate
@@ -41,10 +42,10 @@ class Responses:
     per_token: tuple[str, ...] = ("input_ids", "attention_mask", "labels", "loss_mask")
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
-        """`labels` int32 [T'] are the next tokens; `loss_mask` float32 [T'] is 1 where those are a response's or its
-        end. A row that cannot be shortened, or is not to be, has no feature.
+        """One feature, or none if the row is too long and cannot, or must not, be truncated.
 
-        Not `labelled`: `input_ids` up to the place where the response would begin.
+        `labels` int32 [T'] are the next tokens; `loss_mask` float32 [T'] is 1 if the next token is in a response or
+        ends one. If not `labelled`, the feature is `input_ids` up to where the response begins.
         """
         ids, counts = self._tokens(row, self.turns(row, labelled))
         if not labelled:
@@ -57,7 +58,7 @@ class Responses:
             return Example(row, [], cut=True)
         if excess > 0:
             ids, counts = [ids[0], *ids[1 + excess :]], [False, *counts[1 + excess :]]
-            if counts[1]:  # the rest of a response whose beginning is gone is no response
+            if counts[1]:  # a response that lost its beginning does not count
                 first = counts.index(False, 1)
                 counts[:first] = [False] * first
         feature = {
@@ -69,7 +70,7 @@ class Responses:
         return Example(row, [feature], cut=excess > 0)
 
     def _tokens(self, row: Row, turns: Sequence[Turn]) -> tuple[list[int], list[bool]]:
-        """Every token, and whether it is learnt."""
+        """All tokens, and whether each is learned."""
         ids, counts = [self.template.start], [False]
         for turn in turns:
             text = self.template.content(row, turn.text)
@@ -78,10 +79,11 @@ class Responses:
         return ids, counts
 
     def turns(self, row: Row, labelled: bool = True) -> list[Turn]:
-        """The row's turns; for a prediction without the response.
+        """The row's turns; without the last response if not `labelled`.
 
         Raises:
-            InputError: a column is missing or empty, a message has no role or text, or nobody answers.
+            InputError: a column is missing or empty; a message has an unknown role or no text; a conversation begins
+                with the assistant's message, has none to learn from, or has no message to answer.
         """
         if row.values.get(self.messages) is not None:
             return self._conversation(row, labelled)
@@ -94,18 +96,18 @@ class Responses:
             raise InputError(f'{row.place}: messages must be a list of {{"role": ..., "content": ...}}')
         turns = [_turn(row, number, message) for number, message in enumerate(messages, 1)]
         if labelled and not any(turn.spoken for turn in turns):
-            raise InputError(f"{row.place}: no message of role 'assistant', whose words are to be learnt; add one")
+            raise InputError(f"{row.place}: no message of role 'assistant' to learn from; add one")
         if labelled and turns[0].spoken:
-            raise InputError(f"{row.place}: message 1 is the assistant's; begin with what it answers to")
-        while not labelled and turns and turns[-1].spoken:  # what is to be predicted
+            raise InputError(f"{row.place}: message 1 has role 'assistant'; begin with the message that it answers")
+        while not labelled and turns and turns[-1].spoken:  # this is predicted
             turns.pop()
         if not turns:
             raise InputError(f"{row.place}: no message to answer; give one of role 'user'")
         return turns
 
     def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
-        """Responses are generated token by token, and not decoded from one pass."""
-        raise InputError("a language model's responses are written by bertgpt.inference.predict.respond")
+        """Raises InputError: responses are generated token by token, not decoded from one forward pass."""
+        raise InputError("responses are generated token by token; use bertgpt.inference.predict.respond")
 
 
 def _turn(row: Row, number: int, message: dict[str, Any]) -> Turn:

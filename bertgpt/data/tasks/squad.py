@@ -1,4 +1,4 @@
-"""Extractive question answering: a span of the context is the answer, or there is none (SQuAD 1.1 and 2.0)."""
+"""Extractive question answering: the answer is a span of the context, or missing (SQuAD 1.1 and 2.0)."""
 
 import re
 import string
@@ -17,12 +17,12 @@ from bertgpt.errors import InputError
 
 
 class Window(NamedTuple):
-    """The part of a context that one input holds, of n pieces.
+    """The part of a context in one input, n pieces.
 
     Attributes:
-        offsets: [n 2] int64, where each piece begins and ends in the context's characters.
+        offsets: [n 2] int64, the start and end of each piece in characters of the context.
         begin: the first piece's position in the input.
-        max_context: [n] bool, whether no other window shows the piece with more around it.
+        max_context: [n] bool, whether the piece has more context here than in any other window.
     """
 
     offsets: np.ndarray
@@ -31,7 +31,7 @@ class Window(NamedTuple):
 
 
 class Span(NamedTuple):
-    """A candidate for the answer, in characters of the context; the null answer has no place there."""
+    """A candidate answer, in characters of the context; the null answer has start and end None."""
 
     answer: str
     start: int | None
@@ -44,15 +44,17 @@ class Answers:
     """Questions whose answer is a span of a context, read in windows (Devlin et al. 2019, 4.2 and 4.3; run_squad.py).
 
     Attributes:
-        frame: BERT's special tokens; the question is segment 0, the window segment 1.
-        stride: the next window begins this many pieces later.
-        max_question: pieces of the question that are read.
-        n_best: candidates for start, for end and for the answer that are kept.
-        max_answer: pieces of an answer.
-        null_threshold: no answer where the null score beats the best span by more; None: there is always an answer.
-        question_column, context_column: of texts.
-        answers_column: {"text": [...], "answer_start": [...]}, a list of {"text": ..., "answer_start": ...}, or a
-            text. Without `answer_start` the first occurrence counts. Starts are in characters.
+        template: BERT's special tokens; the question is segment 0, the window segment 1.
+        stride: pieces from the start of one window to the start of the next.
+        max_question: maximum pieces of a question; the rest is truncated.
+        n_best: candidates that are kept for the start, for the end and for the answer.
+        max_answer: maximum pieces of an answer.
+        null_threshold: no answer is predicted if the null score exceeds the best span's score by more than this.
+            None: every question has an answer.
+        question_column, context_column: columns of texts.
+        answers_column: the column of {"text": [...], "answer_start": [...]}, of a list of {"text": ...,
+            "answer_start": ...}, or of a text. Without `answer_start`, the first occurrence is the answer.
+            `answer_start` is in characters.
     """
 
     template: SequenceTemplate
@@ -75,13 +77,13 @@ class Answers:
         """A feature for each window: [CLS] question [SEP] window [SEP].
 
         Returns:
-            Features of `input_ids`, `attention_mask`, `token_type_ids` int32 [up to T], `loss_mask` float32 1, and
-            where labelled `start_positions`, `end_positions` int32, positions in the input: of the first answer, or
-            0 where the window does not hold all of it. The note is the windows.
+            Features of `input_ids`, `attention_mask`, `token_type_ids` int32 [up to T] and `loss_mask` float32 1. If
+            labelled, also `start_positions` and `end_positions` int32: the positions of the first answer in the input,
+            or 0 if the window does not contain all of it. `decode_info` is the windows.
 
         Raises:
-            InputError: a column is missing or empty; the answer is not in the context; there is none, without
-                `null_threshold`; the question leaves no room.
+            InputError: a column is missing or empty; the answer is not in the context; there is no answer and
+                `null_threshold` is None; the question leaves no room for the context.
         """
         question = self.template.content(row, row.text(self.question_column, "task.question"))
         context = row.text(self.context_column, "task.context")
@@ -99,20 +101,21 @@ class Answers:
         return Example(row, features, decode_info, len(kept) < len(question))
 
     def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
-        """The best span over the windows, as `write_predictions` of run_squad.py finds it.
+        """The best span over the windows, as in `write_predictions` of run_squad.py.
 
-        Candidates are the `n_best` starts and ends among the context's pieces (there: among all positions); the
-        answer is the context's own text (there: words joined by single spaces); a list has each place once (there:
-        each text).
+        There are three differences. Candidates are the `n_best` starts and ends among the context's pieces
+        (run_squad.py: among all positions). The answer is the context's own text (run_squad.py: words joined by single
+        spaces). A list has each span once (run_squad.py: each text once).
 
         Args:
             example: from `encode`.
-            outputs: for each of its features `start_logits` and `end_logits` [T].
+            outputs: `start_logits` and `end_logits` [T] for each of its features.
 
         Returns:
-            `answer`, `start`, `end`, `probability` (among those listed), and `n_best`, a list of the same from best to
-            worst. "" with start and end None is the null answer, listed with `null_threshold`, or where no span is
-            allowed. With `null_threshold` also `null_score_difference`, null minus best span (None without one).
+            `answer`, `start`, `end`, `probability` (among the listed answers), and `n_best`, a list of the same values
+            from best to worst. The null answer is "" with start and end None. It is listed with `null_threshold`, or if
+            no span is allowed. With `null_threshold` also `null_score_difference`, the null score minus the best span's
+            score (None if no span is allowed).
         """
         context = example.row.text(self.context_column, "task.context")
         names = ("start_logits", "end_logits")
@@ -128,15 +131,15 @@ class Answers:
         return _prediction(chosen, [*spans, null]) | {"null_score_difference": difference}
 
     def gold(self, row: Row) -> list[str]:
-        """The row's answers, [] where it has none.
+        """The row's answers, [] if it has none.
 
         Raises:
-            InputError: the column is missing, or does not hold answers.
+            InputError: the column is missing, or does not contain answers.
         """
         return [text for text, _ in self._answers(row)]
 
     def _room(self, row: Row, question: int) -> int:
-        """Pieces of a window beside a question of so many."""
+        """Pieces of a window next to a question of `question` pieces."""
         room = self.template.length - question - 3
         if room < 1:
             raise InputError(
@@ -146,19 +149,19 @@ class Answers:
         return room
 
     def _answers(self, row: Row) -> list[tuple[str, int | None]]:
-        """Texts that are not blank, with their starts where given."""
+        """Answers that are not blank, with their starts if given."""
         absent = self.answers_column in row.values and row.values[self.answers_column] is None
         value = [] if absent else row.get(self.answers_column, "task.answers")
         answers = _answer_list(value)
         if answers is None:
             raise InputError(
-                f"{row.place}: column {self.answers_column!r} is {repr(value)[:60]}, and not answers; give "
+                f"{row.place}: column {self.answers_column!r} is {repr(value)[:60]}, not answers; give "
                 '{"text": [...], "answer_start": [...]}, a list of {"text": ..., "answer_start": ...}, or a text'
             )
         return [(text, start) for text, start in answers if text.strip()]
 
     def _target(self, row: Row, context: str, offsets: np.ndarray) -> tuple[int, int] | None:
-        """The first and the last piece that the first answer touches; None where there is no answer."""
+        """The first and the last piece that the first answer overlaps; None if there is no answer."""
         answers = self._answers(row)
         if not answers and self.null_threshold is None:
             raise InputError(f"{row.place}: it has no answer; set task.null_threshold for SQuAD 2.0, or remove the row")
@@ -168,11 +171,11 @@ class Answers:
         start = _find(row, context, text, given)
         pieces = np.flatnonzero((offsets[:, 0] < start + len(text)) & (offsets[:, 1] > start))
         if not pieces.size:
-            raise InputError(f"{row.place}: the answer {text[:40]!r} has no piece; correct it or remove the row")
+            raise InputError(f"{row.place}: the answer {text[:40]!r} has no tokens; correct it or remove the row")
         return int(pieces[0]), int(pieces[-1])
 
     def _candidates(self, window: Window, start: np.ndarray, end: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """The allowed spans of one window, of logits [T] each: scores [m], and characters [m 2]."""
+        """The allowed spans of one window from logits [T]: scores [m], and start and end in characters [m 2]."""
         pieces = slice(window.begin, window.begin + len(window.offsets))
         start, end = start[pieces], end[pieces]
         first, last = (np.argsort(-logits, kind="stable")[: self.n_best] for logits in (start, end))
@@ -182,10 +185,10 @@ class Answers:
         return start[first] + end[last], np.stack([window.offsets[first, 0], window.offsets[last, 1]], axis=1)
 
     def _best(self, context: str, found: list[tuple[np.ndarray, np.ndarray]]) -> list[Span]:
-        """Of the windows' spans the `n_best` of highest score, each once."""
+        """The `n_best` spans of highest score over all windows, each once."""
         scores, places = (np.concatenate(parts) for parts in zip(*found, strict=True))
         order = np.argsort(-scores, kind="stable")
-        first = np.sort(np.unique(places[order], axis=0, return_index=True)[1])  # a span's best stands before others
+        first = np.sort(np.unique(places[order], axis=0, return_index=True)[1])  # of equal spans, the best comes first
         chosen = order[first[: self.n_best]]
         return [
             Span(context[start:end], start, end, score)
@@ -194,9 +197,9 @@ class Answers:
 
 
 def windows(count: int, length: int, stride: int) -> list[tuple[int, int]]:
-    """Cuts `count` pieces into windows of up to `length`, start and end of each (`doc_spans` of run_squad.py).
+    """Splits `count` pieces into windows of up to `length`: start and end of each (`doc_spans` of run_squad.py).
 
-    The last is the first that reaches the end; no piece is left out where the stride is over the length.
+    The first window that reaches the end is the last. No piece is skipped, even if the stride exceeds the length.
     """
     spans = [(0, min(length, count))]
     while spans[-1][1] < count:
@@ -206,10 +209,10 @@ def windows(count: int, length: int, stride: int) -> list[tuple[int, int]]:
 
 
 def max_context(spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
-    """For every window whether each of its pieces is best read there, bool [its length].
+    """For each window, whether each of its pieces has its maximum context there, bool [length of the window].
 
-    That is where the smaller of the pieces left and right of it, plus 0.01 x the window's length, is highest; of
-    equals the first (`_check_is_max_context` of run_squad.py). Each piece has one such window.
+    The context is min(pieces to the left, pieces to the right) + 0.01 x the window's length. If windows are equal, the
+    first counts (`_check_is_max_context` of run_squad.py). Each piece has exactly one such window.
     """
     count = spans[-1][1]
     best, owner = np.full(count, -1.0), np.zeros(count, np.int64)
@@ -223,9 +226,10 @@ def max_context(spans: Sequence[tuple[int, int]]) -> list[np.ndarray]:
 
 
 def _offsets(context: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
-    """The pieces' characters [n 2] int64; a piece has the accents after it that no piece has.
+    """The pieces' start and end in characters [n 2] int64. A piece includes following accents that have no piece.
 
-    An uncased tokenizer drops them: of "e" and a combining accent the piece is the "e", which is half a letter.
+    An uncased tokenizer drops accents: the piece of "e" and a combining accent covers the "e" only, which is half a
+    letter.
     """
     places = np.array(offsets, np.int64)
     if context.isascii():
@@ -237,7 +241,7 @@ def _offsets(context: str, offsets: Sequence[tuple[int, int]]) -> np.ndarray:
 
 
 def _label(target: tuple[int, int] | None, start: int, window: Window) -> Feature:
-    """The answer's positions in the input of the window that begins at piece `start`, or [CLS]'s."""
+    """The answer's positions in the input of the window that begins at piece `start`, or those of [CLS]."""
     first, last = target or (-1, -1)
     inside = start <= first and last < start + len(window.offsets)
     first, last = (piece - start + window.begin if inside else 0 for piece in (first, last))
@@ -245,7 +249,7 @@ def _label(target: tuple[int, int] | None, start: int, window: Window) -> Featur
 
 
 def _answer_list(value: Any) -> list[tuple[str, int | None]] | None:
-    """The answers of a column in any of its forms; None where it has another."""
+    """The answers of a column in any supported form; None for other values."""
     if isinstance(value, str):
         value = [{"text": value}]
     elif isinstance(value, dict) and isinstance(value.get("text"), list):
@@ -262,7 +266,7 @@ def _answer_list(value: Any) -> list[tuple[str, int | None]] | None:
 
 
 def _find(row: Row, context: str, text: str, given: int | None) -> int:
-    """Where the answer begins in the context."""
+    """The start of the answer in the context."""
     start = context.find(text) if given is None else given
     if start < 0 or not context.startswith(text, start):
         place = "in the context" if given is None else f"at character {given} of the context"
@@ -271,7 +275,7 @@ def _find(row: Row, context: str, text: str, given: int | None) -> int:
 
 
 def _prediction(chosen: Span, spans: Sequence[Span]) -> dict[str, Any]:
-    """JSON values of the chosen one and of all, with the softmax of their scores."""
+    """The chosen span and all spans as JSON values, with the softmax of their scores."""
     ranked = sorted(spans, key=lambda span: -span.score)
     weights = np.exp([span.score - ranked[0].score for span in ranked])
     listed = [
@@ -282,18 +286,18 @@ def _prediction(chosen: Span, spans: Sequence[Span]) -> dict[str, Any]:
 
 
 def normalize_answer(text: str) -> str:
-    """In lower case, without ASCII punctuation and articles, words parted by single spaces (evaluate-v1.1.py)."""
+    """The text in lower case without ASCII punctuation and articles, words joined by one space (evaluate-v1.1.py)."""
     kept = "".join(character for character in text.lower() if character not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", kept).split())
 
 
 def exact_match(prediction: str, answers: Sequence[str]) -> float:
-    """1 where the normalised prediction is one of the answers; no answers are the answer ""."""
+    """1 if the normalized prediction is one of the answers, else 0; no answers count as the answer ""."""
     return float(normalize_answer(prediction) in map(normalize_answer, answers or [""]))
 
 
 def f1(prediction: str, answers: Sequence[str]) -> float:
-    """The best F1 of words over the answers; of two without a word 1, of one 0 (evaluate-v2.0.py)."""
+    """The best word F1 over the answers; 1 if both texts have no words, 0 if only one has none (evaluate-v2.0.py)."""
     return max(_word_f1(prediction, answer) for answer in answers or [""])
 
 
@@ -305,14 +309,15 @@ def _word_f1(prediction: str, answer: str) -> float:
 
 
 def squad_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -> dict[str, float]:
-    """`exact_match` and `f1` in percent, of predictions and for each all its right answers.
+    """`exact_match` and `f1` in percent, from predictions and all correct answers of each.
 
-    Where every question has an answer, as evaluate-v1.1.py. Where some have none, for which "" is right, as
-    evaluate-v2.0.py: answers of articles and punctuation alone do not count, and `has_answer_exact_match`,
-    `has_answer_f1` and `no_answer_exact_match` come besides.
+    If every question has an answer, the scores are those of evaluate-v1.1.py. Otherwise they are those of
+    evaluate-v2.0.py: "" is correct for a question without an answer, answers that consist only of articles and
+    punctuation do not count, and the result also has `has_answer_exact_match`, `has_answer_f1` and
+    `no_answer_exact_match`.
 
     Raises:
-        InputError: there is nothing to score.
+        InputError: there are no predictions.
     """
     if not predictions:
         raise InputError("there are no predictions to score; give at least one row")
@@ -321,7 +326,7 @@ def squad_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -
         answers = [[text for text in texts if normalize_answer(text)] for texts in answers]
     pairs = list(zip(predictions, answers, strict=True))
     exact, overlap = (100 * np.array([score(*pair) for pair in pairs]) for score in (exact_match, f1))
-    if known.all():  # there two texts without a word are an exact match and have no F1
+    if known.all():  # in evaluate-v1.1.py, two texts without words match exactly, with F1 0
         overlap[[not normalize_answer(prediction) for prediction in predictions]] = 0
     parts = {"exact_match": exact, "f1": overlap}
     if not known.all():

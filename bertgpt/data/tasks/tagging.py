@@ -1,4 +1,4 @@
-"""Token labelling, such as named entities and parts of speech: words in, a tag a word out."""
+"""Token classification, such as named entities and parts of speech: one tag per word."""
 
 import dataclasses
 import itertools
@@ -17,20 +17,20 @@ from bertgpt.tokenizers import special_id
 
 OUTSIDE = "O"
 UNNAMED = "_"  # the label of entities whose tags are bare letters
-ENTITY_TAG = re.compile(r"([BIESLUMW])(?:-([^-].*))?", re.DOTALL)  # a letter alone, or with the label of its entity
+ENTITY_TAG = re.compile(r"([BIESLUMW])(?:-([^-].*))?", re.DOTALL)  # a letter alone, or with an entity's label
 POSITIONS = {"B": "B", "I": "I", "M": "I", "E": "E", "L": "E", "S": "S", "U": "S", "W": "S"}  # by a tag's letter
-SCHEMES = ("BIES", "BILU", "BMESW")  # letters that stand together: IOB, IOE and IOBES; BILOU; BMES and BMEWO
+SCHEMES = ("BIES", "BILU", "BMESW")  # letters that are used together: IOB, IOE and IOBES; BILOU; BMES and BMEWO
 
 Span = tuple[int, int]  # first, and one past the last
 
 
 class Sentence(NamedTuple):
-    """What a prediction is made of, beside the model's outputs.
+    """What a prediction needs in addition to the model's outputs.
 
     Attributes:
-        text: the row's, or its words with a space between them.
-        spans: of each word, in characters of the text.
-        reads: for each window the (word, position) pairs whose output counts; a word stands in one window's alone.
+        text: the row's text, or its words joined by spaces.
+        spans: start and end of each word, in characters of the text.
+        reads: for each window, the (word, position) pairs whose output is used; each word is in one window's pairs.
     """
 
     text: str
@@ -43,12 +43,12 @@ class Tagging:
     """A tag for every word: the output at its first piece (Devlin et al. 2019, section 5.3).
 
     Attributes:
-        frame: of BERT.
+        template: BERT's special tokens.
         labels: the tags in the order of the model's outputs.
-        words_column: of a list of words; of a string, words parted by white space, or where rows have no labels raw
-            text, whose words the tokenizer finds.
-        tags_column: of a list of as many tags, or a string, parted by white space.
-        stride: pieces that neighbouring windows of a long sentence share at most; never more than half a window.
+        words_column: the column of a list of words, or of a string of words separated by white space. In rows without
+            labels, a string is raw text, which the tokenizer splits into words.
+        tags_column: the column of a list with one tag per word, or of a string of tags separated by white space.
+        stride: maximum pieces that neighbouring windows of a long sentence share; never more than half a window.
     """
 
     template: SequenceTemplate
@@ -59,7 +59,7 @@ class Tagging:
     per_token = ("input_ids", "attention_mask", "token_type_ids", "labels", "loss_mask")
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
-        """[CLS] pieces [SEP], in windows where a sentence is too long; `decode_info` is a `Sentence`.
+        """[CLS] pieces [SEP], in several windows if a sentence is too long; `decode_info` is a `Sentence`.
 
         Features have `loss_mask` float32 [T], 1 at the first piece of each word read there, and `labels` int32 [T].
 
@@ -69,7 +69,7 @@ class Tagging:
         text, spans = self._sentence(row, labelled)
         targets = self._targets(row, len(spans)) if labelled else None
         room, encode = self.template.length - 2, self.template.tokenizer.encode
-        unknown = [special_id(self.template.tokenizer, "[UNK]")]  # clean-up leaves nothing of some words; none is lost
+        unknown = [special_id(self.template.tokenizer, "[UNK]")]  # some words have no pieces; they become [UNK]
         whole = [encode(text[start:end], add_special_tokens=False).ids or unknown for start, end in spans]
         pieces = [word[:room] for word in whole]
         sizes = [len(word) for word in pieces]
@@ -82,7 +82,7 @@ class Tagging:
         return Example(row, features, Sentence(text, spans, reads), cut=pieces != whole)
 
     def _sentence(self, row: Row, labelled: bool) -> tuple[str, list[Span]]:
-        """The text and its words."""
+        """The text, and the spans of its words."""
         if isinstance(row.get(self.words_column, "task.words"), str):
             text = row.text(self.words_column, "task.words")
             spans = word_spans(text, None if labelled else self.template.tokenizer)
@@ -96,13 +96,13 @@ class Tagging:
         return text, spans
 
     def _targets(self, row: Row, count: int) -> np.ndarray:
-        """The labels' indices, int32 [words]."""
+        """The indices of the tags in `labels`, int32 [words]."""
         tags = self.gold(row)
         if len(tags) != count:
             raise InputError(f"{row.place}: {count} words but {len(tags)} tags; give every word one tag")
         for tag in sorted(set(tags).difference(self.labels)):
             problem = f"label {tag!r} is not among those of the training data ({', '.join(self.labels)})"
-            raise InputError(f"{row.place}: {problem}; correct it or train with it")
+            raise InputError(f"{row.place}: {problem}; correct it, or add it to the training data")
         return np.array([self.labels.index(tag) for tag in tags], np.int32)
 
     def _feature(self, pieces: list[int], reads: list[tuple[int, int]], targets: np.ndarray | None) -> Feature:
@@ -124,18 +124,19 @@ class Tagging:
         return _strings(row, self.tags_column, "task.tags")
 
     def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
-        """Tags, their probabilities, and the entities they mark, from `logits` [T labels] for each feature.
+        """Tags, their probabilities, and the entities that they mark, from `logits` [T labels] for each feature.
 
         Returns:
             `text`, `words`, `tags`, `probabilities`, and `entities` with `label`, `text`, `start`, `end` (characters)
-            and `probability` (the mean over words); none where the labels mark no entities, as parts of speech.
+            and `probability` (the mean over words). `entities` is empty if the labels mark none, such as parts of
+            speech.
         """
         text, spans, reads = example.decode_info
         logits = np.empty((len(spans), len(self.labels)))
         for output, pairs in zip(outputs, reads, strict=True):
             for word, position in pairs:
                 logits[word] = output["logits"][position]
-        probabilities = (1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)).tolist()  # the greatest
+        probabilities = (1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)).tolist()  # of the tag
         tags = [self.labels[index] for index in logits.argmax(axis=1)]
         return {
             "text": text,
@@ -155,7 +156,7 @@ class Tagging:
 
 
 def _strings(row: Row, column: str, key: str) -> list[str]:
-    """A column's list of texts, or its string parted at white space; InputError where it is neither."""
+    """A column's list of texts, or its string split at white space; InputError for other values."""
     value = row.get(column, key)
     items = value.split() if isinstance(value, str) else value if isinstance(value, list) else [value]
     for item in items:
@@ -165,8 +166,11 @@ def _strings(row: Row, column: str, key: str) -> list[str]:
 
 
 def word_spans(text: str, tokenizer: Tokenizer | None = None) -> list[Span]:
-    """The words of a text, in characters: the pre-tokenizer's, and where clean-up parts those, as it does Chinese
-    characters, their parts; without a pre-tokenizer what white space parts."""
+    """The words of a text, as start and end in characters.
+
+    They are the pre-tokenizer's words, split further if the normalizer splits them, as it does Chinese characters.
+    Without a pre-tokenizer, words are separated by white space.
+    """
     if tokenizer is None or tokenizer.pre_tokenizer is None:
         return [match.span() for match in re.finditer(r"\S+", text)]
     spans: list[Span] = []
@@ -179,12 +183,12 @@ def word_spans(text: str, tokenizer: Tokenizer | None = None) -> list[Span]:
 
 
 def cut_windows(sizes: Sequence[int], room: int, stride: int) -> list[Span]:
-    """Windows of whole words, each as long as fits and with a word that no window before it has.
+    """Windows of whole words. Each is as long as fits, and has a word that no earlier window has.
 
     Args:
-        sizes: pieces of each word, 1 to room.
-        room: pieces of a window.
-        stride: pieces that a window shares with the one before it, as many as whole words allow; at most room / 2.
+        sizes: pieces per word, 1 to room.
+        room: maximum pieces per window.
+        stride: maximum pieces that a window shares with the one before it, at most room / 2; words are not split.
     """
     begins = np.cumsum([0, *sizes])
     windows, first, end = [], 0, 0
@@ -198,8 +202,10 @@ def cut_windows(sizes: Sequence[int], room: int, stride: int) -> list[Span]:
 
 
 def choose_reads(sizes: Sequence[int], windows: Sequence[Span]) -> list[list[tuple[int, int]]]:
-    """For each window the (word, position of its first piece) read there: each word in the first window where the
-    lesser of its contexts, left and right, is greatest (`_check_is_max_context` of google-research/bert run_squad.py).
+    """For each window, the (word, position of its first piece) pairs whose output is used.
+
+    A word's output is used in the first window where min(context to the left, context to the right) is greatest
+    (`_check_is_max_context` of google-research/bert run_squad.py).
     """
     begins = np.cumsum([0, *sizes])
     best: list[tuple[int, int]] = [(-1, 0)] * len(sizes)  # context, window
@@ -215,7 +221,7 @@ def choose_reads(sizes: Sequence[int], windows: Sequence[Span]) -> list[list[tup
 
 
 def find_tags(rows: Iterable[Row], tags_column: str) -> tuple[str, ...]:
-    """All tags of the rows: O first, the others sorted.
+    """All tags of the rows: O first, then the rest sorted.
 
     Raises:
         InputError: a row's tags are missing or not texts.
@@ -225,10 +231,10 @@ def find_tags(rows: Iterable[Row], tags_column: str) -> tuple[str, ...]:
 
 
 def mark_entities(labels: Iterable[str]) -> bool:
-    """Whether a set of tags marks entities; if not, its tags are classes of words, such as parts of speech.
+    """Whether a set of tags marks entities. If not, its tags are classes of words, such as parts of speech.
 
-    It does where B-PER, I-PER or the like is among the tags, whatever else is. Without such a tag every tag but O must
-    be a letter of one scheme, and carry a label (U-PER) or stand beside a bare B or I.
+    It does if a tag such as B-PER or I-PER is among them. Otherwise every tag but O must be a letter of the same
+    scheme, and at least one tag must have a label (U-PER) or be a bare B or I.
     """
     labels = set(labels) - {OUTSIDE}
     found = [match for match in map(ENTITY_TAG.fullmatch, labels) if match]
@@ -240,16 +246,16 @@ def mark_entities(labels: Iterable[str]) -> bool:
 
 
 def _split(tag: str) -> tuple[str, str]:
-    """A tag of any scheme as IOBES has it: U-PER -> S, PER; a bare M -> I, _; any other form -> O and nothing."""
+    """A tag of any scheme in IOBES, as (position, label): U-PER -> S, PER; a bare M -> I, _; other forms -> O, ""."""
     match = ENTITY_TAG.fullmatch(tag)
     return (POSITIONS[match[1]], match[2] or UNNAMED) if match else (OUTSIDE, "")
 
 
 def entity_spans(tags: Sequence[str]) -> list[tuple[str, int, int]]:
-    """(label, first word, one past the last) of each entity, as CoNLL's conlleval reads tags.
+    """(label, first word, one past the last) of each entity, as in CoNLL's conlleval.
 
-    The tags may be of IOB, IOE, IOBES, BILOU, BMES or BMEWO. An I or E continues an entity of the same label that has
-    not ended, and otherwise begins one. Tags of other forms count as O.
+    The tags may be IOB, IOE, IOBES, BILOU, BMES or BMEWO. An I or E continues an entity of the same label that has not
+    ended, and otherwise begins a new one. Tags of other forms count as O.
     """
     spans: list[tuple[str, int, int]] = []
     last = (OUTSIDE, "")

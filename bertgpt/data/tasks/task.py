@@ -1,4 +1,4 @@
-"""What all tasks of fine-tuning share: rows, the special tokens around texts, examples and batches of them."""
+"""What all fine-tuning tasks share: settings, examples and batches."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -22,13 +22,13 @@ KINDS = (
 
 
 class Example(NamedTuple):
-    """A row as the model reads it.
+    """A row as input of the model.
 
     Attributes:
-        row: where it came from.
-        features: one, or several where the text is read in windows; every feature has the same keys, among them
-            `input_ids`, `attention_mask`, for BERT `token_type_ids`, and `loss_mask`.
-        note: what a task needs to make a prediction of the model's outputs.
+        row: its source.
+        features: one, or several if the text is read in windows. All have the same keys, among them `input_ids`,
+            `attention_mask`, `token_type_ids` (BERT only) and `loss_mask`. Empty if the row is skipped.
+        decode_info: what `decode` needs to turn the model's outputs into a prediction.
         cut: whether some of the text did not fit.
     """
 
@@ -40,17 +40,17 @@ class Example(NamedTuple):
 
 @dataclasses.dataclass
 class TaskSettings:
-    """What is done, and the columns of its data files."""
+    """The task, and the columns of its data files."""
 
     kind: str | None = setting(None, "the task", choices=KINDS)
     text: str = setting("text", "column of the text")
     pair: str | None = setting(None, "column of a second text")
-    label: str = setting("label", "column of the label; of a multiple choice its number, from 0")
+    label: str = setting("label", "column of the label; for multiple choice the number of the correct choice, from 0")
     choices: str | list[str] = setting(
         "choices", "column that lists the choices, or a list of columns", wanted="a column or a list of columns"
     )
     question: str = setting("question", "column of the question")
-    context: str = setting("context", "column of the text that has the answer")
+    context: str = setting("context", "column of the text that contains the answer")
     answers: str = setting("answers", "column of the answers, as in SQuAD")
     words: str = setting("words", "column of the words")
     tags: str = setting("tags", "column of the words' tags")
@@ -58,21 +58,25 @@ class TaskSettings:
     tag_column: int = setting(-1, "number of the tag's column in CoNLL files")
     prompt: str = setting("prompt", "column of the prompt")
     response: str = setting("response", "column of the response")
-    messages: str = setting("messages", "column of a conversation; a row that has it is one")
-    too_long: str = setting("cut", "what happens to prompts that are too long", choices=("cut", "drop"))
+    messages: str = setting("messages", "column of a conversation; a row that has it needs no prompt and response")
+    too_long: str = setting(
+        "cut",
+        "what happens to rows that are too long: truncate their prompt (cut) or skip them (drop)",
+        choices=("cut", "drop"),
+    )
     both_orders: bool = setting(False, "GPT-1 reads a pair in both orders, for similarity")
-    lm_weight: float = setting(0.5, "weight of GPT-1's next-token loss beside the task's", least=0)
-    max_question: int = setting(64, "tokens of a question; a longer one is cut", least=1)
-    stride: int = setting(128, "tokens from one window of a context to the next", least=1)
-    n_best: int = setting(20, "start and end positions that are combined to answers", least=1)
-    max_answer: int = setting(30, "tokens of an answer", least=1)
+    lm_weight: float = setting(0.5, "weight of GPT-1's next-token loss, added to the task's loss", least=0)
+    max_question: int = setting(64, "maximum tokens of a question; longer ones are truncated", least=1)
+    stride: int = setting(128, "tokens from the start of one window of a context to the next", least=1)
+    n_best: int = setting(20, "number of start and of end positions that are combined into answers", least=1)
+    max_answer: int = setting(30, "maximum tokens of an answer", least=1)
     null_threshold: float | None = setting(
-        None, "a number: a question may have no answer (SQuAD 2.0), and has none above this score difference"
+        None, "score difference above which no answer is predicted (SQuAD 2.0); null: every question has an answer"
     )
 
 
 class TaskData(Protocol):
-    """One kind of task: how a row is read, and what the model's outputs say of it."""
+    """One kind of task: encodes rows for the model, and decodes its outputs."""
 
     @property
     def template(self) -> SequenceTemplate:
@@ -81,11 +85,11 @@ class TaskData(Protocol):
 
     @property
     def per_token(self) -> tuple[str, ...]:
-        """The keys of its features whose last axis is T, to be padded."""
+        """The keys of its features whose last axis is T; they are padded."""
         ...
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
-        """The row as the model reads it, with its labels where `labelled`.
+        """The row as input of the model, with its labels if `labelled`.
 
         Raises:
             InputError: the row cannot be used.
@@ -93,7 +97,7 @@ class TaskData(Protocol):
         ...
 
     def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
-        """A prediction as JSON values, from the model's outputs [T ...] for each of the example's features."""
+        """A prediction as JSON values, from the model's outputs [T ...] for each feature of the example."""
         ...
 
 
@@ -111,13 +115,13 @@ class TaskExamples:
         return {name: value[0] for name, value in self.batch(np.array([row])).items()}
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """Rows [B] -> arrays [B ...], padded to the frame's length."""
+        """Rows [B] -> arrays [B ...], padded to the template's length."""
         chosen = [self.features[row % len(self)] for row in rows]
         return {name: self._stack(name, [feature[name] for feature in chosen]) for name in chosen[0]}
 
     @property
     def sequence_length(self) -> int:
-        """T."""
+        """T, the tokens of an input."""
         return self.task.template.length
 
     @property
@@ -131,16 +135,16 @@ class TaskExamples:
         return self.task.per_token
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """The tokens of every feature [N], the same in every epoch."""
+        """The number of tokens of each feature [N], the same in every epoch."""
         return np.array([feature["input_ids"].shape[-1] for feature in self.features])
 
     def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
-        """Features `index` [n] with W tokens; none of them is longer."""
+        """Features `index` [n] with W tokens; no feature is longer."""
         found = self.batch(index)
         return {name: value[..., :width] if name in self.per_token else value for name, value in found.items()}
 
     def _stack(self, name: str, values: list[np.ndarray]) -> np.ndarray:
-        """Vectors over tokens are padded at their end; scalars and fixed vectors are stacked."""
+        """The values as one array; vectors over tokens are padded at their end."""
         if name not in self.task.per_token:
             return np.stack(values)
         template = self.task.template

@@ -1,4 +1,4 @@
-"""The special tokens that stand around the texts of a task."""
+"""The special tokens around the texts of a task."""
 
 import dataclasses
 import functools
@@ -11,7 +11,7 @@ from bertgpt.data.tasks.rows import Row
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import special_id
 
-GPT_TASK_TOKENS = ("_start_", "_delimiter_", "_classify_")  # in this order, as finetune-transformer-lm/train.py has it
+GPT_TASK_TOKENS = ("_start_", "_delimiter_", "_classify_")  # in the order of finetune-transformer-lm/train.py
 END = "_end_"  # ends a response
 
 Feature = dict[str, np.ndarray]  # what the model reads for one input, unpadded: [T], [C T], or scalars
@@ -19,18 +19,18 @@ Feature = dict[str, np.ndarray]  # what the model reads for one input, unpadded:
 
 @dataclasses.dataclass(frozen=True)
 class SequenceTemplate:
-    """A tokenizer, and the special tokens that stand around one or two texts.
+    """A tokenizer, and the special tokens around one or two texts.
 
     BERT: [CLS] a [SEP] b [SEP], with segments 0 and 1 (Devlin et al. 2019, figure 1). GPT-1: start a delimiter b
-    extract (Radford et al. 2018, figure 1). The two differ in their tokens alone.
+    extract (Radford et al. 2018, figure 1). Apart from BERT's segments, they differ only in their tokens.
 
     Attributes:
-        tokenizer: a special token spelt in a text is read as that token.
-        start: the first token's id.
-        middle: between two texts.
-        end: after the last text.
-        pad: fills up.
-        length: T, tokens of an input.
+        tokenizer: reads a special token spelled out in a text as that token.
+        start: the id of the first token.
+        middle: the id of the token between two texts.
+        end: the id of the token after the last text.
+        pad: the id of padding.
+        length: T, the maximum tokens of an input.
         bert: whether inputs have segments.
     """
 
@@ -44,20 +44,20 @@ class SequenceTemplate:
 
     @functools.cached_property
     def special(self) -> frozenset[int]:
-        """The special tokens that stand for no word."""
+        """The ids of all special tokens except the unknown token."""
         unknown = getattr(self.tokenizer.model, "unk_token", None)
         tokens = self.tokenizer.get_added_tokens_decoder().items()
         return frozenset(index for index, token in tokens if token.special and token.content != unknown)
 
     def encoding(self, row: Row, text: str) -> Encoding:
-        """A text's pieces with their places in it, without special tokens around it.
+        """A text's pieces with their offsets, without special tokens around them.
 
         Raises:
-            InputError: nothing but special tokens is left of the text.
+            InputError: the text has no pieces except special tokens.
         """
         encoding = self.tokenizer.encode(text, add_special_tokens=False)
         if self.special.issuperset(encoding.ids):
-            raise InputError(f"{row.place}: {text[:40]!r} has no piece but special tokens; give a text")
+            raise InputError(f"{row.place}: {text[:40]!r} has no tokens except special ones; give a text")
         return encoding
 
     def content(self, row: Row, text: str) -> list[int]:
@@ -65,7 +65,7 @@ class SequenceTemplate:
         return self.encoding(row, text).ids
 
     def join(self, first: Sequence[int], second: Sequence[int] | None = None) -> Feature:
-        """One or two texts with their special tokens; the longer is cut at its end, piece by piece, until both fit.
+        """One or two texts with their special tokens. Until both fit, the longer text loses tokens at its end.
 
         Returns:
             `input_ids`, `attention_mask` and for BERT `token_type_ids`, int32 [up to T].
@@ -84,23 +84,23 @@ class SequenceTemplate:
         return feature
 
     def overflows(self, first: Sequence[int], second: Sequence[int] | None = None) -> bool:
-        """Whether `join` would cut."""
+        """Whether `join` would truncate."""
         return len(first) + len(second or ()) + (2 if second is None else 3) > self.length
 
 
 def _fit(first: int, second: int, room: int) -> tuple[int, int]:
-    """Two lengths, the longer shortened until both fit, as run_classifier.py of google-research/bert has it."""
+    """Two lengths, the longer one reduced until both fit, as in run_classifier.py of google-research/bert."""
     excess = first + second - room
     if excess <= 0:
         return first, second
-    even = min(max(0, abs(first - second)), excess)  # taken from the longer alone
+    even = min(max(0, abs(first - second)), excess)  # taken from the longer one only
     first, second = (first - even, second) if first > second else (first, second - even)
     rest = excess - even
-    return first - rest // 2, second - (rest - rest // 2)  # then in turn, b first: on a tie b is cut
+    return first - rest // 2, second - (rest - rest // 2)  # then in turn, b first, because b is truncated on a tie
 
 
 def make_template(tokenizer: Tokenizer, length: int, bert: bool, end: str = GPT_TASK_TOKENS[2]) -> SequenceTemplate:
-    """The frame of a model; for GPT-1 the tokenizer has the special tokens already (`bertgpt.add_tokens`).
+    """The template of a model. A GPT-1 tokenizer must have the special tokens already (`bertgpt.add_tokens`).
 
     Raises:
         InputError: a special token is missing.

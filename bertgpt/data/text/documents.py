@@ -9,7 +9,7 @@ from bertgpt.data.text.files import File, kind, lines, parse_json, read_json
 from bertgpt.data.text.parquet import parquet_rows
 from bertgpt.errors import InputError
 
-MAX_DOCUMENT = 1 << 22  # characters of plain text; a longer run of lines without a blank one becomes several documents
+MAX_DOCUMENT = 1 << 22  # characters of plain text; longer text without a blank line is split into several documents
 
 
 def read_documents(
@@ -17,13 +17,17 @@ def read_documents(
 ) -> Iterator[list[str]]:
     """Each document as its paragraphs.
 
-    Plain text: a blank line ends a document; the lines of a document are joined to one paragraph (so that wrapped
-    lines do not end a sentence), or kept apart where `sentence_per_line`. JSONL: an object a line with its text under
-    `text_key`. JSON: one object or list of texts, or of objects with `text_key`. Parquet: the column `text_key`, a
-    text in every row. Line ends within the texts of JSON and Parquet part paragraphs.
+    - Plain text: a blank line ends a document. The lines of a document are joined into one paragraph, because a
+      wrapped line does not end a sentence. With `sentence_per_line`, each line is a paragraph.
+    - JSONL: one document per line, an object with its text under `text_key`.
+    - JSON: a list of documents, or an object whose values are documents. A document is a text or an object with
+      `text_key`.
+    - Parquet: the column `text_key`, with one text per row.
+
+    Line breaks within the texts of JSONL, JSON and Parquet separate paragraphs.
 
     Raises:
-        InputError: a file is not UTF-8, not what its suffix says, or lacks the key; names the file and the line.
+        InputError: a file is not UTF-8, does not match its suffix, or lacks the key; names the file and the line.
     """
     for path in files:
         if kind(path) == ".jsonl":
@@ -37,7 +41,7 @@ def read_documents(
 
 
 def split_sentences(paragraphs: Sequence[str], language: str = "en", sentence_per_line: bool = False) -> list[str]:
-    """The sentences of one document in order, without surrounding white space; empty ones are dropped."""
+    """The sentences of one document in order, without surrounding white space; empty sentences are dropped."""
     if sentence_per_line:
         return [line for line in paragraphs if line]
     sentences = (sentence.strip() for text in paragraphs for sentence in sentencex.segment(language, text))
@@ -68,7 +72,7 @@ def _jsonl(path: File, text_key: str) -> Iterator[list[str]]:
 def _json(path: File, text_key: str) -> Iterator[list[str]]:
     value = read_json(path)
     if not isinstance(value, dict | list):
-        raise InputError(f"{path}: holds one {type(value).__name__}; give an object or a list of documents")
+        raise InputError(f"{path}: contains one {type(value).__name__}; give an object or a list of documents")
     for name, document in value.items() if isinstance(value, dict) else enumerate(value):
         yield _paragraphs(document, text_key, f"{path} document {name!r}")
 
@@ -86,5 +90,5 @@ def _paragraphs(document: Any, text_key: str, place: str) -> list[str]:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"{place}: half a surrogate pair, which UTF-8 cannot hold; remove it") from error
+        raise InputError(f"{place}: an unpaired surrogate, which UTF-8 cannot encode; remove it") from error
     return [line for part in text.splitlines() if (line := part.strip())]

@@ -1,4 +1,4 @@
-"""Files that came from elsewhere: found, bounded, decoded, and refused in one line that names file and line."""
+"""Finds, opens and decodes input files in bounded memory. Errors are one line that names the file and its line."""
 
 import bz2
 import contextlib
@@ -21,15 +21,15 @@ from bertgpt.json_files import MAX_VALUES, has_over, read_at_most
 
 File = Path | str  # a str is an address that fsspec reads, such as gs://bucket/file.jsonl
 
-TEXTS = (".txt", ".jsonl", ".json", ".parquet")  # what a corpus is read from
-PACKED = (".gz", ".bz2", ".xz", ".zst")  # compressed files, whose inner suffix says what they hold
-MAX_LINE = 1 << 24  # bytes; a longer line is refused before it is read
+TEXTS = (".txt", ".jsonl", ".json", ".parquet")  # formats of a corpus
+PACKED = (".gz", ".bz2", ".xz", ".zst")  # compressed files; the suffix before this one gives the format
+MAX_LINE = 1 << 24  # bytes; a longer line is rejected before it is read whole
 MAX_JSON = 1 << 30  # bytes of a .json file, which is read whole
-DENSITY = 32  # bytes of MAX_JSON for each value that a .json file may hold
-MAX_PACKED_VALUES = 4  # for each byte of a compressed .json, above MAX_VALUES; a short row takes about ten bytes
-MAX_RATIO = 100  # unpacked to packed size of what is held whole; prose has 3 to 6
+DENSITY = 32  # bytes of MAX_JSON per value that a .json file may contain
+MAX_PACKED_VALUES = 4  # per byte of a compressed .json, if over MAX_VALUES; a short row takes about ten bytes
+MAX_RATIO = 100  # unpacked size / packed size of data that is kept whole; prose has 3 to 6
 UNPACKED = 1 << 26  # bytes that any compressed file may unpack to
-MAX_DICTIONARY = 1 << 28  # bytes that unpacking an .xz may take; xz -9 takes 65 MiB
+MAX_DICTIONARY = 1 << 28  # bytes of memory for unpacking an .xz; xz -9 needs 65 MiB
 BLOCK = 1 << 17  # bytes of a compressed file read at a time
 STAMPS = (
     "ETag",
@@ -43,18 +43,18 @@ STAMPS = (
     "updated",
     "created",
 )
-UNREADABLE = (OSError, EOFError, zlib.error)  # what a missing, forbidden, cut or damaged file raises
+UNREADABLE = (OSError, EOFError, zlib.error)  # raised for a missing, forbidden, truncated or damaged file
 
 
 def find_files(inputs: str | Sequence[str], suffixes: Sequence[str] = TEXTS) -> list[File]:
-    """The files that paths, folders, globs and addresses name, sorted within each.
+    """The files that paths, folders, globs and addresses name, sorted within each input.
 
-    A folder gives the files below it that have one of the suffixes, compressed or not. `package:NAME/FILE` is a data
-    file inside an installed package, which is not imported. An address (`gs://...`) is a file, a folder or a glob of
-    any file system that fsspec reads.
+    A folder gives all files below it that have one of the suffixes, compressed or not. `package:NAME/FILE` is a data
+    file inside an installed package, which is not imported. An address (`gs://...`) is a file, a folder or a glob on
+    any file system that fsspec supports.
 
     Raises:
-        InputError: an input names no file, or a pipe or a device, or an address cannot be listed.
+        InputError: an input matches no file, or names a pipe or a device, or an address cannot be listed.
     """
     files: list[File] = []
     for item in [inputs] if isinstance(inputs, str) else inputs:
@@ -65,7 +65,7 @@ def find_files(inputs: str | Sequence[str], suffixes: Sequence[str] = TEXTS) -> 
             found = _find_addresses(item, suffixes)
         elif os.path.isdir(item):
             found = [path for path in sorted(Path(item).rglob("*")) if kind(path) in suffixes and path.is_file()]
-        elif os.path.exists(item):  # before globbing: a name may hold brackets
+        elif os.path.exists(item):  # before globbing: a name may contain brackets
             check_regular(Path(item))
             found = [Path(item)]
         else:
@@ -77,20 +77,23 @@ def find_files(inputs: str | Sequence[str], suffixes: Sequence[str] = TEXTS) -> 
 
 
 def kind(path: File) -> str:
-    """The suffix that says how to read the file, that of its compression aside."""
+    """The suffix of the file's format in lower case, without that of its compression."""
     return Path(str(path)[: -len(packing(path)) or None]).suffix.lower()
 
 
 def packing(path: File) -> str:
-    """The suffix that says how the file is compressed; "" where it is not."""
+    """The suffix of the file's compression; "" if it is not compressed."""
     return next((suffix for suffix in PACKED if str(path).lower().endswith(suffix)), "")
 
 
 def stamp(path: File) -> tuple[int, int | str | None]:
-    """A file's size in bytes and what changes with its content: its time in ns, or an address's tag or time.
+    """A file's size in bytes, and a value that changes with its content.
+
+    The value is the modification time in ns of a local file. For an address it is the tag or time, or None if the file
+    system gives neither.
 
     Raises:
-        InputError: there is no such file, or it cannot be reached.
+        InputError: the file is missing or cannot be reached.
     """
     try:
         if isinstance(path, Path):
@@ -105,21 +108,21 @@ def stamp(path: File) -> tuple[int, int | str | None]:
 
 
 def open_raw(path: File) -> IO[bytes]:
-    """The file's bytes as they are.
+    """The file's bytes, not unpacked.
 
     Raises:
-        OSError: it cannot be opened; reading it raises the same.
+        OSError: the file cannot be opened. Reading it raises OSError too.
     """
     if isinstance(path, Path):
         return open(path, "rb")
     system, name = _file_system(path)
     with _os_errors():
-        return io.BufferedReader(_Remote(system.open(name, "rb")))  # whose readline has a limit
+        return io.BufferedReader(_Remote(system.open(name, "rb")))  # its readline takes a limit
 
 
 @contextlib.contextmanager
 def _os_errors() -> Iterator[None]:
-    """What fsspec's file systems raise, each its own, as OSError."""
+    """Raises the various exceptions of fsspec's file systems as OSError."""
     try:
         yield
     except (OSError, MemoryError):
@@ -129,7 +132,7 @@ def _os_errors() -> Iterator[None]:
 
 
 class _Remote(io.RawIOBase):
-    """A file of an address; its faults are OSError."""
+    """The file at an address; its errors are OSError."""
 
     def __init__(self, file: Any) -> None:
         self.file = file
@@ -161,7 +164,7 @@ class _Remote(io.RawIOBase):
 
 @contextlib.contextmanager
 def open_file(path: File) -> Iterator[IO[bytes]]:
-    """Bytes, unpacked where the name says that they are compressed; read forwards only."""
+    """The file's bytes, unpacked if its suffix is that of a compression; to be read forwards only."""
     with open_raw(path) as raw:
         if not packing(path):
             yield raw
@@ -173,9 +176,9 @@ def open_file(path: File) -> Iterator[IO[bytes]]:
 
 
 class _Unpacked(io.RawIOBase):
-    """What a .bz2, .xz or .zst holds, streams that follow each other included.
+    """The unpacked content of a .bz2, .xz or .zst file, which may be several streams in a row.
 
-    Python's own file objects put no bound on memory, and take garbage after a stream for its end.
+    Python's own file objects do not limit memory, and treat garbage after a stream as the end of the file.
     """
 
     def __init__(self, raw: IO[bytes], start: Callable[[], Any]) -> None:
@@ -192,7 +195,7 @@ class _Unpacked(io.RawIOBase):
             if self.unpacker is None or self.unpacker.needs_input:
                 packed, self.rest = self.rest or self.raw.read(BLOCK), b""
                 if not packed and self.unpacker is not None:
-                    raise EOFError("compressed data that is cut short")
+                    raise EOFError("compressed data is truncated")
                 if not packed:
                     return 0
             if self.unpacker is None:
@@ -208,7 +211,7 @@ class _Unpacked(io.RawIOBase):
             found = self.unpacker.decompress(packed, most)
         except (OSError, MemoryError):
             raise
-        except Exception as error:  # lzma and zstd have errors of their own
+        except Exception as error:  # lzma and zstd raise their own exceptions
             raise OSError(str(error)) from error
         if self.unpacker.eof:
             self.rest, self.unpacker = self.unpacker.unused_data, None
@@ -216,7 +219,7 @@ class _Unpacked(io.RawIOBase):
 
 
 def _unpacker(path: File) -> Callable[[], Any]:
-    """What makes an object that unpacks one stream."""
+    """A callable that returns a decompressor for one stream."""
     if packing(path) == ".bz2":
         return bz2.BZ2Decompressor
     if packing(path) == ".xz":
@@ -228,35 +231,35 @@ def _unpacker(path: File) -> Callable[[], Any]:
             from backports import zstd
     except ImportError as error:
         raise InputError(f"{path}: reading .zst needs backports.zstd: pip install 'bertgpt[tasks]'") from error
-    return zstd.ZstdDecompressor  # which refuses windows over 128 MiB
+    return zstd.ZstdDecompressor  # it rejects windows over 128 MiB
 
 
 def unpacked_limit(packed: int) -> int:
-    """How many bytes what takes `packed` bytes in a file may unpack to, where it is held whole."""
+    """How many bytes data that takes `packed` bytes in a file may unpack to, if it is kept whole."""
     return max(UNPACKED, MAX_RATIO * packed)
 
 
 def over_limit(path: File) -> InputError:
-    """What is raised where a compressed file unpacks to more."""
-    return InputError(f"{path}: unpacks to over {MAX_RATIO} times its size; if it is sound, give it unpacked")
+    """The error for a compressed file that unpacks to more than its limit."""
+    return InputError(f"{path}: unpacks to over {MAX_RATIO} times its size; if the file is valid, unpack it first")
 
 
 def lines(path: File) -> Iterator[tuple[int, str]]:
-    """(line number from 1, line with its end), decoded; a fault of the file names it and the line."""
+    """(line number from 1, decoded line with its line end); errors name the file and the line."""
     number = 0
     try:
         with open_file(path) as file:
             while raw := file.readline(MAX_LINE + 1):
                 number += 1
                 if len(raw) > MAX_LINE:
-                    raise InputError(f"{path} line {number}: longer than {MAX_LINE} bytes; break it into lines")
+                    raise InputError(f"{path} line {number}: longer than {MAX_LINE} bytes; split it into lines")
                 yield number, _decode(path, number, raw)
     except UNREADABLE as error:
         raise InputError(f"{path} line {number + 1}: cannot be read: {error}") from error
 
 
 def read_json(path: File) -> Any:
-    """What a JSON file holds."""
+    """The value in a JSON file."""
     most, values = MAX_JSON, MAX_JSON // DENSITY
     try:
         if packing(path):
@@ -267,29 +270,30 @@ def read_json(path: File) -> Any:
     except UNREADABLE as error:
         raise InputError(f"{path}: cannot be read: {error}") from error
     if len(raw) > MAX_JSON:
-        raise InputError(f"{path}: over {MAX_JSON} bytes; give it as JSONL, which is read line by line")
+        raise InputError(f"{path}: over {MAX_JSON} bytes; convert it to JSONL, which is read line by line")
     if len(raw) > most:
         raise over_limit(path)
     return parse_json(path, "line 1", _decode(path, 1, raw), values)
 
 
 def parse_json(path: File, place: str, text: str, values: int = MAX_VALUES) -> Any:
-    """JSON at a place of a file."""
+    """The value of JSON text; `place` is where the text is in the file."""
     if has_over(text, values):
-        raise InputError(f"{path} {place}: JSON of over {values} commas, colons and brackets; give it in parts")
+        raise InputError(f"{path} {place}: JSON with over {values} commas, colons and brackets; split it")
     try:
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}" if error.lineno > 1 else place
         raise InputError(f"{path} {place}: not JSON: {error.msg}") from error
-    except (RecursionError, ValueError) as error:  # nested too deep; a number of thousands of digits
-        raise InputError(f"{path} {place}: JSON that Python cannot hold: {error}") from error
+    except (RecursionError, ValueError) as error:  # nested too deeply, or a number with thousands of digits
+        raise InputError(f"{path} {place}: JSON that Python cannot load: {error}") from error
 
 
 def check_columns(place: str, names: Sequence[str]) -> None:
-    """
+    """Checks the names of a table's columns.
+
     Raises:
-        InputError: a column of a table has no name, or that of another.
+        InputError: a column has no name, or the same name as another.
     """
     seen: set[str] = set()
     for number, name in enumerate(names, 1):
@@ -309,7 +313,7 @@ def _find_addresses(item: str, suffixes: Sequence[str]) -> list[File]:
             names = [found for found in system.find(name) if kind(found) in suffixes]
         else:
             names = [found for found, info in system.glob(name, detail=True).items() if info["type"] == "file"]
-    except Exception as error:  # each file system raises its own
+    except Exception as error:  # each file system raises its own exceptions
         raise InputError(f"{item}: cannot be listed: {error or type(error).__name__}") from error
     return [system.unstrip_protocol(found) for found in sorted(names)]
 
@@ -318,19 +322,19 @@ def _file_system(address: str) -> tuple[Any, str]:
     """fsspec's file system of an address, and the file's name in it.
 
     Raises:
-        InputError: there is none, or the address is a chain of several.
+        InputError: the file system is unknown or cannot be used, or the address is a chain of several.
     """
-    if "::" in address:  # what lists the inner one gives names that have lost the outer one
-        raise InputError(f"{address}: a chain of addresses (::) is not read; unpack or copy the file and give its path")
+    if "::" in address:  # listing the inner address gives names without the outer one
+        raise InputError(f"{address}: chained addresses (::) are not supported; unpack the file and give its path")
     try:
         import fsspec
     except ImportError as error:
         raise InputError(f"{address}: reading an address needs fsspec: pip install 'bertgpt[scale]'") from error
     try:
         return fsspec.core.url_to_fs(address)
-    except (ImportError, ValueError) as error:  # a file system that needs a package, or that there is not
-        raise InputError(f"{address}: no such file system here: {error}") from error
-    except Exception as error:  # each file system raises its own, as without credentials
+    except (ImportError, ValueError) as error:  # a missing package, or an unknown protocol
+        raise InputError(f"{address}: this file system is not available: {error}") from error
+    except Exception as error:  # each file system raises its own exceptions, such as for missing credentials
         raise InputError(f"{address}: its file system cannot be used: {error or type(error).__name__}") from error
 
 
@@ -353,7 +357,7 @@ def _decode(path: File, number: int, raw: bytes) -> str:
     try:
         return raw.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError as error:
-        raw = error.object  # without a byte order mark, as error.start counts
+        raw = error.object  # without the byte order mark, which error.start does not count
         number += raw[: error.start].count(b"\n")
         raise InputError(
             f"{path} line {number}: not UTF-8 (byte 0x{raw[error.start]:02x}); convert the file, for example with iconv"

@@ -1,4 +1,4 @@
-"""Whether a token store is what was written: the types in its meta.json, the sizes, bounds and hashes of its arrays."""
+"""Checks that a token store is intact: the types in its meta.json, and the sizes, bounds and hashes of its arrays."""
 
 import hashlib
 from collections.abc import Sequence
@@ -22,43 +22,43 @@ TYPES: dict[str, type] = {
 }
 FILE_KEYS = {"path", "size", "modified", "hash"}  # of each entry of "files"
 MOST_IDS = 1 << 32
-BLOCK = 1 << 20  # bounds that are looked at at a time
+BLOCK = 1 << 20  # bounds checked at a time
 
 
 def check_meta(meta: Any, splits: Sequence[str]) -> str | None:
-    """What is wrong with what a meta.json holds, in one phrase; None where nothing is.
+    """What is wrong with a meta.json, in one phrase; None if nothing is.
 
     Args:
-        meta: as JSON has it.
-        splits: the names that it must have.
+        meta: the parsed JSON.
+        splits: the names of the splits that it must have.
     """
     if not isinstance(meta, dict):
-        return "no JSON object"
+        return "not a JSON object"
     for key, kind in TYPES.items():
         if type(meta.get(key)) is not kind:
-            return f"{key} is missing or no {kind.__name__}"
+            return f"{key} is missing or not of type {kind.__name__}"
     if not all(isinstance(entry, dict) and entry.keys() >= FILE_KEYS for entry in meta["files"]):
-        return "files lack a path, size, modified or hash"
+        return "an entry of files lacks path, size, modified or hash"
     if meta["dtype"] not in ("uint16", "uint32") or not 0 < meta["vocab_size"] <= MOST_IDS:
-        return f"dtype {meta['dtype']} or vocab_size {meta['vocab_size']} is impossible"
+        return f"dtype {meta['dtype']} or vocab_size {meta['vocab_size']} is invalid"
     for split in splits:
         sizes = meta["splits"].get(split)
         if not isinstance(sizes, dict) or any(type(sizes.get(key)) is not int or sizes[key] < 1 for key in SIZES):
-            return f"{split} lacks the number of its {', '.join(SIZES)}"
+            return f"{split} lacks the count of its {', '.join(SIZES)}"
     hashes, names = meta.get("hashes"), {f"{split}/{name}" for split in splits for name in ARRAYS}
     if hashes is not None and not (isinstance(hashes, dict) and hashes.keys() == names):
-        return "hashes are not those of its arrays"
+        return "hashes do not list its arrays"
     return None
 
 
 def hash_arrays(folder: Path, splits: Sequence[str]) -> dict[str, str]:
-    """BLAKE2b of every array, by its name in the folder, such as train/tokens.bin."""
+    """BLAKE2b of each array file, by its name in the folder, such as train/tokens.bin."""
     names = [f"{split}/{name}" for split in splits for name in ARRAYS]
     return {name: _hash(folder / name) for name in names}
 
 
 def first_changed(folder: Path, hashes: dict[str, str]) -> str | None:
-    """The first file that is missing or has another hash; None where all are as they were."""
+    """The first file that is missing or has another hash; None if no file changed."""
     for name, expected in hashes.items():
         if not (folder / name).is_file() or _hash(folder / name) != expected:
             return name
@@ -66,20 +66,20 @@ def first_changed(folder: Path, hashes: dict[str, str]) -> str | None:
 
 
 def map_array(path: Path, dtype: np.dtype, count: int) -> np.ndarray:
-    """[count] of a file, memory-mapped.
+    """The numbers of a file [count], memory-mapped.
 
     Raises:
-        InputError: the file is missing, or has another size.
+        InputError: the file is missing or has another size.
     """
     check_size(path, count * dtype.itemsize)
     return np.memmap(path, dtype, "r", shape=(count,))
 
 
 def map_ends(path: Path, dtype: np.dtype, count: int, last: int) -> np.ndarray:
-    """[count + 1] where pieces end, from 0 on, as `map_array`.
+    """The ends of pieces [count + 1], with a 0 before them, memory-mapped.
 
     Raises:
-        InputError: they do not rise from 0 to `last`.
+        InputError: as `map_array`, or the ends do not increase from 0 to `last`.
     """
     ends = map_array(path, dtype, count + 1)
     blocks = (ends[start : start + BLOCK + 1] for start in range(0, count, BLOCK))
@@ -89,9 +89,10 @@ def map_ends(path: Path, dtype: np.dtype, count: int, last: int) -> np.ndarray:
 
 
 def check_size(path: Path, size: int) -> None:
-    """
+    """Checks that a store's file has `size` bytes, the size that meta.json gives.
+
     Raises:
-        InputError: a file of a store has not the size in bytes that meta.json says, or is missing.
+        InputError: the file has another size, or is missing.
     """
     found = path.stat().st_size if path.is_file() else None
     if found != size:

@@ -1,4 +1,4 @@
-"""The rows of Parquet files, which may claim far more than they hold: 500 bytes can say a megabyte 5,000 times."""
+"""The rows of Parquet files, in bounded memory: 500 bytes of such a file can encode a megabyte 5,000 times."""
 
 import collections
 import contextlib
@@ -24,19 +24,19 @@ from bertgpt.data.text.files import (
 from bertgpt.data.text.parquet_sizes import Chunk, row_groups, walk
 from bertgpt.errors import InputError
 
-READING = {"pre_buffer": False, "buffer_size": 1 << 20}  # pyarrow would hold a whole row group of a column
-ROWS = 16  # made into Python's objects at a time
-NESTED_ROWS = 4096  # read at a time where there are lists: pyarrow copies all texts met so far at each turn
-ELEMENT = 12  # bytes that pyarrow takes for an element of a list: 8 for it, 4 for its place
-UNFIT = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)  # what damaged bytes raise otherwise
+READING = {"pre_buffer": False, "buffer_size": 1 << 20}  # otherwise pyarrow loads a column's whole row group
+ROWS = 16  # converted to Python objects at a time
+NESTED_ROWS = 4096  # read at a time if there are lists: pyarrow copies all texts read so far with every batch
+ELEMENT = 12  # bytes that pyarrow takes per element of a list: 8 for its value, 4 for its position
+UNFIT = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)  # other errors that damaged bytes raise
 
 
 def parquet_rows(path: File, column: str | None = None) -> Iterator[dict[str, Any]]:
-    """The rows of a Parquet file, or one column of them; few are held at a time.
+    """The rows of a Parquet file, or one column of them; few are in memory at a time.
 
     Raises:
-        InputError: pyarrow is not installed, the file cannot be read, has two columns of a name or lacks the column, a
-            row takes over MAX_LINE bytes, or a row group far more than its part of the file.
+        InputError: pyarrow is not installed; the file cannot be read, has two columns of the same name or lacks the
+            column; a row takes over MAX_LINE bytes; or a row group takes far more memory than its part of the file.
     """
     try:
         import pyarrow as pa
@@ -49,7 +49,7 @@ def parquet_rows(path: File, column: str | None = None) -> Iterator[dict[str, An
     except InputError:
         raise
     except (pa.ArrowException, *UNREADABLE, *UNFIT) as error:
-        raise InputError(f"{path}: not Parquet that can be read: {error}; write it again") from error
+        raise InputError(f"{path}: cannot be read as Parquet: {error}; write the file again") from error
 
 
 def _rows(path: File, raw: IO[bytes], column: str | None) -> Iterator[dict[str, Any]]:
@@ -62,10 +62,10 @@ def _rows(path: File, raw: IO[bytes], column: str | None) -> Iterator[dict[str, 
     if column is not None and column not in names:
         raise InputError(f"{path}: no column {column!r} (found {', '.join(names)}); set data.text_key")
     leaves = _leaves(meta.schema, column)
-    # Only pyarrow knows how long the lists are; a text that is repeated in them is held once.
+    # Only pyarrow knows how long the lists are. As dictionaries, texts that repeat in them are stored once.
     nested = any(leaf.max_repetition_level for leaf in leaves.values())
     texts = [leaf.path for leaf in leaves.values() if _is_text(leaf)] if nested else None
-    local = isinstance(path, Path) or packing(path)  # elsewhere a second look would fetch the file twice
+    local = isinstance(path, Path) or packing(path)  # walking a remote file would fetch it twice
     number = 0
     with pq.ParquetFile(raw, metadata=meta, read_dictionary=texts, **READING) as file:
         for index, group in enumerate(groups):
@@ -79,7 +79,7 @@ def _rows(path: File, raw: IO[bytes], column: str | None) -> Iterator[dict[str, 
 
 @contextlib.contextmanager
 def _open(path: File) -> Iterator[IO[bytes]]:
-    """The file, unpacked on disk where it is compressed as a whole, since its reader jumps to and fro."""
+    """The file, unpacked to disk if it is compressed as a whole, because its reader seeks."""
     if not packing(path):
         with open_raw(path) as raw:
             yield raw
@@ -95,7 +95,7 @@ def _open(path: File) -> Iterator[IO[bytes]]:
 
 
 def _leaves(schema: Any, column: str | None) -> dict[int, Any]:
-    """The schema's columns of plain values by number, of all or of one column of the table."""
+    """The schema's leaf columns by index: all, or those below one column of the table."""
     leaves = {index: schema.column(index) for index in range(len(schema))}
     if column is None:
         return leaves
@@ -109,10 +109,11 @@ def _is_text(leaf: Any) -> bool:
 def _rows_at_once(path: File, index: int, chunks: dict[int, Chunk], leaves: dict[int, Any], nested: bool) -> int:
     """How many rows of a row group can be read at a time.
 
-    A page repeats a value, or the lengths of a list, without end in a few bytes; but a value stands in it once.
+    A page can repeat a value, or the lengths of a list, any number of times in a few bytes. But it stores the value
+    once, so the page's size bounds one text.
 
     Raises:
-        InputError: even one may take too much.
+        InputError: even one row may take too much memory.
     """
     packed = unpacked = row = 0
     for i, leaf in leaves.items():
@@ -125,13 +126,13 @@ def _rows_at_once(path: File, index: int, chunks: dict[int, Chunk], leaves: dict
     if unpacked > limit:
         raise InputError(
             f"{path}: row group {index + 1} takes {unpacked} bytes in memory, over {MAX_RATIO} times its {packed} in "
-            "the file; if it is sound, write it with smaller row groups (row_group_size) or give it as JSONL"
+            "the file; if it is valid, write it with smaller row groups (row_group_size) or convert it to JSONL"
         )
     return max(1, min(NESTED_ROWS if nested else ROWS, limit // max(1, row)))
 
 
 def _to_python(path: File, batch: Any, before: int) -> Iterator[dict[str, Any]]:
-    """The rows of a batch; `before` have gone before it."""
+    """The rows of a batch; `before` is the number of rows before it."""
     for start in range(0, batch.num_rows, ROWS):
         part = batch.slice(start, ROWS)
         if sum(map(_size, part.columns)) <= MAX_LINE:
@@ -140,15 +141,15 @@ def _to_python(path: File, batch: Any, before: int) -> Iterator[dict[str, Any]]:
         for row in range(part.num_rows):
             single = part.slice(row, 1)
             if sum(map(_size, single.columns)) > MAX_LINE:
-                raise InputError(f"{path} row {before + start + row + 1}: over {MAX_LINE} bytes; break it into rows")
+                raise InputError(f"{path} row {before + start + row + 1}: over {MAX_LINE} bytes; split it into rows")
             yield from _plain(path, single)
 
 
 def _plain(path: File, part: Any) -> list[dict[str, Any]]:
-    """The rows as Python's objects.
+    """The rows as Python objects.
 
     Raises:
-        InputError: Python has no such values, as of a time in nanoseconds; names column and type.
+        InputError: Python cannot represent a value, such as a time in nanoseconds; names the column and its type.
     """
     import pyarrow as pa
 
@@ -159,13 +160,13 @@ def _plain(path: File, part: Any) -> list[dict[str, Any]]:
             try:
                 column.to_pylist()
             except (pa.ArrowException, *UNFIT) as error:
-                problem = f"column {name!r:.80} holds {column.type!s:.80}, and a value that Python cannot hold"
-                raise InputError(f"{path}: {problem}; convert or drop it ({error})") from failure
+                problem = f"column {name!r:.80} of type {column.type!s:.80} has a value that Python cannot represent"
+                raise InputError(f"{path}: {problem}; convert or drop the column ({error})") from failure
         raise
 
 
 def _size(array: Any) -> int:
-    """Bytes of an array's values, each text counted as often as it comes."""
+    """Bytes of an array's values; a text counts each time it occurs."""
     import pyarrow as pa
 
     kind = array.type
@@ -174,7 +175,7 @@ def _size(array: Any) -> int:
     if pa.types.is_dictionary(kind):
         times = collections.Counter(array.indices.drop_null().to_pylist())
         return sum(count * array.dictionary[index].as_buffer().size for index, count in times.items())
-    if pa.types.is_map(kind):  # flatten() fails for it, and its keys and items are those of the whole, not the slice
+    if pa.types.is_map(kind):  # flatten() fails for maps; their keys and items are the whole array's, not the slice's
         first, last = (array.offsets[at].as_py() for at in (0, len(array))) if len(array) else (0, 0)
         return sum(_size(part.slice(first, last - first)) for part in (array.keys, array.items))
     if pa.types.is_struct(kind):

@@ -1,25 +1,26 @@
-"""What a Parquet file says of the sizes of its parts: its footer, and the headers of its pages.
+"""The sizes that a Parquet file declares in its footer and in the headers of its pages.
 
-pyarrow tells the footer's alone, ends the process where one is damaged, and allocates what a page's header asks for.
+pyarrow exposes only the footer's sizes, ends the process if one is damaged, and allocates the size that a page's header
+declares.
 Sources: parquet.thrift of github.com/apache/parquet-format, doc/specs/thrift-compact-protocol.md of apache/thrift.
 """
 
 from typing import IO, Any, NamedTuple
 
-MAX_FOOTER = 1 << 24  # bytes; a byte of it can take 64 in memory
-MAX_HEADER = 1 << 24  # bytes of a page's header, which may hold two values; as pyarrow has it
-INT32, INT64, BINARY, LIST, MAP, STRUCT = 5, 6, 8, 9, 11, 12  # Thrift's kinds
-WIDTHS = {1: 1, 2: 1, 3: 1, 7: 8}  # bytes: a truth value in a list, a byte, a double
+MAX_FOOTER = 1 << 24  # bytes; one byte of it can take 64 in memory
+MAX_HEADER = 1 << 24  # bytes of a page's header, which may contain two values; pyarrow's limit
+INT32, INT64, BINARY, LIST, MAP, STRUCT = 5, 6, 8, 9, 11, 12  # Thrift's types
+WIDTHS = {1: 1, 2: 1, 3: 1, 7: 8}  # bytes: a boolean in a list, a byte, a double
 
 
 class Chunk(NamedTuple):
     """A column's part of a row group.
 
     Attributes:
-        values: how many there are, those within lists each.
-        unpacked: bytes of its pages.
+        values: number of its values; each value in a list counts.
+        unpacked: bytes of its pages, unpacked.
         packed: bytes that it takes in the file.
-        start: where it begins.
+        start: its offset in the file.
     """
 
     values: int
@@ -29,10 +30,10 @@ class Chunk(NamedTuple):
 
 
 def row_groups(file: IO[bytes]) -> list[list[Chunk]]:
-    """The chunks of each row group, in the order of the schema's columns, as the footer has them.
+    """The chunks of each row group, in the order of the schema's columns, from the footer.
 
     Raises:
-        ValueError, LookupError, TypeError, RecursionError: it is damaged, or over MAX_FOOTER bytes.
+        ValueError, LookupError, TypeError, RecursionError: the footer is damaged, or over MAX_FOOTER bytes.
     """
     end = file.seek(0, 2) - 8
     file.seek(max(0, end))
@@ -51,7 +52,7 @@ def _chunk(fields: dict[tuple[int, int], Any]) -> Chunk:
 
 
 def walk(file: IO[bytes], chunk: Chunk) -> Chunk:
-    """The chunk with the sizes that its pages' own headers tell.
+    """The chunk with the sizes that its pages' own headers declare.
 
     Raises:
         ValueError, LookupError, TypeError, RecursionError: a header is damaged.
@@ -65,12 +66,12 @@ def walk(file: IO[bytes], chunk: Chunk) -> Chunk:
         unpacked += header[2, INT32]
         at += size + header[3, INT32]
         if header[2, INT32] < 0 or header[3, INT32] < 0:
-            raise ValueError("a page of fewer than no bytes")
+            raise ValueError("a page of negative size")
     return chunk._replace(values=values, unpacked=unpacked)
 
 
 def _header(file: IO[bytes], at: int, end: int) -> tuple[dict[tuple[int, int], Any], int]:
-    """A page's header and its size."""
+    """A page's header, and the header's size in bytes."""
     size = 1 << 10
     while True:
         file.seek(at)
@@ -84,7 +85,7 @@ def _header(file: IO[bytes], at: int, end: int) -> tuple[dict[tuple[int, int], A
 
 
 def _struct(data: bytes, at: int) -> tuple[dict[tuple[int, int], Any], int]:
-    """(number, kind) -> value of each field, and where the struct ends."""
+    """(field number, type) -> value of each field; and the offset where the struct ends."""
     fields: dict[tuple[int, int], Any] = {}
     number = 0
     while byte := data[at]:
@@ -93,7 +94,7 @@ def _struct(data: bytes, at: int) -> tuple[dict[tuple[int, int], Any], int]:
             number += byte >> 4
         else:
             number, at = _number(data, at)
-        if kind in (1, 2):  # a truth value stands in its kind
+        if kind in (1, 2):  # a boolean's value is in its type
             continue
         fields[number, kind], at = _value(data, at, kind)
     return fields, at + 1
@@ -113,7 +114,7 @@ def _value(data: bytes, at: int, kind: int) -> tuple[Any, int]:
         return _list(data, at)
     if kind == MAP:
         return _map(data, at)
-    raise ValueError(f"no such kind of value: {kind}")
+    raise ValueError(f"unknown Thrift type: {kind}")
 
 
 def _list(data: bytes, at: int) -> tuple[list[Any], int]:
@@ -124,7 +125,7 @@ def _list(data: bytes, at: int) -> tuple[list[Any], int]:
     items = []
     for _ in range(size):
         item, at = _value(data, at, kind)
-        data[at - 1]  # each takes a byte at least
+        data[at - 1]  # an item takes at least a byte; IndexError if it is beyond the data
         items.append(item)
     return items, at
 
@@ -146,11 +147,11 @@ def _unsigned(data: bytes, at: int) -> tuple[int, int]:
         value |= (byte & 127) << shift
         shift, at = shift + 7, at + 1
         if shift > 63:
-            raise ValueError("a number of over 64 bits")
+            raise ValueError("a number with over 64 bits")
     return value | byte << shift, at + 1
 
 
 def _number(data: bytes, at: int) -> tuple[int, int]:
-    """Zigzag: 0, -1, 1, -2, ..."""
+    """A zigzag-encoded number: 0, -1, 1, -2, ..."""
     value, at = _unsigned(data, at)
     return value >> 1 ^ -(value & 1), at

@@ -1,9 +1,9 @@
 """The token store: a corpus as memory-mapped token ids with sentence and document bounds.
 
-A store is a folder with `meta.json`, the `tokenizer.json` that made it, and one folder a split (`train`, `eval`), each
-with flat little-endian files: `tokens.bin` (uint16, or uint32 for vocabularies over 65,536), `sentences.bin` (int64:
-where each sentence ends, in tokens), `documents.bin` (int64: where each document ends, in sentences) and `counts.bin`
-(int64: how often each id occurs).
+A store is a folder with `meta.json`, the `tokenizer.json` used to make it, and one folder per split (`train`, `eval`).
+Each split has flat little-endian files: `tokens.bin` (uint16, or uint32 for vocabularies over 65,536),
+`sentences.bin` (int64: 0, then the end of each sentence in tokens), `documents.bin` (int64: 0, then the end of each
+document in sentences) and `counts.bin` (int64: how often each id occurs).
 """
 
 import contextlib
@@ -27,26 +27,26 @@ from bertgpt.data.text.workers import Workers, id_dtype, pieces
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer, vocabulary_size
 
-FORMAT = 1  # raised whenever the files or the splitting rule change
+FORMAT = 1  # incremented whenever the files or the splitting rule change
 SPLITS = ("train", "eval")
 HASH_BLOCK = 1 << 20
 BOUND = np.dtype("<i8")  # where a sentence or a document ends
 
 
 class Files(NamedTuple):
-    """Input files. Without a TextSource's `eval`, those of `train` hold the evaluation's documents too."""
+    """Input files. If a TextSource has no `eval`, the files of `train` also contain the evaluation documents."""
 
     train: list[File]
     eval: list[File]
 
 
 class Part(NamedTuple):
-    """What was tokenized: plain values, ready for JSON.
+    """What was tokenized, as plain JSON values.
 
     Attributes:
         files: path, size, modified and hash of each input file.
         splits: tokens, sentences, documents and text_bytes of each split.
-        hashes: of every array, by its name, such as train/tokens.bin.
+        hashes: the hash of each array, by its name, such as train/tokens.bin.
         tokenizer: the hash of the tokenizer.
     """
 
@@ -58,9 +58,10 @@ class Part(NamedTuple):
 
 @dataclasses.dataclass(frozen=True)
 class TextSource:
-    """Where the text comes from and how it is read; all of it is part of a store's identity.
+    """Where the text comes from and how it is read; all fields are part of a store's identity.
 
-    `eval` None: `eval_fraction` of the documents of `train`, chosen by the hash of their text.
+    If `eval` is None, the evaluation set is `eval_fraction` of the documents of `train`, chosen by the hash of their
+    text.
     """
 
     train: str | Sequence[str]
@@ -75,7 +76,7 @@ class TextSource:
         return Files(find_files(self.train), find_files(self.eval) if self.eval else [])
 
     def documents(self, split: str, files: Files | None = None) -> Iterator[list[str]]:
-        """The documents of one split, of all files or some, each as its paragraphs, in the order of the files."""
+        """The documents of one split, each as its paragraphs, in file order; from all files or only from `files`."""
         files = files or self.files()
         paths = files.eval if split == "eval" and self.eval else files.train
         documents = read_documents(paths, self.text_key, self.sentence_per_line)
@@ -85,14 +86,14 @@ class TextSource:
 
 
 class Split(NamedTuple):
-    """One split of a store, memory-mapped. A bound is where a piece ends; the first one begins at 0.
+    """One split of a store, memory-mapped. A bound is the end of a piece; the first piece begins at 0.
 
     Attributes:
         tokens: [N] uint16 or uint32.
         sentences: [S + 1] int64 in tokens, from 0.
         documents: [D + 1] int64 in sentences, from 0.
         counts: [V] int64, how often each id occurs.
-        text_bytes: UTF-8 bytes of the text that the tokens came from, white space between sentences aside.
+        text_bytes: UTF-8 bytes of the text that the tokens came from, without white space between sentences.
     """
 
     tokens: np.ndarray
@@ -103,15 +104,15 @@ class Split(NamedTuple):
 
 
 def stale_reason(folder: Path, source: TextSource, tokenizer: dict[str, Any]) -> str | None:
-    """Why the store in the folder cannot serve: one phrase, or None where it can.
+    """Why the store in the folder cannot be used, in one phrase; None if it can.
 
     Args:
         folder: the store.
         source: the text.
-        tokenizer: plain values that say which tokenizer is wanted, as given to `prepare`; or {"sha256": its hash}.
+        tokenizer: plain values that identify the wanted tokenizer, as given to `prepare`; or {"sha256": its hash}.
     """
     if not (folder / "meta.json").exists():
-        return "there is none yet"
+        return "not found"
     meta = _read_meta(folder)
     for key, value in identity(source).items():
         if meta["identity"].get(key) != value:
@@ -122,7 +123,7 @@ def stale_reason(folder: Path, source: TextSource, tokenizer: dict[str, Any]) ->
 
 
 def digest(folder: Path) -> str:
-    """A hash of what a store was made from, file contents included: equal stores give equal batches."""
+    """A hash of what a store was made from, file contents included. Stores with equal hashes give equal batches."""
     meta = _read_meta(folder)
     contents = [entry["hash"] for entry in meta["files"]]
     parts = [meta["identity"], meta["tokenizer"], contents, meta["splits"]]
@@ -142,20 +143,20 @@ def prepare(
     workers: int = 1,
     progress: Callable[[int], None] = lambda size: None,
 ) -> None:
-    """Tokenizes the corpus in `workers` processes, in constant memory, and puts the store into the folder at the end.
+    """Tokenizes the corpus in `workers` processes, in constant memory, and moves the complete store to the folder.
 
-    Order and content do not depend on the number of workers. A special token spelt in the text is read as text.
+    Order and content do not depend on the number of workers. A special token spelled out in the text is read as text.
 
     Args:
-        folder: made, or replaced as a whole once the new store is complete.
+        folder: created, or replaced once the new store is complete.
         source: the text.
-        tokenizer: its vocabulary decides the width of an id.
-        wanted: plain values that say which tokenizer this is; kept for `stale_reason`.
-        workers: processes; 1 works in this one.
+        tokenizer: its vocabulary size decides the width of an id.
+        wanted: plain values that identify the tokenizer; stored for `stale_reason`.
+        workers: number of processes; 1 means this process.
         progress: called with the bytes of text of each finished piece.
 
     Raises:
-        InputError: a file cannot be read, a split has no text, or the folder holds something else.
+        InputError: a file cannot be read, a split has no text, or the folder is not empty and not a store.
     """
     check_replaceable(folder)
     with temporary_folder(folder) as new:
@@ -164,20 +165,22 @@ def prepare(
 
 
 def check_replaceable(folder: Path) -> None:
-    """
+    """Checks that a store may be written to the folder.
+
     Raises:
-        InputError: the folder holds something else than a store.
+        InputError: the folder is not empty and not a store.
     """
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir()) and not (folder / "meta.json").is_file()):
         raise InputError(f"{folder}: not a token store, so it is not replaced; choose another folder as data.store")
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes what killed preparations of the store have left beside it; call it only while no other can run.
+    """Removes temporary folders that killed preparations of the store left next to it.
 
-    Where one was killed in the middle of replacing the store, the old store is put back.
+    Call it only while no preparation of the store can run. If a preparation was killed while it replaced the store, the
+    old store is put back.
     """
-    name = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{16}}\.(tmp|old)")  # and not of a store called NAME.v2
+    name = re.compile(rf"\.{re.escape(folder.name)}\.[0-9a-f]{{16}}\.(tmp|old)")  # not those of a store called NAME.v2
     stale = [path for path in folder.parent.iterdir() if name.fullmatch(path.name)]
     for path in stale:
         if path.suffix == ".old" and (path / "meta.json").is_file() and not folder.exists():
@@ -188,7 +191,7 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextlib.contextmanager
 def temporary_folder(folder: Path) -> Iterator[Path]:
-    """An empty folder beside another, under a name that no other process takes; gone at the end."""
+    """An empty folder next to another, with a unique name; removed at the end."""
     temporary = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}.tmp")
     try:
         temporary.mkdir(parents=True)
@@ -205,7 +208,7 @@ def write_part(
     workers: int = 1,
     progress: Callable[[int], None] = lambda size: None,
 ) -> Part:
-    """Tokenizes some of a corpus's files to a folder for each split, in constant memory; arguments as `prepare`.
+    """Tokenizes some files of a corpus to one folder per split, in constant memory; arguments as in `prepare`.
 
     Raises:
         InputError: a file cannot be read.
@@ -221,7 +224,7 @@ def write_part(
 def finish(
     folder: Path, new: Path, source: TextSource, tokenizer: Tokenizer, wanted: dict[str, Any], part: Part
 ) -> None:
-    """Makes a folder with all of a corpus's splits a store, and moves it to where the store belongs.
+    """Adds the tokenizer and meta.json to a folder with all splits of a corpus, and moves it to the store's place.
 
     Raises:
         InputError: a split has no text.
@@ -246,10 +249,10 @@ def finish(
 
 
 def open_split(folder: Path, split: str) -> Split:
-    """Maps one split of a store.
+    """Memory-maps one split of a store.
 
     Raises:
-        InputError: the store is missing, a file has not the size that meta.json says, or its bounds are none.
+        InputError: the store is missing, a file's size differs from that in meta.json, or its numbers are damaged.
     """
     meta = _read_meta(folder)
     sizes, dtype = meta["splits"][split], np.dtype(meta["dtype"]).newbyteorder("<")
@@ -266,25 +269,25 @@ def open_split(folder: Path, split: str) -> Split:
 
 
 def fault(folder: Path) -> str | None:
-    """What is wrong with the arrays of a store, in one phrase; None where they are what was written. Reads all of them.
+    """What is wrong with the arrays of a store, in one phrase; None if they are as written. Reads all of them.
 
     Raises:
-        InputError: there is no store, or its meta.json is damaged.
+        InputError: the store is missing, or its meta.json is damaged.
     """
     hashes = _read_meta(folder).get("hashes")
     if hashes is None:
         return "it was made without hashes of its arrays"
     changed = first_changed(folder, hashes)
-    return f"{changed} is not what was written" if changed else None
+    return f"{changed} is missing or changed" if changed else None
 
 
 def array_files(folder: Path) -> list[Path]:
-    """Every file that `fault` reads, and meta.json."""
+    """Every file that `fault` reads, including meta.json."""
     return [folder / "meta.json", *(folder / name for name in _read_meta(folder).get("hashes") or ())]
 
 
 def made_with(folder: Path) -> str:
-    """The hash of the tokenizer that made the store, as `tokenizer_hash` gives it."""
+    """The hash, as in `tokenizer_hash`, of the tokenizer used to make the store."""
     return _read_meta(folder)["tokenizer"]
 
 
@@ -314,14 +317,14 @@ def _write_split(
 
 
 def _write_ends(file: IO[bytes], start: int, lengths: np.ndarray) -> int:
-    """Appends where pieces of these lengths end when the first begins at `start`; returns the last end."""
+    """Appends the ends of pieces with these lengths, if the first begins at `start`; returns the last end."""
     ends = start + np.cumsum(lengths, dtype=BOUND)
     file.write(ends.tobytes())
     return int(ends[-1]) if len(ends) else start
 
 
 def _replace(folder: Path, new: Path) -> None:
-    """Moves a complete store into place; the old one goes only then."""
+    """Moves a complete store into place, and then removes the old one."""
     old = new.with_suffix(".old")
     shutil.rmtree(old, ignore_errors=True)
     if folder.exists():
@@ -343,10 +346,10 @@ def _held_out(document: list[str], fraction: float) -> bool:
 def _empty(split: str, source: TextSource) -> str:
     if split == "train" or source.eval:
         key = "data.eval" if split == "eval" else "data.train"
-        return f"{key}: {source.eval if split == 'eval' else source.train} holds no text"
+        return f"{key}: {source.eval if split == 'eval' else source.train} contains no text"
     return (
         f"data.train: too few documents to hold {source.eval_fraction:.2%} out for evaluation; give data.eval, "
-        "raise data.eval_fraction, or part the documents by blank lines"
+        "raise data.eval_fraction, or separate the documents with blank lines"
     )
 
 
@@ -367,9 +370,9 @@ def _hash_file(path: File) -> str:
 
 
 def _changed_file(known: list[dict[str, Any]], files: Files) -> str | None:
-    """The first difference between the files that a store was made from and those of today.
+    """The first difference between the files that a store was made from and the same files now; None if there is none.
 
-    A file of the same size and time (an address: size and tag) is taken as the same without reading it.
+    A file counts as unchanged, and is not read, if its size and time are the same (for an address: size and tag).
 
     Raises:
         InputError: a file cannot be read.

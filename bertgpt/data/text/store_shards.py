@@ -1,7 +1,7 @@
-"""Parts of a token store, each made from some of the files by itself, and their merge to the whole.
+"""Parts of a token store, each made independently from some of the files, and their merge into a store.
 
-A part is a folder with the splits of a store, for its files alone, and `part.json`. Parts that follow each other as
-their files do give the bytes that all files at once would have given.
+A part is a folder with `part.json` and the splits of a store for its files only. Parts that are merged in the order of
+their files give the same bytes as one preparation from all files.
 """
 
 import itertools
@@ -24,11 +24,14 @@ from bertgpt.tokenizers import vocabulary_size
 
 BLOCK = 1 << 17  # numbers copied at a time
 KINDS: dict[str, type] = {"files": list, "splits": dict, "hashes": dict, "tokenizer": str}  # the fields of a Part
-BOUNDS = {"sentences": "tokens", "documents": "sentences"}  # a file of bounds: what they count
+BOUNDS = {"sentences": "tokens", "documents": "sentences"}  # a file of bounds: their unit
 
 
 def deal(sizes: Sequence[int], parts: int) -> list[range]:
-    """Runs of files of about equal bytes, at most `parts`, none empty: a file goes where its middle lies."""
+    """Splits the files, in order, into at most `parts` ranges of about equal bytes, none of them empty.
+
+    A file belongs to the range that contains its middle byte.
+    """
     middles = np.cumsum(sizes, dtype=float) - np.asarray(sizes) / 2
     owners = np.minimum(middles * parts / max(1, sum(sizes)), parts - 1).astype(int)
     starts = [0, *(np.flatnonzero(np.diff(owners)) + 1).tolist(), len(sizes)]
@@ -36,22 +39,22 @@ def deal(sizes: Sequence[int], parts: int) -> list[range]:
 
 
 def stamps(files: Files) -> list[tuple[str, int, int | str | None]]:
-    """(path, size, time or tag) of each file, as a part's files have them."""
+    """(path, size, time or tag) of each file, as in the `files` of a part."""
     return [(str(path), *stamp(path)) for path in files.train + files.eval]
 
 
 def make_part(folder: Path, source: TextSource, files: Files, tokenizer: Tokenizer, expected: Sequence[tuple]) -> Part:
-    """Tokenizes files in this process, in constant memory, and puts the part into the folder at the end.
+    """Tokenizes files in this process, in constant memory, and moves the complete part to the folder.
 
     Args:
-        folder: made, or replaced.
+        folder: created, or replaced.
         source: how the files are read.
-        files: some of the source's, in order.
-        tokenizer: that of the store.
-        expected: their stamps when the whole was begun.
+        files: some of the source's files, in order.
+        tokenizer: the store's tokenizer.
+        expected: the stamps of the files when the preparation of the store began.
 
     Raises:
-        InputError: a file cannot be read, or changed since.
+        InputError: a file cannot be read, or has changed since then.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
     new = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=folder.parent))
@@ -59,7 +62,7 @@ def make_part(folder: Path, source: TextSource, files: Files, tokenizer: Tokeniz
         part = write_part(new, source, files, tokenizer)
         for old, now in zip(expected, stamps(files), strict=True):
             if old != now:
-                raise InputError(f"{old[0]}: changed while it was prepared; give the same command again")
+                raise InputError(f"{old[0]}: changed while the store was prepared; prepare the store again")
         (new / "part.json").write_text(json.dumps(part._asdict()), encoding="utf-8")
         shutil.rmtree(folder, ignore_errors=True)
         new.rename(folder)
@@ -69,7 +72,7 @@ def make_part(folder: Path, source: TextSource, files: Files, tokenizer: Tokeniz
 
 
 def read_part(folder: Path) -> Part | None:
-    """What a part's part.json says; None where there is none, a damaged one, or one of another version."""
+    """The part that part.json describes; None if the file is missing, damaged, or of another version."""
     path = folder / "part.json"
     try:
         values = read_json_object(path) if path.is_file() else {}
@@ -80,10 +83,10 @@ def read_part(folder: Path) -> Part | None:
 
 
 def merge(folder: Path, parts: Sequence[Path], tokenizer: Tokenizer) -> Part:
-    """Writes the splits of all parts, one after the other, to a folder; constant memory.
+    """Writes the splits of all parts, one after the other, to a folder, in constant memory.
 
     Raises:
-        InputError: a part is missing, was made with another tokenizer, or a file of it is not what was written.
+        InputError: a part is missing, was made with another tokenizer, or has a file that is missing or changed.
     """
     found = [_need_part(path, tokenizer_hash(tokenizer)) for path in parts]
     splits = {}
@@ -97,10 +100,10 @@ def merge(folder: Path, parts: Sequence[Path], tokenizer: Tokenizer) -> Part:
 def _need_part(folder: Path, tokenizer: str) -> Part:
     part = read_part(folder)
     if part is None or part.tokenizer != tokenizer:
-        raise InputError(f"{folder}: no part of a store with this tokenizer; give the same command again")
+        raise InputError(f"{folder}: no part of a store with this tokenizer; prepare the store again")
     changed = first_changed(folder, part.hashes)
     if changed:
-        raise InputError(f"{folder / changed}: damaged; delete {folder} and give the same command again")
+        raise InputError(f"{folder / changed}: damaged; delete {folder} and prepare the store again")
     return part
 
 
@@ -127,7 +130,7 @@ def _merge_split(folder: Path, pieces: list[tuple[Path, dict[str, int]]], vocab_
 
 
 def _blocks(path: Path, dtype: np.dtype, count: int, skip: int = 0) -> Iterator[np.ndarray]:
-    """The `count` numbers of a file that stand after the first `skip`."""
+    """The `count` numbers of a file after the first `skip`, in blocks."""
     check_size(path, (skip + count) * dtype.itemsize)
     for first in range(skip, skip + count, BLOCK):
         yield np.fromfile(path, dtype, BLOCK, offset=first * dtype.itemsize)

@@ -1,4 +1,4 @@
-"""Processes that split documents into sentences and tokenize them, in order and with a bounded number under way."""
+"""Processes that split documents into sentences and tokenize them, in order and with bounded queues."""
 
 import concurrent.futures
 import itertools
@@ -18,16 +18,16 @@ from bertgpt.data.text.documents import split_sentences
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import vocabulary_size
 
-TASK_BYTES = 1 << 18  # text that a worker gets at a time
+TASK_BYTES = 1 << 18  # characters of text that a worker gets at a time; in ASCII these are bytes
 
 
 def id_dtype(vocab_size: int) -> np.dtype:
-    """How wide an id is."""
+    """The dtype of token ids: uint16 for up to 65,536 ids, else uint32."""
     return np.dtype("uint16" if vocab_size <= 1 << 16 else "uint32")
 
 
 class Tokenized(NamedTuple):
-    """What a worker sends back for a few documents."""
+    """The result of a worker for a few documents."""
 
     tokens: bytes
     sentence_lengths: np.ndarray  # in tokens
@@ -36,7 +36,7 @@ class Tokenized(NamedTuple):
 
 
 class Worker:
-    """Splits and tokenizes documents; one a process."""
+    """Splits and tokenizes documents; one per process."""
 
     def __init__(self, tokenizer: str, language: str, sentence_per_line: bool, dtype: str) -> None:
         self.tokenizer = Tokenizer.from_str(tokenizer)
@@ -52,22 +52,27 @@ class Worker:
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ends = np.cumsum([0, *map(len, split)])
         documents_of = np.repeat(np.arange(len(split)), np.diff(ends))
-        kept = np.bincount(documents_of[lengths > 0], minlength=len(split))  # a sentence may clean up to nothing
+        kept = np.bincount(documents_of[lengths > 0], minlength=len(split))  # a sentence may have no tokens
         ids = np.fromiter(itertools.chain.from_iterable(encoded), self.dtype, int(lengths.sum()))
         return Tokenized(ids.tobytes(), lengths[lengths > 0], kept[kept > 0], sum(len(s.encode()) for s in sentences))
 
 
+# State of a worker process, not of the process that imports bertgpt: the pool's initializer sets it once in each worker
+# process, because an initializer cannot pass a value to the tasks in another way. Only `_work`, which runs there, reads
+# it. It stays unset in the parent process, which uses a local Worker if there is no pool.
 _worker: Worker
 
 
 def use_one_core() -> None:
-    """Lets the tokenizer run on one core of this process; called before its first batch."""
+    """Limits the tokenizer to one core in this process; call it before the first batch is tokenized."""
     os.environ["RAYON_NUM_THREADS"] = "1"
 
 
 def end_with_parent() -> None:
-    """Ends this process as soon as the one that started it has ended, by whatever signal: a worker that waits for work
-    would stay for ever."""
+    """Ends this process as soon as its parent has ended, for whatever reason.
+
+    Otherwise a worker that waits for work would wait forever.
+    """
     parent = multiprocessing.parent_process()
     if parent is not None:
         threading.Thread(target=_end_after, args=(parent.sentinel,), daemon=True).start()
@@ -79,10 +84,10 @@ def _end_after(sentinel: int) -> None:
 
 
 def killed_worker(workers: int) -> InputError:
-    """What to tell when a worker process was killed."""
+    """The error for a killed worker process."""
     return InputError(
         f"a worker process was killed, most likely by the kernel because memory ran out; lower data.workers ({workers} "
-        "now) and run the command again"
+        "now) and prepare again"
     )
 
 
@@ -98,7 +103,7 @@ def _work(documents: list[list[str]]) -> Tokenized:
 
 
 class Workers:
-    """Maps documents to tokens in order, with a bounded number of pieces under way."""
+    """Maps documents to tokens in order, with a bounded number of pieces in progress."""
 
     def __init__(self, tokenizer: Tokenizer, language: str, sentence_per_line: bool, workers: int) -> None:
         self.vocab_size = vocabulary_size(tokenizer)
@@ -109,7 +114,7 @@ class Workers:
     def __enter__(self) -> "Workers":
         self.pool = None
         if self.workers > 1:
-            context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads' locks
+            context = multiprocessing.get_context("spawn")  # a fork would copy the locks of JAX's threads
             self.pool = concurrent.futures.ProcessPoolExecutor(self.workers, context, _start_worker, self.arguments)
         return self
 
@@ -118,7 +123,7 @@ class Workers:
             self.pool.shutdown(cancel_futures=True)
 
     def map(self, pieces: Iterable[list[list[str]]]) -> Iterator[Tokenized]:
-        """Tokenizes the pieces; results come in the pieces' order.
+        """Tokenizes the pieces; results are in the order of the pieces.
 
         Raises:
             InputError: a worker was killed.
@@ -144,7 +149,7 @@ class Workers:
 
 
 def pieces(documents: Iterable[list[str]]) -> Iterator[list[list[str]]]:
-    """Groups documents to about TASK_BYTES of text."""
+    """Groups documents into pieces of about TASK_BYTES characters."""
     piece: list[list[str]] = []
     size = 0
     for document in documents:
