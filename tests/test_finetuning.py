@@ -179,7 +179,7 @@ def test_every_tasks_train_step_lowers_for_tpu_and_cuda_from_here(name, bases, t
     (tmp_path / "run.yaml").write_text("seed: 0\n")
     arguments = files(bases / family, write(tmp_path / "rows.jsonl", rows()), tmp_path / "run")
     plan = make_plan(configs.load(str(tmp_path / "run.yaml"), [*OPTIONS, *overrides, *arguments]))
-    step = functools.partial(train_step, task=plan.task, optimizer=make_optimizer(plan.config.optimizer, 9))
+    step = functools.partial(train_step, objective=plan.objective, optimizer=make_optimizer(plan.config.optimizer, 9))
     exported = jax.export.export(jax.jit(step), platforms=["tpu", "cuda"])(plan.state, plan.batch)
     assert exported.platforms == ("tpu", "cuda")
 

@@ -23,16 +23,16 @@ def eval_batches(config: RunConfig, job: TrainJob) -> Iterator[dict[str, np.ndar
     return loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples)
 
 
-def put(trainer: CompiledSteps, batch: dict[str, np.ndarray]) -> Any:
+def put(compiled: CompiledSteps, batch: dict[str, np.ndarray]) -> Any:
     """The batch, checked, on the devices."""
-    job = trainer.job
-    return trainer.strategy.put_batch(validated(batch, job.token_keys, job.model.config.vocab_size))
+    job = compiled.job
+    return compiled.strategy.put_batch(validated(batch, job.token_keys, job.model.config.vocab_size))
 
 
-def evaluate(trainer: CompiledSteps, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
+def evaluate(compiled: CompiledSteps, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
     """Mean losses and accuracies over the held-out examples, every example once, and what the job makes of them; None
     where `stop` was requested on the way."""
-    config, job, strategy = trainer.config, trainer.job, trainer.strategy
+    config, job, strategy = compiled.config, compiled.job, compiled.strategy
     sums: dict[str, list[float]] = {}
     own_sums: dict[str, list[float]] = {}  # of this process's rows
     outputs: dict[str, list[np.ndarray]] = {}
@@ -49,7 +49,7 @@ def evaluate(trainer: CompiledSteps, params: Any, stop: Stop | None = None) -> d
     for batch in eval_batches(config, job):
         if stop is not None and stop.requested():
             return None
-        under_way.append(trainer.evaluate(params, put(trainer, batch)))
+        under_way.append(compiled.evaluate(params, put(compiled, batch)))
         for name, pair in job.host_sums(batch).items():
             add(own_sums, name, *pair)
         if len(under_way) > UNDER_WAY:
@@ -58,7 +58,7 @@ def evaluate(trainer: CompiledSteps, params: Any, stop: Stop | None = None) -> d
         fetch()
     sums |= {name: hosts.summed(pair) for name, pair in own_sums.items()}
     means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
-    figures = job.figures({"loss": job.task.total(means)} | means, in_order(outputs))
+    figures = job.figures({"loss": job.objective.total(means)} | means, in_order(outputs))
     return {"examples": job.eval_examples} | figures | {"seconds": time.monotonic() - began}
 
 

@@ -32,7 +32,7 @@ class TrainJob(NamedTuple):
         model: with its head.
         tokenizer: the model's.
         params: to begin with; None: drawn from the seed.
-        task: losses and accuracies.
+        objective: losses and accuracies.
         train_source, eval_source: examples.
         eval_seed: of the order of held-out examples; None: as they are.
         eval_examples: how many are scored.
@@ -47,7 +47,7 @@ class TrainJob(NamedTuple):
     model: Model
     tokenizer: Tokenizer
     params: Any
-    task: Objective
+    objective: Objective
     train_source: loader.Source
     eval_source: loader.Source
     eval_seed: int | None

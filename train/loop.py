@@ -60,21 +60,21 @@ def run(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledS
         NotFiniteError: the training diverged; the last good checkpoint is kept.
     """
     out = Path(config.out)
-    trainer, create = build(config, job, strategy)
+    compiled, create = build(config, job, strategy)
     shapes = jax.eval_shape(create, job.params)
     for line in reports.opening(config, job.model.config, strategy, count(shapes.params)):
         say(line)
     hosts.sync("every process has read what lies in the run's folder")
     out.mkdir(parents=True, exist_ok=True)
     with Checkpoints(out / "checkpoints", config.checkpoint.keep) as checkpoints:
-        progress = resume(trainer, strategy.abstract_state(shapes), checkpoints) or Progress(
+        progress = resume(compiled, strategy.abstract_state(shapes), checkpoints) or Progress(
             strategy.put_state(create(job.params))
         )
         warn_of_settings(config, job)
         if hosts.is_first():
             configs.save(config, out / "config.yaml")
             write_whole(out / "tokenizer.json", job.tokenizer.to_str(pretty=True))
-        return trainer, run_steps(trainer, progress, checkpoints)
+        return compiled, run_steps(compiled, progress, checkpoints)
 
 
 def warn_of_settings(config: RunConfig, job: TrainJob) -> None:
@@ -146,15 +146,15 @@ def build(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[Compile
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     train, evaluate = parallel.compile_steps(
         strategy,
-        functools.partial(train_step, task=job.task, optimizer=optimizer, accumulate=config.train.accumulate),
-        functools.partial(eval_step, task=job.task),
+        functools.partial(train_step, objective=job.objective, optimizer=optimizer, accumulate=config.train.accumulate),
+        functools.partial(eval_step, objective=job.objective),
     )
     schedule = make_schedule(config.optimizer, config.train.steps)
     create = strategy.compile_init(functools.partial(create_state, job.model, optimizer, config.seed))
     return CompiledSteps(config, job, strategy, train, evaluate, schedule), create
 
 
-def resume(trainer: CompiledSteps, like: TrainState, checkpoints: Checkpoints) -> Progress | None:
+def resume(compiled: CompiledSteps, like: TrainState, checkpoints: Checkpoints) -> Progress | None:
     """Where the newest good checkpoint stands; None where there is none.
 
     Raises:
@@ -165,43 +165,43 @@ def resume(trainer: CompiledSteps, like: TrainState, checkpoints: Checkpoints) -
         return None
     state, extra = found
     step = int(state.step)
-    if extra["data"] != trainer.job.digest:
+    if extra["data"] != compiled.job.digest:
         raise InputError(f"the data changed since checkpoint {step}; start a new run with another out")
     say(f"going on from step {step}")
     eval_history, owed = tuple(extra.get("scored", ())), extra.get("owes_evaluation", False)
     steps, sums = extra.get("logged", (0, {}))
-    return Progress(trainer.strategy.put_state(state), step, extra["row"], eval_history, owed, (steps, sums))
+    return Progress(compiled.strategy.put_state(state), step, extra["row"], eval_history, owed, (steps, sums))
 
 
-def run_steps(trainer: CompiledSteps, progress: Progress, checkpoints: Checkpoints) -> TrainState:
+def run_steps(compiled: CompiledSteps, progress: Progress, checkpoints: Checkpoints) -> TrainState:
     """Trains to `train.steps`: logs, evaluates and saves when due; saves and leaves on SIGTERM; ends when evaluations
     bring nothing better."""
-    config, job, last = trainer.config, trainer.job, trainer.config.train.steps
+    config, job, last = compiled.config, compiled.job, compiled.config.train.steps
     with (
         Stop() as stop,
         Watchdog(config.train.stall_seconds, reports.warn_here) as watchdog,
         reports.Metrics(Path(config.out), progress.step, progress.eval_pending) as metrics,
         reports.Bar(last, progress.step) as bar,
     ):
-        going = TrainLoop(trainer, progress, stop, watchdog, metrics, checkpoints)
-        if progress.eval_pending or (job.evaluates_first and going.step == 0):
-            going.score()
-        while not going.ends():
-            going.advance()
-            bar.advance(going.step)
-            if going.is_due(config.train.log_every):
-                bar.show(going.step, going.log())
-            selection_loss = going.score() if going.is_due(config.train.eval_every) else None
+        loop = TrainLoop(compiled, progress, stop, watchdog, metrics, checkpoints)
+        if progress.eval_pending or (job.evaluates_first and loop.step == 0):
+            loop.score()
+        while not loop.ends():
+            loop.advance()
+            bar.advance(loop.step)
+            if loop.is_due(config.train.log_every):
+                bar.show(loop.step, loop.log())
+            selection_loss = loop.score() if loop.is_due(config.train.eval_every) else None
             kept = selection_loss is not None and (
                 job.evaluates_first or config.train.patience > 0
             )  # it may be the best
-            if going.step % config.checkpoint.every == 0 or going.ends() or kept:
-                going.save(selection_loss)
-        going.profile.end()
+            if loop.step % config.checkpoint.every == 0 or loop.ends() or kept:
+                loop.save(selection_loss)
+        loop.profile.end()
         checkpoints.wait()
-    if going.step < last:
-        say_why(trainer, going.step, stop.received)
-    return trainer.strategy.to_checkpoint(going.state)
+    if loop.step < last:
+        say_why(compiled, loop.step, stop.received)
+    return compiled.strategy.to_checkpoint(loop.state)
 
 
 class TrainLoop:
@@ -209,19 +209,19 @@ class TrainLoop:
 
     def __init__(
         self,
-        trainer: CompiledSteps,
+        compiled: CompiledSteps,
         progress: Progress,
         stop: Stop,
         watchdog: Watchdog,
         metrics: reports.Metrics,
         checkpoints: Checkpoints,
     ) -> None:
-        self.trainer, self.config, self.job = trainer, trainer.config, trainer.job
+        self.compiled, self.config, self.job = compiled, compiled.config, compiled.job
         self.state, self.step, row, self.eval_history, self.eval_pending, logged = progress
         self.stop, self.watchdog, self.metrics, self.checkpoints = stop, watchdog, metrics, checkpoints
         self.batches = loader.batches(self.job.train_source, self.config.train.batch_size, self.config.seed, row)
         self.profile = Profile(self.config.train.profile, Path(self.config.out) / "profile")
-        self.window = Window(trainer, *logged)
+        self.window = Window(compiled, *logged)
 
     def is_due(self, every: int) -> bool:
         """Whether something that happens every so many steps, and at the end, happens now."""
@@ -245,7 +245,7 @@ class TrainLoop:
         batch = next(self.batches)
         self.profile.before(self.step)
         self.watchdog.at(f"step {self.step}")
-        self.state, figures = self.trainer.train(self.state, put(self.trainer, batch))
+        self.state, figures = self.compiled.train(self.state, put(self.compiled, batch))
         self.window.add(self.step, figures, batch)
         if self.profile.after(self.step, figures):
             say(f"profile of steps {self.config.train.profile}: {self.profile.folder}")
@@ -262,7 +262,7 @@ class TrainLoop:
         self.window.check()
         self.watchdog.at(f"the evaluation after step {self.step}")
         decides = self.job.evaluates_first or self.config.train.patience > 0  # which checkpoint is best, or the end
-        held_out = evaluate(self.trainer, self.state.params, None if decides else self.stop)
+        held_out = evaluate(self.compiled, self.state.params, None if decides else self.stop)
         self.window.restart_clock()
         self.eval_pending = held_out is None
         if held_out is None:
@@ -279,7 +279,7 @@ class TrainLoop:
         self.window.check()
         self.metrics.sync()
         self.watchdog.at(f"the checkpoint of step {self.step}")
-        self.checkpoints.save(self.step, self.trainer.strategy.to_checkpoint(self.state), self.extra(), selection_loss)
+        self.checkpoints.save(self.step, self.compiled.strategy.to_checkpoint(self.state), self.extra(), selection_loss)
 
     def extra(self) -> dict[str, Any]:
         """What a checkpoint holds beside the arrays: the data position is one global row number."""
@@ -296,11 +296,11 @@ class TrainLoop:
         }
 
 
-def say_why(trainer: CompiledSteps, step: int, received: signal.Signals | None) -> None:
+def say_why(compiled: CompiledSteps, step: int, received: signal.Signals | None) -> None:
     """Tells why a run ended before its last step; leaves with the signal's exit code where one came."""
     if received is None:
-        name = trainer.job.best.name
-        say(f"step {step}: {trainer.config.train.patience} evaluations brought no better {name}; stopped early")
+        name = compiled.job.best.name
+        say(f"step {step}: {compiled.config.train.patience} evaluations brought no better {name}; stopped early")
     else:
         say(f"stopped by {received.name}; saved at step {step}: the same command goes on from there")
         raise SystemExit(128 + received)

@@ -59,24 +59,24 @@ def single_device(local: GradFn) -> GradFn:
     return local
 
 
-def bert_task(model: Model) -> Objective:
+def bert_objective(model: Model) -> Objective:
     """Masked tokens and next sentence."""
     inputs = ("input_ids", "attention_mask", "token_type_ids", "masked_positions")
     return Objective(model, inputs, losses.bert_losses, losses.bert_accuracies, options=IN_BLOCKS)
 
 
-def gpt_task(model: Model) -> Objective:
+def gpt_objective(model: Model) -> Objective:
     """Next token."""
     return Objective(model, ("input_ids",), losses.gpt_losses, losses.gpt_accuracies, options=IN_BLOCKS)
 
 
-def apply(task: Objective, params: Any, batch: Batch, key: Array | None = None) -> Any:
+def apply(objective: Objective, params: Any, batch: Batch, key: Array | None = None) -> Any:
     """The model's output for a batch; with dropout where there is a key."""
-    inputs = {name: batch[name] for name in (*task.inputs, *(name for name in PACKED if name in batch))}
-    options = dict(task.options) | {"deterministic": True}
+    inputs = {name: batch[name] for name in (*objective.inputs, *(name for name in PACKED if name in batch))}
+    options = dict(objective.options) | {"deterministic": True}
     if key is not None:
         options |= {"deterministic": False, "rngs": {"dropout": key}}
-    run = task.apply or task.model.apply
+    run = objective.apply or objective.model.apply
     return run({"params": params}, **inputs, **options)
 
 
@@ -84,7 +84,7 @@ def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    task: Objective,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     accumulate: int = 1,
     distribute: Distribute = single_device,
@@ -95,7 +95,7 @@ def train_step(
     Args:
         state: before the update.
         batch: arrays [B ...]; under pmap this device's part.
-        task: what to learn.
+        objective: what to learn.
         optimizer: what to do with the gradient.
         accumulate: micro-batches that a device works its rows off in, one after the other.
         spread: how `gradients` runs on several devices.
@@ -103,17 +103,17 @@ def train_step(
     Returns:
         The state after it, and the batch's mean losses with `loss` (their sum) and `grad_norm` (before clipping).
     """
-    local = functools.partial(gradients, task=task, accumulate=accumulate)
+    local = functools.partial(gradients, objective=objective, accumulate=accumulate)
     grads, sums = distribute(local)(state.params, batch, step_key(state))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {name: value.mean() for name, value in sums.items()}
-    metrics |= {"loss": task.total(metrics), "grad_norm": optax.tree.norm(grads)}
+    metrics |= {"loss": objective.total(metrics), "grad_norm": optax.tree.norm(grads)}
     return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
 def gradients(
-    params: Any, batch: Batch, key: Array, axes: tuple[str, ...] = (), *, task: Objective, accumulate: int = 1
+    params: Any, batch: Batch, key: Array, axes: tuple[str, ...] = (), *, objective: Objective, accumulate: int = 1
 ) -> tuple[Any, Sums]:
     """One device's part of the gradient of the global batch's summed mean losses, and of the losses.
 
@@ -122,7 +122,7 @@ def gradients(
         batch: this device's rows.
         key: of this device's dropout.
         axes: names of the axes that hold the other devices.
-        task: what to learn.
+        objective: what to learn.
         accumulate: micro-batches.
 
     Returns:
@@ -131,9 +131,9 @@ def gradients(
     batch = normalize_loss_masks(batch, axes)
 
     def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
-        output = apply(task, params, batch, key)
-        sums = task.losses(output, batch)
-        return task.total({name: value.sum for name, value in sums.items()}), sums
+        output = apply(objective, params, batch, key)
+        sums = objective.losses(output, batch)
+        return objective.total({name: value.sum for name, value in sums.items()}), sums
 
     def micro_batch(total: Any, index_and_batch: tuple[Array, Batch]) -> tuple[Any, None]:
         index, batch = index_and_batch
@@ -160,10 +160,10 @@ def normalize_loss_masks(batch: Batch, axes: tuple[str, ...] = ()) -> Batch:
     return {name: share(value) if name.endswith("loss_mask") else value for name, value in batch.items()}
 
 
-def eval_step(params: Any, batch: Batch, *, task: Objective) -> tuple[Sums, dict[str, Array]]:
+def eval_step(params: Any, batch: Batch, *, objective: Objective) -> tuple[Sums, dict[str, Array]]:
     """The sums and weights of every loss and accuracy of a device's rows, without dropout, to be added over devices;
-    also the outputs that the task keeps, row by row, with each row's `place`."""
-    output = apply(task, params, batch)
-    sums = task.losses(output, batch) | task.accuracies(output, batch)
-    kept = {name: getattr(output, name) for name in task.outputs}
+    also the outputs that the objective keeps, row by row, with each row's `place`."""
+    output = apply(objective, params, batch)
+    sums = objective.losses(output, batch) | objective.accuracies(output, batch)
+    kept = {name: getattr(output, name) for name in objective.outputs}
     return sums, kept | ({"place": batch["place"]} if kept else {})

@@ -19,14 +19,14 @@ class Window:
     """The steps since the last row of metrics. Their figures stay on the device until they are looked at, so that no
     step waits."""
 
-    def __init__(self, trainer: CompiledSteps, steps: int = 0, sums: dict[str, float] | None = None) -> None:
+    def __init__(self, compiled: CompiledSteps, steps: int = 0, sums: dict[str, float] | None = None) -> None:
         """
         Args:
-            trainer: of the run.
+            compiled: of the run.
             steps: how many the row to come has already, from a checkpoint.
             sums: of their figures.
         """
-        self.trainer = trainer
+        self.compiled = compiled
         self.pending: list[tuple[int, dict[str, Any]]] = []
         self.steps, self.sums = steps, dict(sums or {})
         self.learning_rate = 0.0
@@ -37,7 +37,7 @@ class Window:
         """Notes a step that is under way, with this process's rows of its batch."""
         self.pending.append((step, figures))
         self.tokens += loader.real_tokens(batch)
-        self.flops += flops.step_flops(self.trainer.job.model.config, batch)
+        self.flops += flops.step_flops(self.compiled.job.model.config, batch)
 
     def check(self) -> None:
         """Fetches what is pending.
@@ -46,7 +46,7 @@ class Window:
             NotFiniteError: names the first step whose loss or gradient is not finite.
         """
         for step, figures in self.pending:
-            found = {name: self.trainer.strategy.scalar(value) for name, value in figures.items()}
+            found = {name: self.compiled.strategy.scalar(value) for name, value in figures.items()}
             if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
                 raise NotFiniteError(
                     f"step {step}: loss {found['loss']}, gradient norm {found['grad_norm']}; stopped, the last "
@@ -54,7 +54,7 @@ class Window:
                 )
             self.sums = {name: self.sums.get(name, 0.0) + value for name, value in found.items()}
             self.steps += 1
-            self.learning_rate = float(self.trainer.schedule(step - 1))
+            self.learning_rate = float(self.compiled.schedule(step - 1))
         self.pending = []
 
     def figures(self) -> dict[str, float]:
@@ -67,7 +67,7 @@ class Window:
         figures["tokens_per_second"] = hosts.summed([self.tokens])[0] / seconds
         if self.peak:
             used = jax.process_count() * self.flops / seconds
-            figures["mfu"] = used / (self.peak * self.trainer.strategy.devices)
+            figures["mfu"] = used / (self.peak * self.compiled.strategy.devices)
         self.steps, self.sums = 0, {}
         self.restart_clock()
         return figures

@@ -83,9 +83,9 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     config.train.batch_size = batch_size or config.train.batch_size
     config.train.accumulate = 1
     strategy = parallel.Jit()
-    compiled = strategy.compile_eval(functools.partial(eval_step, task=job.task))
-    trainer = CompiledSteps(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
-    scores: dict[str, Any] | None = evaluation.evaluate(trainer, run.params)
+    score = strategy.compile_eval(functools.partial(eval_step, objective=job.objective))
+    compiled = CompiledSteps(config, job._replace(figures=figures), strategy, score, score, lambda step: 0)
+    scores: dict[str, Any] | None = evaluation.evaluate(compiled, run.params)
     assert scores is not None  # nothing stops it
     by_type = task_metrics.score_types(data, examples, found)
     scores |= {"by_type": by_type} if by_type else {}

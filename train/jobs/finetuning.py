@@ -34,7 +34,7 @@ from ..folders.run_folder import InitialModel
 from ..job import TrainJob
 from ..reports import report, say
 from ..sections import RunConfig
-from ..step import Objective, gpt_task
+from ..step import Objective, gpt_objective
 from . import task_metrics
 from .task_rows import HELD_OUT, check_held_out, read_splits, warn_of_shared
 
@@ -169,7 +169,7 @@ def job_for(
         model=model,
         tokenizer=data.template.tokenizer,
         params=params,
-        task=make_task(settings, model),
+        objective=make_objective(settings, model),
         train_source=TaskExamples(data, train),
         eval_source=eval_source,
         eval_seed=None,
@@ -214,7 +214,7 @@ def encode(data: TaskData, rows: Sequence[Row], split: str) -> list[Example]:
     return examples
 
 
-def make_task(settings: TaskSettings, model: Model) -> Objective:
+def make_objective(settings: TaskSettings, model: Model) -> Objective:
     """What a kind of task trains, on JAX's default device."""
     return _losses_of(settings, model)._replace(apply=fast_apply(model, jax.default_backend()))
 
@@ -223,7 +223,7 @@ def _losses_of(settings: TaskSettings, model: Model) -> Objective:
     """The losses of a kind of task; for GPT-1 with the auxiliary next-token loss."""
     kind, causal = str(settings.kind), model.config.causal
     if kind == "sft":
-        return gpt_task(model)
+        return gpt_objective(model)
     inputs = ("input_ids", "attention_mask") + (() if causal else ("token_type_ids",))
     outputs = SPECS[kind].outputs
     if kind == "question_answering":

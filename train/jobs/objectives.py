@@ -16,7 +16,7 @@ from ..cpu import fast_apply
 from ..folders.run_folder import PRETRAINED
 from ..loader import Source
 from ..sections import RunConfig
-from ..step import Objective, bert_task, gpt_task
+from ..step import Objective, bert_objective, gpt_objective
 
 
 def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none") -> Model:
@@ -24,10 +24,10 @@ def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none")
     return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype), remat)
 
 
-def make_task(model: Model, config: ModelConfig) -> Objective:
+def make_objective(model: Model, config: ModelConfig) -> Objective:
     """What the architecture is pretrained on, on JAX's default device."""
-    task = bert_task(model) if config.architecture == "bert" else gpt_task(model)
-    return task._replace(apply=fast_apply(model, jax.default_backend()))
+    objective = bert_objective(model) if config.architecture == "bert" else gpt_objective(model)
+    return objective._replace(apply=fast_apply(model, jax.default_backend()))
 
 
 def make_source(

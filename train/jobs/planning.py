@@ -29,7 +29,7 @@ class Plan(NamedTuple):
     Attributes:
         config: the run's.
         model: with its head.
-        task: what it learns.
+        objective: what it learns.
         strategy: how it is spread.
         state: of step 0.
         batch: the global one.
@@ -37,7 +37,7 @@ class Plan(NamedTuple):
 
     config: RunConfig
     model: Model
-    task: Objective
+    objective: Objective
     strategy: Strategy
     state: TrainState
     batch: dict[str, Any]
@@ -51,12 +51,12 @@ def make_plan(config: RunConfig) -> Plan:
     """
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
-    model, task, example = _pretraining(config) if config.task.kind is None else _finetuning(config)
+    model, objective, example = _pretraining(config) if config.task.kind is None else _finetuning(config)
     size = config.train.batch_size
     batch = {name: jax.ShapeDtypeStruct((size, *value.shape[1:]), value.dtype) for name, value in example.items()}
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state = jax.eval_shape(functools.partial(create_state, model, optimizer, config.seed))
-    return Plan(config, model, task, strategy, state, batch)
+    return Plan(config, model, objective, strategy, state, batch)
 
 
 def _pretraining(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndarray]]:
@@ -70,14 +70,14 @@ def _pretraining(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndar
     empty = Split(np.zeros(40, np.uint16), bounds, np.arange(5), np.zeros(30, np.int64), 40)
     tokenizer = train_wordpiece(["a b"], 30)
     source = objectives.make_source(empty, tokenizer, config, model_config.architecture, 0, config.data.pack)
-    return model, objectives.make_task(model, model_config), source.batch(np.arange(1))
+    return model, objectives.make_objective(model, model_config), source.batch(np.arange(1))
 
 
 def _finetuning(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndarray]]:
     """Model, task and the first row of the data; the model started from is read as the run would."""
     job = finetuning.make_job(config, finetuning.find_initial_model(config), task_rows.read_splits(config))
     finetuning.decide_steps(config, job)
-    return job.model, job.task, job.train_source.batch(np.arange(1))
+    return job.model, job.objective, job.train_source.batch(np.arange(1))
 
 
 def exact(plan: Plan) -> dict[str, int]:
@@ -116,12 +116,12 @@ def kept_bytes(plan: Plan) -> int:
     rows = plan.config.train.batch_size // plan.strategy.devices // plan.config.train.accumulate
     batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in plan.batch.items()}
 
-    task = plan.task._replace(apply=None)  # Linen's layers, as on an accelerator
+    objective = plan.objective._replace(apply=None)  # Linen's layers, as on an accelerator
 
     def backward(params: Any, batch: Any, key: Any) -> Any:
         def loss(params: Any) -> Any:
-            sums = plan.task.losses(apply(task, params, batch, key), batch)
-            return plan.task.total({name: value.sum for name, value in sums.items()})
+            sums = plan.objective.losses(apply(objective, params, batch, key), batch)
+            return plan.objective.total({name: value.sum for name, value in sums.items()})
 
         return jax.vjp(loss, params)[1]
 
@@ -136,7 +136,7 @@ def compiled(plan: Plan) -> dict[str, float]:
     """XLA's own figures for a device of this machine, from the compiled step; seconds that it took to compile."""
     step = functools.partial(
         train_step,
-        task=plan.task,
+        objective=plan.objective,
         optimizer=make_optimizer(plan.config.optimizer, plan.config.train.steps),
         accumulate=plan.config.train.accumulate,
         distribute=plan.strategy.distribute,

@@ -68,8 +68,8 @@ def _pretrain(config: RunConfig, out: Path) -> None:
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     token_store.prepare_store(config, initial)
     job = make_job(config, load_tokenizer(token_store.store_folder(config)), initial)
-    trainer, state = loop.run(config, job, strategy)
-    finish(trainer, state)
+    compiled, state = loop.run(config, job, strategy)
+    finish(compiled, state)
 
 
 def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.InitialModel | None) -> TrainJob:
@@ -97,7 +97,7 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
         model=model,
         tokenizer=tokenizer,
         params=initial.params if initial else None,
-        task=objectives.make_task(model, model_config),
+        objective=objectives.make_objective(model, model_config),
         train_source=train_source,
         eval_source=eval_source,
         eval_seed=EVAL_SEED,
@@ -177,9 +177,9 @@ def unigram(counts: np.ndarray) -> np.ndarray:
     return np.log(smoothed / smoothed.sum())
 
 
-def finish(trainer: CompiledSteps, state: TrainState) -> None:
+def finish(compiled: CompiledSteps, state: TrainState) -> None:
     """Draws the curves and says where the run ended beside the unigram baseline; GPT-1 writes a line."""
-    config, job = trainer.config, trainer.job
+    config, job = compiled.config, compiled.job
     if not hosts.is_first():
         return
     for line in reports.report(Path(config.out)):
