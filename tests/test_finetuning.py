@@ -254,10 +254,10 @@ def test_a_run_goes_on_where_it_stopped_and_ends_the_same(bases, tmp_path, capsy
     for out, steps in (("whole", 10), ("parts", 5), ("parts", 10)):
         finetuning.finetune(settings(bases, data, tmp_path / out, *constant, f"train.steps={steps}"))
     output = capsys.readouterr()
-    assert "going on from step 5" in output.out
+    assert "resuming from step 5" in output.out
     shared = "warning: 8 of 8 rows of data.eval are also in data.train (same text), so the scores say little about new"
     assert output.err.count(shared) == 3
-    assert output.err.count("the warm-up takes 5 updates and the run has 5") == 1  # and not of the runs of 10
+    assert output.err.count("the warm-up takes 5 updates, but the run has only 5:") == 1  # and not of the runs of 10
     assert "predicted tokens" not in output.err  # classes have none
     whole, parts = (load_run(tmp_path / out, 10).params for out in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
@@ -290,7 +290,7 @@ def test_epochs_decide_the_steps_and_patience_ends_early(bases, tmp_path, capsys
     assert "9 steps of 8 x 24" in capsys.readouterr().out
     assert [row["step"] for row in read_metrics(tmp_path / "run") if row["split"] == "eval"] == [0, 1, 2, 3]
     finetuning.finetune(settings(bases, data, tmp_path / "run", *still))  # and it stays ended
-    assert "step 3: 2 evaluations brought no better accuracy; stopped early" in capsys.readouterr().out
+    assert "step 3: no better accuracy in 2 evaluations; stopped early" in capsys.readouterr().out
 
 
 ASKED = {  # task settings; two rows whose inputs are equal, of the nth
@@ -433,7 +433,7 @@ def test_a_csv_file_is_read(bases, tmp_path):
             ["task.kind=classification", "data.train=null"],
             "data.train is missing",
         ),
-        ("bert", classes, ["task.kind=classification", "data.sequence_length=99"], "24; lower it, as the weights have"),
+        ("bert", classes, ["task.kind=classification", "data.sequence_length=99"], "24; lower it; the weights have"),
         ("bert", classes, ["task.kind=classification", "data.eval=no.csv"], "data.eval: no.csv: no such file"),
         ("bert", questions, ["task.kind=question_answering", "task.answers=id"], "column 'id' is missing"),
         ("bert", list, ["task.kind=classification"], "data.train: no rows in"),

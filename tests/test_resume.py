@@ -129,7 +129,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_blocks_no_other(config_fil
     settings.optimizer.learning_rate = 0.003
     pretraining.pretrain(settings)
     told = (
-        f"{out}: replaces a run with other settings, which ended before its first checkpoint: optimizer.learning_rate"
+        f"{out}: replacing a run with different settings that ended before its first checkpoint: optimizer.learning_rate"
     )
     assert told in capsys.readouterr().out
     assert [(row["step"], row["split"]) for row in rows(out)] == [(2, "train"), (2, "eval")]
@@ -186,7 +186,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(config_file
     pretraining.pretrain(settings)
     output = capsys.readouterr()
     assert "checkpoint 8 is damaged" in output.err
-    assert "going on from step 4" in output.out
+    assert "resuming from step 4" in output.out
     assert (out / "damaged_checkpoint_8").is_dir()
     assert rows(out)[-1]["step"] == 8
 
@@ -214,4 +214,4 @@ def test_changed_text_is_told_and_a_started_run_refuses_it(config_file, corpus_f
     text.write_text(corpus_file.read_text())
     shutil.rmtree(tmp_path / "out" / "store")
     pretraining.pretrain(settings)
-    assert "going on from step 2" in capsys.readouterr().out
+    assert "resuming from step 2" in capsys.readouterr().out

@@ -275,4 +275,4 @@ def test_when_the_first_process_is_killed_while_it_prepares_the_others_end_with_
     processes[0].kill()
     (_, (code, _, errors)) = finish(processes, END)
     assert code != 0
-    assert re.fullmatch(r"error: process 1: another process of this run ended \(.*\); start all of them .*\n", errors)
+    assert re.fullmatch(r"error: process 1: another process of this run ended \(.*\); start all processes .*\n", errors)

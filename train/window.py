@@ -16,15 +16,17 @@ class NotFiniteError(RuntimeError):
 
 
 class Window:
-    """The steps since the last row of metrics. Their figures stay on the device until they are looked at, so that no
-    step waits."""
+    """The steps since the last row of metrics.
+
+    Their figures stay on the device until `check` or `figures` fetches them, so no step waits for the host.
+    """
 
     def __init__(self, compiled: CompiledSteps, steps: int = 0, sums: dict[str, float] | None = None) -> None:
         """
         Args:
-            compiled: of the run.
-            steps: how many the row to come has already, from a checkpoint.
-            sums: of their figures.
+            compiled: the run's compiled steps.
+            steps: number of steps since the last row, from a checkpoint.
+            sums: the sums of their figures.
         """
         self.compiled = compiled
         self.pending: list[tuple[int, dict[str, Any]]] = []
@@ -34,22 +36,22 @@ class Window:
         self.restart_clock()
 
     def add(self, step: int, figures: dict[str, Any], batch: dict[str, np.ndarray]) -> None:
-        """Notes a step that is under way, with this process's rows of its batch."""
+        """Record a step that may still be running, with this process's rows of its batch."""
         self.pending.append((step, figures))
         self.tokens += loader.real_tokens(batch)
         self.flops += flops.step_flops(self.compiled.job.model.config, batch)
 
     def check(self) -> None:
-        """Fetches what is pending.
+        """Fetch the pending figures.
 
         Raises:
-            NotFiniteError: names the first step whose loss or gradient is not finite.
+            NotFiniteError: a loss or gradient is not finite; the error names the first such step.
         """
         for step, figures in self.pending:
             found = {name: self.compiled.strategy.scalar(value) for name, value in figures.items()}
             if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
                 raise NotFiniteError(
-                    f"step {step}: loss {found['loss']}, gradient norm {found['grad_norm']}; stopped, the last "
+                    f"step {step}: loss {found['loss']}, gradient norm {found['grad_norm']}; stopped; the last "
                     "checkpoint is kept; lower optimizer.learning_rate or raise optimizer.warmup_steps"
                 )
             self.sums = {name: self.sums.get(name, 0.0) + value for name, value in found.items()}
@@ -58,8 +60,10 @@ class Window:
         self.pending = []
 
     def figures(self) -> dict[str, float]:
-        """Means over the steps since the last call, the newest learning rate, real tokens a second, and the model FLOPs
-        utilisation (Chowdhery et al. 2022, appendix B) where the devices' peak is known."""
+        """Means over the steps since the last call, the newest learning rate, and real tokens per second.
+
+        If the peak rate of the devices is known, also the model FLOPs utilization (Chowdhery et al. 2022, appendix B).
+        """
         self.check()
         seconds = time.monotonic() - self.began
         figures = {name: total / self.steps for name, total in self.sums.items()}
@@ -73,5 +77,5 @@ class Window:
         return figures
 
     def restart_clock(self) -> None:
-        """Counts tokens a second from now on."""
+        """Start to count tokens, FLOPs and time from now."""
         self.tokens, self.flops, self.began = 0, 0, time.monotonic()
