@@ -276,7 +276,7 @@ def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
     assert "no checkpoint 3; there are 2, 4" in fails(capsys, "export", tmp_path / "run", tmp_path / "3", "--step", 3)
     assert "leave --step out" in fails(capsys, "export", tmp_path / "2", tmp_path / "3", "--step", 2)
     kept = (tmp_path / "run" / "tokenizer.json").read_bytes()
-    assert "run is a run; give another folder" in fails(capsys, "export", tmp_path / "2", tmp_path / "run")
+    assert "run is a run folder; give another folder" in fails(capsys, "export", tmp_path / "2", tmp_path / "run")
     assert (tmp_path / "run" / "tokenizer.json").read_bytes() == kept
     assert not (tmp_path / "3").exists()
 

@@ -302,7 +302,7 @@ def test_a_number_of_devices_that_are_not_there_is_refused(count):
     [
         (ParallelSection(data=-1, fsdp=-1), "give two numbers, or set one of them to -1"),
         (ParallelSection(data=3, fsdp=3), "parallel.data is 3 and parallel.fsdp 3, but there are 8 devices"),
-        (ParallelSection("pmap", fsdp=2), "parallel.fsdp is 2, which parallel.strategy pmap does not support; use mesh"),
+        (ParallelSection("pmap", fsdp=2), "is 2, which parallel.strategy pmap does not support; use mesh"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(section, message):

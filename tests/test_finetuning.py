@@ -376,9 +376,9 @@ def test_the_rule_that_holds_rows_out_keeps_its_name(bases, tmp_path):
         (
             3,
             ["data.eval_fraction=0.001"],
-            "data.eval when data.eval_fraction=0.001 divides data.train .*; raise it, or",
+            "data.eval_fraction=0.001 of data.train leaves no rows for data.eval .*; raise it, or",
         ),
-        (3, ["data.eval_fraction=0.999"], "no row is left for data.train when .* lower it, or give data.eval"),
+        (3, ["data.eval_fraction=0.999"], "leaves no rows for data.train .* lower it, or set data.eval"),
         (0, [], r"data.train: no rows in .*rows.jsonl$"),
         (3, ["task.text=sentence"], r"rows.jsonl line 1: column 'sentence' is missing \(columns: text, label\)"),
         (3, ["task.kind=sft"], r"column 'prompt' is missing .*set task.prompt"),
@@ -401,9 +401,9 @@ def test_a_run_that_held_out_other_rows_is_neither_resumed_nor_scored(bases, tmp
     monkeypatch.setattr(finetuning, "HELD_OUT", "inputs-2")
     capsys.readouterr()
     assert main([*command, "train.steps=2"]) == 2
-    assert "did not divide data.train as this version does" in capsys.readouterr().err
+    assert "another version split data.train by another rule" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "run")]) == 2
-    assert "its held-out rows cannot be found again; give other labelled rows: --data" in capsys.readouterr().err
+    assert "its held-out rows cannot be reproduced; give other labelled rows: --data" in capsys.readouterr().err
 
 
 def test_a_csv_file_is_read(bases, tmp_path):
@@ -442,15 +442,15 @@ def test_a_csv_file_is_read(bases, tmp_path):
             "bert",
             choices,
             ["task.kind=multiple_choice", "data.pack=true"],
-            "data.pack is not for a BERT and task.kind multiple_choice, but for tagging, classification, multi_label, "
-            "regression; set data.pack=false",
+            "data.pack=true supports tagging, classification, multi_label, regression with BERT, not task.kind "
+            "multiple_choice; set data.pack=false",
         ),
         ("bert", questions, ["task.kind=question_answering", "data.pack=true"], "set data.pack=false"),
         (
             "gpt",
             alike,
             ["task.kind=classification", "task.pair=pair", "task.both_orders=true", "data.pack=true"],
-            "data.pack is not for a GPT-1 and task.kind classification, but for sft; set data.pack=false",
+            "data.pack=true supports sft with GPT-1, not task.kind classification; set data.pack=false",
         ),
         ("gpt", choices, ["task.kind=multiple_choice", "data.pack=true"], "set data.pack=false"),
     ],
@@ -500,15 +500,15 @@ def test_lines_of_standard_input_are_texts_or_objects(tuned, capsys, monkeypatch
     assert main(["predict", str(folder)]) == 2
     assert "standard input line 4: not JSON" in capsys.readouterr().err
     for arguments, message in (
-        (["--text", "ant", "--file", "x"], "give --text or --file, and not both"),
-        (["--text", "ant", "--choice", "fir"], "--choice is not for classification; leave it out"),
+        (["--text", "ant", "--file", "x"], "give --text or --file, not both"),
+        (["--text", "ant", "--choice", "fir"], "--choice is not for classification; remove it"),
         (
             ["--text", "ant", "data.sequence_length=99"],
             "a length of 99 tokens is not from 8",
         ),
-        (["--pair", "ant"], "--pair, --question and --choice belong to a --text"),
+        (["--pair", "ant"], "--pair, --question and --choice need --text"),
         (["--text", " "], "--text: column 'text' is an empty text"),
-        (["task.kind=tagging"], "its model was made for classification, and not for task.kind tagging"),
+        (["task.kind=tagging"], "its model is for classification, not for task.kind tagging"),
     ):
         assert main(["predict", str(folder), *arguments]) == 2
         assert message in capsys.readouterr().err

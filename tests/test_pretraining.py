@@ -51,7 +51,7 @@ def test_sentences_as_long_as_a_pair_are_refused_with_what_helps(wordpiece):
 def test_few_chunks_of_several_sentences_are_told(wordpiece, capsys):
     check(wordpiece, make_split([1] * 50 + [2] * 10))
     line = capsys.readouterr().err
-    assert line.startswith("warning: the eval split: 83% of its sentence pairs are NotNext, and 40 of 60 are left out")
+    assert line.startswith("warning: the eval split: 83% of its sentence pairs are NotNext, and 40 of 60 are skipped")
     assert "83% of its 60 documents have one sentence" in line
     check(wordpiece, make_split([1] * 50 + [2] * 10), balanced=False)
     line = capsys.readouterr().err

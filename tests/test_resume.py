@@ -128,9 +128,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_blocks_no_other(config_fil
     assert len(rows(out)) == 2
     settings.optimizer.learning_rate = 0.003
     pretraining.pretrain(settings)
-    told = (
-        f"{out}: replacing a run with different settings that ended before its first checkpoint: optimizer.learning_rate"
-    )
+    told = f"{out}: replacing a run with other settings that ended before its first checkpoint: optimizer.learning_rate"
     assert told in capsys.readouterr().out
     assert [(row["step"], row["split"]) for row in rows(out)] == [(2, "train"), (2, "eval")]
     settings.optimizer.learning_rate = 0.5

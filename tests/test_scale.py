@@ -379,7 +379,7 @@ def test_slurm_runs_an_array_and_then_the_merge(config_file, whole, slurm, capsy
     monkeypatch.chdir(ROOT)
     options = "partition=cpu,time=1:00:00,account=mine,mem-per-cpu=3G"
     assert main(["prepare", str(config_file), "--tasks", "2", "--slurm", options]) == 0
-    assert "handed to Slurm" in capsys.readouterr().out
+    assert "submitted to Slurm" in capsys.readouterr().out
     assert contents(config_file.parent / "out" / "store") == whole, (slurm / "log").read_text()
     tasks, merge = ((slurm / name).read_text() for name in ("job0", "job1"))
     for line in ("partition=cpu", "time=1:00:00", "account=mine", "mem-per-cpu=3G", "array=0-1%2", "cpus-per-task=1"):
@@ -409,7 +409,7 @@ def test_many_tasks_share_the_jobs_of_one_array(text, tmp_path, slurm):
         (["--ray"], "--ray and --slurm need --tasks"),
         (["--slurm", "partition=cpu"], "--ray and --slurm need --tasks"),
         (["--tasks", "0"], "--tasks must be at least 1"),
-        (["--tasks", "2", "--ray", "--slurm", "partition=cpu,time=1:00:00"], "with one of --ray and --slurm"),
+        (["--tasks", "2", "--ray", "--slurm", "partition=cpu,time=1:00:00"], "--ray and --slurm exclude each other"),
         (["--tasks", "2", "--slurm", "partition"], "--slurm partition: give KEY=VALUE"),
         (["--tasks", "2", "--slurm", "account=mine"], "--slurm: no partition and no time"),
         (["--tasks", "2", "--slurm", "partition=cpu,time=1:00:00"], "--slurm: no sbatch here"),

@@ -79,8 +79,7 @@ def add(sums: dict[str, list[float]], name: str, total: float, weight: float) ->
 
 
 def validated(batch: dict[str, np.ndarray], token_keys: tuple[str, ...], vocab_size: int) -> dict[str, np.ndarray]:
-    """Return the batch after a check of its token ids on the host; on the device, an id beyond the vocabulary would only
-    show as a NaN loss.
+    """Check a batch's token ids on the host, and return it. On the device, an invalid id would only show as a NaN loss.
 
     Raises:
         InputError: an id is beyond the vocabulary; the store is damaged or made with another tokenizer.

@@ -49,7 +49,9 @@ def forward_flops(config: ModelConfig, rows: int, length: int, vocabulary_positi
 
 
 def step_flops(config: ModelConfig, batch: dict[str, Any]) -> int:
-    """Floating-point operations of one update. The backward pass counts twice the forward pass; recomputation is ignored.
+    """Floating-point operations of one update. The backward pass counts twice the forward pass.
+
+    Activations that are recomputed are not counted.
 
     Args:
         config: the model.

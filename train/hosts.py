@@ -73,7 +73,8 @@ def _checked(given: dict[str, str]) -> tuple[str, int, int]:
         raise InputError(f"{COUNT} and {INDEX} must be whole numbers: {error}") from error
     if not 0 <= index < count or ":" not in given[ADDRESS]:
         raise InputError(
-            f"{ADDRESS}={given[ADDRESS]} {COUNT}={count} {INDEX}={index}: set host:port, and an index below the number of processes"
+            f"{ADDRESS}={given[ADDRESS]} {COUNT}={count} {INDEX}={index}: set host:port, "
+            "and an index below the number of processes"
         )
     return given[ADDRESS], count, index
 
@@ -124,7 +125,7 @@ def _gathered(values: np.ndarray) -> np.ndarray:
 
 
 def _versions() -> dict[str, str]:
-    """Versions of the numerical packages, and a hash of this project's code, since two checkouts may share a version."""
+    """Versions of the numerical packages, and a hash of this project's code: two checkouts may share a version."""
     digest = hashlib.sha256()
     for folder in (Path(bertgpt.__file__).parent, Path(__file__).parent):
         for file in sorted(folder.rglob("*.py")):

@@ -92,7 +92,7 @@ def warn_of_settings(config: RunConfig, job: TrainJob) -> None:
             "raise train.eval_examples, or " if pretraining and job.eval_examples == config.train.eval_examples else ""
         )
         reports.warn(
-            f"an evaluation scores only {tokens:,} predicted tokens, too few to be reliable (under {FEW_TOKENS:,}); {more}"
+            f"an evaluation scores only {tokens:,} predicted tokens, too few to rely on (under {FEW_TOKENS:,}); {more}"
             "hold out more text (data.eval or data.eval_fraction)"
         )
 
@@ -138,7 +138,7 @@ def check_out(out: Path, config: RunConfig) -> None:
             f"{out} was started with different settings: {', '.join(differing)}; restore them, or start a new run: "
             "another out, with model.init_from to keep the weights"
         )
-    say(f"{out}: replacing a run with different settings that ended before its first checkpoint: {', '.join(differing)}")
+    say(f"{out}: replacing a run with other settings that ended before its first checkpoint: {', '.join(differing)}")
 
 
 def build(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledSteps, Callable[[Any], TrainState]]:
@@ -260,10 +260,10 @@ class TrainLoop:
         return figures
 
     def score(self) -> float | None:
-        """Evaluate, log the figures and return the selection loss; None if a signal interrupts, then the evaluation is pending."""
+        """Evaluate, log the figures and return the selection loss; on a signal, set `eval_pending` and return None."""
         self.window.check()
         self.watchdog.at(f"the evaluation after step {self.step}")
-        decides = self.job.evaluates_first or self.config.train.patience > 0  # it selects the best checkpoint or ends the run
+        decides = self.job.evaluates_first or self.config.train.patience > 0  # on the best checkpoint, or the end
         held_out = evaluate(self.compiled, self.state.params, None if decides else self.stop)
         self.window.restart_clock()
         self.eval_pending = held_out is None

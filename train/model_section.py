@@ -36,7 +36,7 @@ def model_config(config: RunConfig, vocab_size: int, base: ModelConfig | None = 
     if config.data.sequence_length > model.max_positions:
         raise InputError(
             f"data.sequence_length {config.data.sequence_length} is over model.max_positions {model.max_positions}; "
-            + ("lower it, or raise model.max_positions" if base is None else "lower it; the weights have no more positions")
+            + ("lower it, or raise model.max_positions" if base is None else "lower it; the weights have no more")
         )
     return model
 

@@ -12,7 +12,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-EARLIER = ("Polled an error from coordination service", "Failed to retrieve preemption notice")  # lines that precede FATAL
+EARLIER = ("Polled an error from coordination service", "Failed to retrieve preemption notice")  # precede FATAL
 FATAL = "JAX distributed service detected fatal errors"  # its last line before the stack
 STATUS = "absl::Status: "  # precedes the reason
 OURS = re.compile("error: |warning: ")  # the beginning of our own lines

@@ -14,9 +14,9 @@ from .sections import ParallelSection
 from .state import TrainState
 from .step import GradFn
 
-AXES = DATA, FSDP = "data", "fsdp"  # axes of a mesh: batches are split over both, parameters and optimizer state over fsdp
+AXES = DATA, FSDP = "data", "fsdp"  # of a mesh: both split the batch, fsdp also parameters and optimizer state
 BATCH_SPEC, REPLICATED = PartitionSpec(AXES), PartitionSpec()
-SHARDING_RULES = {  # last key of a path -> axes that may be split, in order of preference; an array that does not divide is replicated
+SHARDING_RULES = {  # last key of a path -> axes to split, best first; an array that does not divide is replicated
     "embedding": (1, 0),  # the width first: vocabularies of 30,522 and 40,478 do not divide by 8
     "kernel": (1, 0),
     "bias": (0,),
@@ -52,7 +52,7 @@ class Strategy(Protocol):
         ...
 
     def abstract_state(self, shapes: TrainState) -> TrainState:
-        """Shapes of a state -> the target for loading a checkpoint; with shardings it is loaded directly onto the devices."""
+        """Shapes of a state -> the shapes and shardings into which a checkpoint is loaded."""
         ...
 
     def put_state(self, state: TrainState) -> TrainState:
@@ -268,7 +268,7 @@ class Pmap:
         return shapes
 
     def put_state(self, state: TrainState) -> TrainState:
-        rows = NamedSharding(Mesh(np.array(self.list), (DATA,)), PartitionSpec(DATA))  # the sharding that the step returns
+        rows = NamedSharding(Mesh(np.array(self.list), (DATA,)), PartitionSpec(DATA))  # as the step returns it
         copies = jax.tree.map(
             lambda x: np.broadcast_to(np.asarray(x), (self.devices, *x.shape)), state
         )  # a view: takes no memory
@@ -288,8 +288,9 @@ class Pmap:
 
 
 def make_strategy(section: ParallelSection) -> Strategy:
-    """Return the strategy; `auto` is a mesh for several processes or fsdp, pmap for several devices in one process, else
-    jit.
+    """Return the strategy that a configuration selects.
+
+    `auto` is a mesh for several processes or fsdp, pmap for several devices in one process, else jit.
 
     Raises:
         InputError: the sizes do not fit the devices, or the strategy does not support them.
@@ -303,7 +304,7 @@ def make_strategy(section: ParallelSection) -> Strategy:
     if name != "mesh" and fsdp > 1:
         raise InputError(f"parallel.fsdp is {section.fsdp}, which parallel.strategy {name} does not support; use mesh")
     if name == "jit" and section.data > 1:
-        raise InputError(f"parallel.data is {section.data}, but parallel.strategy jit uses one device; use pmap or mesh")
+        raise InputError(f"parallel.data is {section.data}, but parallel.strategy jit uses 1 device; use pmap or mesh")
     if jax.process_count() > 1 and data * fsdp < jax.device_count():
         raise InputError(
             f"parallel.data is {section.data} and parallel.fsdp {section.fsdp}, but {jax.process_count()} processes "

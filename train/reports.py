@@ -71,8 +71,10 @@ def warn_here(text: str) -> None:
 
 
 class Metrics:
-    """Writer of metrics.jsonl, one object per line: `step`, `split`, then figures; also of TensorBoard if tensorboardX is
-    installed."""
+    """Writes metrics.jsonl: one object per line with `step`, `split` and figures.
+
+    Also writes the figures for TensorBoard if tensorboardX is installed.
+    """
 
     def __init__(self, folder: Path, step: int, eval_pending: bool = False) -> None:
         """Open the file to append to it. Only the first process of a run writes.
@@ -208,7 +210,7 @@ def eval_line(step: int, figures: dict[str, float]) -> str:
 
 
 def opening(config: Any, model: Any, strategy: Any, parameters: int) -> list[str]:
-    """The first lines of a run: model, dtype, devices, strategy, steps and attention; a warning if a GPU is not used."""
+    """The first lines of a log: model, dtype, devices, strategy, steps, attention; a warning if a GPU is unused."""
     device = jax.devices()[0]
     width, length = model.hidden_size // model.num_heads, config.data.sequence_length
     obstacle = cudnn_obstacle(Request(device, config.train.dtype, length, width, model.attention_dropout))
@@ -222,7 +224,7 @@ def opening(config: Any, model: Any, strategy: Any, parameters: int) -> list[str
     ]
     if device.platform == "cpu" and has_nvidia():
         lines.append(
-            "warning: this machine has an NVIDIA GPU, but JAX sees only the CPU; install bertgpt[cuda] (make EXTRA=cuda)"
+            "warning: there is an NVIDIA GPU, but JAX sees only the CPU; install bertgpt[cuda] (make EXTRA=cuda)"
         )
     return lines
 
@@ -268,8 +270,8 @@ def report(folder: Path) -> list[str]:
     place = f"step {last['step']}, {last['examples']:,} held-out examples:"
     for name, title in (("mlm_loss", "MLM loss"), ("lm_loss", "LM loss")):
         if name in last:
-            gain = unigram - last[name]
-            lines.append(f"{place} {title} {last[name]:.3f} nats, {_compared(gain, '.3f')} the unigram baseline ({unigram:.3f})")
+            gain = _compared(unigram - last[name], ".3f")
+            lines.append(f"{place} {title} {last[name]:.3f} nats, {gain} the unigram baseline ({unigram:.3f})")
     if "nsp_balanced_accuracy" in last:
         lengths = last.get("nsp_length_baseline")  # missing in runs of earlier versions
         baseline = "" if lengths is None else f" (segment-length baseline: {lengths:.3f})"
@@ -280,9 +282,9 @@ def report(folder: Path) -> list[str]:
     if "bits_per_byte" in last:
         per_nat = last["bits_per_byte"] / last["lm_loss"] if last["lm_loss"] else 0.0
         bits = per_nat * unigram
-        share = 1 - last["bits_per_byte"] / bits if bits else 0.0
+        share = _compared(1 - last["bits_per_byte"] / bits if bits else 0.0, ".1%")
         lines.append(
-            f"{place} {last['bits_per_byte']:.3f} bits per byte, {_compared(share, '.1%')} the unigram baseline ({bits:.3f}); "
+            f"{place} {last['bits_per_byte']:.3f} bits per byte, {share} the unigram baseline ({bits:.3f}); "
             f"perplexity {last['perplexity']:.1f}"
         )
     return lines

@@ -93,7 +93,8 @@ def train_step(
 ) -> tuple[TrainState, dict[str, Array]]:
     """Update the state with one global batch.
 
-    Without dropout, the result does not depend on how the batch is split. Dropout keys depend on device and micro-batch.
+    Without dropout, the result does not depend on how the batch is split. Each device and micro-batch has its own
+    dropout key.
 
     Args:
         state: before the update.

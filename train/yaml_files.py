@@ -23,7 +23,7 @@ TRUTH = {"true": True, "yes": True, "y": True, "on": True, "1": True} | {
 
 
 class AsSpelt(yaml.BaseLoader):
-    """A loader that returns each scalar as its text in the file; null, ~ and an empty value are None."""
+    """Loads each scalar as its text in the file; null, ~ and an empty value are None."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         """Also merge `<<` and reject duplicate keys, which BaseLoader does not."""
@@ -85,7 +85,7 @@ def read_yaml(file: str) -> dict[Any, Any]:
 
 
 class Dumper(yaml.SafeDumper):
-    """A dumper that quotes and escapes line breaks and control characters; PyYAML writes a U+0085 that it loads as a newline."""
+    """Quotes and escapes line breaks and control characters; PyYAML would load its own U+0085 as a newline."""
 
 
 Dumper.add_representer(
@@ -111,7 +111,7 @@ def scalar(text: str) -> Any:
 
 
 def number(kind: type, value: Any) -> bool | int | float | None:
-    """Convert a result of `scalar` to a bool, int or finite float; None if that is impossible or would change the value."""
+    """Convert a result of `scalar` to a bool, int or finite float; None if this fails or changes the value."""
     try:
         if kind is bool:
             return TRUTH.get(str(value).lower()) if isinstance(value, bool | int | str) else None
