@@ -274,7 +274,7 @@ def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
     assert same(two, load_run(tmp_path / "run", 2).params)
     assert not same(two, four)
     assert "no checkpoint 3; there are 2, 4" in fails(capsys, "export", tmp_path / "run", tmp_path / "3", "--step", 3)
-    assert "leave --step out" in fails(capsys, "export", tmp_path / "2", tmp_path / "3", "--step", 2)
+    assert "remove --step" in fails(capsys, "export", tmp_path / "2", tmp_path / "3", "--step", 2)
     kept = (tmp_path / "run" / "tokenizer.json").read_bytes()
     assert "run is a run folder; give another folder" in fails(capsys, "export", tmp_path / "2", tmp_path / "run")
     assert (tmp_path / "run" / "tokenizer.json").read_bytes() == kept
@@ -369,7 +369,7 @@ def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, conf
         (["data.train=nowhere.txt"], "nowhere.txt: no such file"),
         (["optimizer.name=sgd"], "choose one of adamw, lamb"),
         (["model.init_from=nowhere", "model.preset=null"], "nowhere: not a run folder"),
-        (["model.init_from=nowhere"], "model.preset is given beside model.init_from"),
+        (["model.init_from=nowhere"], "model.preset conflicts with model.init_from; add model.preset=null"),
         (["tokenizer.kind=bpe"], "BERT needs wordpiece"),
         (["model.preset=gpt1", "tokenizer.lowercase=false"], "is for wordpiece"),
         (["seed=99999999999"], "seed is 99999999999; it must be under"),
@@ -419,7 +419,7 @@ def test_ctrl_c_ends_a_tokenizers_training_at_once(before, meanwhile, config_fil
 
 def test_missing_files_and_arguments_are_one_line(capsys, tmp_path):
     assert "none.yaml: no such file" in fails(capsys, "pretrain", tmp_path / "none.yaml")
-    assert "not a run folder (no config.yaml), and no model folder" in fails(capsys, "fill-mask", tmp_path, "[MASK]")
+    assert "neither a run folder (no config.yaml) nor a model folder" in fails(capsys, "fill-mask", tmp_path, "[MASK]")
     assert "no metrics.jsonl" in fails(capsys, "report", tmp_path)
     assert "invalid choice: 'pretrian'" in fails(capsys, "pretrian")
     assert "--prompt" in fails(capsys, "generate", tmp_path)

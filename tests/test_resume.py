@@ -205,7 +205,7 @@ def test_changed_text_is_told_and_a_started_run_refuses_it(config_file, corpus_f
         str(config_file), [*overrides, f"out={tmp_path / 'other'}", f"data.store={tmp_path}/out/store"]
     )
     pretraining.pretrain(other)
-    assert f"preparing {tmp_path / 'out' / 'store'}: {text} changed" in capsys.readouterr().out
+    assert f"preparing {tmp_path / 'out' / 'store'} ({text} changed)" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out" / "store")
     with pytest.raises(configs.InputError, match="the data changed since checkpoint 2"):
         pretraining.pretrain(settings)

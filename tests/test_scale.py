@@ -356,7 +356,7 @@ def test_a_task_that_fails_on_ray_is_told_in_one_line(text, tmp_path):
     files = source.files()
     step = distributed_preparation.TokenizeFiles(tmp_path, source, files, store_shards.stamps(files), [range(5)])
     executor = distributed_preparation.RayPipelineExecutor([step], 1, logging_dir=str(tmp_path))
-    with pytest.raises(InputError, match=r"killed, perhaps for its memory \(1 of 1 tasks failed"):
+    with pytest.raises(InputError, match=r"killed, perhaps for lack of memory \(1 of 1 tasks failed"):
         distributed_preparation._check_complete(executor, step)
     step.failure.write_text("Traceback\n  somewhere\nKeyError: 'x'\n")
     with pytest.raises(InputError, match=r"^KeyError: 'x' \(1 of 1 tasks failed"):
@@ -412,7 +412,7 @@ def test_many_tasks_share_the_jobs_of_one_array(text, tmp_path, slurm):
         (["--tasks", "2", "--ray", "--slurm", "partition=cpu,time=1:00:00"], "--ray and --slurm exclude each other"),
         (["--tasks", "2", "--slurm", "partition"], "--slurm partition: give KEY=VALUE"),
         (["--tasks", "2", "--slurm", "account=mine"], "--slurm: no partition and no time"),
-        (["--tasks", "2", "--slurm", "partition=cpu,time=1:00:00"], "--slurm: no sbatch here"),
+        (["--tasks", "2", "--slurm", "partition=cpu,time=1:00:00"], "--slurm: sbatch not found"),
     ],
 )
 def test_a_wrong_flag_is_told_in_one_line(config_file, capsys, arguments, message):

@@ -107,7 +107,7 @@ def test_a_damaged_store_is_made_again(config_file, tmp_path, name, capsys):
     assert contents(tmp_path / "store") != before
     capsys.readouterr()
     assert main(["prepare", str(config_file), "--verify"]) == 0
-    assert f"preparing {tmp_path}/store: the store there is damaged: {name} is not what" in capsys.readouterr().out
+    assert f"preparing {tmp_path}/store (damaged: {name} is not what" in capsys.readouterr().out
     assert contents(tmp_path / "store") == before
 
 
@@ -136,7 +136,7 @@ def test_a_damaged_store_whose_text_is_gone_is_named(config_file, tmp_path):
     token_store.prepare_store(settings)
     os.truncate(tmp_path / "store" / "train" / "tokens.bin", 100)
     (tmp_path / "text.jsonl").unlink()
-    place = re.escape(f"{tmp_path}/store: train/tokens.bin is not what was written, and cannot be made again: ")
+    place = re.escape(f"{tmp_path}/store: train/tokens.bin is not what was written, and cannot be prepared again: ")
     with pytest.raises(InputError, match=place + r".*text\.jsonl: no such file"):
         token_store.prepare_store(settings)
     assert (tmp_path / "store" / "train" / "tokens.bin").exists()
@@ -152,7 +152,7 @@ def test_a_store_from_before_the_hashes_is_made_again_also_for_a_run_that_has_be
     tokenizer = load_tokenizer(tmp_path / "store")
     begun = run_folder.InitialModel(model_section.model_config(settings, vocabulary_size(tokenizer)), tokenizer, step=1)
     token_store.prepare_store(settings, begun)
-    assert "the store there is damaged: it was made without hashes" in capsys.readouterr().out
+    assert "damaged: it was made without hashes" in capsys.readouterr().out
     assert contents(tmp_path / "store") == before
     assert store.digest(tmp_path / "store") == digest  # so that the run goes on
 
