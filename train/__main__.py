@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def leave_broken_pipe() -> int:
-    """Return 0 if the reader of stdout closed the pipe; 1 if stderr is closed, so that no error can be shown."""
+    """Return 0 if the reader of stdout closed the pipe; 1 if stderr is closed, and no error can be shown."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):

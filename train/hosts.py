@@ -70,7 +70,7 @@ def _checked(given: dict[str, str]) -> tuple[str, int, int]:
     try:
         count, index = int(given[COUNT]), int(given[INDEX])
     except ValueError as error:
-        raise InputError(f"{COUNT} and {INDEX} must be whole numbers: {error}") from error
+        raise InputError(f"{COUNT} and {INDEX} must be integers: {error}") from error
     if not 0 <= index < count or ":" not in given[ADDRESS]:
         raise InputError(
             f"{ADDRESS}={given[ADDRESS]} {COUNT}={count} {INDEX}={index}: set host:port, "

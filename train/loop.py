@@ -135,8 +135,8 @@ def check_out(out: Path, config: RunConfig) -> None:
         return
     if Checkpoints(out / "checkpoints").steps() or any(out.glob("damaged_checkpoint_*")):
         raise InputError(
-            f"{out} was started with different settings: {', '.join(differing)}; restore them, or start a new run: "
-            "another out, with model.init_from to keep the weights"
+            f"{out} was started with different settings: {', '.join(differing)}; restore them, or start a new run "
+            "(another out, with model.init_from to keep the weights)"
         )
     say(f"{out}: replacing a run with other settings that ended before its first checkpoint: {', '.join(differing)}")
 

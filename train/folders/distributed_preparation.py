@@ -180,7 +180,7 @@ class TokenizeFiles(PipelineStep):
 
 
 class _Local(LocalPipelineExecutor):
-    """Runs tasks in processes that exit with this one; raises if one is killed (datatrove's pool would wait forever)."""
+    """Runs tasks in processes that exit with this one; raises if one is killed (datatrove's pool would wait)."""
 
     def run(self) -> None:
         if self.workers == 1:

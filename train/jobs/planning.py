@@ -85,15 +85,15 @@ def exact(plan: Plan) -> dict[str, int]:
 
     During a step, a device also holds the whole gradient and, with fsdp, the gathered parameters.
     """
-    lies = plan.strategy.abstract_state(plan.state)
-    parameters, whole = device_bytes(lies.params), _bytes(plan.state.params)
+    sharded = plan.strategy.abstract_state(plan.state)
+    parameters, whole = device_bytes(sharded.params), _bytes(plan.state.params)
     return {
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(plan.state.params)),
         "flops_per_token": flops.step_flops(plan.model.config, plan.batch) // tokens(plan.batch),
         "parameter_bytes": parameters,
         "gathered_bytes": whole if parameters < whole else 0,
         "gradient_bytes": whole,
-        "optimizer_bytes": device_bytes(lies.opt_state),
+        "optimizer_bytes": device_bytes(sharded.opt_state),
         "batch_bytes": _bytes(plan.batch) // plan.strategy.devices,
         "kept_bytes": kept_bytes(plan),
     }
@@ -104,11 +104,11 @@ def tokens(batch: dict[str, Any]) -> int:
     return math.prod(batch["input_ids"].shape)
 
 
-def device_bytes(lies: Any) -> int:
+def device_bytes(sharded: Any) -> int:
     """Bytes on one device of arrays given by shape and sharding; an array without a sharding counts in full."""
     return sum(
         math.prod(x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(lies)
+        for x in jax.tree.leaves(sharded)
     )
 
 
