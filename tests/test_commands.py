@@ -368,13 +368,13 @@ def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, conf
         (["train.batch_size=7", "train.accumulate=2"], "train.batch_size 7 is not divisible"),
         (["data.train=nowhere.txt"], "nowhere.txt: no such file"),
         (["optimizer.name=sgd"], "choose one of adamw, lamb"),
-        (["model.init_from=nowhere", "model.preset=null"], "nowhere: not a run folder"),
+        (["model.init_from=nowhere", "model.preset=null"], "nowhere: neither a run folder (no config.yaml) nor"),
         (["model.init_from=nowhere"], "model.preset conflicts with model.init_from; add model.preset=null"),
         (["tokenizer.kind=bpe"], "BERT needs wordpiece"),
         (["model.preset=gpt1", "tokenizer.lowercase=false"], "is for wordpiece"),
         (["seed=99999999999"], "seed is 99999999999; it must be under"),
         (["optimizer.b2=1.5"], "optimizer.b2 is 1.5; it must be under 1"),
-        (["parallel.data=2"], "jit runs on one"),
+        (["parallel.data=2"], "jit uses 1 device"),
         (["tokenizer.path=nowhere"], "nowhere: no tokenizer.json"),
         (["data.train=[1,2]"], "must be a path or a list of paths"),
         (["parallel.strategy=mesh", "parallel.data=9"], "there are 8 devices"),
@@ -459,7 +459,7 @@ def test_too_little_held_out_text_for_pairs_is_told_before_training(config_file,
 def test_weights_to_start_from_fix_the_sizes(bert_run, config_file, tmp_path, capsys):
     overrides = [f"model.init_from={bert_run}", "model.preset=null", f"out={tmp_path}/out"]
     line = fails(capsys, "pretrain", config_file, *overrides, "model.max_positions=64")
-    assert "model.max_positions is 64, but the weights to start from have 32" in line
+    assert "model.max_positions is 64, but the initial weights have 32" in line
 
 
 def test_a_text_without_mask_is_refused(bert_run, capsys):
@@ -472,7 +472,7 @@ def test_a_diverging_run_exits_with_1_and_keeps_its_checkpoint(bert_run, config_
     overrides += ["optimizer.schedule=constant", "checkpoint.every=1", "train.steps=20", "train.log_every=20"]
     assert main(["pretrain", str(config_file), *overrides]) == 1
     warning, error = capsys.readouterr().err.splitlines()
-    assert "scores 100 predicted tokens" in warning
+    assert "scores only 100 predicted tokens" in warning
     assert error.startswith("error: step ")
     step = int(error.split()[2].rstrip(":"))
     kept = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]

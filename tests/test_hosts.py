@@ -211,7 +211,7 @@ def test_rows_that_a_mesh_holds_in_another_order_are_put_in_theirs():
     ("environment", "message"),
     [
         ({hosts.COUNT: "2"}, f"has {hosts.COUNT} without {hosts.ADDRESS}, {hosts.INDEX}"),
-        ({hosts.ADDRESS: "a:1", hosts.COUNT: "two", hosts.INDEX: "0"}, "must be whole numbers"),
+        ({hosts.ADDRESS: "a:1", hosts.COUNT: "two", hosts.INDEX: "0"}, "must be integers"),
         ({hosts.ADDRESS: "a:1", hosts.COUNT: "2", hosts.INDEX: "2"}, "an index below the number of processes"),
         ({hosts.ADDRESS: "a", hosts.COUNT: "2", hosts.INDEX: "1"}, "give host:port"),
     ],
