@@ -102,11 +102,11 @@ class OurStep:
         self.strategy, self.batches = parallel.make_strategy(section), batches
         parallel.check_batch(len(batches[0]["input_ids"]), 1, self.strategy)
         model, optimizer = objectives.make_model(config, dtype, remat), make_optimizer(OPTIMIZER, 1)
-        task = objectives.make_task(model, config)
+        objective = objectives.make_objective(model, config)
         self.train, _ = parallel.compile_steps(
             self.strategy,
-            functools.partial(train_step, task=task, optimizer=optimizer),
-            functools.partial(eval_step, task=task),
+            functools.partial(train_step, objective=objective, optimizer=optimizer),
+            functools.partial(eval_step, objective=objective),
         )
         create = self.strategy.compile_init(functools.partial(create_state, model, optimizer, 0))
         self.state = self.strategy.put_state(create(None))

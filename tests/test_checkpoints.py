@@ -59,6 +59,19 @@ def test_the_newest_two_and_the_best_are_kept(state, tmp_path):
     checkpoints.close()
 
 
+def test_a_selection_loss_under_its_old_name_is_still_ranked(saved, state):
+    """Checkpoints of earlier versions call it `loss`."""
+    metrics = saved.folder / "4" / "metrics" / "metrics"
+    assert json.loads(metrics.read_text()) == {"selection_loss": 1.0}
+    metrics.write_text(json.dumps({"loss": 1.0}))
+    (saved.folder / "4" / "digests.json").unlink()  # it has the hash of the new name
+    assert saved.best() == 4
+    with Checkpoints(saved.folder, keep=1) as again:
+        again.save(16, state, {}, 1.5)
+        again.wait()
+        assert (again.steps(), again.best()) == ([4, 16], 4)
+
+
 def test_a_checkpoint_gives_back_every_array_and_value(state, tmp_path):
     checkpoints = Checkpoints(tmp_path / "checkpoints", keep=2)
     checkpoints.save(1, state, {"row": 8, "tokenizer": "{}"}, None)
@@ -90,9 +103,9 @@ def test_when_all_are_damaged_the_user_is_told(state, tmp_path):
     for file in (tmp_path / "checkpoints" / "1" / "state").rglob("*"):
         if file.is_file():
             file.write_bytes(b"")
-    with pytest.raises(ValueError, match="only damaged_checkpoint_1"):
+    with pytest.raises(ValueError, match="all checkpoints are damaged .damaged_checkpoint_1"):
         restore_newest(checkpoints, state, lambda text: None)
-    with pytest.raises(ValueError, match="only damaged_checkpoint_1"):
+    with pytest.raises(ValueError, match="all checkpoints are damaged .damaged_checkpoint_1"):
         restore_newest(checkpoints, state, lambda text: None)  # and does not begin anew in silence
     checkpoints.close()
     assert (tmp_path / "damaged_checkpoint_1").is_dir()
@@ -145,7 +158,7 @@ def test_hashes_that_are_none_are_damage(saved, text):
     assert "digests.json" in str(saved.fault(8))
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"loss": "low"}'])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"loss": "low"}', '{"selection_loss": "low"}'])
 def test_a_broken_loss_without_hashes_costs_its_own_checkpoint_alone(saved, state, text):
     (saved.folder / "8" / "digests.json").unlink()
     (saved.folder / "8" / "metrics" / "metrics").write_text(text)

@@ -274,9 +274,9 @@ def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
     assert same(two, load_run(tmp_path / "run", 2).params)
     assert not same(two, four)
     assert "no checkpoint 3; there are 2, 4" in fails(capsys, "export", tmp_path / "run", tmp_path / "3", "--step", 3)
-    assert "leave --step out" in fails(capsys, "export", tmp_path / "2", tmp_path / "3", "--step", 2)
+    assert "remove --step" in fails(capsys, "export", tmp_path / "2", tmp_path / "3", "--step", 2)
     kept = (tmp_path / "run" / "tokenizer.json").read_bytes()
-    assert "run is a run; give another folder" in fails(capsys, "export", tmp_path / "2", tmp_path / "run")
+    assert "run is a run folder; give another folder" in fails(capsys, "export", tmp_path / "2", tmp_path / "run")
     assert (tmp_path / "run" / "tokenizer.json").read_bytes() == kept
     assert not (tmp_path / "3").exists()
 
@@ -368,13 +368,13 @@ def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, conf
         (["train.batch_size=7", "train.accumulate=2"], "train.batch_size 7 is not divisible"),
         (["data.train=nowhere.txt"], "nowhere.txt: no such file"),
         (["optimizer.name=sgd"], "choose one of adamw, lamb"),
-        (["model.init_from=nowhere", "model.preset=null"], "nowhere: not a run folder"),
-        (["model.init_from=nowhere"], "model.preset is given beside model.init_from"),
+        (["model.init_from=nowhere", "model.preset=null"], "nowhere: neither a run folder (no config.yaml) nor"),
+        (["model.init_from=nowhere"], "model.preset conflicts with model.init_from; add model.preset=null"),
         (["tokenizer.kind=bpe"], "BERT needs wordpiece"),
         (["model.preset=gpt1", "tokenizer.lowercase=false"], "is for wordpiece"),
         (["seed=99999999999"], "seed is 99999999999; it must be under"),
         (["optimizer.b2=1.5"], "optimizer.b2 is 1.5; it must be under 1"),
-        (["parallel.data=2"], "jit runs on one"),
+        (["parallel.data=2"], "jit uses 1 device"),
         (["tokenizer.path=nowhere"], "nowhere: no tokenizer.json"),
         (["data.train=[1,2]"], "must be a path or a list of paths"),
         (["parallel.strategy=mesh", "parallel.data=9"], "there are 8 devices"),
@@ -419,7 +419,7 @@ def test_ctrl_c_ends_a_tokenizers_training_at_once(before, meanwhile, config_fil
 
 def test_missing_files_and_arguments_are_one_line(capsys, tmp_path):
     assert "none.yaml: no such file" in fails(capsys, "pretrain", tmp_path / "none.yaml")
-    assert "not a run folder (no config.yaml), and no model folder" in fails(capsys, "fill-mask", tmp_path, "[MASK]")
+    assert "neither a run folder (no config.yaml) nor a model folder" in fails(capsys, "fill-mask", tmp_path, "[MASK]")
     assert "no metrics.jsonl" in fails(capsys, "report", tmp_path)
     assert "invalid choice: 'pretrian'" in fails(capsys, "pretrian")
     assert "--prompt" in fails(capsys, "generate", tmp_path)
@@ -459,7 +459,7 @@ def test_too_little_held_out_text_for_pairs_is_told_before_training(config_file,
 def test_weights_to_start_from_fix_the_sizes(bert_run, config_file, tmp_path, capsys):
     overrides = [f"model.init_from={bert_run}", "model.preset=null", f"out={tmp_path}/out"]
     line = fails(capsys, "pretrain", config_file, *overrides, "model.max_positions=64")
-    assert "model.max_positions is 64, but the weights to start from have 32" in line
+    assert "model.max_positions is 64, but the initial weights have 32" in line
 
 
 def test_a_text_without_mask_is_refused(bert_run, capsys):
@@ -472,7 +472,7 @@ def test_a_diverging_run_exits_with_1_and_keeps_its_checkpoint(bert_run, config_
     overrides += ["optimizer.schedule=constant", "checkpoint.every=1", "train.steps=20", "train.log_every=20"]
     assert main(["pretrain", str(config_file), *overrides]) == 1
     warning, error = capsys.readouterr().err.splitlines()
-    assert "scores 100 predicted tokens" in warning
+    assert "scores only 100 predicted tokens" in warning
     assert error.startswith("error: step ")
     step = int(error.split()[2].rstrip(":"))
     kept = [int(path.name) for path in (tmp_path / "checkpoints").iterdir()]

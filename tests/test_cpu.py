@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_devices import initial_params, make_batch, make_task
+from test_devices import initial_params, make_batch, make_objective
 
 from bertgpt import TaskSettings
 from train import cpu, step
@@ -44,11 +44,11 @@ def is_rounded(x):
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt"])
 def test_a_step_in_bfloat16_takes_them_and_its_gradient_is_the_plain_one(architecture):
-    task, batch = make_task(architecture, dtype=jnp.bfloat16), make_batch(architecture)
-    params, key = initial_params(task), jax.random.key(0)
+    objective, batch = make_objective(architecture, dtype=jnp.bfloat16), make_batch(architecture)
+    params, key = initial_params(objective), jax.random.key(0)
     (fast, _), (plain, _) = (
-        jax.jit(lambda p, chosen=chosen: step.gradients(p, batch, key, task=chosen))(params)
-        for chosen in (task._replace(apply=cpu.fast_apply(task.model, name)) for name in ("cpu", "gpu"))
+        jax.jit(lambda p, chosen=chosen: step.gradients(p, batch, key, objective=chosen))(params)
+        for chosen in (objective._replace(apply=cpu.fast_apply(objective.model, name)) for name in ("cpu", "gpu"))
     )
     kernels = 0
     for (path, mine), other in zip(jax.tree.leaves_with_path(fast), jax.tree.leaves(plain), strict=True):
@@ -63,18 +63,20 @@ def test_a_step_in_bfloat16_takes_them_and_its_gradient_is_the_plain_one(archite
 
 
 def on(platform, dtype=jnp.bfloat16):
-    """GPT-1's task as it is trained on a platform."""
-    task = make_task("gpt", dtype=dtype)
-    return task._replace(apply=cpu.fast_apply(task.model, platform))
+    """GPT-1's objective as it is trained on a platform."""
+    objective = make_objective("gpt", dtype=dtype)
+    return objective._replace(apply=cpu.fast_apply(objective.model, platform))
 
 
 def test_a_step_in_float32_and_another_device_are_left_to_linen():
     batch = make_batch("gpt")
 
     def traced(dtype, platform):
-        task = on(platform, dtype)
+        objective = on(platform, dtype)
         return str(
-            jax.make_jaxpr(lambda p: step.gradients(p, batch, jax.random.key(0), task=task))(initial_params(task))
+            jax.make_jaxpr(lambda p: step.gradients(p, batch, jax.random.key(0), objective=objective))(
+                initial_params(objective)
+            )
         )
 
     assert traced(jnp.float32, "cpu") == traced(jnp.float32, "tpu")
@@ -85,8 +87,10 @@ def test_an_evaluation_takes_them_too():
     batch = make_batch("gpt")
 
     def products(platform):
-        task = on(platform)
-        text = str(jax.make_jaxpr(lambda p: step.eval_step(p, batch, task=task)[0])(initial_params(task)))
+        objective = on(platform)
+        text = str(
+            jax.make_jaxpr(lambda p: step.eval_step(p, batch, objective=objective)[0])(initial_params(objective))
+        )
         return sum("dot_general" in line and ":bf16" in line for line in text.splitlines())
 
     assert products("cpu") < products("tpu")
@@ -96,9 +100,9 @@ def test_an_evaluation_takes_them_too():
 @pytest.mark.parametrize("kind", ["pretrain", "sft", "classification"])
 def test_runs_take_them_on_a_cpu_and_nowhere_else(monkeypatch, platform, kind):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
-    model = make_task("gpt", dtype=jnp.bfloat16).model
+    model = make_objective("gpt", dtype=jnp.bfloat16).model
     if kind == "pretrain":
-        task = objectives.make_task(model, model.config)
+        objective = objectives.make_objective(model, model.config)
     else:
-        task = finetuning.make_task(TaskSettings(kind=kind), model)
-    assert (task.apply == model.apply) == (platform == "gpu")
+        objective = finetuning.make_objective(TaskSettings(kind=kind), model)
+    assert (objective.apply == model.apply) == (platform == "gpu")

@@ -44,11 +44,11 @@ def keep_gradient() -> optax.GradientTransformation:
 OPTIMIZER = optax.chain(keep_gradient(), optax.flatten(optax.adamw(1e-2)))  # flat: a third of the operations to compile
 
 
-def make_task(architecture, dropout=0.0, dtype=jnp.float32):
+def make_objective(architecture, dropout=0.0, dtype=jnp.float32):
     sizes = TINY | {"num_layers": 1, "hidden_dropout": dropout, "attention_dropout": dropout}
     if architecture == "bert":
-        return step.bert_task(bertgpt.BertForPreTraining(bertgpt.presets.bert_tiny(**sizes), dtype=dtype))
-    return step.gpt_task(bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**sizes), dtype=dtype))
+        return step.bert_objective(bertgpt.BertForPreTraining(bertgpt.presets.bert_tiny(**sizes), dtype=dtype))
+    return step.gpt_objective(bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**sizes), dtype=dtype))
 
 
 def make_batch(architecture):
@@ -71,20 +71,20 @@ def make_batch(architecture):
 
 
 @functools.cache
-def initial_params(task):
+def initial_params(objective):
     """Held by NumPy, so that a donated state takes none of them away."""
-    return jax.device_get(jax.jit(task.model.init)(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"])
+    return jax.device_get(jax.jit(objective.model.init)(jax.random.key(0), jnp.zeros((1, 8), jnp.int32))["params"])
 
 
-def make_state(task):
-    return create_state(task.model, OPTIMIZER, 0, initial_params(task))
+def make_state(objective):
+    return create_state(objective.model, OPTIMIZER, 0, initial_params(objective))
 
 
-def follow(strategy, accumulate, task, batch, steps):
+def follow(strategy, accumulate, objective, batch, steps):
     """The metrics of each step from seed 0 on, and the first gradient."""
-    bound = functools.partial(step.train_step, task=task, optimizer=OPTIMIZER, accumulate=accumulate)
+    bound = functools.partial(step.train_step, objective=objective, optimizer=OPTIMIZER, accumulate=accumulate)
     train, _ = parallel.compile_steps(strategy, bound, step.eval_step)
-    state, path = strategy.put_state(make_state(task)), []
+    state, path = strategy.put_state(make_state(objective)), []
     for n in range(steps):
         state, metrics = train(state, strategy.put_batch(batch))
         path.append({name: strategy.scalar(value) for name, value in metrics.items()})
@@ -96,31 +96,31 @@ def follow(strategy, accumulate, task, batch, steps):
 
 @pytest.fixture(scope="module", params=["bert", "gpt"])
 def case(request):
-    """A task without dropout, its batch, and the global mean losses and their gradient by their definition."""
-    task, batch = make_task(request.param), make_batch(request.param)
+    """A objective without dropout, its batch, and the global mean losses and their gradient by their definition."""
+    objective, batch = make_objective(request.param), make_batch(request.param)
 
     def loss(params):
-        output = task.model.apply({"params": params}, **{name: batch[name] for name in task.inputs})
-        means = {name: value.mean() for name, value in task.losses(output, batch).items()}
+        output = objective.model.apply({"params": params}, **{name: batch[name] for name in objective.inputs})
+        means = {name: value.mean() for name, value in objective.losses(output, batch).items()}
         return sum(means.values()), means
 
-    params = initial_params(task)
+    params = initial_params(objective)
     gradient, means = jax.jit(jax.grad(loss, has_aux=True))(params)
-    return task, batch, gradient, means
+    return objective, batch, gradient, means
 
 
 @pytest.fixture(scope="module")
 def plain(case):
     """10 steps of plain jit."""
-    task, batch, *_ = case
-    return follow(parallel.Jit(), 1, task, batch, 10)
+    objective, batch, *_ = case
+    return follow(parallel.Jit(), 1, objective, batch, 10)
 
 
 @pytest.mark.parametrize("name", [name for name in STRATEGIES if name != "jit"])
 def test_the_gradient_and_ten_losses_are_those_of_one_device(case, plain, name):
-    task, batch, expected, _ = case
+    objective, batch, expected, _ = case
     make, accumulate = STRATEGIES[name]
-    path, gradient = follow(make(), accumulate, task, batch, 10)
+    path, gradient = follow(make(), accumulate, objective, batch, 10)
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), gradient, expected)
     for metrics, reference in zip(path, plain[0], strict=True):
         assert metrics.keys() == reference.keys()
@@ -141,9 +141,9 @@ def test_the_gradient_of_one_device_is_the_mean_losses_gradient(case, plain):
 
 @pytest.mark.parametrize("case", ["gpt"], indirect=True)
 def test_a_mean_of_device_means_would_be_another_gradient(case):
-    task, batch, expected, _ = case
-    state = make_state(task)
-    gradients = jax.jit(lambda batch: step.gradients(state.params, batch, step.step_key(state), task=task)[0])
+    objective, batch, expected, _ = case
+    state = make_state(objective)
+    gradients = jax.jit(lambda batch: step.gradients(state.params, batch, step.step_key(state), objective=objective)[0])
     rows = [gradients({name: value[row : row + 1] for name, value in batch.items()}) for row in range(8)]
     of_means = jax.tree.map(lambda *parts: np.mean(parts, axis=0), *rows)
     differences = jax.tree.map(lambda a, b: abs(a - b).max(), of_means, expected)
@@ -153,10 +153,12 @@ def test_a_mean_of_device_means_would_be_another_gradient(case):
 @pytest.mark.parametrize("case", ["bert"], indirect=True)
 @pytest.mark.parametrize("name", ["pmap over 8", "mesh over 8"])
 def test_evaluation_sums_are_those_of_the_whole_batch(case, name):
-    task, batch, _, means = case
+    objective, batch, _, means = case
     strategy = STRATEGIES[name][0]()
-    _, evaluate = parallel.compile_steps(strategy, step.train_step, functools.partial(step.eval_step, task=task))
-    params = strategy.put_state(make_state(task)).params
+    _, evaluate = parallel.compile_steps(
+        strategy, step.train_step, functools.partial(step.eval_step, objective=objective)
+    )
+    params = strategy.put_state(make_state(objective)).params
     sums, _ = evaluate(params, strategy.put_batch(batch))
     sums = {key: SumWeight(*map(strategy.scalar, value)) for key, value in sums.items()}
     assert {key: value.weight for key, value in sums.items()} == {
@@ -191,10 +193,10 @@ def packed_batch():
 
 @pytest.mark.parametrize("name", ["jit, accumulated", "pmap over 2, accumulated", "mesh 4 x 2"])
 def test_packed_rows_give_one_gradient_however_they_are_split(name):
-    task, batch = make_task("bert"), packed_batch()
+    objective, batch = make_objective("bert"), packed_batch()
     assert batch["nsp_loss_mask"].sum(1).tolist() == [3, 1, 2, 2, 3, 1, 3, 2]
     (whole, expected), (split, gradient) = (
-        follow(STRATEGIES[each][0](), STRATEGIES[each][1], task, batch, 1) for each in ("jit", name)
+        follow(STRATEGIES[each][0](), STRATEGIES[each][1], objective, batch, 1) for each in ("jit", name)
     )
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), gradient, expected)
     for key, value in whole[0].items():
@@ -202,9 +204,9 @@ def test_packed_rows_give_one_gradient_however_they_are_split(name):
 
 
 def test_pmap_and_every_mesh_of_as_many_devices_agree_under_dropout():
-    task, batch = make_task("gpt", dropout=0.1), make_batch("gpt")
+    objective, batch = make_objective("gpt", dropout=0.1), make_batch("gpt")
     names = ("pmap over 8", "mesh over 8", "mesh 2 x 4")
-    first, *others = ([m["loss"] for m in follow(STRATEGIES[n][0](), 1, task, batch, 3)[0]] for n in names)
+    first, *others = ([m["loss"] for m in follow(STRATEGIES[n][0](), 1, objective, batch, 3)[0]] for n in names)
     for path in others:
         np.testing.assert_allclose(path, first, rtol=1e-5)
 
@@ -212,32 +214,34 @@ def test_pmap_and_every_mesh_of_as_many_devices_agree_under_dropout():
 @pytest.mark.parametrize("split", ["pmap", "mesh", "micro-batches"])
 def test_every_device_and_micro_batch_drops_by_a_key_of_its_own(split):
     # Two equal rows, one a part: part n must see dropout by the step's key with n folded in.
-    task = make_task("gpt", dropout=0.1)
+    objective = make_objective("gpt", dropout=0.1)
     row = {name: value[2:3] for name, value in make_batch("gpt").items()}
     both = {name: np.repeat(value, 2, axis=0) for name, value in row.items()}
     strategy = parallel.Jit() if split == "micro-batches" else parallel.make_strategy(ParallelSection(split, 2))
-    state = make_state(task)
+    state = make_state(objective)
 
     @jax.jit
     def part(n):
-        output = step.apply(task, state.params, row, jax.random.fold_in(step.step_key(state), n))
-        return task.losses(output, row)["lm_loss"].mean()
+        output = step.apply(objective, state.params, row, jax.random.fold_in(step.step_key(state), n))
+        return objective.losses(output, row)["lm_loss"].mean()
 
-    path, _ = follow(strategy, 2 if split == "micro-batches" else 1, task, both, 1)
+    path, _ = follow(strategy, 2 if split == "micro-batches" else 1, objective, both, 1)
     assert abs(part(0) - part(1)) > 1e-3
     np.testing.assert_allclose(path[0]["lm_loss"], (part(0) + part(1)) / 2, rtol=1e-5)
 
 
 def test_every_step_has_a_key_of_its_own():
-    state = make_state(make_task("gpt"))
+    state = make_state(make_objective("gpt"))
     first, second = (jax.random.key_data(step.step_key(state.replace(step=jnp.int32(n)))) for n in (0, 1))
     assert (first != second).any()
 
 
 def test_bfloat16_trains_float32_parameters():
-    task, batch = make_task("gpt", dtype=jnp.bfloat16), make_batch("gpt")
-    state = make_state(task)
-    state, metrics = jax.jit(lambda state: step.train_step(state, batch, task=task, optimizer=OPTIMIZER))(state)
+    objective, batch = make_objective("gpt", dtype=jnp.bfloat16), make_batch("gpt")
+    state = make_state(objective)
+    state, metrics = jax.jit(lambda state: step.train_step(state, batch, objective=objective, optimizer=OPTIMIZER))(
+        state
+    )
     leaves = jax.tree.leaves((state.params, state.opt_state[0]))  # parameters and gradient
     assert {leaf.dtype for leaf in leaves} == {jnp.dtype("float32")}
     np.testing.assert_allclose(metrics["loss"], 4.16, atol=0.1)  # log 64
@@ -255,10 +259,11 @@ def test_share_masks_makes_every_mask_add_up_to_one_or_stay_zero():
 @pytest.mark.parametrize("architecture", ["bert", "gpt"])
 def test_every_train_step_lowers_for_tpu_and_cuda_from_here(architecture, name, monkeypatch):
     monkeypatch.setattr(jax, "default_backend", lambda: "tpu")  # not with what a CPU's step has of its own
-    task, batch, strategy = make_task(architecture, 0.1, jnp.bfloat16), make_batch(architecture), STRATEGIES[name][0]()
-    bound = functools.partial(step.train_step, task=task, optimizer=make_optimizer(OptimizerSection(), 9))
+    objective, batch = make_objective(architecture, 0.1, jnp.bfloat16), make_batch(architecture)
+    strategy = STRATEGIES[name][0]()
+    bound = functools.partial(step.train_step, objective=objective, optimizer=make_optimizer(OptimizerSection(), 9))
     train = strategy.compile_train(functools.partial(bound, distribute=strategy.distribute))
-    state = create_state(task.model, make_optimizer(OptimizerSection(), 9), 0, initial_params(task))
+    state = create_state(objective.model, make_optimizer(OptimizerSection(), 9), 0, initial_params(objective))
     program = jax.jit(lambda state, batch: train(state, batch))
     exported = jax.export.export(program, platforms=["tpu", "cuda"])(
         strategy.put_state(state), strategy.put_batch(batch)
@@ -295,9 +300,9 @@ def test_a_number_of_devices_that_are_not_there_is_refused(count):
 @pytest.mark.parametrize(
     ("section", "message"),
     [
-        (ParallelSection(data=-1, fsdp=-1), "give numbers, or -1 for one of them"),
+        (ParallelSection(data=-1, fsdp=-1), "give two numbers, or set one of them to -1"),
         (ParallelSection(data=3, fsdp=3), "parallel.data is 3 and parallel.fsdp 3, but there are 8 devices"),
-        (ParallelSection("pmap", fsdp=2), "parallel.fsdp is 2, which parallel.strategy pmap cannot do; use mesh"),
+        (ParallelSection("pmap", fsdp=2), "is 2, which parallel.strategy pmap does not support; use mesh"),
     ],
 )
 def test_a_mesh_that_does_not_fit_is_refused(section, message):
@@ -328,10 +333,10 @@ def test_under_fsdp_a_device_holds_its_part_alone(preset):
 
 
 def test_a_sharded_state_is_made_and_kept_in_its_parts():
-    strategy, task = parallel.make_strategy(ParallelSection("mesh", 1, 8)), make_task("bert")
+    strategy, objective = parallel.make_strategy(ParallelSection("mesh", 1, 8)), make_objective("bert")
     optimizer = make_optimizer(OptimizerSection(), 9)
-    state = strategy.compile_init(functools.partial(create_state, task.model, optimizer, 0))(None)
-    bound = functools.partial(step.train_step, task=task, optimizer=optimizer)
+    state = strategy.compile_init(functools.partial(create_state, objective.model, optimizer, 0))(None)
+    bound = functools.partial(step.train_step, objective=objective, optimizer=optimizer)
     train, _ = parallel.compile_steps(strategy, bound, step.eval_step)
 
     def parts(state):

@@ -179,7 +179,7 @@ def test_every_tasks_train_step_lowers_for_tpu_and_cuda_from_here(name, bases, t
     (tmp_path / "run.yaml").write_text("seed: 0\n")
     arguments = files(bases / family, write(tmp_path / "rows.jsonl", rows()), tmp_path / "run")
     plan = make_plan(configs.load(str(tmp_path / "run.yaml"), [*OPTIONS, *overrides, *arguments]))
-    step = functools.partial(train_step, task=plan.task, optimizer=make_optimizer(plan.config.optimizer, 9))
+    step = functools.partial(train_step, objective=plan.objective, optimizer=make_optimizer(plan.config.optimizer, 9))
     exported = jax.export.export(jax.jit(step), platforms=["tpu", "cuda"])(plan.state, plan.batch)
     assert exported.platforms == ("tpu", "cuda")
 
@@ -254,10 +254,10 @@ def test_a_run_goes_on_where_it_stopped_and_ends_the_same(bases, tmp_path, capsy
     for out, steps in (("whole", 10), ("parts", 5), ("parts", 10)):
         finetuning.finetune(settings(bases, data, tmp_path / out, *constant, f"train.steps={steps}"))
     output = capsys.readouterr()
-    assert "going on from step 5" in output.out
+    assert "resuming from step 5" in output.out
     shared = "warning: 8 of 8 rows of data.eval are also in data.train (same text), so the scores say little about new"
     assert output.err.count(shared) == 3
-    assert output.err.count("the warm-up takes 5 updates and the run has 5") == 1  # and not of the runs of 10
+    assert output.err.count("the warm-up takes 5 updates, but the run has only 5:") == 1  # and not of the runs of 10
     assert "predicted tokens" not in output.err  # classes have none
     whole, parts = (load_run(tmp_path / out, 10).params for out in ("whole", "parts"))
     jax.tree.map(np.testing.assert_array_equal, whole, parts)
@@ -290,7 +290,7 @@ def test_epochs_decide_the_steps_and_patience_ends_early(bases, tmp_path, capsys
     assert "9 steps of 8 x 24" in capsys.readouterr().out
     assert [row["step"] for row in read_metrics(tmp_path / "run") if row["split"] == "eval"] == [0, 1, 2, 3]
     finetuning.finetune(settings(bases, data, tmp_path / "run", *still))  # and it stays ended
-    assert "step 3: 2 evaluations brought no better accuracy; stopped early" in capsys.readouterr().out
+    assert "step 3: no better accuracy in 2 evaluations; stopped early" in capsys.readouterr().out
 
 
 ASKED = {  # task settings; two rows whose inputs are equal, of the nth
@@ -376,9 +376,9 @@ def test_the_rule_that_holds_rows_out_keeps_its_name(bases, tmp_path):
         (
             3,
             ["data.eval_fraction=0.001"],
-            "data.eval when data.eval_fraction=0.001 divides data.train .*; raise it, or",
+            "data.eval_fraction=0.001 of data.train leaves no rows for data.eval .*; raise it, or",
         ),
-        (3, ["data.eval_fraction=0.999"], "no row is left for data.train when .* lower it, or give data.eval"),
+        (3, ["data.eval_fraction=0.999"], "leaves no rows for data.train .* lower it, or set data.eval"),
         (0, [], r"data.train: no rows in .*rows.jsonl$"),
         (3, ["task.text=sentence"], r"rows.jsonl line 1: column 'sentence' is missing \(columns: text, label\)"),
         (3, ["task.kind=sft"], r"column 'prompt' is missing .*set task.prompt"),
@@ -401,9 +401,9 @@ def test_a_run_that_held_out_other_rows_is_neither_resumed_nor_scored(bases, tmp
     monkeypatch.setattr(finetuning, "HELD_OUT", "inputs-2")
     capsys.readouterr()
     assert main([*command, "train.steps=2"]) == 2
-    assert "did not divide data.train as this version does" in capsys.readouterr().err
+    assert "another version split data.train by another rule" in capsys.readouterr().err
     assert main(["evaluate", str(tmp_path / "run")]) == 2
-    assert "its held-out rows cannot be found again; give other labelled rows: --data" in capsys.readouterr().err
+    assert "its held-out rows cannot be reproduced; give other labelled rows: --data" in capsys.readouterr().err
 
 
 def test_a_csv_file_is_read(bases, tmp_path):
@@ -433,7 +433,7 @@ def test_a_csv_file_is_read(bases, tmp_path):
             ["task.kind=classification", "data.train=null"],
             "data.train is missing",
         ),
-        ("bert", classes, ["task.kind=classification", "data.sequence_length=99"], "24; lower it, as the weights have"),
+        ("bert", classes, ["task.kind=classification", "data.sequence_length=99"], "24; lower it; the weights have"),
         ("bert", classes, ["task.kind=classification", "data.eval=no.csv"], "data.eval: no.csv: no such file"),
         ("bert", questions, ["task.kind=question_answering", "task.answers=id"], "column 'id' is missing"),
         ("bert", list, ["task.kind=classification"], "data.train: no rows in"),
@@ -442,15 +442,15 @@ def test_a_csv_file_is_read(bases, tmp_path):
             "bert",
             choices,
             ["task.kind=multiple_choice", "data.pack=true"],
-            "data.pack is not for a BERT and task.kind multiple_choice, but for tagging, classification, multi_label, "
-            "regression; set data.pack=false",
+            "data.pack=true supports tagging, classification, multi_label, regression with BERT, not task.kind "
+            "multiple_choice; set data.pack=false",
         ),
         ("bert", questions, ["task.kind=question_answering", "data.pack=true"], "set data.pack=false"),
         (
             "gpt",
             alike,
             ["task.kind=classification", "task.pair=pair", "task.both_orders=true", "data.pack=true"],
-            "data.pack is not for a GPT-1 and task.kind classification, but for sft; set data.pack=false",
+            "data.pack=true supports sft with GPT-1, not task.kind classification; set data.pack=false",
         ),
         ("gpt", choices, ["task.kind=multiple_choice", "data.pack=true"], "set data.pack=false"),
     ],
@@ -500,15 +500,15 @@ def test_lines_of_standard_input_are_texts_or_objects(tuned, capsys, monkeypatch
     assert main(["predict", str(folder)]) == 2
     assert "standard input line 4: not JSON" in capsys.readouterr().err
     for arguments, message in (
-        (["--text", "ant", "--file", "x"], "give --text or --file, and not both"),
-        (["--text", "ant", "--choice", "fir"], "--choice is not for classification; leave it out"),
+        (["--text", "ant", "--file", "x"], "give --text or --file, not both"),
+        (["--text", "ant", "--choice", "fir"], "--choice is not for classification; remove it"),
         (
             ["--text", "ant", "data.sequence_length=99"],
             "the length is 99 tokens; it must be from 8 to",
         ),
-        (["--pair", "ant"], "--pair, --question and --choice belong to a --text"),
+        (["--pair", "ant"], "--pair, --question and --choice need --text"),
         (["--text", " "], "--text: column 'text' is an empty text"),
-        (["task.kind=tagging"], "its model was made for classification, and not for task.kind tagging"),
+        (["task.kind=tagging"], "its model is for classification, not for task.kind tagging"),
     ):
         assert main(["predict", str(folder), *arguments]) == 2
         assert message in capsys.readouterr().err

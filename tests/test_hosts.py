@@ -139,7 +139,7 @@ def test_when_one_is_killed_the_others_end_and_all_go_on_bit_by_bit(config_file,
     processes[1].kill()
     (code, _, errors), _ = finish(processes, END)
     assert code == 1
-    assert re.search(r"^error: process 0: another process of this run ended .*; start all of them again", errors, re.M)
+    assert re.search(r"^error: process 0: another process of this run ended .*; start all processes", errors, re.M)
 
     processes = start(config_file, 2, "killed")
     wait_for(out, 15)
@@ -171,7 +171,7 @@ def test_stopped_on_four_a_run_goes_on_on_two_under_another_mesh(config_file, tw
     assert Checkpoints(out / "checkpoints").steps()[-1] == int(step) < STEPS
     ends = finish(start(config_file, 2, "moved", *NO_DROPOUT, "parallel.fsdp=2"))
     assert [code for code, *_ in ends] == [0, 0]
-    assert f"going on from step {step}" in ends[0][1]
+    assert f"resuming from step {step}" in ends[0][1]
     assert_close(rows(out), rows(still))
 
 
@@ -211,8 +211,8 @@ def test_rows_that_a_mesh_holds_in_another_order_are_put_in_theirs():
     ("environment", "message"),
     [
         ({hosts.COUNT: "2"}, f"has {hosts.COUNT} without {hosts.ADDRESS}, {hosts.INDEX}"),
-        ({hosts.ADDRESS: "a:1", hosts.COUNT: "two", hosts.INDEX: "0"}, "must be whole numbers"),
-        ({hosts.ADDRESS: "a:1", hosts.COUNT: "2", hosts.INDEX: "2"}, "an index under the number"),
+        ({hosts.ADDRESS: "a:1", hosts.COUNT: "two", hosts.INDEX: "0"}, "must be integers"),
+        ({hosts.ADDRESS: "a:1", hosts.COUNT: "2", hosts.INDEX: "2"}, "an index below the number of processes"),
         ({hosts.ADDRESS: "a", hosts.COUNT: "2", hosts.INDEX: "1"}, "give host:port"),
     ],
 )
@@ -230,7 +230,7 @@ def test_a_folder_that_is_not_shared_is_told_at_once(config_file):
         folder.mkdir()
     ends = finish(start(config_file, 2, "unused", "out=run", folders=folders), END)
     assert 2 in [code for code, *_ in ends]
-    assert "1 of 2 processes have another folder of that name" in "".join(errors for *_, errors in ends)
+    assert "1 of 2 processes do not see the same folder" in "".join(errors for *_, errors in ends)
 
 
 @pytest.mark.parametrize("key", ["optimizer.learning_rate", "train.batch_size"])
@@ -269,7 +269,7 @@ def test_several_processes_that_jax_cannot_find_are_told_to_name_themselves(monk
 
     monkeypatch.setenv("PMI_SIZE", "2")
     monkeypatch.setattr(jax.distributed, "initialize", find_none)
-    with pytest.raises(bertgpt.InputError, match="PMI_SIZE tells of several processes.*JAX_COORDINATOR_ADDRESS"):
+    with pytest.raises(bertgpt.InputError, match="PMI_SIZE is over 1, but JAX cannot find.*JAX_COORDINATOR_ADDRESS"):
         hosts.connect()
 
 

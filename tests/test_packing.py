@@ -350,17 +350,17 @@ def test_responses_in_a_row():
     assert row["loss_mask"].sum() == len(LETTERS.encode("bee cow").ids) + len(LETTERS.encode("elk").ids) + 2
 
 
-def model_and_task(name: str) -> tuple[step.Objective, Packed]:
-    """A tiny model's task and its packed examples."""
+def objective_and_source(name: str) -> tuple[step.Objective, Packed]:
+    """A tiny model's objective and its packed examples."""
     sizes = SIZES | {"vocab_size": max(64, len(WORDS.get_vocab()), len(LETTERS.get_vocab()))}
     bert, gpt = bertgpt.presets.bert_tiny(**sizes, num_labels=3), bertgpt.presets.gpt1(**sizes)
     if name == "gpt":
         rng = np.random.default_rng(0)
         split = make_split(rng.integers(2, 60, 12).tolist())
         split = split._replace(tokens=rng.integers(0, 64, len(split.tokens)).astype(np.uint16))
-        return step.gpt_task(bertgpt.OpenAIGPTLMHeadModel(gpt)), Packed(GptPieces(split, T, 0), 4, 0)
+        return step.gpt_objective(bertgpt.OpenAIGPTLMHeadModel(gpt)), Packed(GptPieces(split, T, 0), 4, 0)
     if name == "sft":
-        return step.gpt_task(bertgpt.OpenAIGPTLMHeadModel(gpt)), Packed(response_rows(), 4, 0)
+        return step.gpt_objective(bertgpt.OpenAIGPTLMHeadModel(gpt)), Packed(response_rows(), 4, 0)
     kind = {"tagging": "tagging", "multi_label": "multi_label", "regression": "regression"}.get(name, "classification")
     if kind == "tagging":
         model, examples = bertgpt.BertForTokenClassification(bert), tagged_rows()
@@ -369,13 +369,13 @@ def model_and_task(name: str) -> tuple[step.Objective, Packed]:
         problems = {"multi_label": "multi_label_classification", "regression": "regression"}
         model = bertgpt.BertForSequenceClassification(config)
         examples = classified_rows(problems.get(kind, "single_label_classification"))
-    return finetuning.make_task(TaskSettings(kind=kind), model), Packed(examples, 4, 0)
+    return finetuning.make_objective(TaskSettings(kind=kind), model), Packed(examples, 4, 0)
 
 
-def bert_task_and_pairs(bert_split, wordpiece) -> tuple[step.Objective, Packed]:
+def bert_objective_and_pairs(bert_split, wordpiece) -> tuple[step.Objective, Packed]:
     config = bertgpt.presets.bert_tiny(**SIZES | {"vocab_size": 200, "max_positions": 128})
-    task = step.bert_task(bertgpt.BertForPreTraining(config))
-    return task, pack_pairs(BertPairs(bert_split, wordpiece, 128, 0))
+    objective = step.bert_objective(bertgpt.BertForPreTraining(config))
+    return objective, pack_pairs(BertPairs(bert_split, wordpiece, 128, 0))
 
 
 def shared(source: Packed) -> np.ndarray:
@@ -394,7 +394,9 @@ def alone(source: Packed, rows: np.ndarray) -> tuple[packing.Slots, dict[str, np
 
 @pytest.mark.parametrize("name", ["bert", "gpt", "sft", "tagging", "classification", "multi_label", "regression"])
 def test_the_model_takes_packed_examples_as_if_alone(name, bert_split, wordpiece):
-    task, source = bert_task_and_pairs(bert_split, wordpiece) if name == "bert" else model_and_task(name)
+    objective, source = (
+        bert_objective_and_pairs(bert_split, wordpiece) if name == "bert" else objective_and_source(name)
+    )
     rows = shared(source)[:3]
     assert len(rows) > 1
     slots, single = alone(source, rows)
@@ -402,11 +404,11 @@ def test_the_model_takes_packed_examples_as_if_alone(name, bert_split, wordpiece
     assert loader.real_tokens(packed) == loader.real_tokens(single) == slots.length.sum()
 
     def loss(params, batch):
-        output = step.apply(task, params, batch)
-        means = {key: value.mean() for key, value in task.losses(output, batch).items()}
-        return task.total(means), (means, task.accuracies(output, batch), output)
+        output = step.apply(objective, params, batch)
+        means = {key: value.mean() for key, value in objective.losses(output, batch).items()}
+        return objective.total(means), (means, objective.accuracies(output, batch), output)
 
-    params = jax.jit(task.model.init)(jax.random.key(0), single["input_ids"])["params"]
+    params = jax.jit(objective.model.init)(jax.random.key(0), single["input_ids"])["params"]
     both = jax.jit(jax.grad(loss, has_aux=True))
     (grad, (means, accuracies, output)), (grad_one, (means_one, accuracies_one, one)) = (
         both(params, batch) for batch in (packed, single)
@@ -433,12 +435,12 @@ def test_the_model_takes_packed_examples_as_if_alone(name, bert_split, wordpiece
 
 
 def test_a_step_without_pack_ids_would_be_another(bert_split, wordpiece):
-    task, source = bert_task_and_pairs(bert_split, wordpiece)
+    objective, source = bert_objective_and_pairs(bert_split, wordpiece)
     packed = source.batch(shared(source)[:1])
-    params = jax.jit(task.model.init)(jax.random.key(0), packed["input_ids"])["params"]
+    params = jax.jit(objective.model.init)(jax.random.key(0), packed["input_ids"])["params"]
 
     def states(batch):
-        return step.apply(task, params, batch).last_hidden_state
+        return step.apply(objective, params, batch).last_hidden_state
 
     whole = states(packed)
     for name in ("pack_ids", "position_ids"):

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from test_devices import make_batch, make_task
+from test_devices import make_batch, make_objective
 
 from bertgpt.inference import decoding
 from bertgpt.inference.stablehlo import export_program
@@ -20,14 +20,16 @@ def params_of(model):
 
 def training(architecture, platform):
     """The gradient of a batch of pretraining."""
-    task, batch = make_task(architecture, dropout=0.1), make_batch(architecture)
-    traced = jax.jit(lambda p: step.gradients(p, batch, jax.random.key(0), task=task)).trace(params_of(task.model))
+    objective, batch = make_objective(architecture, dropout=0.1), make_batch(architecture)
+    traced = jax.jit(lambda p: step.gradients(p, batch, jax.random.key(0), objective=objective)).trace(
+        params_of(objective.model)
+    )
     return traced.lower(lowering_platforms=(platform,)).as_text()
 
 
 def generation(architecture, platform):
     """The tokens of a prompt: one pass, then one at a time."""
-    model = make_task("gpt").model
+    model = make_objective("gpt").model
     sampling = decoding._sampling(0.0, None, 0, 1.0, None, model.config.vocab_size)
     held = {"transformer": params_of(model)["transformer"]}
     held["head"] = held["transformer"]["token"]["embedding"]
@@ -38,7 +40,7 @@ def generation(architecture, platform):
 
 def export(architecture, platform):
     """The program for all platforms, which keeps the setting that it was exported under."""
-    model = make_task(architecture).model
+    model = make_objective(architecture).model
     return export_program(model, params_of(model)).mlir_module()
 
 

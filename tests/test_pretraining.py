@@ -51,7 +51,7 @@ def test_sentences_as_long_as_a_pair_are_refused_with_what_helps(wordpiece):
 def test_few_chunks_of_several_sentences_are_told(wordpiece, capsys):
     check(wordpiece, make_split([1] * 50 + [2] * 10))
     line = capsys.readouterr().err
-    assert line.startswith("warning: the eval split: 83% of its sentence pairs are NotNext, and 40 of 60 are left out")
+    assert line.startswith("warning: the eval split: 83% of its sentence pairs are NotNext, and 40 of 60 are skipped")
     assert "83% of its 60 documents have one sentence" in line
     check(wordpiece, make_split([1] * 50 + [2] * 10), balanced=False)
     line = capsys.readouterr().err
@@ -118,7 +118,8 @@ def test_the_baseline_is_1_where_lengths_decide_and_a_half_where_they_do_not(row
 
 
 def make_job(source, examples: int, token_keys=("input_ids", "labels")) -> job.TrainJob:
-    unused = dict.fromkeys(("model", "tokenizer", "params", "task", "train_source", "digest", "host_sums", "figures"))
+    names = ("model", "tokenizer", "params", "objective", "train_source", "digest", "host_sums", "figures")
+    unused = dict.fromkeys(names)
     return job.TrainJob(**unused, eval_source=source, eval_seed=1, eval_examples=examples, token_keys=token_keys)
 
 
@@ -134,7 +135,7 @@ def warned(capsys, job: job.TrainJob, **train) -> str:
 @pytest.mark.parametrize(("tokens", "few"), [(1000, True), (1001, False)])  # the first is predicted by nothing
 def test_an_evaluation_of_few_next_tokens_is_told(tokens, few, capsys):
     job = make_job(GptWindows(make_split([1] * tokens, tokens=1), 32, 0), 32)
-    assert ("scores 999 predicted tokens" in warned(capsys, job)) == few
+    assert ("scores only 999 predicted tokens" in warned(capsys, job)) == few
 
 
 def test_masked_tokens_are_counted_over_all_that_an_evaluation_scores(wordpiece, capsys):
@@ -142,7 +143,7 @@ def test_masked_tokens_are_counted_over_all_that_an_evaluation_scores(wordpiece,
     line = warned(capsys, make_job(pairs, 30), eval_examples=30)
     rows = sum(int(batch["loss_mask"].sum()) for batch in loop.loader.eval_batches(pairs, 8, 1, 30))
     assert 30 <= rows <= 60
-    assert line.startswith(f"warning: an evaluation scores {rows} predicted tokens, too few")
+    assert line.startswith(f"warning: an evaluation scores only {rows} predicted tokens, too few")
     assert "raise train.eval_examples, or hold out more text" in line
     assert warned(capsys, make_job(pairs, 1000), eval_examples=1000) == ""  # pairs are drawn anew
     assert warned(capsys, make_job(pairs, 30, ("input_ids",)), eval_examples=30) == ""  # classes, not tokens

@@ -60,8 +60,8 @@ def test_the_report_draws_and_compares_with_the_unigram(tmp_path):
         baselines = {"unigram_cross_entropy": 6.9, "nsp_length_baseline": 0.5404, "examples": 5000}
         metrics.write(3, "eval", {**evaluation, **baselines})
     text = "\n".join(report(tmp_path))
-    assert "NSP balanced accuracy 0.620, 0.540 from the two lengths alone" in text
-    assert "MLM loss 6.300 nats, 0.600 under the unigram's 6.900" in text
+    assert "NSP balanced accuracy 0.620 (segment-length baseline: 0.540)" in text
+    assert "MLM loss 6.300 nats, 0.600 below the unigram baseline (6.900)" in text
     assert "5,000 held-out examples" in text
     assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
 
@@ -88,7 +88,7 @@ def test_the_baselines_are_drawn_as_dotted_lines(tmp_path, monkeypatch):
         for line in axis.lines
         if line.get_linestyle() == ":"
     }
-    assert dotted == {"mlm loss": ("unigram", [6.8, 6.8]), "nsp balanced accuracy": ("two lengths", [0.54, 0.54])}
+    assert dotted == {"mlm loss": ("unigram", [6.8, 6.8]), "nsp balanced accuracy": ("segment lengths", [0.54, 0.54])}
 
 
 def test_worse_than_the_unigram_is_told_as_such(tmp_path):
@@ -96,8 +96,8 @@ def test_worse_than_the_unigram_is_told_as_such(tmp_path):
     with Metrics(tmp_path, 0) as metrics:
         metrics.write(2, "eval", {**losses, "unigram_cross_entropy": 5.6, "examples": 50})
     text = "\n".join(report(tmp_path))
-    assert "LM loss 7.000 nats, 1.400 over the unigram's 5.600" in text
-    assert "3.500 bits per byte, 25.0% over the unigram's 2.800" in text
+    assert "LM loss 7.000 nats, 1.400 above the unigram baseline (5.600)" in text
+    assert "3.500 bits per byte, 25.0% above the unigram baseline (2.800)" in text
 
 
 def test_figures_of_types_are_rows_and_labels_are_no_markup(capsys):

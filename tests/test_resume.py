@@ -128,9 +128,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_blocks_no_other(config_fil
     assert len(rows(out)) == 2
     settings.optimizer.learning_rate = 0.003
     pretraining.pretrain(settings)
-    told = (
-        f"{out}: replaces a run with other settings, which ended before its first checkpoint: optimizer.learning_rate"
-    )
+    told = f"{out}: replacing a run with other settings that ended before its first checkpoint: optimizer.learning_rate"
     assert told in capsys.readouterr().out
     assert [(row["step"], row["split"]) for row in rows(out)] == [(2, "train"), (2, "eval")]
     settings.optimizer.learning_rate = 0.5
@@ -186,7 +184,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(config_file
     pretraining.pretrain(settings)
     output = capsys.readouterr()
     assert "checkpoint 8 is damaged" in output.err
-    assert "going on from step 4" in output.out
+    assert "resuming from step 4" in output.out
     assert (out / "damaged_checkpoint_8").is_dir()
     assert rows(out)[-1]["step"] == 8
 
@@ -207,11 +205,11 @@ def test_changed_text_is_told_and_a_started_run_refuses_it(config_file, corpus_f
         str(config_file), [*overrides, f"out={tmp_path / 'other'}", f"data.store={tmp_path}/out/store"]
     )
     pretraining.pretrain(other)
-    assert f"preparing {tmp_path / 'out' / 'store'}: {text} changed" in capsys.readouterr().out
+    assert f"preparing {tmp_path / 'out' / 'store'} ({text} changed)" in capsys.readouterr().out
     shutil.rmtree(tmp_path / "out" / "store")
     with pytest.raises(configs.InputError, match="the data changed since checkpoint 2"):
         pretraining.pretrain(settings)
     text.write_text(corpus_file.read_text())
     shutil.rmtree(tmp_path / "out" / "store")
     pretraining.pretrain(settings)
-    assert "going on from step 2" in capsys.readouterr().out
+    assert "resuming from step 2" in capsys.readouterr().out

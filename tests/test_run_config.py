@@ -165,10 +165,10 @@ def test_anchors_and_merges_are_read_and_no_key_twice(read, refused):
     assert (found["seed"], found["out"], found["data.train"], found["data.eval"]) == (8, "010", ["007"], ["007"])
     found = read("train: {<<: [{steps: 2, patience: 1}, {steps: 3, log_every: 4}], patience: 5}")
     assert [found[f"train.{name}"] for name in ("steps", "patience", "log_every")] == [2, 5, 4]
-    assert "not YAML: line 3: key out twice" in refused("out: a\nseed: 1\nout: b")
-    assert "not YAML: line 1: key steps twice" in refused("train: {steps: 1, steps: 1}")
+    assert "not YAML: line 3: duplicate key out" in refused("out: a\nseed: 1\nout: b")
+    assert "not YAML: line 1: duplicate key steps" in refused("train: {steps: 1, steps: 1}")
     assert "<< needs keys and values" in refused("train: {<<: 5}")
-    assert "a key is no text" in refused("? [a]\n: b")
+    assert "a key is not a text" in refused("? [a]\n: b")
 
 
 @pytest.mark.parametrize(
@@ -189,8 +189,8 @@ def test_anchors_and_merges_are_read_and_no_key_twice(read, refused):
         ("seed: 1\n---\nseed: 2", "not YAML: line 2: "),
         ("out: 'a", "not YAML: line 1: "),
         ("\x01", "not YAML: "),
-        ("- a", "must hold keys and values"),
-        ("a", "must hold keys and values"),
+        ("- a", "must contain keys and values"),
+        ("a", "must contain keys and values"),
         ("#" * (1 << 20) + "\n", "over 1048576 bytes"),
     ],
     ids=lambda value: value[:30],
@@ -237,11 +237,11 @@ def test_a_saved_configuration_stays_readable(tmp_path):
     [
         ("train: {stepz: 1}", [], "run.yaml: unknown key train.stepz; did you mean train.steps?"),
         ("", ["train.stepz=1"], "train.stepz=1: unknown key train.stepz; did you mean train.steps?"),
-        ("train.steps: 5", [], "run.yaml: train.steps: a dotted key is for the command line"),
+        ("train.steps: 5", [], "run.yaml: train.steps: dotted keys are for overrides"),
         ("~: 5", [], "unknown key None"),
-        ("optimizer:", [], "run.yaml: optimizer must hold keys, such as optimizer.name"),
-        ("train: 5", [], "run.yaml: train must hold keys, such as train.steps"),
-        ("", ["train=5"], "train=5: train is a section; give a key of it, such as train.steps"),
+        ("optimizer:", [], "run.yaml: optimizer must contain keys, such as optimizer.name"),
+        ("train: 5", [], "run.yaml: train must contain keys, such as train.steps"),
+        ("", ["train=5"], "train=5: train is a section; give one of its keys, such as train.steps"),
         ("", ["train.steps"], "'train.steps': overrides look like dotted.key=value"),
         ("", ["=5"], "'=5': overrides look like dotted.key=value"),
     ],
@@ -254,8 +254,8 @@ def test_a_key_that_is_none_is_named(yaml, overrides, message, refused):
     ("yaml", "overrides", "message"),
     [
         (r'out: "\UFFFFFFFF"', [], "run.yaml: not YAML that can be read"),
-        (r'out: "a\0b"', [], r"out is 'a\x00b', which no file can be called"),
-        (r'data: {train: ["a", "\uD800"]}', [], r"data.train is '\ud800', which no file can be called"),
+        (r'out: "a\0b"', [], r"out is 'a\x00b', which is not a valid file name"),
+        (r'data: {train: ["a", "\uD800"]}', [], r"data.train is '\ud800', which is not a valid file name"),
         ("", ["train.profile=1:" + "9" * 5000], "train.profile is '1:99999"),
         ("", ["train.epochs=2e6"], "train.epochs is 2000000.0; it must be under 1,000,000"),
     ],

@@ -356,7 +356,7 @@ def test_a_task_that_fails_on_ray_is_told_in_one_line(text, tmp_path):
     files = source.files()
     step = distributed_preparation.TokenizeFiles(tmp_path, source, files, store_shards.stamps(files), [range(5)])
     executor = distributed_preparation.RayPipelineExecutor([step], 1, logging_dir=str(tmp_path))
-    with pytest.raises(InputError, match=r"killed, perhaps for its memory \(1 of 1 tasks failed"):
+    with pytest.raises(InputError, match=r"killed, perhaps for lack of memory \(1 of 1 tasks failed"):
         distributed_preparation._check_complete(executor, step)
     step.failure.write_text("Traceback\n  somewhere\nKeyError: 'x'\n")
     with pytest.raises(InputError, match=r"^KeyError: 'x' \(1 of 1 tasks failed"):
@@ -379,7 +379,7 @@ def test_slurm_runs_an_array_and_then_the_merge(config_file, whole, slurm, capsy
     monkeypatch.chdir(ROOT)
     options = "partition=cpu,time=1:00:00,account=mine,mem-per-cpu=3G"
     assert main(["prepare", str(config_file), "--tasks", "2", "--slurm", options]) == 0
-    assert "handed to Slurm" in capsys.readouterr().out
+    assert "submitted to Slurm" in capsys.readouterr().out
     assert contents(config_file.parent / "out" / "store") == whole, (slurm / "log").read_text()
     tasks, merge = ((slurm / name).read_text() for name in ("job0", "job1"))
     for line in ("partition=cpu", "time=1:00:00", "account=mine", "mem-per-cpu=3G", "array=0-1%2", "cpus-per-task=1"):
@@ -409,10 +409,10 @@ def test_many_tasks_share_the_jobs_of_one_array(text, tmp_path, slurm):
         (["--ray"], "--ray and --slurm need --tasks"),
         (["--slurm", "partition=cpu"], "--ray and --slurm need --tasks"),
         (["--tasks", "0"], "--tasks must be at least 1"),
-        (["--tasks", "2", "--ray", "--slurm", "partition=cpu,time=1:00:00"], "with one of --ray and --slurm"),
+        (["--tasks", "2", "--ray", "--slurm", "partition=cpu,time=1:00:00"], "--ray and --slurm exclude each other"),
         (["--tasks", "2", "--slurm", "partition"], "--slurm partition: give KEY=VALUE"),
         (["--tasks", "2", "--slurm", "account=mine"], "--slurm: no partition and no time"),
-        (["--tasks", "2", "--slurm", "partition=cpu,time=1:00:00"], "--slurm: no sbatch here"),
+        (["--tasks", "2", "--slurm", "partition=cpu,time=1:00:00"], "--slurm: sbatch not found"),
     ],
 )
 def test_a_wrong_flag_is_told_in_one_line(config_file, capsys, arguments, message):

@@ -107,8 +107,7 @@ def test_a_damaged_store_is_made_again(config_file, tmp_path, name, capsys):
     assert contents(tmp_path / "store") != before
     capsys.readouterr()
     assert main(["prepare", str(config_file), "--verify"]) == 0
-    reason = f"the store there is damaged: {name} is missing or changed"
-    assert f"preparing {tmp_path}/store: {reason}" in capsys.readouterr().out
+    assert f"preparing {tmp_path}/store (damaged: {name} is missing or changed)" in capsys.readouterr().out
     assert contents(tmp_path / "store") == before
 
 
@@ -137,7 +136,7 @@ def test_a_damaged_store_whose_text_is_gone_is_named(config_file, tmp_path):
     token_store.prepare_store(settings)
     os.truncate(tmp_path / "store" / "train" / "tokens.bin", 100)
     (tmp_path / "text.jsonl").unlink()
-    place = re.escape(f"{tmp_path}/store: train/tokens.bin is missing or changed, and cannot be made again: ")
+    place = re.escape(f"{tmp_path}/store: train/tokens.bin is missing or changed, and cannot be prepared again: ")
     with pytest.raises(InputError, match=place + r".*text\.jsonl: no such file"):
         token_store.prepare_store(settings)
     assert (tmp_path / "store" / "train" / "tokens.bin").exists()
@@ -153,7 +152,7 @@ def test_a_store_from_before_the_hashes_is_made_again_also_for_a_run_that_has_be
     tokenizer = load_tokenizer(tmp_path / "store")
     begun = run_folder.InitialModel(model_section.model_config(settings, vocabulary_size(tokenizer)), tokenizer, step=1)
     token_store.prepare_store(settings, begun)
-    assert "the store there is damaged: it was made without hashes" in capsys.readouterr().out
+    assert "damaged: it was made without hashes" in capsys.readouterr().out
     assert contents(tmp_path / "store") == before
     assert store.digest(tmp_path / "store") == digest  # so that the run goes on
 
@@ -274,4 +273,4 @@ def test_when_the_first_process_is_killed_while_it_prepares_the_others_end_with_
     processes[0].kill()
     (_, (code, _, errors)) = finish(processes, END)
     assert code != 0
-    assert re.fullmatch(r"error: process 1: another process of this run ended \(.*\); start all of them .*\n", errors)
+    assert re.fullmatch(r"error: process 1: another process of this run ended \(.*\); start all processes .*\n", errors)

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.extend.core import jaxprs_in_params
-from test_devices import initial_params, make_batch, make_task
+from test_devices import initial_params, make_batch, make_objective
 
 from bertgpt import losses
 from bertgpt.errors import InputError
@@ -129,13 +129,15 @@ def test_all_logits_never_exist_together(monkeypatch):
 
 @pytest.mark.parametrize("architecture", ["bert", "gpt"])
 def test_training_and_evaluation_take_what_logits_are_made_of(architecture):
-    task, batch = make_task(architecture), make_batch(architecture)
-    params, field = initial_params(task), {"bert": "mlm_logits", "gpt": "logits"}[architecture]
+    objective, batch = make_objective(architecture), make_batch(architecture)
+    params, field = initial_params(objective), {"bert": "mlm_logits", "gpt": "logits"}[architecture]
     for key in (jax.random.key(0), None):
-        output = jax.eval_shape(lambda p, key=key: step.apply(task, p, batch, key), params)
+        output = jax.eval_shape(lambda p, key=key: step.apply(objective, p, batch, key), params)
         assert isinstance(getattr(output, field), LMHead)
-    whole = task._replace(options=())
-    mine, other = (jax.jit(functools.partial(step.eval_step, task=each))(params, batch)[0] for each in (task, whole))
+    whole = objective._replace(options=())
+    mine, other = (
+        jax.jit(functools.partial(step.eval_step, objective=each))(params, batch)[0] for each in (objective, whole)
+    )
     jax.tree.map(functools.partial(np.testing.assert_allclose, rtol=1e-5), mine, other)
 
 

@@ -1,1 +1,1 @@
-"""What runs: `python -m train VERB`."""
+"""The trainer: `python -m train COMMAND`."""

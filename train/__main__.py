@@ -1,4 +1,4 @@
-"""`python -m train VERB ...`: parses, runs one verb, and turns what goes wrong into one line and an exit code."""
+"""`python -m train COMMAND ...`: parse the arguments, run one command, report an error as one line and an exit code."""
 
 import argparse
 import errno
@@ -22,16 +22,16 @@ VERBS = {
     "prepare": "tokenize a corpus to a token store",
     "pretrain": "pretrain BERT or GPT-1 from a configuration",
     "finetune": "fine-tune BERT or GPT-1 on a task from a configuration",
-    "plan": "tell what a configuration needs, without making it",
-    "report": "draw a run's curves and tell where it ended",
+    "plan": "print the parameters, FLOPs and memory that a run needs",
+    "report": "draw a run's curves and print its final results",
     "fill-mask": "fill [MASK] in a text with a BERT",
     "evaluate": "score a fine-tuned model on labelled rows",
-    "predict": "tell what a fine-tuned model says of texts",
+    "predict": "predict with a fine-tuned model",
     "generate": "continue a text with a GPT-1",
     "embed": "turn texts into vectors",
     "export": "write a model as a Hugging Face folder or as StableHLO",
 }
-PROGRAM = "python -m train" if __package__ == "train" else "bertgpt"  # as the user has started it
+PROGRAM = "python -m train" if __package__ == "train" else "bertgpt"  # as the user started it
 TRAINER = ("grain", "matplotlib", "optax", "orbax", "rich", "yaml")  # the packages of the extra `train`
 FULL = (errno.ENOSPC, errno.EDQUOT)
 DENIED = (
@@ -41,14 +41,14 @@ DENIED = (
 
 
 class Parser(argparse.ArgumentParser):
-    """Reports a wrong argument like every other mistake of the user."""
+    """A parser that raises InputError for a wrong argument, like any other mistake of the user."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message}; see {self.prog} --help")
 
 
 class Version(argparse.Action):
-    """Prints the versions that a report of a fault needs, and the devices."""
+    """Print the versions and devices that a bug report needs."""
 
     def __call__(self, parser: argparse.ArgumentParser, *_: object, **__: object) -> NoReturn:
         import jax
@@ -60,12 +60,12 @@ class Version(argparse.Action):
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Runs one verb; returns 0, 2 for a user's mistake (one line on stderr), or 1 for a fault."""
+    """Run one command and return the exit code: 0, 2 for a mistake of the user (one line on stderr), 1 for a bug."""
     arguments = sys.argv[1:] if arguments is None else arguments
     os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(compiled_folder()))
     parser = Parser(prog=PROGRAM, description="Pretrain, fine-tune and use BERT and GPT-1.")
     parser.add_argument("--version", action=Version, nargs=0, help="show the versions and the devices")
-    verbs = parser.add_subparsers(dest="verb", required=True, metavar="VERB")
+    verbs = parser.add_subparsers(dest="verb", required=True, metavar="COMMAND")
     for verb, text in VERBS.items():
         verbs.add_parser(verb, help=text, add_help=False)
     try:
@@ -87,7 +87,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def leave_broken_pipe() -> int:
-    """0 where whoever read our output has had enough; 1 where nobody reads stderr, so that nothing can be told."""
+    """Return 0 if the reader of stdout closed the pipe; 1 if stderr is closed, and no error can be shown."""
     poll = select.poll()
     poll.register(sys.stdout.fileno(), select.POLLOUT)
     if not any(event & select.POLLERR for _, event in poll.poll(0)):
@@ -97,8 +97,11 @@ def leave_broken_pipe() -> int:
 
 
 def compiled_folder() -> Path:
-    """Where compiled programs are kept from one start to the next; apart for processors of other abilities, since a
-    home may be shared, and a program of one may not run on another."""
+    """The folder of JAX's compilation cache.
+
+    Its name contains a hash of the processor's flags: a home folder may be shared by machines, and a program compiled
+    for one processor may not run on another.
+    """
     cpu = Path("/proc/cpuinfo")
     flags = {line for line in cpu.read_text().splitlines() if line.startswith("flags")} if cpu.exists() else set()
     abilities = hashlib.sha256("".join(sorted(flags)).encode()).hexdigest()[:8]
@@ -106,8 +109,10 @@ def compiled_folder() -> Path:
 
 
 def leave(error: Exception) -> int:
-    """Explains what went wrong, and its exit code; one process of several goes at once, since the others may never come
-    to the point where JAX waits for all."""
+    """Print an error and return the exit code.
+
+    In a run of several processes, exit immediately: JAX would wait for the other processes, which may never arrive.
+    """
     hosts = sys.modules.get(f"{__package__}.hosts")
     if hosts is None or not hosts.several():
         return explain(error)
@@ -119,17 +124,17 @@ def leave(error: Exception) -> int:
     sys.stdout.flush()
     sys.stderr.flush()
     if hosts.is_first():
-        time.sleep(2)  # the others end with it: let those that met the same error tell so
+        time.sleep(2)  # the other processes exit with it: let them print the same error first
     os._exit(code)
 
 
 def show_warning(message: Any, *_: Any) -> None:
-    """One line on stderr, without the place in the code."""
+    """Print a warning as one line on stderr, without its location in the code."""
     print(f"warning: {message}", file=sys.stderr)
 
 
 def explain(error: Exception) -> int:
-    """One line on stderr for what a user can mend, and 2; a traceback for the rest, and 1."""
+    """Print an error and return the exit code: one line and 2 if the user can fix it, else a traceback and 1."""
     text = " ".join(str(error).split())
     number = getattr(error, "errno", None)
     if isinstance(error, InputError):
@@ -137,7 +142,7 @@ def explain(error: Exception) -> int:
     elif isinstance(error, ModuleNotFoundError) and str(error.name).partition(".")[0] in TRAINER:
         message = f"{error.name} is not installed; pip install 'bertgpt[train]'"
     elif number in FULL or "No space left on device" in text or "ENOSPC" in text:
-        message = f"disk full: {text[:300]}; free some space and give the same command again"
+        message = f"disk full: {text[:300]}; free some space and run the command again"
     elif number in DENIED:
         message = f"cannot write or read: {text}"
     elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
@@ -153,9 +158,9 @@ def explain(error: Exception) -> int:
 
 
 def console() -> NoReturn:
-    """The command: runs a verb and ends the process with its exit code."""
+    """The entry point: run a command and exit with its code."""
     code = main()
-    if code == 130:  # JAX may have been stopped while it started; the interpreter's own end can crash then
+    if code == 130:  # JAX may have been interrupted while it started; the interpreter's normal exit can crash then
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -1,4 +1,4 @@
-"""Places in the file system, and files that are there whole or not at all."""
+"""Atomic writes of files, and the user's cache folder."""
 
 import contextlib
 import os
@@ -8,19 +8,19 @@ from pathlib import Path
 
 
 def user_cache() -> Path:
-    """The folder of the user's that holds what can be made again."""
+    """The user's cache folder, for files that can be created again."""
     home = os.environ.get("XDG_CACHE_HOME")
     return (Path(home) if home else Path.home() / ".cache") / "bertgpt"
 
 
 def write_whole(path: Path, text: str) -> None:
-    """Writes a file under another name, and gives it its own when it is on disk."""
+    """Write a file atomically: under a temporary name, which is renamed when the text is on disk."""
     with _written(path, text) as temporary:
         temporary.replace(path)
 
 
 def write_first(path: Path, text: str) -> None:
-    """As `write_whole`, unless another process has made the file meanwhile: then that one stays."""
+    """As `write_whole`, but keep the existing file if another process has created it in the meantime."""
     with _written(path, text) as temporary:
         try:
             path.hardlink_to(temporary)
@@ -32,7 +32,7 @@ def write_first(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def _written(path: Path, text: str) -> Iterator[Path]:
-    """A file beside another that holds the text, on disk; gone at the end."""
+    """A temporary file next to `path` that contains the text, flushed to disk; removed at the end."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with temporary.open("w", encoding="utf-8") as file:

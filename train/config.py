@@ -20,49 +20,50 @@ WANTED = {str: "a text", bool: "true or false", int: "a whole number", float: "a
 
 
 def load(file: str, overrides: Sequence[str] = ()) -> RunConfig:
-    """The configuration in a YAML file, changed by `dotted.key=value` overrides.
+    """Load a configuration from a YAML file, and apply `dotted.key=value` overrides.
 
-    A key that holds text takes it as the file spells it: `007` and `no` are texts. Comments and quotes mean what they
-    do in YAML, and null, ~ and nothing are None. An override gives such a key its text literally, except that null is
-    None, and that `[...]` is a YAML list for a key that may hold one. A path may begin with `~/`, the home folder. A
-    recipe may be given by its name alone, such as bert_demo.
+    The value of a text key is the text in the file, uninterpreted: `007` and `no` are texts. Comments and quotes have
+    their meaning in YAML; null, ~ and an empty value are None. An override of a text key is taken literally, with two
+    exceptions: null is None, and `[...]` is a YAML list if the key accepts a list. A path may begin with `~/`, the home
+    folder. A recipe may be given by name, such as bert_demo.
 
     Raises:
-        InputError: no such file, not YAML, an unknown key (the nearest is named), a wrong type or an impossible value.
+        InputError: no such file, not YAML, an unknown key (the error names the nearest), a wrong type or an invalid
+            value.
     """
     file = find_recipe(file)
     return _build(RunConfig(), [(f"{file}: ", _dotted(read_yaml(file), file)), *_layers(overrides)])
 
 
 def find_recipe(name: str) -> str:
-    """The file of a recipe that is given by its name alone, such as bert_demo; any other name as it is."""
+    """Return the file of a recipe given by name, such as bert_demo; return any other path unchanged."""
     if Path(name).exists() or not re.fullmatch(r"\w+", name):
         return name
     here = Path(__file__).parent
     folder = next(folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir())
     recipes = {path.stem: str(path) for path in sorted(folder.rglob("*.yaml"))}
     if name not in recipes:
-        raise InputError(f"{name}: no such file, and no such recipe; the recipes are {', '.join(recipes)}")
+        raise InputError(f"{name}: no such file or recipe; the recipes are {', '.join(recipes)}")
     return recipes[name]
 
 
 def override(config: RunConfig, overrides: Sequence[str]) -> RunConfig:
-    """The configuration, changed by `dotted.key=value` overrides; values and errors as `load`."""
+    """Apply `dotted.key=value` overrides to a configuration; values and errors as in `load`."""
     return _build(config, _layers(overrides))
 
 
 def to_dict(config: RunConfig) -> dict[str, Any]:
-    """Plain nested values, ready for YAML or JSON."""
+    """The configuration as nested dictionaries, for YAML or JSON."""
     return dataclasses.asdict(config)
 
 
 def save(config: RunConfig, path: Path) -> None:
-    """Writes the configuration as YAML, from which `load` makes an equal one."""
+    """Write the configuration as YAML; `load` returns an equal one."""
     write_yaml(to_dict(config), path)
 
 
 def differences(old: RunConfig, new: RunConfig) -> list[str]:
-    """`key (old -> new)` of everything that differs and may not change on resume."""
+    """`key (old -> new)` for each key that differs and may not change on resume."""
     old_values, new_values = flatten(to_dict(old)), flatten(to_dict(new))
     return [
         f"{key} ({old_values.get(key)} -> {value})"
@@ -72,7 +73,7 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries -> dotted keys."""
+    """Nested dictionaries -> one dictionary with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
         if isinstance(value, dict):
@@ -83,19 +84,19 @@ def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def text_source(config: RunConfig) -> TextSource:
-    """What the token store is made from.
+    """The text that the token store is made from, with its options.
 
     Raises:
-        InputError: data.train is absent.
+        InputError: data.train is missing.
     """
     if not config.data.train:
-        raise InputError("data.train is missing; give a file, folder or glob of text: data.train=PATH")
+        raise InputError("data.train is missing; set it to a file, folder or glob of text")
     names = (field.name for field in dataclasses.fields(TextSource))
     return TextSource(**{name: getattr(config.data, name) for name in names})
 
 
 def _dotted(values: dict[Any, Any], file: str) -> dict[str, Any]:
-    """The values of a file by dotted keys.
+    """The values of a file, by dotted key.
 
     Raises:
         InputError: an unknown key, or a section without keys.
@@ -104,7 +105,7 @@ def _dotted(values: dict[Any, Any], file: str) -> dict[str, Any]:
     for name, value in values.items():
         if name not in SECTIONS:
             if "." in str(name):
-                raise InputError(f"{file}: {name}: a dotted key is for the command line; in a file, nest the keys")
+                raise InputError(f"{file}: {name}: dotted keys are for overrides; in a file, nest the keys")
             _check_key(str(name), file)
             dotted[name] = value
         elif isinstance(value, dict):
@@ -112,13 +113,13 @@ def _dotted(values: dict[Any, Any], file: str) -> dict[str, Any]:
                 _check_key(f"{name}.{key}", file)
                 dotted[f"{name}.{key}"] = inner
         else:
-            raise InputError(f"{file}: {name} must hold keys, such as {_first_key(name)}; give one or leave {name} out")
+            raise InputError(f"{file}: {name} must contain keys, such as {_first_key(name)}; add one or remove {name}")
     return dotted
 
 
 def _check_key(name: str, source: str) -> None:
     if name in SECTIONS:
-        raise InputError(f"{source}: {name} is a section; give a key of it, such as {_first_key(name)}")
+        raise InputError(f"{source}: {name} is a section; give one of its keys, such as {_first_key(name)}")
     if name not in KEYS:
         near = difflib.get_close_matches(name, [*KEYS, *SECTIONS], 1, 0.0)
         raise InputError(f"{source}: unknown key {name}; did you mean {near[0]}?")
@@ -133,7 +134,7 @@ def _layers(overrides: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
 
 
 def _parse_override(item: str) -> dict[str, Any]:
-    """`key=value` -> the key with None, a text or a list of texts."""
+    """`key=value` -> the key, with None, a text or a list of texts."""
     key, _, text = item.partition("=")
     if "=" not in item or not key:
         raise InputError(f"{item!r}: overrides look like dotted.key=value")
@@ -154,7 +155,7 @@ def _is_texts(value: Any) -> bool:
 
 
 def _build(base: RunConfig, layers: Sequence[tuple[str, dict[str, Any]]]) -> RunConfig:
-    """The configuration changed by layers of (what errors begin with, values by dotted key)."""
+    """Apply layers of (prefix of errors, values by dotted key) to a copy of the configuration."""
     config = copy.deepcopy(base)
     for source, values in layers:
         for key, given in values.items():
@@ -165,10 +166,10 @@ def _build(base: RunConfig, layers: Sequence[tuple[str, dict[str, Any]]]) -> Run
 
 
 def _value(key: str, given: Any, source: str) -> Any:
-    """What a file or an override gives for a key, as a value of the key's type.
+    """Convert the value of a file or an override to the type of its key.
 
     Raises:
-        InputError: it is none; the error begins with `source`.
+        InputError: the value has another type; the error begins with `source`.
     """
     rules, kind, optional = KEYS[key].rules, KEYS[key].types[0], KEYS[key].optional
     value = scalar(given) if isinstance(given, str) and kind is not str else given
@@ -185,22 +186,22 @@ def _value(key: str, given: Any, source: str) -> Any:
 
 
 def _shown(given: Any) -> str:
-    """A value in an error; one that may be of any size by its kind alone."""
+    """A value as errors show it: a short text, or the kind of a list or mapping, which may be long."""
     if isinstance(given, str):
         return repr(given[:80]) if given else "empty"
     return "null" if given is None else f"a {'list' if isinstance(given, list) else 'mapping'}"
 
 
 def expand_home(path: Any, name: str) -> Any:
-    """A path, or each of a list, with the home folder in the place of a `~` at its beginning, as a shell has it.
+    """Replace a leading `~` of a path, or of each path in a list, by the home folder, as a shell does.
 
     Raises:
-        InputError: there is no home folder, or no file can have such a name; the error begins with `name`.
+        InputError: the home folder is unknown, or no file can have this name; the error begins with `name`.
     """
     if isinstance(path, list):
         return [expand_home(item, name) for item in path]
     if "\0" in path or any("\ud800" <= character < "\udc80" or "\udcff" < character <= "\udfff" for character in path):
-        raise InputError(f"{name} is {path[:80]!r}, which no file can be called; give another path")
+        raise InputError(f"{name} is {path[:80]!r}, which is not a valid file name; give another path")
     if path != "~" and not path.startswith("~/"):
         return path
     expanded = os.path.expanduser(path)
@@ -220,7 +221,7 @@ def _check_values(config: RunConfig) -> None:
 def _check_value(key: str, value: Any, rules: Rules) -> None:
     """
     Raises:
-        InputError: the value is none that the key may have.
+        InputError: the value is not among the choices or out of bounds.
     """
     if rules.choices and value not in rules.choices:
         raise InputError(f"{key} is {value!r}; choose one of {', '.join(rules.choices)}")
@@ -238,7 +239,7 @@ def parse_steps(text: str) -> tuple[int, int]:
     """`100:105` -> the first and the last step of a trace.
 
     Raises:
-        InputError: it does not read so.
+        InputError: the text has another form.
     """
     first, _, last = text.partition(":")
     short = max(len(first), len(last)) <= 18

@@ -1,9 +1,9 @@
-"""Dense layers in bfloat16 for a CPU, in place of Linen's where a model is trained.
+"""Dense layers in bfloat16 for training on a CPU, in place of Linen's.
 
-XLA multiplies bfloat16 fast on a CPU only where the result is float32. Linen's products give bfloat16, and what JAX
-derives from a float32 result multiplies float32 gradients; so the derivative is written here. The gradient of a kernel
-is then never rounded to bfloat16. It cannot be differentiated forward (`jax.jvp`, `jax.hessian`), and so stays out of
-bertgpt/. docs/performance.md has what it gains.
+On a CPU, XLA has a fast bfloat16 product only if the result is float32. Linen's products return bfloat16. If they
+returned float32, JAX's derivative would multiply float32 gradients, so the derivative is written here. The gradient of
+a kernel is never rounded to bfloat16. `dense` has no forward-mode derivative (`jax.jvp`, `jax.hessian`), so it is not
+part of bertgpt/. docs/performance.md gives the speedup.
 """
 
 from collections.abc import Callable
@@ -18,7 +18,7 @@ from bertgpt.model.blocks import Model
 
 
 def fast_apply(model: Model, platform: str) -> Callable[..., Any]:
-    """`model.apply` for training on a platform such as "cpu" or "gpu": on a CPU, dense layers in bfloat16 run as
+    """Return `model.apply` for training on a platform such as "cpu" or "gpu"; on a CPU, bfloat16 dense layers run as
     `dense`."""
     if platform != "cpu":
         return model.apply
@@ -40,7 +40,7 @@ def _instead(linen: Callable[..., Any], arguments: Any, options: Any, context: n
 
 
 def product(x: Array, y: Array, over: tuple[tuple[int, ...], tuple[int, ...]]) -> Array:
-    """x and y, bfloat16, summed in float32 over these axes of each -> float32."""
+    """Multiply x and y (bfloat16) and sum over the given axes of each, in float32 -> float32."""
     return jax.lax.dot_general(x, y, (over, ((), ())), preferred_element_type=jnp.float32)
 
 

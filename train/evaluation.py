@@ -14,29 +14,29 @@ from .job import CompiledSteps, TrainJob
 from .sections import RunConfig
 from .watching import Stop
 
-UNDER_WAY = 2  # evaluation batches that the device has got before the first of them is fetched
+UNDER_WAY = 2  # evaluation batches sent to the device before the results of the first are fetched
 
 
 def eval_batches(config: RunConfig, job: TrainJob) -> Iterator[dict[str, np.ndarray]]:
-    """The held-out examples that an evaluation scores, in batches no larger than a micro-batch."""
+    """The held-out examples of an evaluation, in batches of the size of a micro-batch."""
     size = config.train.batch_size // config.train.accumulate
     return loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples)
 
 
-def put(trainer: CompiledSteps, batch: dict[str, np.ndarray]) -> Any:
-    """The batch, checked, on the devices."""
-    job = trainer.job
-    return trainer.strategy.put_batch(validated(batch, job.token_keys, job.model.config.vocab_size))
+def put(compiled: CompiledSteps, batch: dict[str, np.ndarray]) -> Any:
+    """Check a batch and put it on the devices."""
+    job = compiled.job
+    return compiled.strategy.put_batch(validated(batch, job.token_keys, job.model.config.vocab_size))
 
 
-def evaluate(trainer: CompiledSteps, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
-    """Mean losses and accuracies over the held-out examples, every example once, and what the job makes of them; None
-    where `stop` was requested on the way."""
-    config, job, strategy = trainer.config, trainer.job, trainer.strategy
+def evaluate(compiled: CompiledSteps, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
+    """Score each held-out example once and return the job's figures: mean losses, accuracies and what it derives from
+    them. Return None if `stop` was requested during the evaluation."""
+    config, job, strategy = compiled.config, compiled.job, compiled.strategy
     sums: dict[str, list[float]] = {}
     own_sums: dict[str, list[float]] = {}  # of this process's rows
     outputs: dict[str, list[np.ndarray]] = {}
-    under_way: deque[Any] = deque()  # so that the device need not wait for the host
+    under_way: deque[Any] = deque()  # so that the device does not wait for the host
     began = time.monotonic()
 
     def fetch() -> None:
@@ -49,7 +49,7 @@ def evaluate(trainer: CompiledSteps, params: Any, stop: Stop | None = None) -> d
     for batch in eval_batches(config, job):
         if stop is not None and stop.requested():
             return None
-        under_way.append(trainer.evaluate(params, put(trainer, batch)))
+        under_way.append(compiled.evaluate(params, put(compiled, batch)))
         for name, pair in job.host_sums(batch).items():
             add(own_sums, name, *pair)
         if len(under_way) > UNDER_WAY:
@@ -58,12 +58,12 @@ def evaluate(trainer: CompiledSteps, params: Any, stop: Stop | None = None) -> d
         fetch()
     sums |= {name: hosts.summed(pair) for name, pair in own_sums.items()}
     means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
-    figures = job.figures({"loss": job.task.total(means)} | means, in_order(outputs))
+    figures = job.figures({"loss": job.objective.total(means)} | means, in_order(outputs))
     return {"examples": job.eval_examples} | figures | {"seconds": time.monotonic() - began}
 
 
 def in_order(outputs: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
-    """Outputs of every batch -> of all rows in order: a mesh may hold a batch's rows in another."""
+    """Outputs per batch -> outputs of all rows, in order; a mesh may permute the rows of a batch."""
     arrays = {name: np.concatenate(values) for name, values in outputs.items()}
     if not arrays:
         return {}
@@ -72,17 +72,17 @@ def in_order(outputs: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:
 
 
 def add(sums: dict[str, list[float]], name: str, total: float, weight: float) -> None:
-    """Adds to a named (sum, weight) in float64."""
+    """Add to a named (sum, weight), in float64."""
     pair = sums.setdefault(name, [0.0, 0.0])
     pair[0] += total
     pair[1] += weight
 
 
 def validated(batch: dict[str, np.ndarray], token_keys: tuple[str, ...], vocab_size: int) -> dict[str, np.ndarray]:
-    """The batch, its ids checked on the host: one beyond the vocabulary would only show as a loss that is not a number.
+    """Check a batch's token ids on the host, and return it. On the device, an invalid id would only show as a NaN loss.
 
     Raises:
-        InputError: an id is beyond the vocabulary: the store is damaged, or not this tokenizer's.
+        InputError: an id is beyond the vocabulary; the store is damaged or made with another tokenizer.
     """
     top = max(int(batch[name].max()) for name in token_keys)
     if top >= vocab_size:

@@ -1,11 +1,11 @@
-"""What a step costs in floating-point operations, and what a device can do at most."""
+"""Floating-point operations of a step, and the peak rate of devices."""
 
 from typing import Any
 
 from bertgpt.config import ModelConfig
 
-# Dense bfloat16 operations a second of one device as JAX counts devices, by the start of its name: the makers' data
-# sheets (NVIDIA: without sparsity; Google Cloud: per chip, of which a v2 or v3 chip is two devices).
+# Dense bfloat16 operations per second of one JAX device, by the start of the device's name. Sources: the vendors' data
+# sheets. NVIDIA: without sparsity. Google Cloud: per chip; a v2 or v3 chip is two JAX devices.
 PEAKS = {
     "NVIDIA H200": 989e12,
     "NVIDIA H100 PCIe": 756e12,
@@ -25,21 +25,22 @@ PEAKS = {
 
 
 def peak(device_kind: str) -> float | None:
-    """bfloat16 operations a second of a device; None where it is not known."""
+    """Peak bfloat16 operations per second of a device; None if unknown."""
     names = [name for name in PEAKS if device_kind.startswith(name) and device_kind[len(name) : len(name) + 1] in " -"]
     return PEAKS[max(names, key=len)] if names else None
 
 
 def forward_flops(config: ModelConfig, rows: int, length: int, vocabulary_positions: int) -> int:
-    """Operations of the products in one forward pass; a multiplication with its addition counts as 2.
+    """Floating-point operations of the matrix products in one forward pass; a multiply-add counts as 2.
 
-    Attention is counted in full, causal or not; heads over classes are left out, being thousands of times smaller.
+    Attention is counted in full, even if it is causal. Classification heads are ignored: they are thousands of times
+    smaller.
 
     Args:
         config: the model.
         rows: sequences.
         length: T, padding included.
-        vocabulary_positions: of each row, those that get logits over the vocabulary.
+        vocabulary_positions: positions per row that get logits over the vocabulary.
     """
     width, ffn, vocabulary = config.hidden_size, config.mlp_size, config.vocab_size
     block = 2 * length * (4 * width * width + 2 * width * ffn) + 4 * length * length * width
@@ -48,11 +49,13 @@ def forward_flops(config: ModelConfig, rows: int, length: int, vocabulary_positi
 
 
 def step_flops(config: ModelConfig, batch: dict[str, Any]) -> int:
-    """Operations of one update: the backward pass is twice the forward pass, whatever is computed again to save memory.
+    """Floating-point operations of one update. The backward pass counts twice the forward pass.
+
+    Activations that are recomputed are not counted.
 
     Args:
         config: the model.
-        batch: arrays, or their shapes, by name.
+        batch: arrays or `jax.ShapeDtypeStruct`s, by name.
     """
     *rows, length = batch["input_ids"].shape
     count = 1

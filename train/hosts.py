@@ -1,4 +1,4 @@
-"""Several processes of one run: how they meet, which of them speaks, and how they agree."""
+"""A run of several processes: connect them, log from the first one, agree on values."""
 
 import contextlib
 import hashlib
@@ -23,22 +23,22 @@ from bertgpt.errors import InputError
 from . import native_errors
 
 ADDRESS, COUNT, INDEX = "JAX_COORDINATOR_ADDRESS", "JAX_NUM_PROCESSES", "JAX_PROCESS_ID"
-LAUNCHED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # what launchers tell of their processes
-PATIENCE = 5  # seconds that a process waits for the first one without a word
-SHOWN = 10  # seconds that a shared file system may take to show a new file to other hosts
+LAUNCHED = ("SLURM_STEP_NUM_TASKS", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE")  # set by launchers: the number of processes
+PATIENCE = 5  # seconds that a process waits for the first one before it logs
+SHOWN = 10  # seconds until a shared file system shows a new file to other hosts, at most
 LOST = ("gloo", "nccl", "coordination service", "connection closed by peer", "socket closed", "heartbeat")
 
 
 def connect() -> None:
-    """Joins the other processes of a run, where it has any; call it before anything asks for a device.
+    """Connect to the other processes of a run, if any; call it before anything uses a device.
 
-    They are told by JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID; else JAX
-    finds them under Slurm's srun and Open MPI 4, and on the hosts of a Cloud TPU. From then on SIGTERM to one process
-    is a notice to all, which is acted upon between steps.
+    The processes are given by JAX_COORDINATOR_ADDRESS (host:port of process 0), JAX_NUM_PROCESSES and JAX_PROCESS_ID.
+    Otherwise JAX finds them under Slurm's srun and Open MPI 4, and on the hosts of a Cloud TPU. After that, SIGTERM to
+    one process stops all of them between two steps.
 
     Raises:
-        InputError: the environment gives one of the three values without the others, or no numbers; or a launcher has
-            started several processes and JAX does not know it.
+        InputError: the environment has only some of the three values, or invalid ones; or a launcher has started
+            several processes and JAX cannot find them.
     """
     if jax.distributed.is_initialized():
         return
@@ -46,18 +46,18 @@ def connect() -> None:
     launched = [name for name in LAUNCHED if int(os.environ.get(name, 1)) > 1]
     if given := {name: os.environ[name] for name in (ADDRESS, COUNT, INDEX) if name in os.environ}:
         address, count, index = _checked(given)
-        print(f"process {index} of {count} joins the others at {address}, for which it waits up to 300 s", flush=True)
+        print(f"process {index} of {count} connects to the other processes at {address} (timeout 300 s)", flush=True)
         jax.distributed.initialize(address, count, index)
     elif launched:
         try:
             jax.distributed.initialize()
         except ValueError as error:
             raise InputError(
-                f"{launched[0]} tells of several processes, but JAX cannot find them ({error}); set {ADDRESS}, {COUNT} "
-                f"and {INDEX} in each"
+                f"{launched[0]} is over 1, but JAX cannot find the other processes ({error}); set {ADDRESS}, {COUNT} "
+                f"and {INDEX} in each process"
             ) from error
     elif importlib.util.find_spec("libtpu") and "tpu" in os.environ.get("JAX_PLATFORMS", "tpu").split(","):
-        with contextlib.suppress(ValueError):  # one host alone: JAX found no others
+        with contextlib.suppress(ValueError):  # a single host: JAX found no others
             jax.distributed.initialize()
     if several():
         native_errors.attach(jax.process_index())
@@ -66,14 +66,15 @@ def connect() -> None:
 def _checked(given: dict[str, str]) -> tuple[str, int, int]:
     missing = [name for name in (ADDRESS, COUNT, INDEX) if name not in given]
     if missing:
-        raise InputError(f"the environment has {', '.join(given)} without {', '.join(missing)}; give all three or none")
+        raise InputError(f"the environment has {', '.join(given)} without {', '.join(missing)}; set all three or none")
     try:
         count, index = int(given[COUNT]), int(given[INDEX])
     except ValueError as error:
-        raise InputError(f"{COUNT} and {INDEX} must be whole numbers: {error}") from error
+        raise InputError(f"{COUNT} and {INDEX} must be integers: {error}") from error
     if not 0 <= index < count or ":" not in given[ADDRESS]:
         raise InputError(
-            f"{ADDRESS}={given[ADDRESS]} {COUNT}={count} {INDEX}={index}: give host:port and an index under the number"
+            f"{ADDRESS}={given[ADDRESS]} {COUNT}={count} {INDEX}={index}: set host:port, "
+            "and an index below the number of processes"
         )
     return given[ADDRESS], count, index
 
@@ -84,24 +85,24 @@ def several() -> bool:
 
 
 def is_first() -> bool:
-    """Whether this process is the one that writes and speaks."""
+    """Whether this process writes the files and the log."""
     return not several() or jax.process_index() == 0
 
 
 def sync(name: str) -> None:
-    """Until every process is here."""
+    """Wait until every process has reached this point."""
     if several():
         multihost_utils.sync_global_devices(name)
 
 
 def check_same(values: dict[str, Any]) -> None:
-    """Compares what every process was started with, and its code; call it before anything else that they do together.
+    """Check that every process has the same settings and code; call it before any other collective operation.
 
     Args:
-        values: of this process, by key; ready for JSON.
+        values: the settings of this process, by key; JSON values.
 
     Raises:
-        InputError: a process has other values than the first; names process and key.
+        InputError: a process differs from the first; the error names the process and the key.
     """
     if not several():
         return
@@ -119,12 +120,12 @@ def check_same(values: dict[str, Any]) -> None:
 
 
 def _gathered(values: np.ndarray) -> np.ndarray:
-    """[N] of every process -> [processes N]."""
+    """[N] in each process -> [processes N]."""
     return np.asarray(multihost_utils.process_allgather(values))
 
 
 def _versions() -> dict[str, str]:
-    """Of the packages that compute; of this project a hash of its code, since two checkouts may share a version."""
+    """Versions of the numerical packages, and a hash of this project's code: two checkouts may share a version."""
     digest = hashlib.sha256()
     for folder in (Path(bertgpt.__file__).parent, Path(__file__).parent):
         for file in sorted(folder.rglob("*.py")):
@@ -134,14 +135,17 @@ def _versions() -> dict[str, str]:
 
 
 def after_first(folder: Path, work: Callable[[], bool], waiting: str) -> bool:
-    """Runs `work` in the first process, while the others wait for it; returns what it returns, in the others True.
+    """Run `work` in the first process while the other processes wait for it.
 
-    The wait is for a file and not for a collective, which gives up after a while.
+    They wait for a file, because a collective operation would time out.
 
     Args:
-        folder: that all share.
+        folder: shared by all processes.
         work: may take hours.
-        waiting: what the others tell where they wait long.
+        waiting: logged by a process that has waited for `PATIENCE` seconds.
+
+    Returns:
+        The result of `work` in the first process, True in the other processes.
     """
     if not several():
         return work()
@@ -151,7 +155,7 @@ def after_first(folder: Path, work: Callable[[], bool], waiting: str) -> bool:
         mark.touch()
     else:
         outcome, began, told = True, time.monotonic(), False
-        while not mark.exists():  # should the first process fail, this one ends too
+        while not mark.exists():  # if the first process fails, this one exits too
             time.sleep(0.2)
             if not told and time.monotonic() - began > PATIENCE:
                 told = True
@@ -163,22 +167,22 @@ def after_first(folder: Path, work: Callable[[], bool], waiting: str) -> bool:
 
 
 def agreed(number: int) -> int:
-    """The first process's number, in every process."""
+    """Return the first process's number in every process."""
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
 
 
 def summed(values: Sequence[float]) -> list[float]:
-    """Numbers of this process [N], added over all of them."""
+    """Sum numbers [N] elementwise over all processes."""
     if not several():
         return list(values)
     return np.asarray(multihost_utils.process_allgather(np.asarray(values, np.float32)), np.float64).sum(0).tolist()
 
 
 def check_shared(folder: Path) -> None:
-    """Makes the folder, if this run has several processes, and looks whether all of them see the same.
+    """In a run of several processes, create the folder and check that all processes share it.
 
     Raises:
-        InputError: one does not.
+        InputError: a process sees another folder.
     """
     if not several():
         return
@@ -186,7 +190,7 @@ def check_shared(folder: Path) -> None:
     mark = folder / f".shared_{agreed(secrets.randbelow(2**31))}"
     if is_first():
         mark.touch()
-    sync(f"{folder} is marked")  # nobody looks before, since a file system may remember for a while what was not there
+    sync(f"{folder} is marked")  # no process looks before this point: a file system may cache that a file is missing
     began = time.monotonic()
     while not mark.exists() and time.monotonic() - began < SHOWN:
         time.sleep(0.1)
@@ -195,18 +199,18 @@ def check_shared(folder: Path) -> None:
         mark.unlink()
     if blind:
         raise InputError(
-            f"{folder}: {blind:.0f} of {jax.process_count()} processes have another folder of that name; "
-            "give one on storage that all share"
+            f"{folder}: {blind:.0f} of {jax.process_count()} processes do not see the same folder; "
+            "use a folder on shared storage"
         )
 
 
 def is_lost_peer(error: Exception) -> bool:
-    """Whether a failure tells of another process that went away."""
+    """Whether an error means that another process has exited."""
     text = str(error).lower()
     own = isinstance(error, InputError | OSError | MemoryError) or "resource_exhausted" in text or "memory" in text
     return several() and not own and any(word in text for word in LOST)
 
 
 def lost(error: Exception) -> str:
-    """The same in one line, with what to do."""
+    """The error as one line that says what to do."""
     return native_errors.lost(jax.process_index(), " ".join(str(error).split())[:300])

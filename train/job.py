@@ -1,4 +1,4 @@
-"""What a kind of run gives to the loop, and the compiled steps made of it."""
+"""The inputs of the training loop: a job, and its compiled steps."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -15,39 +15,39 @@ from .step import Objective
 
 
 class Best(NamedTuple):
-    """The held-out figure by which checkpoints are compared."""
+    """The held-out metric by which checkpoints are compared."""
 
     name: str = "loss"
     higher: bool = False
 
     def selection_loss(self, figures: dict[str, float]) -> float:
-        """Lower is better."""
+        """The metric as a loss: lower is better."""
         return -figures[self.name] if self.higher else figures[self.name]
 
 
 class TrainJob(NamedTuple):
-    """What a run learns, made by pretraining.py or finetuning.py.
+    """The model, objective and data of a run, built by pretraining.py or finetuning.py.
 
     Attributes:
         model: with its head.
         tokenizer: the model's.
-        params: to begin with; None: drawn from the seed.
-        task: losses and accuracies.
+        params: initial parameters; None: randomly initialized from the seed.
+        objective: losses and accuracies.
         train_source, eval_source: examples.
-        eval_seed: of the order of held-out examples; None: as they are.
-        eval_examples: how many are scored.
-        token_keys: arrays of token ids, which are checked against the vocabulary.
-        digest: of the data; a run does not go on with other data.
-        host_sums: (held-out batch) -> further (sum, weight) by name, made on the host.
-        figures: (held-out means, outputs of every example) -> all figures of an evaluation.
-        best: which of them decides.
-        evaluates_first: also before the first step; and every evaluation is a checkpoint.
+        eval_seed: seed of the order of the held-out examples; None: the order of the source.
+        eval_examples: number of held-out examples that an evaluation scores.
+        token_keys: batch keys of token ids, which are checked against the vocabulary.
+        digest: hash of the data; a run cannot be resumed with other data.
+        host_sums: (held-out batch) -> further (sum, weight) by name, computed on the host.
+        figures: (held-out means, outputs per example) -> all figures of an evaluation.
+        best: the figure that selects the best checkpoint.
+        evaluates_first: evaluate also before the first step, and save a checkpoint at each evaluation.
     """
 
     model: Model
     tokenizer: Tokenizer
     params: Any
-    task: Objective
+    objective: Objective
     train_source: loader.Source
     eval_source: loader.Source
     eval_seed: int | None
@@ -61,7 +61,16 @@ class TrainJob(NamedTuple):
 
 
 class CompiledSteps(NamedTuple):
-    """A job with what runs it."""
+    """A job with its strategy and compiled functions.
+
+    Attributes:
+        config: the run's.
+        job: model, objective and data.
+        strategy: how a step runs on the devices.
+        train: (state, batch) -> (state, metrics).
+        evaluate: (params, batch) -> (sums, outputs).
+        schedule: update number -> learning rate.
+    """
 
     config: RunConfig
     job: TrainJob

@@ -1,4 +1,4 @@
-"""Grain orders, shuffles, shards and prefetches the rows of a source."""
+"""Batches of a source: Grain shuffles, repeats, batches and prefetches; each process slices its share of a batch."""
 
 from collections.abc import Iterator
 from typing import Protocol
@@ -7,7 +7,7 @@ import grain
 import jax
 import numpy as np
 
-PREFETCH = 8  # batches made ahead
+PREFETCH = 8  # batches prepared in advance
 
 
 class Source(Protocol):
@@ -16,21 +16,24 @@ class Source(Protocol):
     def __len__(self) -> int: ...
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
-        """The examples of these rows, stacked."""
+        """The examples of the given rows, stacked."""
         ...
 
 
 def batches(source: Source, batch_size: int, seed: int | None, start_row: int = 0) -> Iterator[dict[str, np.ndarray]]:
-    """Endless batches, each epoch shuffled anew, from a global row number on.
+    """Iterate over the source forever, starting at a global row number; each epoch has another order.
 
-    The order depends on nothing but the seed: this process takes its share of every global batch, so that a run that
-    stopped at row r goes on from there with any number of processes.
+    The order depends only on the seed. Each process takes its share of every global batch, so a run that stopped at row
+    r can be resumed with any number of processes.
 
     Args:
         source: the examples.
-        batch_size: of the global batch; divisible by the number of processes.
-        seed: of the order; None: as they are.
-        start_row: rows that have been used already; a multiple of batch_size.
+        batch_size: size of the global batch; divisible by the number of processes.
+        seed: seed of the order; None: the order of the source.
+        start_row: number of rows already used; a multiple of batch_size.
+
+    Returns:
+        This process's part of each batch: arrays [batch_size / processes ...] by name.
     """
     share, process = batch_size // jax.process_count(), jax.process_index()
     length = len(source)
@@ -47,8 +50,11 @@ def batches(source: Source, batch_size: int, seed: int | None, start_row: int = 
 
 
 def eval_batches(source: Source, batch_size: int, seed: int | None, examples: int) -> Iterator[dict[str, np.ndarray]]:
-    """The same `examples` rows at every call; the last batch is filled with rows whose loss masks are 0. Their number,
-    from 0 on, is in `place` [B] int32."""
+    """Iterate once over the same `examples` rows at each call.
+
+    The last batch is filled up with rows whose loss masks are 0. `place` [B] int32 contains the number of each row,
+    from 0.
+    """
     for start, batch in zip(range(0, examples, batch_size), batches(source, batch_size, seed), strict=False):
         share = len(next(iter(batch.values())))
         place = np.arange(share, dtype=np.int32) + start + jax.process_index() * share
@@ -58,7 +64,7 @@ def eval_batches(source: Source, batch_size: int, seed: int | None, examples: in
 
 
 def real_tokens(batch: dict[str, np.ndarray]) -> int:
-    """Tokens of a batch that are not padding."""
+    """The number of tokens in a batch that are not padding."""
     return int(batch["attention_mask" if "attention_mask" in batch else "loss_mask"].sum())
 
 

@@ -1,4 +1,4 @@
-"""The loop that every run goes through, in the order in which it happens."""
+"""The training loop, in the order in which its parts run."""
 
 import dataclasses
 import functools
@@ -27,19 +27,19 @@ from .step import eval_step, train_step
 from .watching import Profile, Stop, Watchdog
 from .window import Window
 
-FEW_TOKENS = 1000  # predicted in an evaluation; below it, a run warns
+FEW_TOKENS = 1000  # predicted tokens in an evaluation; below this number a run warns
 
 
 class Progress(NamedTuple):
-    """Where a run stands.
+    """The progress of a run, as saved in a checkpoint.
 
     Attributes:
         state: on the devices.
-        step: updates made.
-        row: of the data, that comes next.
-        scored: the badness of every evaluation so far.
-        owes_evaluation: whether a signal cut the one of this step short.
-        logged: the steps since the last row of metrics, and the sums of their figures.
+        step: number of updates so far.
+        row: global number of the next row of the data.
+        eval_history: the selection loss of each evaluation so far.
+        eval_pending: whether a signal interrupted the evaluation of this step.
+        logged: number of steps since the last row of metrics, and the sums of their figures.
     """
 
     state: TrainState
@@ -51,38 +51,38 @@ class Progress(NamedTuple):
 
 
 def run(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledSteps, TrainState]:
-    """Trains to the end, from the newest checkpoint where there is one.
+    """Train to the last step, resuming from the newest checkpoint if there is one.
 
-    Leaves in `config.out`: config.yaml, tokenizer.json, metrics.jsonl, checkpoints/.
+    Writes to `config.out`: config.yaml, tokenizer.json, metrics.jsonl, checkpoints/.
 
     Raises:
         InputError: the data changed since the checkpoint.
-        NotFiniteError: the training diverged; the last good checkpoint is kept.
+        NotFiniteError: training diverged; the last good checkpoint is kept.
     """
     out = Path(config.out)
-    trainer, create = build(config, job, strategy)
+    compiled, create = build(config, job, strategy)
     shapes = jax.eval_shape(create, job.params)
     for line in reports.opening(config, job.model.config, strategy, count(shapes.params)):
         say(line)
-    hosts.sync("every process has read what lies in the run's folder")
+    hosts.sync("every process has read the run's folder")
     out.mkdir(parents=True, exist_ok=True)
     with Checkpoints(out / "checkpoints", config.checkpoint.keep) as checkpoints:
-        progress = resume(trainer, strategy.abstract_state(shapes), checkpoints) or Progress(
+        progress = resume(compiled, strategy.abstract_state(shapes), checkpoints) or Progress(
             strategy.put_state(create(job.params))
         )
         warn_of_settings(config, job)
         if hosts.is_first():
             configs.save(config, out / "config.yaml")
             write_whole(out / "tokenizer.json", job.tokenizer.to_str(pretty=True))
-        return trainer, run_steps(trainer, progress, checkpoints)
+        return compiled, run_steps(compiled, progress, checkpoints)
 
 
 def warn_of_settings(config: RunConfig, job: TrainJob) -> None:
-    """Warns of a warm-up that the run never leaves, and of an evaluation of too few tokens to rely on."""
+    """Warn if the run ends within its warm-up, or if an evaluation has too few tokens to be reliable."""
     steps, warmup = config.train.steps, warmup_steps(config.optimizer, config.train.steps)
     if warmup >= steps:
         reports.warn(
-            f"the warm-up takes {warmup:,} updates and the run has {steps:,}, so the learning rate never reaches "
+            f"the warm-up takes {warmup:,} updates, but the run has only {steps:,}: the learning rate never reaches "
             f"{config.optimizer.learning_rate:g}; lower optimizer.warmup_steps (or warmup_fraction), or train longer"
         )
     tokens = scored_tokens(config, job) if "labels" in job.token_keys else FEW_TOKENS
@@ -92,13 +92,13 @@ def warn_of_settings(config: RunConfig, job: TrainJob) -> None:
             "raise train.eval_examples, or " if pretraining and job.eval_examples == config.train.eval_examples else ""
         )
         reports.warn(
-            f"an evaluation scores {tokens:,} predicted tokens, too few to rely on (under {FEW_TOKENS:,}); {more}"
+            f"an evaluation scores only {tokens:,} predicted tokens, too few to rely on (under {FEW_TOKENS:,}); {more}"
             "hold out more text (data.eval or data.eval_fraction)"
         )
 
 
 def scored_tokens(config: RunConfig, job: TrainJob) -> int:
-    """Tokens that an evaluation predicts; counts no further than FEW_TOKENS."""
+    """The number of tokens that an evaluation predicts; stops counting in each process at FEW_TOKENS."""
     tokens = 0
     for batch in eval_batches(config, job):
         tokens += int((batch["loss_mask"] > 0).sum())
@@ -108,7 +108,7 @@ def scored_tokens(config: RunConfig, job: TrainJob) -> int:
 
 
 def is_finished(out: Path, step: int, steps: int) -> bool:
-    """Whether the run in `out` has made all its steps and its last checkpoint is sound; says so."""
+    """Whether the run in `out` has made all its steps and its last checkpoint is intact; if so, logs its results."""
     if step < steps:
         return False
     checkpoints = Checkpoints(out / "checkpoints")
@@ -117,17 +117,17 @@ def is_finished(out: Path, step: int, steps: int) -> bool:
     evaluated = any(row["step"] == step and row["split"] == "eval" for row in reports.read_metrics(out))
     if checkpoints.extra(step).get("owes_evaluation", False) and not evaluated:
         return False
-    say(f"finished: {out} has made {step} steps of {steps}; raise train.steps (or train.epochs) to go on")
+    say(f"finished: {out} has made {step} of {steps} steps; raise train.steps (or train.epochs) to continue")
     for line in reports.report(out) if hosts.is_first() else ():
         say(line)
     return True
 
 
 def check_out(out: Path, config: RunConfig) -> None:
-    """Whether this run may use the folder. Of a run that ended before its first checkpoint nothing is kept.
+    """Check that this run may use the folder; a run without a checkpoint is replaced.
 
     Raises:
-        InputError: a run with other settings has a checkpoint there.
+        InputError: the folder has a checkpoint of a run with different settings.
     """
     saved = out / "config.yaml"
     differing = configs.differences(configs.load(str(saved)), config) if saved.exists() else []
@@ -135,27 +135,27 @@ def check_out(out: Path, config: RunConfig) -> None:
         return
     if Checkpoints(out / "checkpoints").steps() or any(out.glob("damaged_checkpoint_*")):
         raise InputError(
-            f"{out} was started with different settings: {', '.join(differing)}; restore them, or start a new run: "
-            "another out, with model.init_from to keep the weights"
+            f"{out} was started with different settings: {', '.join(differing)}; restore them, or start a new run "
+            "(another out, with model.init_from to keep the weights)"
         )
-    say(f"{out}: replaces a run with other settings, which ended before its first checkpoint: {', '.join(differing)}")
+    say(f"{out}: replacing a run with other settings that ended before its first checkpoint: {', '.join(differing)}")
 
 
 def build(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledSteps, Callable[[Any], TrainState]]:
-    """Optimizer and compiled steps; and what makes the state of step 0 from given parameters or None."""
+    """Return the compiled steps, and a function (parameters or None) -> the state at step 0."""
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     train, evaluate = parallel.compile_steps(
         strategy,
-        functools.partial(train_step, task=job.task, optimizer=optimizer, accumulate=config.train.accumulate),
-        functools.partial(eval_step, task=job.task),
+        functools.partial(train_step, objective=job.objective, optimizer=optimizer, accumulate=config.train.accumulate),
+        functools.partial(eval_step, objective=job.objective),
     )
     schedule = make_schedule(config.optimizer, config.train.steps)
     create = strategy.compile_init(functools.partial(create_state, job.model, optimizer, config.seed))
     return CompiledSteps(config, job, strategy, train, evaluate, schedule), create
 
 
-def resume(trainer: CompiledSteps, like: TrainState, checkpoints: Checkpoints) -> Progress | None:
-    """Where the newest good checkpoint stands; None where there is none.
+def resume(compiled: CompiledSteps, like: TrainState, checkpoints: Checkpoints) -> Progress | None:
+    """Load the newest intact checkpoint; return None if there is none.
 
     Raises:
         InputError: the data changed since the checkpoint.
@@ -165,104 +165,106 @@ def resume(trainer: CompiledSteps, like: TrainState, checkpoints: Checkpoints) -
         return None
     state, extra = found
     step = int(state.step)
-    if extra["data"] != trainer.job.digest:
+    if extra["data"] != compiled.job.digest:
         raise InputError(f"the data changed since checkpoint {step}; start a new run with another out")
-    say(f"going on from step {step}")
+    say(f"resuming from step {step}")
     eval_history, owed = tuple(extra.get("scored", ())), extra.get("owes_evaluation", False)
     steps, sums = extra.get("logged", (0, {}))
-    return Progress(trainer.strategy.put_state(state), step, extra["row"], eval_history, owed, (steps, sums))
+    return Progress(compiled.strategy.put_state(state), step, extra["row"], eval_history, owed, (steps, sums))
 
 
-def run_steps(trainer: CompiledSteps, progress: Progress, checkpoints: Checkpoints) -> TrainState:
-    """Trains to `train.steps`: logs, evaluates and saves when due; saves and leaves on SIGTERM; ends when evaluations
-    bring nothing better."""
-    config, job, last = trainer.config, trainer.job, trainer.config.train.steps
+def run_steps(compiled: CompiledSteps, progress: Progress, checkpoints: Checkpoints) -> TrainState:
+    """Train to `train.steps`; log, evaluate and save when due.
+
+    Stops early if `train.patience` evaluations bring no improvement. On SIGTERM or Ctrl-C, saves and exits.
+    """
+    config, job, last = compiled.config, compiled.job, compiled.config.train.steps
     with (
         Stop() as stop,
         Watchdog(config.train.stall_seconds, reports.warn_here) as watchdog,
         reports.Metrics(Path(config.out), progress.step, progress.eval_pending) as metrics,
         reports.Bar(last, progress.step) as bar,
     ):
-        going = TrainLoop(trainer, progress, stop, watchdog, metrics, checkpoints)
-        if progress.eval_pending or (job.evaluates_first and going.step == 0):
-            going.score()
-        while not going.ends():
-            going.advance()
-            bar.advance(going.step)
-            if going.is_due(config.train.log_every):
-                bar.show(going.step, going.log())
-            selection_loss = going.score() if going.is_due(config.train.eval_every) else None
+        loop = TrainLoop(compiled, progress, stop, watchdog, metrics, checkpoints)
+        if progress.eval_pending or (job.evaluates_first and loop.step == 0):
+            loop.score()
+        while not loop.ends():
+            loop.advance()
+            bar.advance(loop.step)
+            if loop.is_due(config.train.log_every):
+                bar.show(loop.step, loop.log())
+            selection_loss = loop.score() if loop.is_due(config.train.eval_every) else None
             kept = selection_loss is not None and (
                 job.evaluates_first or config.train.patience > 0
             )  # it may be the best
-            if going.step % config.checkpoint.every == 0 or going.ends() or kept:
-                going.save(selection_loss)
-        going.profile.end()
+            if loop.step % config.checkpoint.every == 0 or loop.ends() or kept:
+                loop.save(selection_loss)
+        loop.profile.end()
         checkpoints.wait()
-    if going.step < last:
-        say_why(trainer, going.step, stop.received)
-    return trainer.strategy.to_checkpoint(going.state)
+    if loop.step < last:
+        say_why(compiled, loop.step, stop.received)
+    return compiled.strategy.to_checkpoint(loop.state)
 
 
 class TrainLoop:
-    """A run under way: its state and all that notes what becomes of it."""
+    """A run in progress: its state, and the objects that log, save and watch it."""
 
     def __init__(
         self,
-        trainer: CompiledSteps,
+        compiled: CompiledSteps,
         progress: Progress,
         stop: Stop,
         watchdog: Watchdog,
         metrics: reports.Metrics,
         checkpoints: Checkpoints,
     ) -> None:
-        self.trainer, self.config, self.job = trainer, trainer.config, trainer.job
+        self.compiled, self.config, self.job = compiled, compiled.config, compiled.job
         self.state, self.step, row, self.eval_history, self.eval_pending, logged = progress
         self.stop, self.watchdog, self.metrics, self.checkpoints = stop, watchdog, metrics, checkpoints
         self.batches = loader.batches(self.job.train_source, self.config.train.batch_size, self.config.seed, row)
         self.profile = Profile(self.config.train.profile, Path(self.config.out) / "profile")
-        self.window = Window(trainer, *logged)
+        self.window = Window(compiled, *logged)
 
     def is_due(self, every: int) -> bool:
-        """Whether something that happens every so many steps, and at the end, happens now."""
+        """Whether something that happens each `every` steps, and at the last step, is due at this step."""
         return self.step % every == 0 or self.step == self.config.train.steps
 
     def ends(self) -> bool:
-        """Whether no step comes any more; every process of a run gets the same answer."""
+        """Whether the run ends at this step; the same in every process of a run."""
         return self.step >= self.config.train.steps or self.stop.received is not None or self.is_stale()
 
     def is_stale(self) -> bool:
-        """Whether the last `train.patience` evaluations brought nothing better than those before them."""
+        """Whether none of the last `train.patience` evaluations is better than the best before them."""
         patience = self.config.train.patience
         return 0 < patience < len(self.eval_history) and min(self.eval_history[-patience:]) >= min(
             self.eval_history[:-patience]
         )
 
     def advance(self) -> None:
-        """One update; then looks whether a signal came."""
+        """Make one update, then check for a signal."""
         self.step += 1
         self.watchdog.at(f"the loader, for the batch of step {self.step},")
         batch = next(self.batches)
         self.profile.before(self.step)
         self.watchdog.at(f"step {self.step}")
-        self.state, figures = self.trainer.train(self.state, put(self.trainer, batch))
+        self.state, figures = self.compiled.train(self.state, put(self.compiled, batch))
         self.window.add(self.step, figures, batch)
         if self.profile.after(self.step, figures):
             say(f"profile of steps {self.config.train.profile}: {self.profile.folder}")
         self.stop.requested()
 
     def log(self) -> dict[str, float]:
-        """The means since the last row, written down."""
+        """Write a row with the means since the last row, and return them."""
         figures = self.window.figures()
         self.metrics.write(self.step, "train", figures)
         return figures
 
     def score(self) -> float | None:
-        """The held-out badness, written and shown; None where a signal cuts the evaluation short: it is then owed."""
+        """Evaluate, log the figures and return the selection loss; on a signal, set `eval_pending` and return None."""
         self.window.check()
         self.watchdog.at(f"the evaluation after step {self.step}")
-        decides = self.job.evaluates_first or self.config.train.patience > 0  # which checkpoint is best, or the end
-        held_out = evaluate(self.trainer, self.state.params, None if decides else self.stop)
+        decides = self.job.evaluates_first or self.config.train.patience > 0  # on the best checkpoint, or the end
+        held_out = evaluate(self.compiled, self.state.params, None if decides else self.stop)
         self.window.restart_clock()
         self.eval_pending = held_out is None
         if held_out is None:
@@ -275,14 +277,14 @@ class TrainLoop:
         return selection_loss
 
     def save(self, selection_loss: float | None) -> None:
-        """A checkpoint, written in the background; the rows of metrics before it are on disk."""
+        """Save a checkpoint in the background, after the rows of metrics before it are on disk."""
         self.window.check()
         self.metrics.sync()
         self.watchdog.at(f"the checkpoint of step {self.step}")
-        self.checkpoints.save(self.step, self.trainer.strategy.to_checkpoint(self.state), self.extra(), selection_loss)
+        self.checkpoints.save(self.step, self.compiled.strategy.to_checkpoint(self.state), self.extra(), selection_loss)
 
     def extra(self) -> dict[str, Any]:
-        """What a checkpoint holds beside the arrays: the data position is one global row number."""
+        """The JSON values of a checkpoint; the position in the data is one global row number."""
         return {
             "row": self.step * self.config.train.batch_size,
             "data": self.job.digest,
@@ -296,16 +298,16 @@ class TrainLoop:
         }
 
 
-def say_why(trainer: CompiledSteps, step: int, received: signal.Signals | None) -> None:
-    """Tells why a run ended before its last step; leaves with the signal's exit code where one came."""
+def say_why(compiled: CompiledSteps, step: int, received: signal.Signals | None) -> None:
+    """Log why a run ended before its last step; after a signal, exit with its code."""
     if received is None:
-        name = trainer.job.best.name
-        say(f"step {step}: {trainer.config.train.patience} evaluations brought no better {name}; stopped early")
+        name = compiled.job.best.name
+        say(f"step {step}: no better {name} in {compiled.config.train.patience} evaluations; stopped early")
     else:
-        say(f"stopped by {received.name}; saved at step {step}: the same command goes on from there")
+        say(f"stopped by {received.name}; saved at step {step}; run the command again to resume")
         raise SystemExit(128 + received)
 
 
 def count(params: Any) -> int:
-    """Parameters in a tree."""
+    """The number of parameters in a tree."""
     return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(params))

@@ -1,4 +1,4 @@
-"""The model that a configuration asks for."""
+"""The model configuration that a run's configuration specifies."""
 
 import dataclasses
 from typing import Any
@@ -11,10 +11,10 @@ from .sections import SIZES, RunConfig
 
 
 def model_config(config: RunConfig, vocab_size: int, base: ModelConfig | None = None) -> ModelConfig:
-    """The model: the preset (or `base`, the model started from) with the section's own fields over it.
+    """Return the preset's configuration (or `base`, of the model to start from), with the fields of `model` replaced.
 
     Raises:
-        InputError: neither preset nor all sizes given, or sizes that do not fit the tokenizer or the sequences.
+        InputError: there is neither a preset nor all sizes, or a size does not fit the tokenizer or the sequences.
     """
     section = dataclasses.asdict(config.model)
     preset, _ = section.pop("preset"), section.pop("init_from")
@@ -31,29 +31,29 @@ def model_config(config: RunConfig, vocab_size: int, base: ModelConfig | None = 
     if model.vocab_size < vocab_size:
         raise InputError(
             f"model.vocab_size {model.vocab_size} is under the tokenizer's {vocab_size}: token ids up to "
-            f"{vocab_size - 1} would be beyond the vocabulary; leave model.vocab_size out"
+            f"{vocab_size - 1} would be beyond the vocabulary; remove model.vocab_size"
         )
     if config.data.sequence_length > model.max_positions:
         raise InputError(
             f"data.sequence_length {config.data.sequence_length} is over model.max_positions {model.max_positions}; "
-            + ("lower it, or raise model.max_positions" if base is None else "lower it, as the weights have no more")
+            + ("lower it, or raise model.max_positions" if base is None else "lower it; the weights have no more")
         )
     return model
 
 
 def _check_same_sizes(base: ModelConfig, model: ModelConfig) -> None:
-    """The weights that a run starts from fix every size."""
+    """Check that no field differs from a size of the initial weights."""
     for field in SIZES:
         old, new = getattr(base, field), getattr(model, field)
         if old != new:
-            raise InputError(f"model.{field} is {new}, but the weights to start from have {old}; leave it out")
+            raise InputError(f"model.{field} is {new}, but the initial weights have {old}; remove it")
 
 
 def _without_preset(fields: dict[str, Any]) -> ModelConfig:
     needed = ("architecture", "hidden_size", "num_layers", "num_heads", "mlp_size")
     missing = [f"model.{name}" for name in needed if name not in fields]
     if missing:
-        raise InputError(f"model.preset is missing; give it (one of {', '.join(presets.ALL)}) or {', '.join(missing)}")
+        raise InputError(f"model.preset is missing; give one of {', '.join(presets.ALL)}, or {', '.join(missing)}")
     constants: dict[str, Any] = (
         {"layer_norm_eps": 1e-5, "activation": "gelu_tanh"} if fields["architecture"] == "gpt" else {}
     )

@@ -1,8 +1,8 @@
-"""Makes one line of what JAX's native code writes when another process of a run is gone.
+"""Replace the stack trace of JAX's native code by one line when another process of a run has exited.
 
-JAX aborts a process whose coordinator has died, from a thread of its own and with a stack of native frames; no Python
-code of that process can change this. So a small process beside it reads its stderr: `python -m train.native_errors
-INDEX` passes lines on, and puts one in place of those.
+JAX aborts a process if the coordinator dies. A native thread does this and prints a stack of native frames; Python code
+of that process cannot prevent it. So a small helper process reads its stderr: `python -m train.native_errors INDEX`
+passes lines through, and replaces such a stack by one line.
 """
 
 import os
@@ -12,38 +12,38 @@ import subprocess
 import sys
 from pathlib import Path
 
-EARLIER = ("Polled an error from coordination service", "Failed to retrieve preemption notice")  # what comes before
+EARLIER = ("Polled an error from coordination service", "Failed to retrieve preemption notice")  # precede FATAL
 FATAL = "JAX distributed service detected fatal errors"  # its last line before the stack
-STATUS = "absl::Status: "  # the reason follows
-OURS = re.compile("error: |warning: ")  # how a line of our own begins
+STATUS = "absl::Status: "  # precedes the reason
+OURS = re.compile("error: |warning: ")  # the beginning of our own lines
 ENDED = "another process of this run ended"
 
 
 def attach(index: int) -> None:
-    """Puts such a process between this one, number `index` of a run, and its stderr."""
+    """Start the helper process, and send the stderr of this process (number `index` of the run) to it."""
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
     command = [sys.executable, "-m", f"{__package__}.native_errors", str(index)]
-    beside = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=environment)
-    assert beside.stdin is not None
+    helper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=environment)
+    assert helper.stdin is not None
     sys.stderr.flush()
-    os.dup2(beside.stdin.fileno(), 2)
-    beside.stdin.close()
+    os.dup2(helper.stdin.fileno(), 2)
+    helper.stdin.close()
 
 
 def lost(index: int, reason: str) -> str:
-    """One line for a process whose partner is gone, with what to do."""
+    """One line for a process that lost another process of its run, with what to do."""
     return (
-        f"process {index}: {ENDED} ({reason}); start all of them again with the same command: the run goes on from its "
-        "last checkpoint"
+        f"process {index}: {ENDED} ({reason}); start all processes again with the same command "
+        "to resume from the last checkpoint"
     )
 
 
 def main(index: int) -> None:
-    """Passes lines from stdin to stderr until there are no more."""
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # it ends with the process beside it
-    sys.stdin.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file's name may be any bytes
+    """Pass lines from stdin to stderr until stdin ends."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)  # exits when the watched process does
+    sys.stdin.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]  # a file name may contain any bytes
     told = False
-    held: list[str] = []  # native lines from the first sign on, shown where nothing fatal follows
+    held: list[str] = []  # native lines from the first EARLIER line on; printed if no FATAL line follows
     for line in sys.stdin:
         if FATAL in line:
             reason = line.partition(STATUS)[2].strip()[:200]

@@ -1,4 +1,4 @@
-"""Adam and LAMB as BERT and GPT-1 use them, their schedules, and what is decayed."""
+"""Adam and LAMB as in BERT and GPT-1, their learning rate schedules, and the weight decay mask."""
 
 from typing import Any
 
@@ -9,18 +9,19 @@ from jax import Array
 
 from .sections import OptimizerSection
 
-DECAYED = ("kernel", "embedding")  # matrices; biases and LayerNorm gains are not (both papers' code)
+DECAYED = ("kernel", "embedding")  # matrices; biases and LayerNorm gains are not decayed (both papers' code)
 
 
 def warmup_steps(section: OptimizerSection, steps: int) -> int:
-    """Updates before the learning rate has its full value, of `steps`."""
+    """The number of warm-up updates in a run of `steps` updates."""
     return section.warmup_steps or round(section.warmup_fraction * steps)
 
 
 def make_schedule(section: OptimizerSection, steps: int) -> optax.Schedule:
-    """The learning rate at update 0, 1, 2, ...: a linear warm-up from 0, then linear or cosine to 0 at `steps`.
+    """The learning rate at update 0, 1, 2, ...: linear warm-up from 0, then constant, or linear or cosine decay to 0 at
+    `steps`.
 
-    Both decays count from update 0, not from the warm-up's end, as the released codes have it (optimization.py of
+    Both decays count from update 0, not from the end of the warm-up, as in the released code (optimization.py of
     google-research/bert, opt.py of openai/finetune-transformer-lm).
     """
     warmup = warmup_steps(section, steps)
@@ -36,15 +37,15 @@ def make_schedule(section: OptimizerSection, steps: int) -> optax.Schedule:
 
 
 def decay_mask(params: Any) -> Any:
-    """A tree like `params`, True where weight decay acts: kernels and embeddings."""
+    """A tree like `params`: True for parameters with weight decay (kernels and embeddings), else False."""
     return jax.tree_util.tree_map_with_path(lambda path, _: path[-1].key in DECAYED, params)
 
 
 def make_optimizer(section: OptimizerSection, steps: int) -> optax.GradientTransformation:
-    """Clip the global norm, Adam, decoupled weight decay, for LAMB the trust ratio, then the learning rate.
+    """Clipping by global norm, Adam, decoupled weight decay, the trust ratio (LAMB only), then the learning rate.
 
     Sources: Devlin et al. 2019, A.2; Radford et al. 2018, 4.1; You et al. 2020 (LAMB), with lamb_optimizer.py of
-    google-research/albert, which leaves the same parameters out of the trust ratio as out of weight decay.
+    google-research/albert, which excludes the same parameters from the trust ratio as from weight decay.
     """
     adam = optax.scale_by_adam if section.bias_correction else scale_by_uncorrected_adam
     return optax.chain(
@@ -57,10 +58,10 @@ def make_optimizer(section: OptimizerSection, steps: int) -> optax.GradientTrans
 
 
 def scale_decayed_by_trust_ratio() -> optax.GradientTransformation:
-    """Each update of a decayed parameter times |parameter| / |update|, or times 1 where either norm is 0.
+    """Scale each update of a decayed parameter by |parameter| / |update|, or by 1 if either norm is 0.
 
-    Biases start at 0 and LayerNorm's gains stay near 1: scaled to their own norm, they would hardly move. The state is
-    that of `optax.scale_by_trust_ratio` (`optax.masked` has another), so that older checkpoints can be resumed.
+    Biases start at 0 and LayerNorm gains stay near 1, so scaling to their own norm would hardly move them. The state is
+    that of `optax.scale_by_trust_ratio`, so older checkpoints can be resumed (`optax.masked` has another state).
     """
     trust = optax.scale_by_trust_ratio()
 
@@ -73,7 +74,7 @@ def scale_decayed_by_trust_ratio() -> optax.GradientTransformation:
 
 
 def scale_by_uncorrected_adam(b1: float, b2: float, eps: float) -> optax.GradientTransformation:
-    """Adam without bias correction, as google-research/bert trains (AdamWeightDecayOptimizer).
+    """Adam without bias correction, as in google-research/bert (AdamWeightDecayOptimizer).
 
     m = b1 m + (1 - b1) g;  v = b2 v + (1 - b2) g^2;  update = m / (sqrt(v) + eps)
     """

@@ -1,4 +1,4 @@
-"""The one place that compiles and places arrays: plain jit, pmap over local devices, or a mesh."""
+"""Compilation of steps and placement of arrays: plain jit, pmap over local devices, or a mesh."""
 
 import functools
 from collections.abc import Callable
@@ -14,10 +14,10 @@ from .sections import ParallelSection
 from .state import TrainState
 from .step import GradFn
 
-AXES = DATA, FSDP = "data", "fsdp"  # a mesh's: batches are split over both, parameters and optimizer over the second
+AXES = DATA, FSDP = "data", "fsdp"  # of a mesh: both split the batch, fsdp also parameters and optimizer state
 BATCH_SPEC, REPLICATED = PartitionSpec(AXES), PartitionSpec()
-SHARDING_RULES = {  # by the end of a path, the axes that may be split, best first; what does not divide stays whole
-    "embedding": (1, 0),  # the width: 30,522 and 40,478 tokens do not divide by 8
+SHARDING_RULES = {  # last key of a path -> axes to split, best first; an array that does not divide is replicated
+    "embedding": (1, 0),  # the width first: vocabularies of 30,522 and 40,478 do not divide by 8
     "kernel": (1, 0),
     "bias": (0,),
     "scale": (0,),
@@ -26,53 +26,53 @@ Step = Callable[..., Any]
 
 
 class Strategy(Protocol):
-    """How a step runs. `devices` divide the global batch."""
+    """How a step runs on devices; the global batch is split over `devices` of them."""
 
     name: str
     devices: int
 
     def distribute(self, local: GradFn) -> GradFn:
-        """`step.gradients` of one device -> the same for all devices' rows, added up."""
+        """Turn `step.gradients` of one device into a function that sums over all devices."""
         ...
 
     def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
-        """(params or None) -> the state at step 0, as one program: apart, every parameter would be compiled alone."""
+        """Compile (params or None) -> the state at step 0 as one program, not one program per parameter."""
         ...
 
     def compile_train(self, step: Step) -> Step:
-        """(state, batch) -> (state, metrics), compiled; the state's memory is reused."""
+        """Compile (state, batch) -> (state, metrics); the memory of the state is donated."""
         ...
 
     def lower(self, step: Step, state: TrainState, batch: dict[str, Any]) -> Any:
-        """The train step for a state's and a global batch's shapes, ready to compile; nothing is allocated."""
+        """Lower the train step for the shapes of a state and a global batch, without allocating arrays."""
         ...
 
     def compile_eval(self, step: Step) -> Step:
-        """(params, batch) -> sums and outputs, compiled."""
+        """Compile (params, batch) -> (sums, outputs)."""
         ...
 
     def abstract_state(self, shapes: TrainState) -> TrainState:
-        """A state's shapes -> what a checkpoint is read into: with shardings, straight onto the devices."""
+        """Shapes of a state -> the shapes and shardings into which a checkpoint is loaded."""
         ...
 
     def put_state(self, state: TrainState) -> TrainState:
-        """Onto the devices, from the form that `to_checkpoint` or a checkpoint gives."""
+        """Put a state on the devices, in the form that `to_checkpoint` or a loaded checkpoint has."""
         ...
 
     def to_checkpoint(self, state: TrainState) -> TrainState:
-        """The state as checkpoints hold it, the same whatever the strategy."""
+        """The state in the form that checkpoints contain; it does not depend on the strategy."""
         ...
 
     def put_batch(self, batch: dict[str, np.ndarray]) -> Any:
-        """This process's rows onto its devices."""
+        """Put this process's rows of a batch on its devices."""
         ...
 
     def scalar(self, value: Any) -> float:
-        """A metric on the host."""
+        """Copy a metric to the host."""
         ...
 
     def gathered(self, value: Any) -> np.ndarray:
-        """An output of every row of a batch, on the host."""
+        """Copy an output of each row of a batch to the host."""
         ...
 
 
@@ -90,7 +90,7 @@ class Jit:
         return local
 
     def shardings(self, state: TrainState) -> TrainState:
-        """Where each array of a state (or of its shapes) lies."""
+        """The sharding of each array of a state, or of its shapes."""
         return jax.tree.map(lambda _: self.replicated, state)
 
     def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
@@ -140,8 +140,8 @@ class Jit:
 class OnMesh(Jit):
     """One program over the global arrays of a mesh, on one or many hosts.
 
-    The batch is split over both axes; parameters and optimizer over `fsdp`, by `SHARDING_RULES`. Each device gathers
-    all parameters for the length of a step, works on its rows alone, and keeps its part of the summed gradient.
+    The batch is split over both axes; parameters and optimizer state over `fsdp`, by `SHARDING_RULES`. In a step, each
+    device gathers all parameters, computes the gradient of its rows, and keeps its part of the summed gradient.
     """
 
     name = "mesh"
@@ -157,7 +157,7 @@ class OnMesh(Jit):
 
     def compile_init(self, create: Callable[[Any], TrainState]) -> Callable[[Any], TrainState]:
         make = super().compile_init(create)
-        return lambda params: make(jax.device_get(params))  # arrays of one device fit no mesh
+        return lambda params: make(jax.device_get(params))  # arrays on a single device cannot be used on a mesh
 
     def distribute(self, local: GradFn) -> GradFn:
         def run(params: Any, batch: Any, key: Any) -> Any:
@@ -189,7 +189,7 @@ class OnMesh(Jit):
 
 
 def gather(params: Any, places: Any) -> Any:
-    """A device's part of the parameters -> all of them."""
+    """Gather the whole parameters from the parts on each device."""
 
     def whole(part: Any, place: PartitionSpec) -> Any:
         return jax.lax.all_gather(part, FSDP, axis=place.index(FSDP), tiled=True) if FSDP in place else part
@@ -198,7 +198,7 @@ def gather(params: Any, places: Any) -> Any:
 
 
 def scatter(grads: Any, places: Any) -> Any:
-    """Every device's gradient of all parameters -> this device's part of their sum."""
+    """Sum the gradients over devices, and return this device's part."""
 
     def part(whole: Any, place: PartitionSpec) -> Any:
         if FSDP not in place:
@@ -210,7 +210,7 @@ def scatter(grads: Any, places: Any) -> Any:
 
 
 def specs(tree: Any, mesh: Mesh) -> Any:
-    """How each array of a state, or of its parameters, is split."""
+    """The PartitionSpec of each array of a state, or of its parameters."""
     return jax.tree_util.tree_map_with_path(lambda path, x: spec(path, x.shape, mesh), tree)
 
 
@@ -219,7 +219,7 @@ def _is_spec(value: Any) -> bool:
 
 
 def spec(path: Any, shape: tuple[int, ...], mesh: Mesh) -> PartitionSpec:
-    """How an array of the state is split over `fsdp`, by the end of its path."""
+    """The PartitionSpec of one array of the state, by the last key of its path."""
     size = mesh.shape[FSDP]
     for axis in SHARDING_RULES.get(getattr(path[-1], "key", ""), ()):
         if size > 1 and axis < len(shape) and shape[axis] % size == 0:
@@ -271,7 +271,7 @@ class Pmap:
         rows = NamedSharding(Mesh(np.array(self.list), (DATA,)), PartitionSpec(DATA))  # as the step returns it
         copies = jax.tree.map(
             lambda x: np.broadcast_to(np.asarray(x), (self.devices, *x.shape)), state
-        )  # takes no memory
+        )  # a view: takes no memory
         return jax.device_put(copies, rows)
 
     def to_checkpoint(self, state: TrainState) -> TrainState:
@@ -288,10 +288,12 @@ class Pmap:
 
 
 def make_strategy(section: ParallelSection) -> Strategy:
-    """`auto`: a mesh with several processes or fsdp, pmap with several local devices in one process, else jit.
+    """Return the strategy that a configuration selects.
+
+    `auto` is a mesh for several processes or fsdp, pmap for several devices in one process, else jit.
 
     Raises:
-        InputError: the sizes do not fit the devices, or the strategy cannot do what is asked.
+        InputError: the sizes do not fit the devices, or the strategy does not support them.
     """
     data, fsdp = mesh_shape(section)
     name = section.strategy
@@ -300,13 +302,13 @@ def make_strategy(section: ParallelSection) -> Strategy:
     if jax.process_count() > 1 and name != "mesh":
         raise InputError(f"parallel.strategy {name} runs in one process, but there are {jax.process_count()}; use mesh")
     if name != "mesh" and fsdp > 1:
-        raise InputError(f"parallel.fsdp is {section.fsdp}, which parallel.strategy {name} cannot do; use mesh")
+        raise InputError(f"parallel.fsdp is {section.fsdp}, which parallel.strategy {name} does not support; use mesh")
     if name == "jit" and section.data > 1:
-        raise InputError(f"parallel.data is {section.data}, but parallel.strategy jit runs on one; use pmap or mesh")
+        raise InputError(f"parallel.data is {section.data}, but parallel.strategy jit uses 1 device; use pmap or mesh")
     if jax.process_count() > 1 and data * fsdp < jax.device_count():
         raise InputError(
             f"parallel.data is {section.data} and parallel.fsdp {section.fsdp}, but {jax.process_count()} processes "
-            f"must use all {jax.device_count()} devices; -1 for one of them takes the rest"
+            f"must use all {jax.device_count()} devices; set one of the two to -1, for the rest"
         )
     devices = jax.devices()[: data * fsdp]
     if name == "mesh":
@@ -316,26 +318,26 @@ def make_strategy(section: ParallelSection) -> Strategy:
 
 
 def mesh_shape(section: ParallelSection) -> tuple[int, int]:
-    """The devices on both axes; -1 takes what the other leaves.
+    """The number of devices on both axes; -1 is replaced by the number that the other axis leaves.
 
     Raises:
-        InputError: they do not fit.
+        InputError: the sizes do not fit the number of devices.
     """
     count, data, fsdp = jax.device_count(), section.data, section.fsdp
     given = f"parallel.data is {data} and parallel.fsdp {fsdp}, but there are {count} devices"
     if data == fsdp == -1 or min(data, fsdp) < -1 or 0 in (data, fsdp):
-        raise InputError(f"{given}; give numbers, or -1 for one of them, which takes the rest")
+        raise InputError(f"{given}; give two numbers, or set one of them to -1, for the rest")
     data = count // fsdp if data == -1 else data
     fsdp = count // data if fsdp == -1 and data else fsdp
     if not 1 <= data * fsdp <= count:
-        raise InputError(f"{given}; -1 for one of them takes the rest")
+        raise InputError(f"{given}; set one of the two to -1, for the rest")
     return data, fsdp
 
 
 def check_batch(batch_size: int, accumulate: int, strategy: Strategy) -> None:
     """
     Raises:
-        InputError: the global batch cannot be divided.
+        InputError: the global batch is not divisible by the devices and micro-batches.
     """
     if batch_size % (strategy.devices * accumulate):
         raise InputError(
@@ -345,7 +347,7 @@ def check_batch(batch_size: int, accumulate: int, strategy: Strategy) -> None:
 
 
 def compile_steps(strategy: Strategy, train_step: Step, eval_step: Step) -> tuple[Step, Step]:
-    """Both steps, spread over the strategy's devices and compiled."""
+    """Distribute both steps over the strategy's devices and compile them."""
     return (
         strategy.compile_train(functools.partial(train_step, distribute=strategy.distribute)),
         strategy.compile_eval(eval_step),

@@ -1,4 +1,4 @@
-"""What a run shows: metrics.jsonl, the console, TensorBoard, curves.png."""
+"""Output of a run: metrics.jsonl, the console, TensorBoard, curves.png."""
 
 import contextlib
 import importlib.util
@@ -36,13 +36,13 @@ DRAWN = (
     "f1",
     "spearman",
 )
-TIMINGS = ("tokens_per_second", "seconds")  # what two equal runs differ in
-console = Console(highlight=False, soft_wrap=True, emoji=False)  # text is shown as it is
+TIMINGS = ("tokens_per_second", "seconds")  # figures that differ between two identical runs
+console = Console(highlight=False, soft_wrap=True, emoji=False)  # text is printed unchanged
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 
 def say(text: str, end: str = "\n") -> None:
-    """One line to the user, or a part of one; of several processes the first one speaks."""
+    """Log a line, or a part of one, on stdout; in a run of several processes only the first one logs."""
     if hosts.is_first():
         console.print(text, markup=False, end=end)
 
@@ -50,7 +50,7 @@ def say(text: str, end: str = "\n") -> None:
 def check_text(text: str) -> None:
     """
     Raises:
-        InputError: it was not UTF-8 on the command line.
+        InputError: the text from the command line was not UTF-8.
     """
     try:
         text.encode()
@@ -59,23 +59,29 @@ def check_text(text: str) -> None:
 
 
 def warn(text: str) -> None:
-    """One line on stderr."""
+    """Log a warning on stderr; in a run of several processes only the first one does."""
     if hosts.is_first():
         errors.print(f"warning: {text}", markup=False)
 
 
 def warn_here(text: str) -> None:
-    """One line on stderr from whichever process it is that has something to tell."""
+    """Log a warning on stderr from any process, with the process's number."""
     place = f"process {jax.process_index()}: " if hosts.several() else ""
     errors.print(f"warning: {place}{text}", markup=False)
 
 
 class Metrics:
-    """metrics.jsonl, one object a line: `step`, `split`, then figures; TensorBoard beside it where it is installed."""
+    """Writes metrics.jsonl: one object per line with `step`, `split` and figures.
+
+    Also writes the figures for TensorBoard if tensorboardX is installed.
+    """
 
     def __init__(self, folder: Path, step: int, eval_pending: bool = False) -> None:
-        """Rows after `step`, which a killed run may have left, are dropped, and its evaluation where it is owed. Only
-        the first process of a run writes."""
+        """Open the file to append to it. Only the first process of a run writes.
+
+        Rows after `step`, which a killed run may have written, are removed. If `eval_pending`, so is the evaluation of
+        `step`.
+        """
         self.board: Any = None
         self.file: IO[str] | None = None
         if not hosts.is_first():
@@ -92,7 +98,7 @@ class Metrics:
             self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def write(self, step: int, split: str, figures: dict[str, float]) -> None:
-        """Appends a row and flushes it."""
+        """Append a row and flush it."""
         if self.file is None:
             return
         self.file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
@@ -101,7 +107,7 @@ class Metrics:
             self.board.add_scalar(f"{split}/{name}", value, step)
 
     def sync(self) -> None:
-        """What was written is on disk: called before a checkpoint, which promises these rows."""
+        """Flush to disk all that was written; call it before a checkpoint, which relies on these rows."""
         if self.file is not None:
             os.fsync(self.file.fileno())
 
@@ -116,15 +122,15 @@ class Metrics:
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; a last line that a kill cut short is left out.
+    """The rows of metrics.jsonl; an incomplete last line, as a kill leaves it, is skipped.
 
     Raises:
-        InputError: another line is no row; names it.
+        InputError: another line is not a row; the error names the line.
     """
     path = folder / "metrics.jsonl"
     *lines, rest = path.read_bytes().split(b"\n") if path.exists() else [b""]
     rows = [_metrics_row(line, f"{path} line {number}") for number, line in enumerate(lines, 1)]
-    with contextlib.suppress(InputError):  # of a whole row the kill took the line's end alone
+    with contextlib.suppress(InputError):  # the row may be complete, with only its newline missing
         rows.append(_metrics_row(rest, f"{path} line {len(lines) + 1}"))
     return rows
 
@@ -134,14 +140,14 @@ def _metrics_row(line: bytes, place: str) -> dict[str, Any]:
         row = json.loads(line)
         if isinstance(row["step"], int) and isinstance(row["split"], str):
             return row
-        reason = "step must be a whole number, and split a text"
+        reason = "step must be an integer, and split a text"
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__} {error}"
     raise InputError(f"{place}: not a row of metrics ({reason}); correct or remove the line")
 
 
 class Bar:
-    """A progress bar on a terminal; elsewhere a line at every `show`."""
+    """A progress bar on a terminal; otherwise a line at each `show`."""
 
     def __init__(self, total: int, start: int) -> None:
         columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
@@ -158,11 +164,11 @@ class Bar:
         self.progress.stop()
 
     def advance(self, step: int) -> None:
-        """The bar alone."""
+        """Update the bar only."""
         self.progress.update(self.task, completed=step)
 
     def show(self, step: int, figures: dict[str, float]) -> None:
-        """Loss, real tokens a second, time left."""
+        """Show the loss, real tokens per second and the time left."""
         text = f"loss {figures['loss']:.3f}  {figures['tokens_per_second']:,.0f} tokens/s"
         self.progress.update(self.task, description=text, completed=step)
         if not console.is_terminal:
@@ -171,7 +177,7 @@ class Bar:
 
 
 def show_table(title: str, figures: dict[str, float]) -> None:
-    """Named figures, one a line."""
+    """Print a table of figures, one per line."""
     table = Table(title=title, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
@@ -181,7 +187,7 @@ def show_table(title: str, figures: dict[str, float]) -> None:
 
 
 def show_types(scores: dict[str, dict[str, float]]) -> None:
-    """The precision, recall and F1 of each type of entity, and how many right ones there are (support)."""
+    """Print the precision, recall, F1 and support (number of gold entities) of each entity type."""
     names = ("precision", "recall", "f1", "support")
     table = Table()
     table.add_column("type")
@@ -189,12 +195,12 @@ def show_types(scores: dict[str, dict[str, float]]) -> None:
         table.add_column(name, justify="right")
     for label, figures in scores.items():
         cells = (f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in map(figures.get, names))
-        table.add_row(Text(label), *cells)  # a label is no markup
+        table.add_row(Text(label), *cells)  # a label is not markup
     console.print(table)
 
 
 def eval_line(step: int, figures: dict[str, float]) -> str:
-    """An evaluation in one line."""
+    """One line with the figures of an evaluation."""
     parts = [
         f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}"
         for name, value in figures.items()
@@ -204,7 +210,7 @@ def eval_line(step: int, figures: dict[str, float]) -> str:
 
 
 def opening(config: Any, model: Any, strategy: Any, parameters: int) -> list[str]:
-    """Device, dtype, strategy, parameter count; a warning where a GPU lies idle."""
+    """The first lines of a log: model, dtype, devices, strategy, steps, attention; a warning if a GPU is unused."""
     device = jax.devices()[0]
     width, length = model.hidden_size // model.num_heads, config.data.sequence_length
     obstacle = cudnn_obstacle(Request(device, config.train.dtype, length, width, model.attention_dropout))
@@ -214,11 +220,11 @@ def opening(config: Any, model: Any, strategy: Any, parameters: int) -> list[str
         f"{device.device_kind} ({device.platform}){processes}, strategy {strategy.name} over {strategy.devices}",
         f"{config.train.steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens, "
         f"into {config.out}",
-        "attention: " + ("cuDNN's" if obstacle is None else f"plain; cuDNN's is not taken, since {obstacle}"),
+        "attention: " + ("cuDNN" if obstacle is None else f"plain (cuDNN not used: {obstacle})"),
     ]
     if device.platform == "cpu" and has_nvidia():
         lines.append(
-            "warning: an NVIDIA GPU is here, but JAX sees only the CPU; install bertgpt[cuda] (make EXTRA=cuda)"
+            "warning: there is an NVIDIA GPU, but JAX sees only the CPU; install bertgpt[cuda] (make EXTRA=cuda)"
         )
     return lines
 
@@ -229,7 +235,7 @@ def has_nvidia(root: str = "/") -> bool:
 
 
 def derived(figures: dict[str, float], tokens_per_byte: float) -> dict[str, float]:
-    """The figures with those that follow from them: balanced accuracy, perplexity, bits a byte of text."""
+    """Return the figures with the derived ones added: balanced accuracy, perplexity, bits per byte of text."""
     out = dict(figures)
     for name, recall in (("nsp_balanced_accuracy", "nsp_recall"), ("nsp_length_baseline", "nsp_length_recall")):
         if f"{recall}_is_next" in out:
@@ -241,16 +247,18 @@ def derived(figures: dict[str, float], tokens_per_byte: float) -> dict[str, floa
 
 
 def report(folder: Path) -> list[str]:
-    """Draws curves.png from metrics.jsonl and tells the end of the run in lines, held-out figures beside their
-    baselines on the same examples: word frequencies for tokens, the two lengths alone for next sentences.
+    """Draw curves.png from metrics.jsonl, and return lines with the final held-out figures and their baselines.
+
+    The baselines are computed on the same examples: unigram frequencies for tokens; the lengths of the two segments for
+    next sentences.
 
     Raises:
-        InputError: there are no metrics.
+        InputError: the folder has no metrics.
     """
     rows = read_metrics(folder)
     scored = [row for row in rows if row["split"] == "eval"]
     if not rows:
-        raise InputError(f"{folder}: no metrics.jsonl with rows; give the folder of a run")
+        raise InputError(f"{folder}: no metrics.jsonl with rows; give a run folder")
     unigram = scored[-1].get("unigram_cross_entropy") if scored else None
     draw_curves(rows, folder / "curves.png", baselines(scored[-1]) if scored else {})
     lines = [f"curves: {folder / 'curves.png'}"]
@@ -262,28 +270,28 @@ def report(folder: Path) -> list[str]:
     place = f"step {last['step']}, {last['examples']:,} held-out examples:"
     for name, title in (("mlm_loss", "MLM loss"), ("lm_loss", "LM loss")):
         if name in last:
-            gain = unigram - last[name]
-            lines.append(f"{place} {title} {last[name]:.3f} nats, {_beside(gain, '.3f')} the unigram's {unigram:.3f}")
+            gain = _compared(unigram - last[name], ".3f")
+            lines.append(f"{place} {title} {last[name]:.3f} nats, {gain} the unigram baseline ({unigram:.3f})")
     if "nsp_balanced_accuracy" in last:
-        lengths = last.get("nsp_length_baseline")  # absent from runs of earlier versions
-        beside = "" if lengths is None else f", {lengths:.3f} from the two lengths alone"
+        lengths = last.get("nsp_length_baseline")  # missing in runs of earlier versions
+        baseline = "" if lengths is None else f" (segment-length baseline: {lengths:.3f})"
         lines.append(
             f"{place} MLM accuracy {last['mlm_accuracy']:.3f}, "
-            f"NSP balanced accuracy {last['nsp_balanced_accuracy']:.3f}{beside}"
+            f"NSP balanced accuracy {last['nsp_balanced_accuracy']:.3f}{baseline}"
         )
     if "bits_per_byte" in last:
         per_nat = last["bits_per_byte"] / last["lm_loss"] if last["lm_loss"] else 0.0
         bits = per_nat * unigram
-        share = 1 - last["bits_per_byte"] / bits if bits else 0.0
+        share = _compared(1 - last["bits_per_byte"] / bits if bits else 0.0, ".1%")
         lines.append(
-            f"{place} {last['bits_per_byte']:.3f} bits per byte, {_beside(share, '.1%')} the unigram's {bits:.3f}; "
+            f"{place} {last['bits_per_byte']:.3f} bits per byte, {share} the unigram baseline ({bits:.3f}); "
             f"perplexity {last['perplexity']:.1f}"
         )
     return lines
 
 
-def _beside(gain: float, form: str) -> str:
-    return f"{abs(gain):{form}} {'under' if gain >= 0 else 'over'}"
+def _compared(gain: float, form: str) -> str:
+    return f"{abs(gain):{form}} {'below' if gain >= 0 else 'above'}"
 
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:
@@ -291,17 +299,17 @@ def _figures(row: dict[str, Any]) -> dict[str, float]:
 
 
 def baselines(row: dict[str, Any]) -> dict[str, tuple[str, float]]:
-    """What a held-out row's figures are compared with: figure -> the baseline's name and value."""
+    """The baselines in a held-out row: figure -> name and value of its baseline."""
     compared = (
         ("mlm_loss", "unigram", "unigram_cross_entropy"),
         ("lm_loss", "unigram", "unigram_cross_entropy"),
-        ("nsp_balanced_accuracy", "two lengths", "nsp_length_baseline"),
+        ("nsp_balanced_accuracy", "segment lengths", "nsp_length_baseline"),
     )
     return {figure: (name, row[value]) for figure, name, value in compared if value in row}
 
 
 def draw_curves(rows: Iterable[dict[str, Any]], path: Path, compared: dict[str, tuple[str, float]]) -> None:
-    """Every loss and accuracy over steps, training and held-out, with its baseline where there is one."""
+    """Plot each loss and accuracy over steps, training and held-out, with its baseline if there is one."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""The run's configuration: every key with its default, its values and its meaning."""
+"""The run's configuration: each key with its default, bounds, choices and meaning."""
 
 import dataclasses
 import typing
@@ -16,7 +16,7 @@ class ModelSection:
 
     preset: str | None = setting(None, "one of bert_tiny, bert_base, bert_large, gpt1")
     init_from: str | None = setting(
-        None, "a run folder or a model folder, whose weights and tokenizer are taken", path="local"
+        None, "a run or model folder to start from, with its weights and tokenizer", path="local"
     )
     architecture: str | None = setting(None, "bert or gpt")
     vocab_size: int | None = setting(None, "rows of the token embeddings; null: the tokenizer's size")
@@ -24,7 +24,7 @@ class ModelSection:
     num_layers: int | None = setting(None, "blocks")
     num_heads: int | None = setting(None, "attention heads")
     mlp_size: int | None = setting(None, "width of the feed-forward layer")
-    max_positions: int | None = setting(None, "tokens that a sequence can have at most")
+    max_positions: int | None = setting(None, "longest sequence, in tokens")
     type_vocab_size: int | None = setting(None, "segments (BERT)")
     hidden_dropout: float | None = setting(None, "dropout of embeddings and of both residual branches")
     attention_dropout: float | None = setting(None, "dropout of the attention probabilities")
@@ -36,34 +36,34 @@ class ModelSection:
 
 @dataclasses.dataclass
 class TokenizerSection:
-    """The tokenizer: one to load, or what to train on the corpus."""
+    """The tokenizer: one to load, or the kind and size of one to train on the corpus."""
 
     path: str | None = setting(None, "a tokenizer.json, or a folder that has one or a vocab.txt", path="local")
     kind: str | None = setting(
         None, "of a new tokenizer; null: wordpiece for BERT, bpe for GPT-1", choices=("wordpiece", "bpe")
     )
     vocab_size: int | None = setting(None, "tokens of a new tokenizer; null: the preset's", least=30)
-    lowercase: bool = setting(True, "whether a new WordPiece tokenizer lower-cases")
+    lowercase: bool = setting(True, "whether a new WordPiece tokenizer lowercases text")
 
 
 @dataclasses.dataclass
 class DataSection:
-    """The text, and how examples are made of it."""
+    """The text, and how examples are made from it."""
 
     train: str | list[str] | None = setting(
-        None, "a file, folder, glob, address or package:NAME/FILE, or a list of them", path="any", wanted=PATHS
+        None, "a file, folder, glob, URL or package:NAME/FILE, or a list of them", path="any", wanted=PATHS
     )
     eval: str | list[str] | None = setting(None, "held-out data, given in the same way", path="any", wanted=PATHS)
-    eval_fraction: float = setting(0.01, "share that is held out where `data.eval` is null", above=0, below=1)
+    eval_fraction: float = setting(0.01, "share to hold out if `data.eval` is null", above=0, below=1)
     text_key: str = setting("text", "key or column of the text in JSON, JSONL and Parquet")
     language: str = setting("en", "language whose rules split sentences")
     sentence_per_line: bool = setting(False, "every line is a sentence, and blank lines separate documents")
     store: str | None = setting(None, "folder of the token store; null: OUT/store", path="local")
-    workers: int | None = setting(None, "processes that tokenize; null: one for each core", least=1, resumable=True)
+    workers: int | None = setting(None, "processes that tokenize; null: one per core", least=1, resumable=True)
     sequence_length: int = setting(128, "tokens of a training sequence", least=8)
     pack: bool = setting(False, "pack several examples into one row; `train.batch_size` then counts rows")
     whole_word: bool = setting(False, "mask whole words instead of single tokens")
-    balance_nsp: bool = setting(True, "as many IsNext as NotNext pairs; false: Google's rule, a coin for each pair")
+    balance_nsp: bool = setting(True, "as many IsNext as NotNext pairs; false: chosen at random, as in Google's BERT")
 
 
 @dataclasses.dataclass
@@ -71,18 +71,18 @@ class OptimizerSection:
     """Adam or LAMB with decoupled weight decay."""
 
     name: str = setting("adamw", "the optimizer", choices=("adamw", "lamb"))
-    learning_rate: float = setting(1e-4, "highest learning rate", least=0)
+    learning_rate: float = setting(1e-4, "peak learning rate", least=0)
     warmup_steps: int = setting(0, "steps in which the learning rate rises linearly from 0", least=0)
     warmup_fraction: float = setting(
-        0.0, "the same as a share of all steps, where `optimizer.warmup_steps` is 0", least=0, below=1
+        0.0, "the same as a share of all steps, if `optimizer.warmup_steps` is 0", least=0, below=1
     )
-    schedule: str = setting("linear", "how the learning rate falls", choices=("linear", "cosine", "constant"))
-    weight_decay: float = setting(0.01, "decoupled weight decay of all weights but biases and gains", least=0)
+    schedule: str = setting("linear", "decay of the learning rate", choices=("linear", "cosine", "constant"))
+    weight_decay: float = setting(0.01, "decoupled weight decay; not for biases and LayerNorm gains", least=0)
     b1: float = setting(0.9, "decay of the gradient's running mean", least=0, below=1)
     b2: float = setting(0.999, "decay of the squared gradient's running mean", least=0, below=1)
     eps: float = setting(1e-6, "added to the denominator of the update", least=0)
     clip_norm: float = setting(1.0, "largest norm of the whole gradient; 0: no limit", least=0)
-    bias_correction: bool = setting(True, "Adam's bias correction, which Google's BERT leaves out")
+    bias_correction: bool = setting(True, "Adam's bias correction; Google's BERT has none")
 
 
 @dataclasses.dataclass
@@ -91,9 +91,9 @@ class TrainSection:
 
     steps: int = setting(1000, "updates", least=1, resumable=True)
     epochs: float | None = setting(
-        None, "passes over the data of a fine-tuning run; decides `train.steps`", above=0, below=1e6, resumable=True
+        None, "passes over the data of a fine-tuning run; replaces `train.steps`", above=0, below=1e6, resumable=True
     )
-    batch_size: int = setting(32, "examples of an update, over all devices", least=1)
+    batch_size: int = setting(32, "examples per update, over all devices", least=1)
     accumulate: int = setting(1, "micro-batches that each device's rows are split into", least=1)
     dtype: str = setting("float32", "dtype of the computation; weights are float32", choices=("float32", "bfloat16"))
     remat: str = setting(
@@ -104,9 +104,9 @@ class TrainSection:
     )
     log_every: int = setting(50, "steps from one row of metrics to the next", least=1, resumable=True)
     eval_every: int = setting(500, "steps from one evaluation to the next", least=1, resumable=True)
-    eval_examples: int = setting(2000, "held-out examples that an evaluation of pretraining scores", least=1)
+    eval_examples: int = setting(2000, "held-out examples per evaluation of a pretraining run", least=1)
     patience: int = setting(
-        0, "evaluations without a better one after which the run ends; 0: never", least=0, resumable=True
+        0, "evaluations without improvement after which the run stops; 0: never", least=0, resumable=True
     )
     profile: str | None = setting(None, "first and last step of a profiler trace, such as 100:105", resumable=True)
     stall_seconds: float = setting(
@@ -116,12 +116,12 @@ class TrainSection:
 
 @dataclasses.dataclass
 class ParallelSection:
-    """How a step is spread over devices."""
+    """How a step is distributed over devices."""
 
     strategy: str = setting("auto", "how the step is compiled", choices=("auto", "jit", "pmap", "mesh"), resumable=True)
-    data: int = setting(-1, "devices on the data axis; -1: all that are left", resumable=True)
+    data: int = setting(-1, "devices on the data axis; -1: all that remain", resumable=True)
     fsdp: int = setting(
-        1, "devices that share parameters and optimizer, and split the batch too; -1: all that are left", resumable=True
+        1, "devices that shard parameters, optimizer state and batch; -1: all that remain", resumable=True
     )
 
 
@@ -130,12 +130,12 @@ class CheckpointSection:
     """How often checkpoints are saved, and how many are kept."""
 
     every: int = setting(500, "steps from one checkpoint to the next", least=1, resumable=True)
-    keep: int = setting(2, "newest checkpoints that are kept, beside the best", least=1, resumable=True)
+    keep: int = setting(2, "newest checkpoints to keep, in addition to the best", least=1, resumable=True)
 
 
 @dataclasses.dataclass
 class RunConfig:
-    """Everything that decides a run; saved resolved as config.yaml in its folder."""
+    """The configuration of a run; saved with all defaults as config.yaml in its folder."""
 
     model: ModelSection = dataclasses.field(default_factory=ModelSection)
     tokenizer: TokenizerSection = dataclasses.field(default_factory=TokenizerSection)
@@ -145,7 +145,9 @@ class RunConfig:
     train: TrainSection = dataclasses.field(default_factory=TrainSection)
     parallel: ParallelSection = dataclasses.field(default_factory=ParallelSection)
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
-    seed: int = setting(0, "of initial weights, dropout, and the order and masks of the data", least=0, below=2**31)
+    seed: int = setting(
+        0, "seed of initial weights, dropout, and the order and masks of the data", least=0, below=2**31
+    )
     out: str = setting("runs/run", "the run's folder", path="local", resumable=True)
 
 
@@ -153,9 +155,9 @@ class Key(typing.NamedTuple):
     """A key of the configuration.
 
     Attributes:
-        types: of its value, such as (str, list[str], NoneType).
-        default: None where it is optional.
-        rules: what else is said of it.
+        types: types of its value, such as (str, list[str], NoneType).
+        default: its default.
+        rules: its bounds, choices and meaning.
     """
 
     types: tuple[Any, ...]
@@ -172,7 +174,7 @@ SECTIONS = {field.name: field.type for field in dataclasses.fields(RunConfig) if
 
 
 def _keys() -> dict[str, Key]:
-    """Every key by its dotted name."""
+    """Each key by its dotted name."""
     found: dict[str, Key] = {}
     for prefix, section in {**{f"{name}.": kind for name, kind in SECTIONS.items()}, "": RunConfig}.items():
         hints = typing.get_type_hints(section)
@@ -193,4 +195,4 @@ SIZES = (
     "mlp_size",
     "max_positions",
     "type_vocab_size",
-)  # of the model; the weights that a run starts from fix them
+)  # of the model; initial weights fix them

@@ -1,4 +1,4 @@
-"""What a run carries from step to step."""
+"""The training state: step, parameters, optimizer state and random key."""
 
 from typing import Any
 
@@ -11,18 +11,18 @@ from jax import Array
 from bertgpt.model.blocks import Model
 from bertgpt.model.inputs import example_ids
 
-PRNG = "rbg"  # the same under every sharding; of dropout it gives the keys alone
+PRNG = "rbg"  # independent of the sharding; dropout uses it only to derive keys
 
 
 @flax.struct.dataclass
 class TrainState:
-    """A pytree of arrays alone, so that it can be sharded, donated and saved as it is.
+    """A pytree that contains only arrays, so it can be sharded, donated and saved.
 
     Attributes:
-        step: int32, updates made so far.
+        step: int32, number of updates so far.
         params: float32 parameters.
-        opt_state: the optimizer's.
-        key: uint32 [4], the run's random key; each step folds its number into it.
+        opt_state: the optimizer's state.
+        key: uint32 [4], the run's random key; each step folds in its number.
     """
 
     step: Array
@@ -32,7 +32,7 @@ class TrainState:
 
 
 def create_state(model: Model, optimizer: optax.GradientTransformation, seed: int, params: Any = None) -> TrainState:
-    """Step 0: fresh parameters from the seed, or the given ones."""
+    """The state at step 0, with the given parameters, or with parameters randomly initialized from the seed."""
     key = jax.random.key(seed, impl=PRNG)
     if params is None:
         params = model.init(jax.random.fold_in(key, 1), example_ids(type(model).__name__))["params"]
@@ -45,5 +45,5 @@ def create_state(model: Model, optimizer: optax.GradientTransformation, seed: in
 
 
 def step_key(state: TrainState) -> Array:
-    """The random key of the step that comes next."""
+    """The random key of the next step."""
     return jax.random.fold_in(jax.random.wrap_key_data(state.key, impl=PRNG), state.step)

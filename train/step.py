@@ -1,4 +1,4 @@
-"""One update and one evaluation, as pure functions: `jit`, `pmap` and a mesh are put around them in parallel.py."""
+"""One update and one evaluation as pure functions; parallel.py runs them under jit, pmap or a mesh."""
 
 import dataclasses
 import functools
@@ -17,22 +17,22 @@ from bertgpt.model.blocks import Model
 from .state import TrainState, step_key
 
 Sums = dict[str, SumWeight]
-PACKED = ("position_ids", "pack_ids", "cls_positions")  # further inputs of a batch whose rows hold several examples
-IN_BLOCKS = (("output_logits", False),)  # logits over the vocabulary exist for a block of rows at a time
+PACKED = ("position_ids", "pack_ids", "cls_positions")  # additional inputs of a batch with several examples per row
+IN_BLOCKS = (("output_logits", False),)  # the losses compute logits over the vocabulary in blocks of rows
 
 
 class Objective(NamedTuple):
-    """A model with what it is trained and judged by.
+    """A model with its losses and accuracies.
 
     Attributes:
-        model: takes the batch's `inputs` by name.
-        inputs: keys of the batch; those of `PACKED` that it has are taken as well.
-        losses: (output, batch) -> sums whose means are added and differentiated.
-        accuracies: (output, batch) -> further sums of an evaluation.
-        weights: (loss, its weight in what is differentiated); 1 for the others.
-        options: (name, value) of further arguments of the model.
-        outputs: fields of its output that an evaluation keeps.
-        apply: `model.apply`, or what serves the device better.
+        model: called with the batch's `inputs` by name.
+        inputs: keys of the batch; keys of `PACKED` that the batch has are added.
+        losses: (output, batch) -> sums by name; the weighted sum of their means is minimized.
+        accuracies: (output, batch) -> sums that only an evaluation computes.
+        weights: (loss, weight) pairs; a loss without a weight has weight 1.
+        options: (name, value) pairs of further arguments of the model.
+        outputs: fields of the model's output that an evaluation keeps.
+        apply: replaces `model.apply`, such as with a version that is faster on the device.
     """
 
     model: Model
@@ -45,38 +45,40 @@ class Objective(NamedTuple):
     apply: Callable[..., Any] | None = None
 
     def total(self, values: Mapping[str, Any]) -> Any:
-        """The weighted sum of the losses among named values."""
+        """The weighted sum of the losses (names that end in `_loss`) among named values."""
         weights = dict(self.weights)
         return sum(weights.get(name, 1) * value for name, value in values.items() if name.endswith("_loss"))
 
 
-GradFn = Callable[..., tuple[Any, Sums]]  # `gradients` of one device
+# A function (params, batch, key, axes) -> (gradient, loss sums), such as `gradients` with its options bound.
+GradFn = Callable[..., tuple[Any, Sums]]
+# A function that turns the GradFn of one device into one that returns the sum over all devices of a strategy.
 Distribute = Callable[[GradFn], GradFn]
 
 
 def single_device(local: GradFn) -> GradFn:
-    """One device has all rows."""
+    """The `Distribute` of a single device: return the function unchanged."""
     return local
 
 
-def bert_task(model: Model) -> Objective:
-    """Masked tokens and next sentence."""
+def bert_objective(model: Model) -> Objective:
+    """Masked tokens and next sentence: BERT's pretraining objective."""
     inputs = ("input_ids", "attention_mask", "token_type_ids", "masked_positions")
     return Objective(model, inputs, losses.bert_losses, losses.bert_accuracies, options=IN_BLOCKS)
 
 
-def gpt_task(model: Model) -> Objective:
-    """Next token."""
+def gpt_objective(model: Model) -> Objective:
+    """The next token: GPT-1's pretraining objective."""
     return Objective(model, ("input_ids",), losses.gpt_losses, losses.gpt_accuracies, options=IN_BLOCKS)
 
 
-def apply(task: Objective, params: Any, batch: Batch, key: Array | None = None) -> Any:
-    """The model's output for a batch; with dropout where there is a key."""
-    inputs = {name: batch[name] for name in (*task.inputs, *(name for name in PACKED if name in batch))}
-    options = dict(task.options) | {"deterministic": True}
+def apply(objective: Objective, params: Any, batch: Batch, key: Array | None = None) -> Any:
+    """The model's output for a batch; with dropout if a key is given."""
+    inputs = {name: batch[name] for name in (*objective.inputs, *(name for name in PACKED if name in batch))}
+    options = dict(objective.options) | {"deterministic": True}
     if key is not None:
         options |= {"deterministic": False, "rngs": {"dropout": key}}
-    run = task.apply or task.model.apply
+    run = objective.apply or objective.model.apply
     return run({"params": params}, **inputs, **options)
 
 
@@ -84,56 +86,59 @@ def train_step(
     state: TrainState,
     batch: Batch,
     *,
-    task: Objective,
+    objective: Objective,
     optimizer: optax.GradientTransformation,
     accumulate: int = 1,
     distribute: Distribute = single_device,
 ) -> tuple[TrainState, dict[str, Array]]:
-    """The update for one global batch; without dropout, whose keys go by device and micro-batch, the same however the
-    batch is split.
+    """Update the state with one global batch.
+
+    Without dropout, the result does not depend on how the batch is split. Each device and micro-batch has its own
+    dropout key.
 
     Args:
         state: before the update.
         batch: arrays [B ...]; under pmap this device's part.
-        task: what to learn.
-        optimizer: what to do with the gradient.
-        accumulate: micro-batches that a device works its rows off in, one after the other.
-        spread: how `gradients` runs on several devices.
+        objective: model and losses.
+        optimizer: computes updates from the gradient.
+        accumulate: number of micro-batches that each device's rows are split into.
+        distribute: makes `gradients` run on several devices.
 
     Returns:
-        The state after it, and the batch's mean losses with `loss` (their sum) and `grad_norm` (before clipping).
+        The state after the update, and the batch's mean losses with `loss` (their weighted sum) and `grad_norm` (before
+        clipping).
     """
-    local = functools.partial(gradients, task=task, accumulate=accumulate)
+    local = functools.partial(gradients, objective=objective, accumulate=accumulate)
     grads, sums = distribute(local)(state.params, batch, step_key(state))
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {name: value.mean() for name, value in sums.items()}
-    metrics |= {"loss": task.total(metrics), "grad_norm": optax.tree.norm(grads)}
+    metrics |= {"loss": objective.total(metrics), "grad_norm": optax.tree.norm(grads)}
     return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
 def gradients(
-    params: Any, batch: Batch, key: Array, axes: tuple[str, ...] = (), *, task: Objective, accumulate: int = 1
+    params: Any, batch: Batch, key: Array, axes: tuple[str, ...] = (), *, objective: Objective, accumulate: int = 1
 ) -> tuple[Any, Sums]:
-    """One device's part of the gradient of the global batch's summed mean losses, and of the losses.
+    """One device's part of the gradient of the global batch's total loss, and of the losses.
 
     Args:
-        params: whole.
+        params: all parameters, not a shard.
         batch: this device's rows.
-        key: of this device's dropout.
-        axes: names of the axes that hold the other devices.
-        task: what to learn.
-        accumulate: micro-batches.
+        key: this device's dropout key.
+        axes: names of the mapped axes over which the devices are distributed.
+        objective: model and losses.
+        accumulate: number of micro-batches.
 
     Returns:
-        Gradient and losses, to be added over devices.
+        Gradient and loss sums; their sum over devices is that of the global batch.
     """
     batch = normalize_loss_masks(batch, axes)
 
     def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
-        output = apply(task, params, batch, key)
-        sums = task.losses(output, batch)
-        return task.total({name: value.sum for name, value in sums.items()}), sums
+        output = apply(objective, params, batch, key)
+        sums = objective.losses(output, batch)
+        return objective.total({name: value.sum for name, value in sums.items()}), sums
 
     def micro_batch(total: Any, index_and_batch: tuple[Array, Batch]) -> tuple[Any, None]:
         index, batch = index_and_batch
@@ -149,8 +154,10 @@ def gradients(
 
 
 def normalize_loss_masks(batch: Batch, axes: tuple[str, ...] = ()) -> Batch:
-    """Every loss mask over its sum in the global batch, so that a sum of losses, added over micro-batches and devices,
-    is the global mean, divided once. A mask that is all zero stays so."""
+    """Divide each loss mask by its sum over the global batch.
+
+    The sum of the losses over micro-batches and devices is then the global mean. A mask of zeros stays zero.
+    """
 
     def share(mask: Array) -> Array:
         total = mask.astype(jnp.float32).sum()
@@ -160,10 +167,14 @@ def normalize_loss_masks(batch: Batch, axes: tuple[str, ...] = ()) -> Batch:
     return {name: share(value) if name.endswith("loss_mask") else value for name, value in batch.items()}
 
 
-def eval_step(params: Any, batch: Batch, *, task: Objective) -> tuple[Sums, dict[str, Array]]:
-    """The sums and weights of every loss and accuracy of a device's rows, without dropout, to be added over devices;
-    also the outputs that the task keeps, row by row, with each row's `place`."""
-    output = apply(task, params, batch)
-    sums = task.losses(output, batch) | task.accuracies(output, batch)
-    kept = {name: getattr(output, name) for name in task.outputs}
+def eval_step(params: Any, batch: Batch, *, objective: Objective) -> tuple[Sums, dict[str, Array]]:
+    """Evaluate one device's rows without dropout.
+
+    Returns:
+        (sum, weight) of each loss and accuracy, to be summed over devices; and, if the objective keeps outputs, these
+        per row, with each row's `place`.
+    """
+    output = apply(objective, params, batch)
+    sums = objective.losses(output, batch) | objective.accuracies(output, batch)
+    kept = {name: getattr(output, name) for name in objective.outputs}
     return sums, kept | ({"place": batch["place"]} if kept else {})

@@ -1,4 +1,4 @@
-"""What watches a run from beside the loop: signals, a clock for what stalls, a profiler for chosen steps."""
+"""Monitors of a run: signals, a watchdog for stalls, and a profiler for chosen steps."""
 
 import itertools
 import os
@@ -16,10 +16,10 @@ from .config import parse_steps
 
 
 class Stop:
-    """Notes SIGTERM and Ctrl-C, so that the loop can save and leave.
+    """Records SIGTERM and Ctrl-C, so the loop can save and exit.
 
-    In a run of several processes they all leave at the same step, whichever of them was told: JAX's preemption service
-    has SIGTERM, and Ctrl-C is passed on to it.
+    In a run of several processes all exit at the same step, whichever of them received the signal. JAX's preemption
+    service handles SIGTERM, and Ctrl-C sends SIGTERM.
     """
 
     def __init__(self) -> None:
@@ -39,7 +39,7 @@ class Stop:
             signal.signal(number, handler)
 
     def requested(self) -> bool:
-        """Whether to stop now; every process of a run asks equally often, and gets the same answer."""
+        """Whether to stop now; the same in every process, so every process must call it equally often."""
         if self.received is None and hosts.several() and self._all_agreed():
             self.received = signal.SIGTERM
         return self.received is not None
@@ -52,10 +52,10 @@ class Stop:
 
 
 class Watchdog:
-    """Tells when what the loop is at takes longer than `limit` seconds, and again each time that has doubled."""
+    """Logs when an activity of the loop takes longer than `limit` seconds, and again whenever that time has doubled."""
 
     def __init__(self, limit: float, tell: Callable[[str], None]) -> None:
-        """`limit` 0: never."""
+        """`limit` 0: never; `tell` logs a line."""
         self.limit, self.tell = limit, tell
         self.doing, self.since, self.told = "", time.monotonic(), 0.0
         self._ended = threading.Event()
@@ -70,7 +70,7 @@ class Watchdog:
         self._ended.set()
 
     def at(self, doing: str) -> None:
-        """The loop begins something; what it did before is done."""
+        """The loop begins an activity; the one before has ended."""
         self.doing, self.since, self.told = doing, time.monotonic(), 0.0
 
     def _watch(self) -> None:
@@ -82,8 +82,10 @@ class Watchdog:
 
 
 class Profile:
-    """A profiler trace of the steps from `first` to `last`, as far as this process makes them, for TensorBoard or
-    Perfetto; of every process in a folder of its own."""
+    """A profiler trace of the steps from `first` to `last`, for TensorBoard or Perfetto.
+
+    Of these steps, only those that this process makes are traced. Each process writes to its own folder.
+    """
 
     def __init__(self, steps: str | None, folder: Path) -> None:
         self.folder = folder / f"process_{jax.process_index()}" if hosts.several() else folder
@@ -91,13 +93,13 @@ class Profile:
         self.is_tracing = False
 
     def before(self, step: int) -> None:
-        """Begins the trace where the step is the first of them."""
+        """Start the trace at the first of the steps."""
         if self.first <= step <= self.last and not self.is_tracing:
             jax.profiler.start_trace(str(self.folder))
             self.is_tracing = True
 
     def after(self, step: int, outcome: object) -> bool:
-        """Ends it where the step was the last, once that is computed; whether it did."""
+        """Stop the trace when the last step has been computed; return whether it did."""
         if step < self.last or not self.is_tracing:
             return False
         jax.block_until_ready(outcome)
@@ -105,7 +107,7 @@ class Profile:
         return True
 
     def end(self) -> None:
-        """Ends it where it is still going on."""
+        """Stop the trace if it is running."""
         if self.is_tracing:
             jax.profiler.stop_trace()
             self.is_tracing = False

@@ -16,17 +16,19 @@ class NotFiniteError(RuntimeError):
 
 
 class Window:
-    """The steps since the last row of metrics. Their figures stay on the device until they are looked at, so that no
-    step waits."""
+    """The steps since the last row of metrics.
 
-    def __init__(self, trainer: CompiledSteps, steps: int = 0, sums: dict[str, float] | None = None) -> None:
+    Their figures stay on the device until `check` or `figures` fetches them, so no step waits for the host.
+    """
+
+    def __init__(self, compiled: CompiledSteps, steps: int = 0, sums: dict[str, float] | None = None) -> None:
         """
         Args:
-            trainer: of the run.
-            steps: how many the row to come has already, from a checkpoint.
-            sums: of their figures.
+            compiled: the run's compiled steps.
+            steps: number of steps since the last row, from a checkpoint.
+            sums: the sums of their figures.
         """
-        self.trainer = trainer
+        self.compiled = compiled
         self.pending: list[tuple[int, dict[str, Any]]] = []
         self.steps, self.sums = steps, dict(sums or {})
         self.learning_rate = 0.0
@@ -34,32 +36,34 @@ class Window:
         self.restart_clock()
 
     def add(self, step: int, figures: dict[str, Any], batch: dict[str, np.ndarray]) -> None:
-        """Notes a step that is under way, with this process's rows of its batch."""
+        """Record a step that may still be running, with this process's rows of its batch."""
         self.pending.append((step, figures))
         self.tokens += loader.real_tokens(batch)
-        self.flops += flops.step_flops(self.trainer.job.model.config, batch)
+        self.flops += flops.step_flops(self.compiled.job.model.config, batch)
 
     def check(self) -> None:
-        """Fetches what is pending.
+        """Fetch the pending figures.
 
         Raises:
-            NotFiniteError: names the first step whose loss or gradient is not finite.
+            NotFiniteError: a loss or gradient is not finite; the error names the first such step.
         """
         for step, figures in self.pending:
-            found = {name: self.trainer.strategy.scalar(value) for name, value in figures.items()}
+            found = {name: self.compiled.strategy.scalar(value) for name, value in figures.items()}
             if not (math.isfinite(found["loss"]) and math.isfinite(found["grad_norm"])):
                 raise NotFiniteError(
-                    f"step {step}: loss {found['loss']}, gradient norm {found['grad_norm']}; stopped, the last "
+                    f"step {step}: loss {found['loss']}, gradient norm {found['grad_norm']}; stopped; the last "
                     "checkpoint is kept; lower optimizer.learning_rate or raise optimizer.warmup_steps"
                 )
             self.sums = {name: self.sums.get(name, 0.0) + value for name, value in found.items()}
             self.steps += 1
-            self.learning_rate = float(self.trainer.schedule(step - 1))
+            self.learning_rate = float(self.compiled.schedule(step - 1))
         self.pending = []
 
     def figures(self) -> dict[str, float]:
-        """Means over the steps since the last call, the newest learning rate, real tokens a second, and the model FLOPs
-        utilisation (Chowdhery et al. 2022, appendix B) where the devices' peak is known."""
+        """Means over the steps since the last call, the newest learning rate, and real tokens per second.
+
+        If the peak rate of the devices is known, also the model FLOPs utilization (Chowdhery et al. 2022, appendix B).
+        """
         self.check()
         seconds = time.monotonic() - self.began
         figures = {name: total / self.steps for name, total in self.sums.items()}
@@ -67,11 +71,11 @@ class Window:
         figures["tokens_per_second"] = hosts.summed([self.tokens])[0] / seconds
         if self.peak:
             used = jax.process_count() * self.flops / seconds
-            figures["mfu"] = used / (self.peak * self.trainer.strategy.devices)
+            figures["mfu"] = used / (self.peak * self.compiled.strategy.devices)
         self.steps, self.sums = 0, {}
         self.restart_clock()
         return figures
 
     def restart_clock(self) -> None:
-        """Counts tokens a second from now on."""
+        """Start to count tokens, FLOPs and time from now."""
         self.tokens, self.flops, self.began = 0, 0, time.monotonic()

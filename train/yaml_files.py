@@ -1,4 +1,4 @@
-"""YAML files whose scalars are read as they are spelt, and what a scalar is as a number."""
+"""YAML files whose scalars are loaded as text, and the conversion of scalars to numbers."""
 
 import math
 import re
@@ -11,7 +11,7 @@ from bertgpt.errors import InputError
 
 from .atomic_files import write_whole
 
-MAX_YAML = 1 << 20  # bytes of a configuration
+MAX_YAML = 1 << 20  # most bytes of a configuration
 NULL = "tag:yaml.org,2002:null"
 TRUTH = {"true": True, "yes": True, "y": True, "on": True, "1": True} | {
     "false": False,
@@ -23,10 +23,10 @@ TRUTH = {"true": True, "yes": True, "y": True, "on": True, "1": True} | {
 
 
 class AsSpelt(yaml.BaseLoader):
-    """Reads every scalar as the text that stands in the file, whatever it looks like; null, ~ and nothing are None."""
+    """Loads each scalar as its text in the file; null, ~ and an empty value are None."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        """Also merges `<<` and refuses a key that stands there twice, which BaseLoader does not."""
+        """Also merge `<<` and reject duplicate keys, which BaseLoader does not."""
         self._merge(node)
         return super().construct_mapping(node, deep=deep)
 
@@ -37,14 +37,14 @@ class AsSpelt(yaml.BaseLoader):
         merged: list[yaml.Node] = []
         for key, value in node.value:
             if not isinstance(key, yaml.ScalarNode):
-                raise yaml.constructor.ConstructorError(None, None, "a key is no text", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, "a key is not a text", key.start_mark)
             if key.value in pairs:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key.value} twice", key.start_mark)
+                raise yaml.constructor.ConstructorError(None, None, f"duplicate key {key.value}", key.start_mark)
             if key.value == "<<":
                 merged += value.value if isinstance(value, yaml.SequenceNode) else [value]
             else:
                 pairs[key.value] = (key, value)
-        for other in merged:  # the first that has a key decides it
+        for other in merged:  # the first mapping that has a key decides its value
             self._merge(other)
             for pair in other.value:
                 pairs.setdefault(pair[0].value, pair)
@@ -56,10 +56,10 @@ AsSpelt.add_constructor(NULL, lambda loader, node: None)
 
 
 def read_yaml(file: str) -> dict[Any, Any]:
-    """The keys and values of a YAML file: texts as they are spelt, None, and lists and dictionaries of these.
+    """Load a YAML file: texts as in the file, None, and lists and dictionaries of these.
 
     Raises:
-        InputError: it is missing, too large, not YAML, or holds no keys and values.
+        InputError: the file is missing, too large, not YAML, or not a mapping.
     """
     try:
         with open(file, "rb") as stream:
@@ -80,12 +80,12 @@ def read_yaml(file: str) -> dict[Any, Any]:
         problem = f"line {mark.line + 1}: {error.problem}" if mark else str(error)  # type: ignore[attr-defined]
         raise InputError(f"{file}: not YAML: {problem}") from error
     if not isinstance(values, dict | None):
-        raise InputError(f"{file}: must hold keys and values")
+        raise InputError(f"{file}: must contain keys and values")
     return values or {}
 
 
 class Dumper(yaml.SafeDumper):
-    """Escapes line breaks and control characters in quotes: PyYAML writes U+0085 so that it reads back as a newline."""
+    """Quotes and escapes line breaks and control characters; PyYAML would load its own U+0085 as a newline."""
 
 
 Dumper.add_representer(
@@ -97,21 +97,21 @@ Dumper.add_representer(
 
 
 def write_yaml(values: dict[str, Any], path: Path) -> None:
-    """Writes values so that `read_yaml` has texts, None and lists back as they are."""
+    """Write values as YAML; `read_yaml` returns the same texts, None and lists."""
     write_whole(path, yaml.dump(values, Dumper=Dumper, sort_keys=False, allow_unicode=True))
 
 
 def scalar(text: str) -> Any:
-    """What a text is to YAML; the text itself where it is not YAML, or a number to base 60 such as 1:30."""
+    """Parse a text as a YAML scalar; return the text if it is not YAML, or a base-60 number such as 1:30."""
     try:
         value = yaml.safe_load(text)
-    except Exception:  # the constructor of a tag such as !!bool raises what it likes
+    except Exception:  # the constructor of a tag such as !!bool may raise any exception
         return text
     return text if isinstance(value, int | float) and ":" in text else value
 
 
 def number(kind: type, value: Any) -> bool | int | float | None:
-    """What `scalar` gave, as a bool, int or finite float; None where it is none, or would have to change to be one."""
+    """Convert a result of `scalar` to a bool, int or finite float; None if this fails or changes the value."""
     try:
         if kind is bool:
             return TRUTH.get(str(value).lower()) if isinstance(value, bool | int | str) else None

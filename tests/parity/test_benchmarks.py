@@ -27,10 +27,10 @@ def test_both_sides_learn_from_the_same_loss(architecture, tmp_path):
     reference = train_step.their_model(config).cpu().eval()
     reference.save_pretrained(tmp_path)
     model, params = bertgpt.load_pretrained(tmp_path)
-    task = objectives.make_task(model, config)
-    losses = jax.jit(lambda batch: task.losses(apply(task, params, batch), batch))
+    objective = objectives.make_objective(model, config)
+    losses = jax.jit(lambda batch: objective.losses(apply(objective, params, batch), batch))
     for batch in train_step.make_batches(config, "random", 4, 32, False)[0][:2]:
-        ours = float(task.total({name: value.mean() for name, value in losses(batch).items()}))
+        ours = float(objective.total({name: value.mean() for name, value in losses(batch).items()}))
         shorter = train_step.shorten(batch) if architecture == "bert" else batch
         for given in (batch, shorter):
             inputs = {name: torch.tensor(x, dtype=torch.long) for name, x in train_step.their_inputs(given).items()}

@@ -17,7 +17,7 @@ from bertgpt.data.pretraining.windows import GptWindows
 from train.optimizers import make_optimizer
 from train.sections import OptimizerSection
 from train.state import create_state
-from train.step import bert_task, gpt_task, train_step
+from train.step import bert_objective, gpt_objective, train_step
 
 RNG = np.random.default_rng(5)
 ROWS, CHOICE_ROWS = 4, 2
@@ -155,7 +155,7 @@ def make_batches(source):
 def bert_job(bert_split, wordpiece):
     config = transformers.BertConfig(**BERT | {"vocab_size": wordpiece.get_vocab_size(), "initializer_range": 0.1})
     batches = make_batches(BertPairs(bert_split, wordpiece, 32, seed=0))
-    return transformers.BertForPreTraining(config), batches, bert_labels, bert_task
+    return transformers.BertForPreTraining(config), batches, bert_labels, bert_objective
 
 
 @pytest.fixture
@@ -165,7 +165,7 @@ def gpt_job(gpt_split, bpe):
         transformers.OpenAIGPTLMHeadModel(config),
         make_batches(GptWindows(gpt_split, 31, seed=0)),
         gpt_labels,
-        gpt_task,
+        gpt_objective,
     )
 
 
@@ -188,11 +188,11 @@ def train_theirs(reference, batches, as_theirs):
     return curve
 
 
-def train_ours(model, params, batches, make_task):
+def train_ours(model, params, batches, make_objective):
     """The train step of `python -m train pretrain`."""
     optimizer = make_optimizer(OPTIMIZER, STEPS)
     state = create_state(model, optimizer, 0, params)
-    step = jax.jit(lambda state, batch: train_step(state, batch, task=make_task(model), optimizer=optimizer))
+    step = jax.jit(lambda state, batch: train_step(state, batch, objective=make_objective(model), optimizer=optimizer))
     curve = []
     for batch in batches:
         state, metrics = step(state, batch)
@@ -202,11 +202,11 @@ def train_ours(model, params, batches, make_task):
 
 @pytest.mark.parametrize("job", ["bert_job", "gpt_job"])
 def test_fifty_updates_have_equal_losses(job, request, tmp_path, measured):
-    reference, batches, as_theirs, make_task = request.getfixturevalue(job)
+    reference, batches, as_theirs, make_objective = request.getfixturevalue(job)
     name = type(reference).__name__
     reference.save_pretrained(tmp_path / "in")
     model, params = bertgpt.load_pretrained(tmp_path / "in")
-    params, ours = train_ours(model, params, batches, make_task)
+    params, ours = train_ours(model, params, batches, make_objective)
     theirs = train_theirs(reference.train(), batches, as_theirs)
     assert measured(name, "50 losses", float(abs(np.array(ours) - theirs).max())) <= 1e-4
     assert np.mean(theirs[-5:]) < theirs[0] - 0.2  # it learns

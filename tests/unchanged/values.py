@@ -95,7 +95,7 @@ def programs() -> Iterator[tuple[str, Any]]:
             plan = planning.make_plan(settings)
             optimizer = make_optimizer(settings.optimizer, settings.train.steps)
             step = functools.partial(
-                train_step, task=plan.task, optimizer=optimizer, distribute=plan.strategy.distribute
+                train_step, objective=plan.objective, optimizer=optimizer, distribute=plan.strategy.distribute
             )
             text = plan.strategy.lower(step, plan.state, plan.batch).as_text()
             text = re.sub(r"module @\S+", "module @step", text)

@@ -1,1 +1,1 @@
-"""One thin module a verb: `add_arguments` and `run`."""
+"""One module per command, with `add_arguments` and `run`."""

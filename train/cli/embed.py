@@ -1,21 +1,22 @@
-"""Turn texts into vectors with a BERT or GPT-1: a JSON object a line, with `text` and `embedding` (6 decimals)."""
+"""Embed texts with a BERT or GPT-1: print one JSON object per line, with `text` and `embedding` (6 decimals)."""
 
 import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A run or model folder, texts, and how to pool."""
+    """Add the arguments: a run or model folder, texts, and the pooling."""
     parser.add_argument("run", metavar="RUN", help="a run folder or model folder")
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts (default: the lines of standard input)")
     parser.add_argument(
-        "texts", metavar="TEXT", nargs="*", help="texts; a line of standard input each where none is given"
-    )
-    parser.add_argument(
-        "--pooling", choices=("mean", "cls"), default="mean", help="over all tokens (default), or at [CLS]"
+        "--pooling",
+        choices=("mean", "cls"),
+        default="mean",
+        help="mean of all tokens (default), or [CLS]",
     )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the objects."""
+    """Print the objects."""
     import json
     import sys
 
@@ -30,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     except UnicodeDecodeError as error:
         raise InputError(f"standard input is not UTF-8: {error}") from error
     if not texts:
-        raise InputError("there are no texts; give some, or lines of standard input")
+        raise InputError("there are no texts; give some as arguments or on standard input")
     for text in texts:
         check_text(text)
     model, params, tokenizer, _ = load_run(options.run)

@@ -1,21 +1,21 @@
-"""Score a fine-tuned model on labelled rows: a table, evaluation.json, and for classes a picture of the confusions."""
+"""Score a fine-tuned model on labelled rows: print a table, write evaluation.json and, for classes, confusion.png."""
 
 import argparse
 from pathlib import Path
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A run or model folder, and rows."""
-    parser.add_argument("run", metavar="RUN", help="a fine-tuned run folder, or a model folder with a task's head")
+    """Add the arguments: a run or model folder, and rows."""
+    parser.add_argument("run", metavar="RUN", help="a fine-tuned run folder, or a model folder with a task head")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="such as task.label=stars")
-    parser.add_argument("--data", metavar="PATH", help="labelled rows (default: those held out by the run)")
-    parser.add_argument("--step", type=int, metavar="N", help="that checkpoint (default: the best)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="inputs read at once (default: the run's)")
-    parser.add_argument("--out", metavar="FOLDER", help="where to write (default: RUN)")
+    parser.add_argument("--data", metavar="PATH", help="labelled rows (default: those that the run held out)")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the best)")
+    parser.add_argument("--batch-size", type=int, metavar="N", help="inputs per batch (default: the run's)")
+    parser.add_argument("--out", metavar="FOLDER", help="output folder (default: RUN)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the table, and for entities one with a row for each type."""
+    """Print the table and, for entities, one with a row per type."""
     from bertgpt.errors import InputError, check_local
 
     from ..config import expand_home
@@ -26,7 +26,7 @@ def run(options: argparse.Namespace) -> None:
     if options.batch_size is not None and options.batch_size < 1:
         raise InputError("--batch-size must be at least 1")
     out = options.run if options.out is None else expand_home(options.out, "--out")
-    check_local("the folder to write to", out)
+    check_local("the output folder", out)
     tuned = load_tuned(load_run(options.run, options.step), options.run, options.overrides)
     if options.data is not None:
         tuned.config.data.eval = expand_home(options.data, "--data")

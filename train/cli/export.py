@@ -9,18 +9,18 @@ FORMATS = ("huggingface", "stablehlo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A run folder, where to write, and what."""
+    """Add the arguments: a run folder, an output folder, and the format."""
     parser.add_argument("run", metavar="RUN", help="a run folder, or a model folder to convert")
-    parser.add_argument("folder", metavar="FOLDER", help="made or replaced")
-    parser.add_argument("--step", type=int, metavar="N", help="that checkpoint (default: the best)")
+    parser.add_argument("folder", metavar="FOLDER", help="output folder; created or replaced")
+    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the best)")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=f"default: {FORMATS[0]}")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Writes the folder."""
-    check_local("the folder to write to", options.folder)
+    """Write the folder."""
+    check_local("the output folder", options.folder)
     if (Path(options.folder) / "checkpoints").is_dir():
-        raise InputError(f"{options.folder} is a run; give another folder, which is made or replaced")
+        raise InputError(f"{options.folder} is a run folder; give another folder, which is created or replaced")
 
     from bertgpt.checkpoints.save import save_pretrained
     from bertgpt.inference.stablehlo import export_stablehlo

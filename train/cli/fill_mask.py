@@ -1,16 +1,16 @@
-"""Fill every [MASK] of a text with a run's BERT: the five likeliest pieces with their probabilities."""
+"""Predict each [MASK] of a text with a BERT: print the five most likely tokens with their probabilities."""
 
 import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A run folder and a text."""
+    """Add the arguments: a run or model folder, and a text."""
     parser.add_argument("run", metavar="RUN", help="the run or model folder of a BERT")
     parser.add_argument("text", metavar="TEXT", help='such as "the capital of france is [MASK] ."')
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the pieces for each mask."""
+    """Print the tokens for each mask."""
     from bertgpt.inference.fill_mask import fill_mask
 
     from ..folders.run_folder import load_run, require_architecture

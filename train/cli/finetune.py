@@ -1,4 +1,4 @@
-"""Fine-tune a model on a task from a configuration; the same command again goes on where it stopped."""
+"""Fine-tune a model on a task from a configuration. Run the same command again to resume."""
 
 import argparse
 
@@ -8,11 +8,11 @@ __all__ = ["add_arguments", "run"]
 
 
 def run(options: argparse.Namespace) -> None:
-    """Loads the configuration and trains."""
+    """Load the configuration and train."""
     from .. import config
 
     settings = config.load(options.config, options.overrides)
 
-    from ..jobs.finetuning import finetune  # after the configuration, so that a mistake in it is told at once
+    from ..jobs.finetuning import finetune  # a slow import; a mistake in the configuration is reported first
 
     finetune(settings)

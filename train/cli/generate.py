@@ -1,22 +1,28 @@
-"""Continue a text with a GPT-1: a run's, or a model folder's. The text appears as it is written."""
+"""Continue a text with a GPT-1 from a run or model folder; print the text while it is generated."""
 
 import argparse
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A run or model folder, a prompt, and how to decode."""
+    """Add the arguments: a run or model folder, a prompt, and decoding options."""
     parser.add_argument("run", metavar="RUN", help="the run folder or model folder of a GPT-1")
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens to add (default 64)")
-    parser.add_argument("--temperature", type=float, default=0.0, help="0 takes the likeliest token (the default)")
+    parser.add_argument("--temperature", type=float, default=0.0, help="0 (the default): always the most likely token")
     parser.add_argument("--top-k", type=int, default=0, metavar="K", help="sample from the K likeliest tokens; 0: all")
-    parser.add_argument("--top-p", type=float, default=1.0, metavar="P", help="sample from those that together reach P")
-    parser.add_argument("--cut-left", action="store_true", help="cut the beginning of a prompt that leaves no room")
-    parser.add_argument("--seed", type=int, default=0, help="of the sampling")
+    parser.add_argument(
+        "--top-p",
+        type=float,
+        default=1.0,
+        metavar="P",
+        help="sample from the likeliest tokens of total probability P",
+    )
+    parser.add_argument("--cut-left", action="store_true", help="truncate a prompt that is too long at its beginning")
+    parser.add_argument("--seed", type=int, default=0, help="random seed of the sampling")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the prompt with its continuation."""
+    """Print the prompt with its continuation."""
     import jax
 
     from bertgpt.errors import InputError
@@ -48,7 +54,7 @@ def run(options: argparse.Namespace) -> None:
     for token in new:
         ids.append(token)
         text = tokenizer.decode(ids)
-        if not text.endswith("\ufffd"):  # else a character is not complete yet
+        if not text.endswith("\ufffd"):  # else the last character is incomplete
             say(text.removeprefix(shown), end="")
             shown = text
     say("")

@@ -1,4 +1,4 @@
-"""Tell what a configuration needs - parameters, FLOPs, bytes a device - without making any of it."""
+"""Print the parameters, FLOPs and memory per device that a run needs, without allocating anything."""
 
 import argparse
 
@@ -6,13 +6,13 @@ from ..cli.pretrain import add_arguments as add_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A YAML file, overrides, and how many devices to plan for."""
+    """Add the arguments: a configuration, overrides, and the number of devices."""
     add_config(parser)
-    parser.add_argument("--devices", type=int, help="plan for so many, simulated on this CPU; else for those here")
+    parser.add_argument("--devices", type=int, help="number of devices to simulate (default: local devices)")
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the plan line by line."""
+    """Print the plan line by line."""
     import jax
 
     from .. import config

@@ -1,26 +1,28 @@
-"""Tell what a fine-tuned model says of texts, a JSON object a line; of a BERT whether one text follows another."""
+"""Predict with a fine-tuned model, one JSON object per line; with a pretrained BERT, whether --pair follows --text."""
 
 import argparse
 from collections.abc import Iterator
 from typing import Any
 
-EXTRA = {"question_answering": "question", "multiple_choice": "choice", "tagging": "", "sft": ""}  # others: pair
+EXTRA = {"question_answering": "question", "multiple_choice": "choice", "tagging": "", "sft": ""}  # other tasks: pair
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """A run or model folder, and texts: one by options, or those of a file or of standard input."""
-    parser.add_argument("run", metavar="RUN", help="a run folder, or a model folder with a task's head")
+    """Add the arguments: a run or model folder, and texts from options, a file or standard input."""
+    parser.add_argument("run", metavar="RUN", help="a run folder, or a model folder with a task head")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="such as task.null_threshold=0")
-    parser.add_argument("--text", metavar="A", help="a text; for a question, where its answer is to be found")
+    parser.add_argument("--text", metavar="A", help="a text; for a question, the text with the answer")
     parser.add_argument("--pair", metavar="B", help="the second text of a pair")
     parser.add_argument("--question", metavar="Q", help="a question about the text")
     parser.add_argument("--choice", metavar="C", action="append", help="a choice; give two or more")
     parser.add_argument("--file", metavar="PATH", help="rows in any format that finetune reads")
-    parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="of a response (default 64)")
+    parser.add_argument(
+        "--max-new-tokens", type=int, default=64, metavar="N", help="most tokens of a response (default 64)"
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prints the predictions; without --text and --file, for the lines of standard input."""
+    """Print the predictions; without --text and --file, for the lines of standard input."""
     import json
 
     from bertgpt.errors import InputError
@@ -31,7 +33,7 @@ def run(options: argparse.Namespace) -> None:
     if options.max_new_tokens < 1:
         raise InputError("--max-new-tokens must be at least 1")
     if options.text is not None and options.file is not None:
-        raise InputError("give --text or --file, and not both")
+        raise InputError("give --text or --file, not both")
     run = run_folder.load_run(options.run)
     if type(run.model).__name__ in ("BertForPreTraining", "BertForNextSentencePrediction"):
         _next_sentence(run, options)
@@ -49,7 +51,7 @@ def _next_sentence(run: Any, options: argparse.Namespace) -> None:
 
     others = (options.question, options.choice, options.file)
     if options.text is None or options.pair is None or any(other is not None for other in others):
-        raise InputError("a pretrained BERT tells whether --pair follows --text; give these two, or a fine-tuned run")
+        raise InputError("a pretrained BERT predicts whether --pair follows --text; give both, or a fine-tuned run")
     for text in (options.text, options.pair):
         check_text(text)
     probability = next_sentence_probability(run.model, run.params, run.tokenizer, options.text, options.pair)
@@ -79,23 +81,23 @@ def _rows(tuned: Any, options: argparse.Namespace) -> Iterator[Any]:
         "choices": options.choice,
     }
     if options.choice is not None:
-        task.choices = "choices"  # and no list of columns
+        task.choices = "choices"  # not a list of columns
     values = {name: value for name, value in given.items() if value is not None}
     for name in ("pair", "question", "choice"):
         if getattr(options, name) is not None and name != EXTRA.get(tuned.kind, "pair"):
-            raise InputError(f"--{name} is not for {tuned.kind}; leave it out")
-    task.pair = task.pair or ("pair" if options.pair is not None else None)  # a model folder does not say
+            raise InputError(f"--{name} is not for {tuned.kind}; remove it")
+    task.pair = task.pair or ("pair" if options.pair is not None else None)  # a model folder has no task settings
     for text in (text for value in values.values() for text in ([value] if isinstance(value, str) else value)):
         check_text(text)
     if options.text is not None:
         return iter([Row("--text", values)])
     if values:
-        raise InputError("--pair, --question and --choice belong to a --text; give it too")
+        raise InputError("--pair, --question and --choice need --text")
     return _lines(sys.stdin, column)
 
 
 def _lines(lines: Any, column: str) -> Iterator[Any]:
-    """Every line of a stream as a row: a JSON object, or a text."""
+    """Each line of a stream as a row: a JSON object, or a text."""
     import json
 
     from bertgpt.data.tasks.readers import make_row

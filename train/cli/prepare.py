@@ -1,4 +1,4 @@
-"""Tokenize the corpus of a configuration to its token store; nothing is done where the store is up to date."""
+"""Tokenize the corpus of a configuration to its token store; a store that is up to date is kept."""
 
 import argparse
 from typing import TYPE_CHECKING
@@ -13,18 +13,20 @@ if TYPE_CHECKING:
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Those of `pretrain`, and how the work is spread."""
+    """Add the arguments of `pretrain`, and how the work is distributed."""
     pretrain.add_arguments(parser)
     parser.add_argument(
-        "--tasks", type=int, metavar="N", help="spread the files over N tasks; data.workers run at once"
+        "--tasks", type=int, metavar="N", help="split the files into N tasks, of which data.workers run at once"
     )
-    parser.add_argument("--verify", action="store_true", help="read the whole store again, to see that it is sound")
-    parser.add_argument("--ray", action="store_true", help="on the Ray cluster at RAY_ADDRESS, or one made here")
-    parser.add_argument("--slurm", metavar="KEY=VALUE,...", help="on Slurm: partition=...,time=..., what sbatch takes")
+    parser.add_argument("--verify", action="store_true", help="check every file of an existing store for damage")
+    parser.add_argument("--ray", action="store_true", help="run on the Ray cluster at RAY_ADDRESS, or on a local one")
+    parser.add_argument(
+        "--slurm", metavar="KEY=VALUE,...", help="run on Slurm with these sbatch options: partition=...,time=..."
+    )
 
 
 def run(options: argparse.Namespace) -> None:
-    """Prepares the store that `pretrain` with the same arguments uses."""
+    """Prepare the store that `pretrain` uses with the same arguments."""
     from .. import config
 
     settings = config.load(options.config, options.overrides)
@@ -35,17 +37,17 @@ def run(options: argparse.Namespace) -> None:
 
     initial = run_folder.find_initial_model(settings)
     if not token_store.prepare_store(settings, initial, task_options, options.verify):
-        return say("handed to Slurm, whose last job makes the store; if tasks fail, the same command does them again")
+        return say("submitted to Slurm, whose last job makes the store; to retry failed tasks, run the command again")
     say(f"ready: {token_store.store_folder(settings)}")
 
 
 def _task_options(options: argparse.Namespace, workers: int | None) -> "TaskOptions | None":
     if options.tasks is None:
         if options.ray or options.slurm is not None:
-            raise InputError("--ray and --slurm need --tasks N: into how many tasks the files are dealt")
+            raise InputError("--ray and --slurm need --tasks N, the number of tasks to split the files into")
         return None
     if options.tasks < 1 or (options.ray and options.slurm is not None):
-        raise InputError("--tasks must be at least 1, with one of --ray and --slurm or none")
+        raise InputError("--tasks must be at least 1, and --ray and --slurm exclude each other")
     try:
         from ..folders.distributed_preparation import TaskOptions
     except ModuleNotFoundError as error:

@@ -1,1 +1,1 @@
-"""What lies on disk: run folders, checkpoints, token stores and their locks."""
+"""Files on disk: run folders, checkpoints, token stores and their locks."""

@@ -1,7 +1,7 @@
-"""Checkpoints of a run: written in the background, moved into place at the end, the newest few and the best kept.
+"""Checkpoints of a run, written atomically in the background; the newest few and the best are kept.
 
-Each has the hashes of its files beside them. A checkpoint is damaged where a file differs from its hash, and only then:
-what else goes wrong while one is read is no reason to move it away.
+Each checkpoint contains the hashes of its files. It is damaged if and only if a file differs from its hash; other
+errors while a checkpoint is loaded do not move it away.
 """
 
 import concurrent.futures
@@ -22,74 +22,81 @@ from .. import hosts
 from ..atomic_files import write_whole
 from ..state import TrainState
 
-METRIC = "loss"  # the held-out one; the lowest is the best
+METRIC = "selection_loss"  # of an evaluation; the lowest is the best
+OLD_METRIC = "loss"  # its name in checkpoints of earlier versions
 STATE = "state"  # orbax's name for the arrays' folder
-ARRAYS = "d"  # the folders that hold the arrays' numbers; the other files are small
+ARRAYS = "d"  # folders with the values of the arrays; the other files are small
 
 
 class DamageError(ValueError):
-    """A file of a checkpoint is not what was written."""
+    """A file of a checkpoint is missing or changed."""
 
 
 class Checkpoints:
-    """The numbered checkpoints in a folder. What is not an array (row, config, tokenizer) lies beside the arrays."""
+    """The numbered checkpoints in a folder: the arrays, and other values (row, config, tokenizer) as JSON."""
 
     def __init__(self, folder: Path, keep: int = 1) -> None:
-        """The first `save` makes the folder; reading changes nothing. `keep`: the newest so many, beside the best."""
-        logging.getLogger("absl").setLevel(logging.CRITICAL)  # what goes wrong is raised; the log would repeat it
+        """
+        Args:
+            folder: created by the first `save`; loading changes nothing.
+            keep: number of newest checkpoints to keep, in addition to the best.
+        """
+        logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised; the log would repeat them
         self.folder, self.keep = folder.absolute(), keep
         self.background = concurrent.futures.ThreadPoolExecutor(1)
         self.pending: concurrent.futures.Future[None] | None = None
 
     @functools.cached_property
     def manager(self) -> ocp.training.Checkpointer:
-        """Writes and deletes. It reads the metrics of all checkpoints when it is made, so they must be sound by then.
-        Half-written checkpoints of a killed run are removed."""
+        """The orbax checkpointer, which writes and deletes checkpoints.
+
+        When it is created, it loads the metrics of all checkpoints, so these must be intact. It removes incomplete
+        checkpoints of a killed run.
+        """
         policies = ocp.training.preservation_policies
-        best = policies.BestN(
-            get_metric_fn=lambda metrics: metrics[METRIC], reverse=True, n=1, keep_checkpoints_without_metrics=False
-        )
+        best = policies.BestN(get_metric_fn=_selection_loss, reverse=True, n=1, keep_checkpoints_without_metrics=False)
         policy = policies.AnyPreservationPolicy([policies.LatestN(self.keep), best])
         return ocp.training.Checkpointer(self.folder, preservation_policy=policy, cleanup_tmp_directories=True)
 
-    def save(self, step: int, state: TrainState, extra: dict[str, Any], loss: float | None) -> None:
-        """Copies the state to the host; it is written and hashed in the background, after an earlier one has been.
+    def save(self, step: int, state: TrainState, extra: dict[str, Any], selection_loss: float | None) -> None:
+        """Copy the state to the host, then write and hash it in the background; waits for an earlier save.
 
         Args:
-            step: its number.
-            state: as `Strategy.saved` gives it.
+            step: number of the checkpoint.
+            state: the result of `Strategy.to_checkpoint`.
             extra: JSON values.
-            loss: the held-out loss at this step; None where it was not measured: never the best.
+            selection_loss: of the evaluation at this step; None: not evaluated, so never the best.
         """
-        metrics = None if loss is None else {METRIC: loss}
+        metrics = None if selection_loss is None else {METRIC: selection_loss}
         self.wait()
         written = self.manager.save_async(step, _tree(state), force=True, metrics=metrics, custom_metadata=extra)
         self.pending = self.background.submit(self._finish, written)
 
     def steps(self) -> list[int]:
-        """The steps that have a checkpoint, ascending."""
+        """The steps of all checkpoints, ascending."""
         found = self.folder.iterdir() if self.folder.is_dir() else ()
         return sorted(int(path.name) for path in found if path.name.isdecimal() and path.is_dir())
 
     def best(self) -> int | None:
-        """The step of lowest held-out loss, or the newest where none has one; damaged ones aside."""
+        """The intact checkpoint with the lowest selection loss, or the newest if none was evaluated; else None."""
         sound = [step for step in self.steps() if self.fault(step, arrays=False) is None]
         scored = [(loss, step) for step in sound if (loss := self._loss(step)) is not None]
         return min(scored)[1] if scored else max(sound, default=None)
 
     def verify(self, step: int, arrays: bool = True) -> None:
-        """
+        """Compare the files of a checkpoint with their hashes.
+
         Args:
-            step: of the checkpoint.
-            arrays: False: only the small files beside the arrays' numbers.
+            step: number of the checkpoint.
+            arrays: False: only the small files, without the values of the arrays.
 
         Raises:
-            DamageError: a file of the checkpoint is not what was written; names it.
+            DamageError: a file is missing or changed; the error names it.
             OSError: a file cannot be read.
         """
         digests = self._digests(step)
-        if not digests.exists():  # a run that is killed in the moment between leaves a checkpoint without
-            self._loss(step)  # its form is all that can be checked
+        if not digests.exists():  # the run was killed before it wrote the hashes
+            self._loss(step)  # only the format of the metric can be checked
             return
         for name, expected in _read_digests(digests, step).items():
             file = self.folder / str(step) / name
@@ -97,7 +104,7 @@ class Checkpoints:
                 raise DamageError(f"{name} is missing or changed")
 
     def fault(self, step: int, arrays: bool = True) -> DamageError | None:
-        """The damage that `verify` finds."""
+        """The error that `verify` raises for a damaged checkpoint; None if it is intact."""
         try:
             self.verify(step, arrays)
         except DamageError as error:
@@ -105,22 +112,22 @@ class Checkpoints:
         return None
 
     def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
-        """The state and the extra values of one checkpoint.
+        """Load the state and the extra values of one checkpoint.
 
         Args:
-            step: its number.
-            like: a state whose shapes it must have: `jax.ShapeDtypeStruct`s, each with a sharding, which it is read
-                into, or without one, for an array on the host.
+            step: number of the checkpoint.
+            like: a state of `jax.ShapeDtypeStruct`s with the expected shapes. An array is loaded with its sharding, or
+                to the host if it has none.
 
         Raises:
-            InputError: it has other arrays; names the first.
+            InputError: the checkpoint lacks an array or has another shape; the error names the first.
         """
         self._check_fit(step, _tree(like))
         tree = ocp.load(self.folder / str(step), _tree(_empty(like)), checkpointable_name=STATE)
         return TrainState(**tree), self.extra(step)
 
     def load_params(self, step: int, like: Any) -> Any:
-        """The parameters alone; errors as `load`."""
+        """Load only the parameters; errors as in `load`."""
         self._check_fit(step, {"params": like})
         partial = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
         with ocp.Context(pytree_options=partial):
@@ -132,7 +139,7 @@ class Checkpoints:
         return self._metadata(step).custom_metadata
 
     def set_aside(self, step: int) -> Path:
-        """Moves a damaged checkpoint out of the way, so that its step can be saved again; nothing is deleted."""
+        """Rename a damaged checkpoint, so its step can be saved again, and return its new path; nothing is deleted."""
         target = self.folder.parent / f"damaged_checkpoint_{step}"
         if hosts.is_first():
             while target.exists():
@@ -144,7 +151,7 @@ class Checkpoints:
         return target
 
     def wait(self) -> None:
-        """Until everything is on disk and its files' hashes are noted; raises what went wrong in the background."""
+        """Wait until all checkpoints and their hashes are on disk; raise an error of the background thread."""
         if self.pending is not None:
             self.pending.result()
             self.pending = None
@@ -156,7 +163,7 @@ class Checkpoints:
         self._note_hashes()
 
     def _note_hashes(self) -> None:
-        """Beside every checkpoint that has none yet."""
+        """Write the hashes of each checkpoint that has none."""
         for step in self.steps() if hosts.is_first() else ():
             if not self._digests(step).exists():
                 found = (self.folder / str(step)).rglob("*")
@@ -168,28 +175,28 @@ class Checkpoints:
         return ocp.metadata(self.folder / str(step), checkpointable_name=STATE)
 
     def _loss(self, step: int) -> float | None:
-        """The held-out loss that was saved with a checkpoint, from the JSON that orbax writes it to."""
+        """The selection loss of a checkpoint, from the JSON file that orbax writes; None if it was not evaluated."""
         file = self.folder / str(step) / "metrics" / "metrics"
         try:
-            return float(json.loads(file.read_text(encoding="utf-8"))[METRIC]) if file.exists() else None
+            return float(_selection_loss(json.loads(file.read_text(encoding="utf-8")))) if file.exists() else None
         except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DamageError(f"metrics/metrics does not hold a {METRIC}: {error}") from error
+            raise DamageError(f"metrics/metrics has no {METRIC}: {error}") from error
 
     def _check_fit(self, step: int, like: Any) -> None:
         """
         Raises:
-            InputError: the checkpoint lacks an array of `like`, or has it in another shape.
+            InputError: the checkpoint lacks an array of `like`, or it has another shape.
         """
         saved = _shapes(self._metadata(step).metadata)
         parameters_first = sorted(_shapes(like).items(), key=lambda item: not item[0].startswith("params/"))
         for name, shape in parameters_first:
             if saved.get(name) != shape:
                 found = f"has {name} in shape {saved[name]}" if name in saved else f"has no {name}"
-                advice = "restore the settings that the run began with, or choose another out"
+                advice = "restore the run's settings, or choose another out"
                 raise InputError(f"{self.folder / str(step)} {found}, and this run needs {shape}; {advice}")
 
     def close(self) -> None:
-        """Waits and lets go."""
+        """Wait for the background thread and close the checkpointer."""
         self.background.shutdown()
         if "manager" in vars(self):
             self.manager.close()
@@ -198,20 +205,22 @@ class Checkpoints:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        if not hosts.several() or kind in (None, SystemExit):  # else a process may be gone, for whom this would wait
+        if not hosts.several() or kind in (None, SystemExit):  # else this might wait for a process that has exited
             self.close()
 
     def _digests(self, step: int) -> Path:
-        """Where the hashes of a checkpoint's files lie: beside its arrays, since damage spares no format."""
+        """The file with the hashes of a checkpoint's files, in the folder of the checkpoint."""
         return self.folder / str(step) / "digests.json"
 
 
 def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tuple[TrainState, dict[str, Any]] | None:
-    """The newest checkpoint that is sound; damaged ones are set aside, and `warn` is told. Of those before it only the
-    small files are looked at.
+    """Load the newest intact checkpoint; None if there is no checkpoint.
+
+    Damaged checkpoints are set aside with a warning. Of the checkpoints before the newest intact one, only the small
+    files are checked.
 
     Raises:
-        InputError: there are checkpoints, and all are damaged; or the newest does not fit `like`.
+        InputError: all checkpoints are damaged, or the newest intact one does not fit `like`.
     """
     newest: int | None = None
     for step in reversed(checkpoints.steps()):
@@ -225,27 +234,29 @@ def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tup
         return checkpoints.load(newest, like)
     damaged = sorted(path.name for path in checkpoints.folder.parent.glob("damaged_checkpoint_*"))
     if damaged:
-        raise InputError(f"{checkpoints.folder.parent}: only {', '.join(damaged)}; start again with another out")
+        raise InputError(
+            f"{checkpoints.folder.parent}: all checkpoints are damaged ({', '.join(damaged)}); use another out"
+        )
     return None
 
 
 def _read_digests(file: Path, step: int) -> dict[str, str]:
-    """The hash of each file of a checkpoint, by its path in it."""
+    """The hash of each file of a checkpoint, by its relative path."""
     try:
         noted = json.loads(file.read_text(encoding="utf-8"))
-        files = noted.get("files", noted)  # version 0.1.0 noted the files alone
+        files = noted.get("files", noted)  # version 0.1.0 wrote only the files
         outside = [name for name in files if ".." in PurePosixPath(name).parts or name.startswith("/")]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise DamageError(f"{file.name} does not hold hashes: {error}") from error
+        raise DamageError(f"{file.name} does not contain hashes: {error}") from error
     if not files or not isinstance(files, dict):
-        raise DamageError(f"{file.name} does not hold hashes by file")
+        raise DamageError(f"{file.name} does not contain hashes by file")
     if outside or noted.get("step", step) != step:
         raise DamageError(f"{file.name} belongs to another checkpoint")
     return files
 
 
 def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
-    """The shape of every array in a tree, by path."""
+    """The shape of each array in a tree, by path."""
     leaves = jax.tree_util.tree_leaves_with_path(tree)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
@@ -256,9 +267,14 @@ def _hash(file: Path) -> str:
 
 
 def _empty(like: Any) -> Any:
-    """Host arrays to load into, where no sharding says otherwise."""
+    """Replace each array without a sharding by an empty host array to load into."""
     sharded = lambda x: isinstance(x, jax.ShapeDtypeStruct) and x.sharding is not None  # noqa: E731
     return jax.tree.map(lambda x: x if sharded(x) else np.empty(x.shape, x.dtype), like)
+
+
+def _selection_loss(metrics: dict[str, Any]) -> Any:
+    """The metric of a checkpoint, under its name or its old name."""
+    return metrics[METRIC] if METRIC in metrics else metrics[OLD_METRIC]
 
 
 def _tree(state: TrainState) -> dict[str, Any]:

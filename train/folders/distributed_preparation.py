@@ -1,8 +1,9 @@
 """Corpus preparation as one datatrove pipeline: tasks in local processes, on Ray or on Slurm, then a merge.
 
-Beside the store stands a work folder, named by a hash of the settings and of the tokenizer (of the whole text where one
-is trained on it). It holds the tokenizer, the parts and datatrove's `completions`, so the same command again does only
-what is left. A part says which files it was made from, with sizes and times; where those have changed, it is made anew.
+A work folder next to the store contains the tokenizer, the parts and datatrove's `completions`, so the same command
+again runs only the tasks that remain. Its name is a hash of the settings and of the tokenizer (if the tokenizer is
+trained, of the files of the text instead). A part records its input files with their sizes and modification times; if
+these have changed, the part is made again.
 """
 
 import concurrent.futures
@@ -41,25 +42,25 @@ from bertgpt.errors import InputError
 
 from ..atomic_files import write_first
 
-PACKAGE = __package__.partition(".")[0]  # the trainer's, under the name that it has here
-ROOT = Path(__file__).parent.parent.parent  # the folder that holds it
-TASK_MEMORY = 1  # GB that Ray sets aside for a task; docs/scale.md has what one takes
+PACKAGE = __package__.partition(".")[0]  # the trainer's package: train, or bertgpt_train if installed
+ROOT = Path(__file__).parent.parent.parent  # the folder that contains the package
+TASK_MEMORY = 1  # GB that Ray reserves per task; docs/scale.md gives what a task uses
 
-MAX_JOBS = 1000  # in one array of Slurm, by its default; a job then does several tasks
+MAX_JOBS = 1000  # Slurm's default limit of an array; with more tasks, each job runs several
 
-logger.disable("datatrove")  # its log is on stderr, with a traceback of every mistake; failure.txt has what is needed
+logger.disable("datatrove")  # it logs a traceback of each error to stderr; failure.txt has the error
 
 
 @dataclasses.dataclass(frozen=True)
 class TaskOptions:
-    """How the work is spread.
+    """How the work is distributed.
 
     Attributes:
-        tasks: at most; no more than there are files.
-        workers: tasks that run at a time; None: one a core here, as many as there is room for elsewhere.
-        ray: on the Ray cluster that RAY_ADDRESS names or that runs here, or on one made for this run.
-        slurm: on Slurm, with these options of sbatch; `partition` and `time` are among them.
-        command: the arguments of `python -m train` that do the same here; merges the parts on Slurm.
+        tasks: most tasks; there are never more than files.
+        workers: tasks that run at once; None: one per core on this machine, no limit on Ray and Slurm.
+        ray: run on the Ray cluster at RAY_ADDRESS, or a running local one, or a new local one.
+        slurm: run on Slurm with these sbatch options, which must contain `partition` and `time`.
+        command: arguments of `python -m train` for the same work on this machine; the last Slurm job uses it to merge.
     """
 
     tasks: int
@@ -76,17 +77,20 @@ def prepare(
     make_tokenizer: Callable[[], Tokenizer],
     task_options: TaskOptions,
 ) -> bool:
-    """What `store.prepare` does, to the byte, in tasks; False where they were only handed to Slurm.
+    """Prepare a store in tasks; the result is byte-identical to that of `store.prepare`.
 
     Args:
-        folder: of the store.
+        folder: the store's folder.
         source: the text.
-        wanted: plain values that say which tokenizer this is.
-        make_tokenizer: called where no earlier try has left one.
-        spread: the tasks, and where they run.
+        wanted: JSON values that identify the tokenizer.
+        make_tokenizer: called if no earlier attempt has left a tokenizer.
+        task_options: the tasks, and where they run.
+
+    Returns:
+        Whether the store is complete; False if the tasks were submitted to Slurm.
 
     Raises:
-        InputError: as `store.prepare`, or a task failed.
+        InputError: as `store.prepare`; or a task failed.
     """
     store.check_replaceable(folder)
     files = source.files()
@@ -94,7 +98,7 @@ def prepare(
     runs = store_shards.deal([size for _, size, _ in stamps], task_options.tasks)
     work = _work_folder(folder, [store.identity(source), wanted, None if "sha256" in wanted else stamps])
     step = TokenizeFiles(work, source, files, stamps, runs)
-    executor = _executor(step, task_options)  # before a tokenizer is trained, so that a mistake in it is told at once
+    executor = _executor(step, task_options)  # raises for a wrong option before a tokenizer is trained
     tokenizer = _keep_tokenizer(work, make_tokenizer)
     if _incomplete(executor, step):
         step.failure.unlink(missing_ok=True)
@@ -107,12 +111,12 @@ def prepare(
         part = store_shards.merge(new, [step.part_folder(rank) for rank in range(len(runs))], tokenizer)
         store.finish(folder, new, source, tokenizer, wanted, part)
     for stale in _work_folders(folder):
-        shutil.rmtree(stale, ignore_errors=True)  # a network file system may keep a log that is open
+        shutil.rmtree(stale, ignore_errors=True)  # a network file system may keep an open log file
     return True
 
 
 class TokenizeFiles(PipelineStep):
-    """Makes the part of a store that belongs to a task: that of a run of the input files."""
+    """The pipeline step of a task: makes a part of the store from consecutive input files."""
 
     name = "token store"
     type = "tokenizer"
@@ -120,28 +124,28 @@ class TokenizeFiles(PipelineStep):
     def __init__(self, work: Path, source: TextSource, files: Files, stamps: list[tuple], runs: list[range]) -> None:
         """
         Args:
-            work: the work folder; holds the tokenizer.
+            work: the work folder, which contains the tokenizer.
             source: how the files are read.
-            files: all of them.
-            stamps: theirs, as they were found.
-            runs: of each task, its files among all.
+            files: all files.
+            stamps: path, size and modification time of each file.
+            runs: for each task, the indices of its files.
         """
         super().__init__()
         self.work, self.source, self.files, self.stamps, self.runs = work.absolute(), source, files, stamps, runs
         self.failure = self.work / "failure.txt"
-        self.launched_at = os.getcwd()  # relative paths count from there
+        self.launched_at = os.getcwd()  # relative paths start there
 
     @functools.cached_property
     def tokenizer_hash(self) -> str:
-        """Of the tokenizer in the work folder."""
+        """Hash of the tokenizer in the work folder."""
         return store.tokenizer_hash(Tokenizer.from_file(str(self.work / "tokenizer.json")))
 
     def part_folder(self, rank: int) -> Path:
-        """Where a task's part lies once it is whole."""
+        """The folder of a task's part; it exists once the part is complete."""
         return self.work / "parts" / f"{rank:05d}"
 
     def has_part(self, rank: int) -> bool:
-        """Whether a task's part is there, made with this tokenizer from its files as they were found."""
+        """Whether a task's part exists and was made with this tokenizer from unchanged files."""
         part = store_shards.read_part(self.part_folder(rank))
         if part is None or part.tokenizer != self.tokenizer_hash:
             return False
@@ -149,7 +153,7 @@ class TokenizeFiles(PipelineStep):
         return made == [self.stamps[index] for index in self.runs[rank]]
 
     def run(self, data: Any, rank: int = 0, world_size: int = 1) -> Iterator[Any]:
-        """Makes the part; yields nothing. What goes wrong is kept beside the parts as well, for other machines."""
+        """Make the part; yield nothing. An error is also written to failure.txt, for other machines to read."""
         os.chdir(self.launched_at)
         workers.use_one_core()
         start = time.process_time()
@@ -160,7 +164,7 @@ class TokenizeFiles(PipelineStep):
             self.failure.write_text(text, encoding="utf-8")
             raise
         seconds = time.process_time() - start
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # of KiB, on Linux
+        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10  # KiB on Linux -> MiB
         text = f"{size / 1e6:,.1f} MB of text in {seconds:.1f} core-seconds, peak memory {peak} MiB"
         print(f"task {rank} of {world_size}: {text}", flush=True)
         yield from ()
@@ -176,12 +180,12 @@ class TokenizeFiles(PipelineStep):
 
 
 class _Local(LocalPipelineExecutor):
-    """Tasks in processes that end with this one, and whose death is told: datatrove's pool waits for a killed one."""
+    """Runs tasks in processes that exit with this one; raises if one is killed (datatrove's pool would wait)."""
 
     def run(self) -> None:
         if self.workers == 1:
             return super().run()
-        context = multiprocessing.get_context("spawn")  # a fork would copy JAX's threads' locks
+        context = multiprocessing.get_context("spawn")  # a fork would copy locks of JAX's threads
         with concurrent.futures.ProcessPoolExecutor(self.workers, context, workers.end_with_parent) as pool:
             try:
                 for _ in pool.map(self._run_for_rank, self.get_incomplete_ranks()):
@@ -193,7 +197,7 @@ class _Local(LocalPipelineExecutor):
 
 
 class _Slurm(SlurmPipelineExecutor):
-    """A job for each task, and one after them that merges instead of adding datatrove's statistics up."""
+    """Runs each task as a job, and a last job that merges the parts instead of datatrove's statistics."""
 
     merge_command: str
 
@@ -214,7 +218,7 @@ def _executor(step: TokenizeFiles, task_options: TaskOptions) -> PipelineExecuto
             raise InputError("--ray needs ray: pip install 'bertgpt[scale]'")
         at_once = task_options.workers or -1
         return RayPipelineExecutor([step], tasks, at_once, logging_dir=logging_dir, mem_per_cpu_gb=TASK_MEMORY)
-    multiprocess.set_start_method("forkserver", force=True)  # of datatrove's own helper: as for the tasks
+    multiprocess.set_start_method("forkserver", force=True)  # for datatrove's helper process, as for the tasks
     return _Local([step], tasks, min(tasks, task_options.workers or os.cpu_count() or 1), logging_dir)
 
 
@@ -223,7 +227,7 @@ def _slurm(step: TokenizeFiles, task_options: TaskOptions) -> PipelineExecutor:
     if missing := {"partition", "time"} - set(options):
         raise InputError(f"--slurm: no {' and no '.join(sorted(missing))}; give partition=NAME,time=HOURS:MINUTES:00")
     if shutil.which("sbatch") is None:
-        raise InputError("--slurm: no sbatch here; give the command where Slurm's commands are")
+        raise InputError("--slurm: sbatch not found; run the command on a machine with Slurm")
     folder = shlex.quote(str(Path(sys.executable).parent))
     executor = _Slurm(
         [step],
@@ -243,9 +247,9 @@ def _slurm(step: TokenizeFiles, task_options: TaskOptions) -> PipelineExecutor:
 
 
 def _ray() -> contextlib.AbstractContextManager:
-    """The cluster that RAY_ADDRESS names or that runs here, or one made for this run."""
-    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # Ray reports home unless told otherwise
-    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # and takes the tasks' lines for one; both before its import
+    """Connect to the Ray cluster at RAY_ADDRESS or a running local one, or start one for this run."""
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # disable Ray's usage reports
+    os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # log every task's line; both must be set before the import
     import ray
 
     return ray.init(logging_level=logging.ERROR, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
@@ -264,14 +268,14 @@ def _work_folder(folder: Path, decisive: list[Any]) -> Path:
 
 
 def _keep_tokenizer(work: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
-    """The tokenizer of an earlier try, or of another process that was faster: training twice may give two."""
+    """Load the tokenizer of an earlier attempt or a faster process, or make one; training twice may give two."""
     if not (work / "tokenizer.json").exists():
         write_first(work / "tokenizer.json", make().to_str(pretty=True))
     return Tokenizer.from_file(str(work / "tokenizer.json"))
 
 
 def _incomplete(executor: PipelineExecutor, step: TokenizeFiles) -> list[int]:
-    """The tasks to do; the mark of one whose part is gone or of other files is taken away."""
+    """The tasks that remain; removes the completion mark of a task whose part is missing or stale."""
     for rank in range(executor.world_size):
         if executor.is_rank_completed(rank) and not step.has_part(rank):
             executor.logging_dir.rm(f"completions/{rank:05d}")
@@ -281,10 +285,12 @@ def _incomplete(executor: PipelineExecutor, step: TokenizeFiles) -> list[int]:
 def _check_complete(executor: PipelineExecutor, step: TokenizeFiles) -> None:
     """
     Raises:
-        InputError: a task failed on Ray, which keeps its exception to itself.
+        InputError: a task failed on Ray, which does not pass its exception on.
     """
     failed = _incomplete(executor, step)
     if failed:
-        text = step.failure.read_text(encoding="utf-8") if step.failure.exists() else "killed, perhaps for its memory"
+        text = (
+            step.failure.read_text(encoding="utf-8") if step.failure.exists() else "killed, perhaps for lack of memory"
+        )
         reason = text.strip().splitlines()[-1]
         raise InputError(f"{reason} ({len(failed)} of {executor.world_size} tasks failed; {step.failure})")

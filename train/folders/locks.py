@@ -1,7 +1,7 @@
-"""Locks between processes, so that two runs do not write into one place.
+"""Locks between processes, so two runs do not write to the same folder.
 
-A lock is a byte range of a small file (`fcntl.lockf`). It ends with the process that holds it, however that ends, and
-no child process inherits it. The file says who holds it, and is removed at the end.
+A lock is a byte range of a small file (`fcntl.lockf`). The system releases it when its process exits, even if it is
+killed, and child processes do not inherit it. The file names the process, and is removed when the lock is released.
 """
 
 import contextlib
@@ -25,25 +25,26 @@ UNKNOWN = "another process"
 
 
 class TakenError(Exception):
-    """Another process holds the lock; the text says which."""
+    """Another process has the lock; the text names the process."""
 
 
 class Unlocked:
-    """In place of a locked file, on a file system without locks."""
+    """Takes the place of a locked file on a file system without locks."""
 
 
 @contextlib.contextmanager
 def lock(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[bool]:
-    """Holds the lock of a file, which is made where it is missing, as its folder is.
+    """Lock a file while the body runs; the file and its folder are created if they are missing.
 
-    Yields True; or False where the file system has no locks: a warning says so, and the body runs without one.
+    Yields True; or False, after a warning, if the file system has no locks.
 
     Args:
         path: the file.
-        wait: called once with who holds the lock, where it is taken; then waits for it. None: does not wait.
+        wait: if another process has the lock, called once with the name of that process; then `lock` waits. None: do
+            not wait.
 
     Raises:
-        TakenError: it is taken, and `wait` is None.
+        TakenError: another process has the lock, and `wait` is None.
     """
     file = _acquire(path)
     if file is None:
@@ -65,10 +66,10 @@ def lock(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[bool
 
 @contextlib.contextmanager
 def run_folder(out: Path) -> Iterator[None]:
-    """A run's folder, made where it is missing, with every other run kept out. An empty one is removed at the end.
+    """Create a run's folder if it is missing, and lock it against other runs; at the end an empty folder is removed.
 
     Raises:
-        InputError: another run uses it, or it is or lies below a file.
+        InputError: another run uses the folder, or a file has its path or the path of a parent.
     """
     nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not nearest.is_dir():
@@ -87,17 +88,17 @@ def run_folder(out: Path) -> Iterator[None]:
             yield
     finally:
         with contextlib.suppress(OSError):
-            out.rmdir()  # fails where it is not empty
+            out.rmdir()  # fails if it is not empty
 
 
 def _acquire(path: Path) -> IO[str] | Unlocked | None:
-    """The locked file, open; None where another process has it."""
+    """Open and lock the file; None if another process has the lock."""
     while True:
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
             file = path.open("a+", encoding="utf-8")
         except FileNotFoundError:
-            continue  # whoever had the lock has removed the empty folder
+            continue  # the previous owner of the lock has removed the empty folder
         try:
             fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
@@ -105,14 +106,14 @@ def _acquire(path: Path) -> IO[str] | Unlocked | None:
             if error.errno in TAKEN:
                 return None
             path.unlink(missing_ok=True)
-            warn(f"{path.parent}: its file system has no locks ({error}); start no second run there")
+            warn(f"{path.parent}: the file system has no locks ({error}); do not start a second run there")
             return Unlocked()
         if _is_same(file, path):
             file.truncate(0)
             file.write(f"process {os.getpid()} on {socket.gethostname()}")
             file.flush()
             return file
-        file.close()  # whoever had the lock has removed this file; make another
+        file.close()  # the previous owner of the lock has removed this file; create another
 
 
 def _is_same(file: IO[str], path: Path) -> bool:
@@ -123,7 +124,7 @@ def _is_same(file: IO[str], path: Path) -> bool:
 
 
 def _holder(path: Path) -> str:
-    """What the lock's file says; it may have gone, or may not be written yet."""
+    """The process named in the file of a lock; the file may be missing or still empty."""
     try:
         return path.read_text(encoding="utf-8").strip()[:200] or UNKNOWN
     except OSError:

@@ -1,4 +1,4 @@
-"""Run folders: what a run begins with or goes on with, and a finished run's model."""
+"""Run folders: the initial or resumed model of a run, and the model of a finished run."""
 
 import dataclasses
 from pathlib import Path
@@ -24,11 +24,11 @@ from ..reports import warn
 from ..sections import RunConfig
 from .checkpoints import Checkpoints
 
-PRETRAINED = {"bert": "BertForPreTraining", "gpt": "OpenAIGPTLMHeadModel"}  # the model that an architecture pretrains
+PRETRAINED = {"bert": "BertForPreTraining", "gpt": "OpenAIGPTLMHeadModel"}  # the class that pretrains an architecture
 
 
 class Run(NamedTuple):
-    """A run folder's model, ready to use."""
+    """The model of a run or model folder, ready to use; `step` is 0 for a model folder."""
 
     model: Model
     params: Any
@@ -37,13 +37,13 @@ class Run(NamedTuple):
 
 
 class InitialModel(NamedTuple):
-    """What a run starts from, or is resumed with.
+    """The model that a run starts from, or that it resumes.
 
     Attributes:
         config: of the model.
-        tokenizer: the run's.
-        model: that the parameters belong to; None where there are none.
-        params: None where they are initialized, or come from the checkpoint of the run that is resumed.
+        tokenizer: of the run.
+        model: of the parameters; None without parameters.
+        params: initial parameters; None: randomly initialized, or loaded from the checkpoint of a resumed run.
         step: of that checkpoint; 0 for a new run.
     """
 
@@ -60,16 +60,17 @@ class InitialModel(NamedTuple):
 
 
 def load_run(folder: str | Path, step: int | None = None) -> Run:
-    """A run folder's best checkpoint (the newest where none was evaluated), or the next where it is damaged.
+    """Load the best checkpoint of a run folder (the newest if none was evaluated), or a model folder.
 
-    A model folder (Hugging Face's, or one exported) is read as well; its step is 0.
+    If the best checkpoint is damaged, the newest intact one is loaded. A model folder is Hugging Face's, or one
+    exported; its step is 0.
 
     Args:
-        folder: of a run or a model.
-        step: that checkpoint of a run and no other.
+        folder: a run or model folder.
+        step: load this checkpoint of a run.
 
     Raises:
-        InputError: the folder is neither, or has no such checkpoint that can be read.
+        InputError: the folder is neither, or has no such intact checkpoint.
     """
     check_local("the run or model folder", folder)
     folder = Path(folder)
@@ -78,7 +79,7 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
     checkpoints = Checkpoints(folder / "checkpoints")
     steps, best = checkpoints.steps(), checkpoints.best()
     if not steps:
-        raise InputError(f"{folder}: no checkpoint yet; let the run reach its first, or lower checkpoint.every")
+        raise InputError(f"{folder}: no checkpoint yet; train until the first checkpoint, or lower checkpoint.every")
     if step is not None and step not in steps:
         raise InputError(f"{folder}: no checkpoint {step}; there are {', '.join(map(str, sorted(steps)))}")
     wanted = [step] if step is not None else sorted(steps, key=lambda step: (step != best, -step))
@@ -87,26 +88,26 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
         if fault is None:
             return _load_step(checkpoints, number)
         warn(f"checkpoint {number} of {folder} is damaged: {fault}")
-    rest = "leave --step out for another" if step is not None else "train again with another out"
-    raise InputError(f"{folder}: no checkpoint can be read; {rest}")
+    rest = "remove --step to use another" if step is not None else "train again with another out"
+    raise InputError(f"{folder}: no intact checkpoint; {rest}")
 
 
 def _load_model_folder(folder: Path, step: int | None = None, architecture: str | None = None) -> Run:
     if not _is_model_folder(folder):
-        raise InputError(f"{folder}: not a run folder (no config.yaml), and no model folder (no config.json)")
+        raise InputError(f"{folder}: neither a run folder (no config.yaml) nor a model folder (no config.json)")
     if step is not None:
-        raise InputError(f"{folder}: a model folder has no checkpoint {step}; leave --step out")
+        raise InputError(f"{folder}: a model folder has no checkpoint {step}; remove --step")
     model, params = bertgpt.load_pretrained(folder, architecture)
     return Run(model, params, load_tokenizer(folder), 0)
 
 
 def _is_model_folder(folder: Path) -> bool:
-    """Whether it looks like Hugging Face's, or like OpenAI's release."""
+    """Whether the folder looks like Hugging Face's or OpenAI's release."""
     return any((folder / name).is_file() for name in ("config.json", "params_shapes.json"))
 
 
 def _load_for_pretraining(folder: Path) -> Run:
-    """A run, or a model folder, with the heads of its pretraining; those that it lacks are made anew."""
+    """Load a run or model folder with its pretraining heads; missing heads are randomly initialized."""
     if not (folder / "config.yaml").is_file() and _is_model_folder(folder):
         return _load_model_folder(folder, None, PRETRAINED[family_of_folder(folder)])
     run = load_run(folder)
@@ -129,15 +130,15 @@ def _load_step(checkpoints: Checkpoints, step: int) -> Run:
 
 
 def _architecture_of(extra: dict[str, Any]) -> str:
-    """The class of a checkpoint's model."""
+    """The name of the class of a checkpoint's model."""
     return extra.get("architecture") or PRETRAINED[extra["model"]["architecture"]]
 
 
 def require_architecture(run: Run, architecture: str, verb: str, other: str) -> Run:
-    """The run, if its model suits the verb.
+    """Return the run if its model has the architecture that a command needs.
 
     Raises:
-        InputError: it does not; names the verb that does.
+        InputError: the architecture is another; the error names the other command.
     """
     found = run.model.config.architecture
     if found != architecture:
@@ -147,15 +148,15 @@ def require_architecture(run: Run, architecture: str, verb: str, other: str) -> 
 
 
 def abstract_params(model: Model) -> Any:
-    """The parameters' shapes and dtypes; nothing is allocated."""
+    """Shapes and dtypes of the parameters; nothing is allocated."""
     return jax.eval_shape(model.init, jax.random.key(0), example_ids(type(model).__name__))["params"]
 
 
 def find_initial_model(config: RunConfig) -> InitialModel | None:
-    """The run already in config.out, or else the one that model.init_from names; None where there is neither.
+    """The run in config.out to resume, or else the model of model.init_from; None without both.
 
     Raises:
-        InputError: model.init_from is no run, or stands beside what it brings itself.
+        InputError: model.init_from is not a run or model folder, or another key conflicts with it.
     """
     resumed = find_resumed(config)
     if resumed is not None or config.model.init_from is None:
@@ -166,10 +167,10 @@ def find_initial_model(config: RunConfig) -> InitialModel | None:
 
 
 def find_resumed(config: RunConfig) -> InitialModel | None:
-    """The run already in config.out."""
+    """The run in config.out to resume; None if it has no intact checkpoint."""
     checkpoints = Checkpoints(Path(config.out) / "checkpoints")
     for step in reversed(checkpoints.steps()):
-        if checkpoints.fault(step, arrays=False) is None:  # else the restore that follows sets it aside
+        if checkpoints.fault(step, arrays=False) is None:  # a damaged one is set aside when the run is restored
             extra = checkpoints.extra(step)
             tokenizer = parse_tokenizer(extra["tokenizer"], f"checkpoint {step}")
             return InitialModel(ModelConfig(**extra["model"]), tokenizer, step=step)
@@ -179,8 +180,8 @@ def find_resumed(config: RunConfig) -> InitialModel | None:
 def check_init_from(config: RunConfig) -> None:
     """
     Raises:
-        InputError: something stands beside model.init_from that it brings itself.
+        InputError: model.preset or tokenizer.path is given together with model.init_from.
     """
     for key, value in (("model.preset", config.model.preset), ("tokenizer.path", config.tokenizer.path)):
         if value is not None:
-            raise InputError(f"{key} is given beside model.init_from, which brings its own; leave one of them out")
+            raise InputError(f"{key} conflicts with model.init_from; add {key}=null")

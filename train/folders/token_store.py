@@ -1,4 +1,4 @@
-"""A run's token store and the tokenizer that it is made with, prepared where they are missing or stale."""
+"""A run's token store and its tokenizer; both are prepared if they are missing or stale."""
 
 import contextlib
 import dataclasses
@@ -37,10 +37,10 @@ if TYPE_CHECKING:
 
 
 def store_folder(config: RunConfig) -> Path:
-    """Where the run's token store lies.
+    """The folder of the run's token store.
 
     Raises:
-        InputError: it is the root folder or the current one, beside which nothing can be made.
+        InputError: it is the root or the current folder; the store needs files next to its folder.
     """
     folder = Path(config.data.store) if config.data.store else Path(config.out) / "store"
     if folder.name in ("", ".."):
@@ -54,22 +54,22 @@ def prepare_store(
     task_options: "TaskOptions | None" = None,
     verify: bool = False,
 ) -> bool:
-    """Makes the token store where it is missing, damaged, or its inputs changed. One process at a time does; others
-    that need the same store wait for it.
+    """Prepare the token store if it is missing or damaged, or if its inputs changed.
 
-    The tokenizer is that of the run started from, that of tokenizer.path, or one trained on the training text.
+    One process prepares it; other processes that need the same store wait. The tokenizer is that of the initial model
+    or of tokenizer.path, or one trained on the training text.
 
     Args:
         config: of the run.
-        initial: what the run begins or goes on with.
-        spread: makes the store in tasks.
-        verify: reads the whole store even where this machine has found it sound before.
+        initial: the initial or resumed model.
+        task_options: prepare the store in tasks.
+        verify: read the whole store even if this machine has verified it before.
 
     Returns:
-        Whether the store is there; Slurm makes it later.
+        Whether the store is complete; False if Slurm makes it later.
 
     Raises:
-        InputError: the text or the tokenizer cannot be used, or changed under a run that has begun.
+        InputError: the text or the tokenizer cannot be used, or has changed since the run began.
     """
     source, folder = configs.text_source(config), store_folder(config)
     given = _given_tokenizer(config, initial)
@@ -78,20 +78,24 @@ def prepare_store(
     def bring_up_to_date() -> bool:
         if _why_prepare(config, initial, source, wanted, verify) is None:
             return True
-        store.check_replaceable(folder)  # before a tokenizer is trained for it
+        store.check_replaceable(folder)  # before a tokenizer is trained
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _store_lock(folder, task_options):
-            reason = _why_prepare(config, initial, source, wanted, verify=False)  # another may have made it meanwhile
+            reason = _why_prepare(
+                config, initial, source, wanted, verify=False
+            )  # another process may have prepared it meanwhile
             if reason is None:
                 return True
-            say(f"preparing {folder}: {reason}")
+            say(f"preparing {folder} ({reason})")
             if not _prepare(config, source, wanted, given, task_options):
                 return False
             verified.remember(folder)
             _tell_splits(folder, load_tokenizer(folder))
             return True
 
-    return hosts.after_first(folder.parent, bring_up_to_date, f"waits for {folder}, which the first process prepares")
+    return hosts.after_first(
+        folder.parent, bring_up_to_date, f"waiting for {folder}, which the first process is preparing"
+    )
 
 
 def _prepare(
@@ -116,13 +120,13 @@ def _prepare(
 
 @contextlib.contextmanager
 def _store_lock(folder: Path, task_options: "TaskOptions | None") -> Iterator[None]:
-    """Keeps others from preparing the store. Handing tasks to Slurm needs no lock: its last job takes it."""
+    """Lock the store against preparation by other processes. For Slurm, the last job takes the lock instead."""
     if task_options is not None and task_options.slurm is not None:
         yield
         return
     path = folder.with_name(f".{folder.name}.lock")
     with locks.lock(path, lambda holder: say(f"waiting for {folder}, which {holder} is preparing")) as held:
-        if held:  # else another may be at work
+        if held:  # without a lock, another process may be preparing the store
             store.remove_leftovers(folder)
         yield
 
@@ -130,33 +134,33 @@ def _store_lock(folder: Path, task_options: "TaskOptions | None") -> Iterator[No
 def _why_prepare(
     config: RunConfig, initial: InitialModel | None, source: TextSource, wanted: dict[str, Any], verify: bool
 ) -> str | None:
-    """Why the store does not serve, in one phrase; None where it does.
+    """The reason why the store must be prepared, in one phrase; None if it is up to date.
 
     Raises:
-        InputError: its inputs changed, and the run that it served has begun; or it is damaged, and its text is gone.
+        InputError: its inputs changed after the run began; or it is damaged and its text is missing.
     """
     folder = store_folder(config)
     damage = verified.fault(folder, verify) if (folder / "meta.json").exists() else None
     try:
         reason = store.stale_reason(folder, source, wanted)
     except InputError as error:
-        raise InputError(f"{folder}: {damage}, and cannot be made again: {error}") if damage else error from None
+        raise InputError(f"{folder}: {damage}, and cannot be prepared again: {error}") if damage else error from None
     has_begun = initial is not None and initial.is_resumed and (folder / "meta.json").exists()
     if reason is not None and has_begun:
         raise InputError(f"{reason} since this run began at {config.out}; start a new run with another out")
-    return reason or (damage and f"the store there is damaged: {damage}")
+    return reason or (damage and f"damaged: {damage}")
 
 
 def open_store(config: RunConfig, tokenizer: Tokenizer, initial: InitialModel | None) -> list[Split]:
-    """The training and the held-out split of the run's store.
+    """Open the training and the held-out split of the run's store.
 
     Args:
         config: of the run.
-        tokenizer: the run's, loaded after the store was prepared.
-        initial: what the run begins or goes on with.
+        tokenizer: the run's tokenizer, loaded after the store was prepared.
+        initial: the initial or resumed model.
 
     Raises:
-        InputError: the store is damaged, or another run has put one of another text or tokenizer there.
+        InputError: the store is damaged, or another run has replaced it by one of another text or tokenizer.
     """
     folder = store_folder(config)
     splits = [store.open_split(folder, name) for name in store.SPLITS]
@@ -169,7 +173,7 @@ def open_store(config: RunConfig, tokenizer: Tokenizer, initial: InitialModel | 
 
 
 def _tell_progress() -> Callable[[int], None]:
-    """Takes sizes in bytes and tells their sum at every 64 MiB."""
+    """Return a function that takes sizes in bytes and logs their sum every 64 MiB."""
     done = 0
 
     def progress(size: int) -> None:
@@ -182,8 +186,8 @@ def _tell_progress() -> Callable[[int], None]:
 
 
 def _tell_splits(folder: Path, tokenizer: Tokenizer) -> None:
-    """Tells what each split holds, and how much of it the tokenizer does not know."""
-    unknown = getattr(tokenizer.model, "unk_token", None)  # byte-level BPE has none
+    """Log the size of each split, and its share of unknown tokens."""
+    unknown = getattr(tokenizer.model, "unk_token", None)  # a byte-level BPE has no unknown token
     index = tokenizer.token_to_id(unknown) if unknown else None
     for name in store.SPLITS:
         split = store.open_split(folder, name)
@@ -195,7 +199,7 @@ def _tell_splits(folder: Path, tokenizer: Tokenizer) -> None:
 
 
 def expected_vocab_size(config: RunConfig, initial: InitialModel | None = None) -> int:
-    """The vocabulary that the run's tokenizer has, or may have at most where it is still to be trained."""
+    """The vocabulary size of the run's tokenizer; its upper bound if the tokenizer is yet to be trained."""
     given = _given_tokenizer(config, initial)
     return vocabulary_size(given) if given else _wanted_tokenizer(config, None)["vocab_size"]
 
@@ -217,7 +221,7 @@ def _architecture(config: RunConfig) -> str:
 
 
 def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, Any]:
-    """Plain values that say which tokenizer the configuration asks for."""
+    """JSON values that identify the tokenizer of the configuration."""
     if given is not None:
         return {"sha256": store.tokenizer_hash(given)}
     section = dataclasses.asdict(config.tokenizer)
@@ -227,13 +231,13 @@ def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, A
     if bert and section["kind"] == "bpe":
         raise InputError("tokenizer.kind bpe has no [MASK]; BERT needs wordpiece")
     if section["kind"] == "bpe" and not section["lowercase"]:
-        raise InputError("tokenizer.lowercase=false is for wordpiece; GPT-1's bpe lower-cases")
+        raise InputError("tokenizer.lowercase=false is for wordpiece; GPT-1's bpe always lowercases")
     section["vocab_size"] = section["vocab_size"] or config.model.vocab_size or (preset.vocab_size if preset else 30522)
     return section
 
 
 class _TrainingTexts:
-    """The training documents, each as one text, read anew by every iteration: a tokenizer's training needs two."""
+    """The training documents as texts; each iteration reads them again, since tokenizer training needs two passes."""
 
     def __init__(self, source: TextSource) -> None:
         self.source = source
@@ -244,7 +248,7 @@ class _TrainingTexts:
 
 
 def _train_tokenizer(source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
-    say(f"training a {wanted['kind']} tokenizer of {wanted['vocab_size']:,} pieces")
+    say(f"training a {wanted['kind']} tokenizer of {wanted['vocab_size']:,} tokens")
     texts = _TrainingTexts(source)
     with ctrl_c_ends_at_once():
         if wanted["kind"] == "bpe":
@@ -254,8 +258,10 @@ def _train_tokenizer(source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
 
 @contextlib.contextmanager
 def ctrl_c_ends_at_once() -> Iterator[None]:
-    """For long calls of Rust code, which look at no signal, while nothing is being written. Where Ctrl-C does something
-    else, such as nothing in the background of a shell, that stays."""
+    """Let Ctrl-C end the process immediately, for long calls of Rust code that ignore signals and write nothing.
+
+    If Ctrl-C has another handler, such as none in a background job of a shell, it is kept.
+    """
     usual = signal.getsignal(signal.SIGINT) is signal.default_int_handler
     if not usual or threading.current_thread() is not threading.main_thread():
         yield

@@ -1,6 +1,7 @@
-"""Which token stores this machine has found sound: a small file a store in the user's cache folder.
+"""The token stores that this machine has verified: one small file per store in the user's cache folder.
 
-It holds the size and time of each of the store's files, so that they are read again only after one of them changed.
+It contains the size and modification time of each file of the store. The store is verified again only if one of them
+changes.
 """
 
 import contextlib
@@ -15,11 +16,11 @@ from ..atomic_files import user_cache, write_whole
 
 
 def fault(folder: Path, always: bool = False) -> str | None:
-    """What is wrong with a store's arrays, as `store.fault` has it; they are not read where this machine knows them.
+    """The damage of a store, as `store.fault` returns it; a store that this machine has verified is not read again.
 
     Args:
         folder: the store.
-        always: reads them all the same.
+        always: read the store in any case.
 
     Raises:
         InputError: there is no store, or its meta.json is damaged.
@@ -29,7 +30,7 @@ def fault(folder: Path, always: bool = False) -> str | None:
         return None
     found = store.fault(folder)
     if found is None:
-        _write(folder, stamps)  # of before: what changed while it was read is read again
+        _write(folder, stamps)  # taken before reading, so a file that changed meanwhile is read again
     else:
         with contextlib.suppress(OSError):
             _file(folder).unlink()
@@ -37,13 +38,13 @@ def fault(folder: Path, always: bool = False) -> str | None:
 
 
 def remember(folder: Path) -> None:
-    """Notes that the store is sound as it is now."""
+    """Record that the store is intact in its present state."""
     _write(folder, _stamps(folder))
 
 
 def _write(folder: Path, stamps: list[list[int]] | None) -> None:
     file = _file(folder)
-    with contextlib.suppress(OSError):  # a home that cannot be written costs a look at the next start, no more
+    with contextlib.suppress(OSError):  # if the cache is not writable, the store is read again at the next start
         file.parent.mkdir(parents=True, exist_ok=True)
         write_whole(file, json.dumps(stamps))
 
@@ -56,7 +57,7 @@ def _known(folder: Path) -> object:
 
 
 def _stamps(folder: Path) -> list[list[int]] | None:
-    """Size and time in ns of each file; None where one is missing."""
+    """Size and modification time (ns) of each file; None if one is missing."""
     try:
         found = [path.stat() for path in store.array_files(folder)]
     except FileNotFoundError:
@@ -65,6 +66,6 @@ def _stamps(folder: Path) -> list[list[int]] | None:
 
 
 def _file(folder: Path) -> Path:
-    """The home may be shared by machines, each with a view of its own of the store's storage."""
+    """The file of a store; its name depends on the host, since a home may be shared but a path may differ per host."""
     name = hashlib.sha256(f"{socket.gethostname()} {folder.resolve()}".encode()).hexdigest()[:32]
     return user_cache() / "verified_stores" / f"{name}.json"

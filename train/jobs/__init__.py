@@ -1,1 +1,1 @@
-"""One module for each kind of run: what it trains on and how it is judged."""
+"""One module per kind of run: its data, objective and evaluation."""

@@ -1,4 +1,4 @@
-"""A fine-tuned model put to use: its held-out figures, and predictions for new rows."""
+"""Evaluation of a fine-tuned model, and its predictions for new rows."""
 
 import functools
 import json
@@ -23,12 +23,12 @@ from ..sections import RunConfig
 from ..step import eval_step
 from . import finetuning, task_metrics, task_rows
 
-MOST_DRAWN = 50  # classes in a picture
-CHUNK = 32  # rows predicted at once
+MOST_DRAWN = 50  # most classes that confusion.png shows
+CHUNK = 32  # rows per batch of predictions
 
 
 class Tuned(NamedTuple):
-    """A fine-tuned model, the configuration that says how its rows are read, and the folder that it came from."""
+    """A fine-tuned model, the configuration by which rows are read, the kind of task, and the folder of the model."""
 
     run: Run
     config: RunConfig
@@ -37,15 +37,15 @@ class Tuned(NamedTuple):
 
 
 def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> Tuned:
-    """A fine-tuned run's model, or a model folder's with the head of a task.
+    """Return the fine-tuned model of a run folder, or of a model folder with a task head.
 
     Args:
-        run: as `load_run` gives it.
-        folder: that it was loaded from.
-        overrides: `task.` and `data.` keys that differ from the run's.
+        run: the result of `load_run`.
+        folder: the folder that it was loaded from.
+        overrides: overrides of `task.` and `data.` keys.
 
     Raises:
-        InputError: the model has no task's head.
+        InputError: the model has no task head.
     """
     kind, saved = kind_of(run.model), Path(folder) / "config.yaml"
     if kind == "sft" and run.tokenizer.token_to_id(END) is None:
@@ -58,19 +58,19 @@ def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> T
     config = configs.override(config, overrides)
     config.task.kind = config.task.kind or kind
     if config.task.kind != kind:
-        raise InputError(f"{folder}: its model was made for {kind}, and not for task.kind {config.task.kind}")
+        raise InputError(f"{folder}: its model is for {kind}, not for task.kind {config.task.kind}")
     return Tuned(run, config, kind, Path(folder))
 
 
 def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str, Any]:
-    """The figures on the held-out rows; writes evaluation.json, and for classes confusion.png, into `out`.
+    """Score the held-out rows, and write evaluation.json and, for classes, confusion.png to `out`.
 
     Returns:
-        Figures by name; for tags that mark entities also `by_type`, those of each type of entity
+        Figures by name; for tags that mark entities also `by_type`, the figures of each entity type
         (`task_metrics.type_scores`).
 
     Raises:
-        InputError: there are no rows to score, or those that the run held out cannot be found again.
+        InputError: there are no rows, or the rows that the run held out cannot be reproduced.
     """
     task_metrics.check_libraries()
     config, run = tuned.config, tuned.run
@@ -83,10 +83,10 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     config.train.batch_size = batch_size or config.train.batch_size
     config.train.accumulate = 1
     strategy = parallel.Jit()
-    compiled = strategy.compile_eval(functools.partial(eval_step, task=job.task))
-    trainer = CompiledSteps(config, job._replace(figures=figures), strategy, compiled, compiled, lambda step: 0)
-    scores: dict[str, Any] | None = evaluation.evaluate(trainer, run.params)
-    assert scores is not None  # nothing stops it
+    score = strategy.compile_eval(functools.partial(eval_step, objective=job.objective))
+    compiled = CompiledSteps(config, job._replace(figures=figures), strategy, score, score, lambda step: 0)
+    scores: dict[str, Any] | None = evaluation.evaluate(compiled, run.params)
+    assert scores is not None  # there is no signal handler that could interrupt it
     by_type = task_metrics.score_types(data, examples, found)
     scores |= {"by_type": by_type} if by_type else {}
     write(out, tuned, scores)
@@ -98,12 +98,12 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
 
 
 def held_out_rows(tuned: Tuned) -> list[Row]:
-    """Those of data.eval, or the share of data.train that the run held out."""
+    """The rows of data.eval, or the share of data.train that the run held out."""
     config = tuned.config
     if not config.data.eval:
         if not config.data.train:
             raise InputError("data.eval is missing; give a file of rows: --data PATH")
-        if tuned.run.step:  # a model folder has held nothing out
+        if tuned.run.step:  # a model folder has no held-out rows
             task_rows.check_held_out(tuned.folder, tuned.run.step, "give other labelled rows: --data PATH")
         return task_rows.read_splits(config)["eval"]
     task = config.task
@@ -114,7 +114,7 @@ def held_out_rows(tuned: Tuned) -> list[Row]:
 
 
 def write(out: Path, tuned: Tuned, scores: dict[str, Any]) -> None:
-    """evaluation.json, whole or not at all."""
+    """Write evaluation.json atomically."""
     out.mkdir(parents=True, exist_ok=True)
     rows = tuned.config.data.eval or tuned.config.data.train
     record = {"kind": tuned.kind, "step": tuned.run.step, "data": rows, **scores}
@@ -122,10 +122,10 @@ def write(out: Path, tuned: Tuned, scores: dict[str, Any]) -> None:
 
 
 def predict(tuned: Tuned, rows: Iterable[Row], max_new_tokens: int = 64) -> Iterator[dict[str, Any]]:
-    """A JSON object for every row: what names it, then its prediction.
+    """Predict rows; yield one JSON object per row, with the columns of `shown` and the prediction.
 
     Raises:
-        InputError: a row cannot be used.
+        InputError: a row lacks a column, or has an invalid value.
     """
     chunk: list[Row] = []
     for row in rows:
@@ -150,7 +150,7 @@ def _predict(tuned: Tuned, rows: list[Row], max_new_tokens: int) -> Iterator[dic
 
 
 def shown(tuned: Tuned) -> tuple[str, ...]:
-    """The columns that a prediction repeats."""
+    """The columns of a row that are repeated in its prediction."""
     task = tuned.config.task
     return {
         "question_answering": ("id", task.question),
@@ -160,7 +160,7 @@ def shown(tuned: Tuned) -> tuple[str, ...]:
 
 
 def main_column(tuned: Tuned) -> str:
-    """The column that a line of plain text stands for."""
+    """The column that a line of plain text fills."""
     task = tuned.config.task
     columns = {"question_answering": task.context, "tagging": task.words, "sft": task.prompt}
     return columns.get(tuned.kind, task.text)
@@ -175,7 +175,7 @@ def _task_data(tuned: Tuned, rows: Sequence[Row]) -> Any:
 
 
 def _rounded(value: Any) -> Any:
-    """Floats to 6 decimals, anywhere inside."""
+    """Round all floats in nested values to 6 decimals."""
     if isinstance(value, float):
         return round(value, 6)
     if isinstance(value, dict):

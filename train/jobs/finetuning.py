@@ -1,4 +1,4 @@
-"""Fine-tuning: the job of a configuration with a task, from labelled rows."""
+"""Fine-tuning on labelled rows: the job of a configuration with a task."""
 
 import dataclasses
 import functools
@@ -34,7 +34,7 @@ from ..folders.run_folder import InitialModel
 from ..job import TrainJob
 from ..reports import report, say
 from ..sections import RunConfig
-from ..step import Objective, gpt_task
+from ..step import Objective, gpt_objective
 from . import task_metrics
 from .task_rows import HELD_OUT, check_held_out, read_splits, warn_of_shared
 
@@ -43,13 +43,13 @@ PACKED = {"gpt": ("sft",), "bert": ("tagging", "classification", "multi_label", 
 
 
 def finetune(config: RunConfig) -> None:
-    """Runs a configuration to its end, from its newest checkpoint where there is one.
+    """Fine-tune to the last step, resuming from the newest checkpoint if there is one.
 
-    Leaves in `config.out` what `loop.run` does, and curves.png.
+    Writes to `config.out` the files of `loop.run`, and curves.png.
 
     Raises:
-        InputError: the user's mistake, found before anything is written where possible.
-        NotFiniteError: the training diverged; the last good checkpoint is kept.
+        InputError: a mistake of the user, found before anything is written if possible.
+        NotFiniteError: training diverged; the last good checkpoint is kept.
     """
     out = Path(config.out)
     if config.task.kind is None:
@@ -83,17 +83,17 @@ def _finetune(config: RunConfig, out: Path) -> None:
 
 
 def decide_steps(config: RunConfig, job: TrainJob) -> None:
-    """`train.epochs`, where it is given, as `train.steps`."""
+    """Set `train.steps` from `train.epochs`, if it is given."""
     if config.train.epochs is not None:
         rows_seen = config.train.epochs * len(job.train_source)
         config.train.steps = max(1, math.ceil(rows_seen / config.train.batch_size))
 
 
 def find_initial_model(config: RunConfig) -> InitialModel:
-    """The run already in config.out, or what model.init_from names, or a preset with tokenizer.path.
+    """The run in config.out to resume, or the model of model.init_from, or a preset with tokenizer.path.
 
     Raises:
-        InputError: there is none of them.
+        InputError: the configuration has neither model.init_from nor tokenizer.path.
     """
     resumed = run_folder.find_resumed(config)
     if resumed is not None:
@@ -104,17 +104,17 @@ def find_initial_model(config: RunConfig) -> InitialModel:
         return InitialModel(run.model.config, run.tokenizer, run.model, run.params)
     if config.tokenizer.path is None:
         raise InputError(
-            "model.init_from is missing; give a run folder or a model folder to fine-tune (or, to train from nothing, "
-            "model.preset with tokenizer.path)"
+            "model.init_from is missing; give a run or model folder to fine-tune (or model.preset and tokenizer.path, "
+            "to train from random weights)"
         )
     tokenizer = load_tokenizer(config.tokenizer.path)
     return InitialModel(model_section.model_config(config, vocabulary_size(tokenizer)), tokenizer)
 
 
 def make_job(config: RunConfig, initial: InitialModel, rows: dict[str, list[Row]]) -> TrainJob:
-    """Model, examples and what is measured."""
+    """Build the job: model, objective, examples and figures."""
     settings, kind = config.task, str(config.task.kind)
-    # the vocabulary of a run that is resumed has the task's tokens already
+    # the vocabulary of a resumed run already has the task's tokens
     given = (
         initial.config
         if initial.is_resumed
@@ -146,12 +146,12 @@ def make_job(config: RunConfig, initial: InitialModel, rows: dict[str, list[Row]
 def check_packed(kind: str, family: str) -> None:
     """
     Raises:
-        InputError: examples of this kind cannot share a row.
+        InputError: examples of this kind cannot be packed.
     """
     if kind not in PACKED[family]:
         name = {"bert": "BERT", "gpt": "GPT-1"}[family]
         able = ", ".join(PACKED[family])
-        raise InputError(f"data.pack is not for a {name} and task.kind {kind}, but for {able}; set data.pack=false")
+        raise InputError(f"data.pack=true supports {able} with {name}, not task.kind {kind}; set data.pack=false")
 
 
 def job_for(
@@ -163,13 +163,13 @@ def job_for(
     held_out: Sequence[Example],
     digest: str = "",
 ) -> TrainJob:
-    """A task's job, from rows that have been read."""
+    """Build the job of a task from encoded examples."""
     eval_source = TaskExamples(data, held_out)
     return TrainJob(
         model=model,
         tokenizer=data.template.tokenizer,
         params=params,
-        task=make_task(settings, model),
+        objective=make_objective(settings, model),
         train_source=TaskExamples(data, train),
         eval_source=eval_source,
         eval_seed=None,
@@ -184,8 +184,10 @@ def job_for(
 
 
 def labelled_config(settings: TaskSettings, config: ModelConfig, rows: Sequence[Row]) -> ModelConfig:
-    """The model's configuration with the labels of the training rows, in the order that it has them in where they are
-    the same."""
+    """Return the model's configuration with the labels of the training rows.
+
+    If the labels are the same as the model's, their order is kept.
+    """
     kind, found = str(settings.kind), config.labels
     if kind in CLASSIFIED:
         found = find_labels(rows, settings.label, several=kind == "multi_label")
@@ -199,31 +201,31 @@ def labelled_config(settings: TaskSettings, config: ModelConfig, rows: Sequence[
 
 
 def encode(data: TaskData, rows: Sequence[Row], split: str) -> list[Example]:
-    """The split's examples; tells how many were cut or left out.
+    """Encode a split's rows, and log how many inputs are truncated and how many rows are skipped.
 
     Raises:
-        InputError: a row cannot be used, or none is left.
+        InputError: a row lacks a column or has an invalid value, or all rows are too long.
     """
     examples = [data.encode(row) for row in rows]
     inputs = sum(len(example.features) for example in examples)
     cut = sum(example.cut and bool(example.features) for example in examples)
     dropped = sum(not example.features for example in examples)
-    say(f"{split}: {len(rows):,} rows, {inputs:,} inputs; {cut:,} cut to fit, {dropped:,} left out as too long")
+    say(f"{split}: {len(rows):,} rows, {inputs:,} inputs; {cut:,} truncated, {dropped:,} skipped as too long")
     if not inputs:
         raise InputError(f"data.{split}: every row is too long; raise data.sequence_length")
     return examples
 
 
-def make_task(settings: TaskSettings, model: Model) -> Objective:
-    """What a kind of task trains, on JAX's default device."""
+def make_objective(settings: TaskSettings, model: Model) -> Objective:
+    """The objective of a task, for JAX's default device."""
     return _losses_of(settings, model)._replace(apply=fast_apply(model, jax.default_backend()))
 
 
 def _losses_of(settings: TaskSettings, model: Model) -> Objective:
-    """The losses of a kind of task; for GPT-1 with the auxiliary next-token loss."""
+    """The objective of a task; for GPT-1 with the auxiliary next-token loss."""
     kind, causal = str(settings.kind), model.config.causal
     if kind == "sft":
-        return gpt_task(model)
+        return gpt_objective(model)
     inputs = ("input_ids", "attention_mask") + (() if causal else ("token_type_ids",))
     outputs = SPECS[kind].outputs
     if kind == "question_answering":
@@ -242,7 +244,7 @@ def _losses_of(settings: TaskSettings, model: Model) -> Objective:
 
 
 def _losses(kind: str) -> tuple[Any, Any]:
-    """A head's loss and accuracy as functions of (output, batch)."""
+    """The loss and the accuracy of a head, as functions of (output, batch)."""
     if kind in ("tagging", "multiple_choice"):
 
         def logits(output: Any, batch: losses.Batch) -> Any:
@@ -270,14 +272,14 @@ def figures(
     outputs: dict[str, np.ndarray],
     predictions: list[dict[str, Any]] | None = None,
 ) -> dict[str, float]:
-    """The held-out means with the task's own scores; perplexity where responses are learnt.
+    """The held-out means with the task's scores; for responses, with the perplexity.
 
     Args:
-        data: how rows are read.
-        examples: the held-out ones.
-        means: of losses and accuracies.
-        outputs: of the model, of every feature in order.
-        predictions: is filled where it is given.
+        data: reads rows and decodes outputs.
+        examples: the held-out examples.
+        means: mean losses and accuracies by name.
+        outputs: the model's outputs by name, for all features in order.
+        predictions: if given, the predictions are appended to it.
     """
     means = means | {"examples": len(examples)}
     if not outputs:
@@ -289,5 +291,5 @@ def figures(
 
 
 def by_feature(outputs: dict[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
-    """Arrays over all features -> what each has."""
+    """Arrays over all features, by name -> one dictionary per feature."""
     return [dict(zip(outputs, row, strict=True)) for row in zip(*outputs.values(), strict=True)]

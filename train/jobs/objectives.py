@@ -1,4 +1,4 @@
-"""What a BERT or a GPT-1 is pretrained on: model, losses and examples."""
+"""Pretraining of BERT and GPT-1: model, objective and examples."""
 
 import jax
 import jax.numpy as jnp
@@ -16,24 +16,24 @@ from ..cpu import fast_apply
 from ..folders.run_folder import PRETRAINED
 from ..loader import Source
 from ..sections import RunConfig
-from ..step import Objective, bert_task, gpt_task
+from ..step import Objective, bert_objective, gpt_objective
 
 
 def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none") -> Model:
-    """The model of an architecture with its pretraining heads."""
+    """The model of an architecture, with its pretraining heads."""
     return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype), remat)
 
 
-def make_task(model: Model, config: ModelConfig) -> Objective:
-    """What the architecture is pretrained on, on JAX's default device."""
-    task = bert_task(model) if config.architecture == "bert" else gpt_task(model)
-    return task._replace(apply=fast_apply(model, jax.default_backend()))
+def make_objective(model: Model, config: ModelConfig) -> Objective:
+    """The pretraining objective of an architecture, for JAX's default device."""
+    objective = bert_objective(model) if config.architecture == "bert" else gpt_objective(model)
+    return objective._replace(apply=fast_apply(model, jax.default_backend()))
 
 
 def make_source(
     split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int, pack: bool = False
 ) -> Source:
-    """The examples of a split, each in a row of its own; or several, where `pack`."""
+    """The examples of a split, one per row; with `pack`, several per row."""
     data, length = config.data, config.data.sequence_length
     if architecture == "gpt" and pack:
         return Packed(GptPieces(split, length, seed), most_examples(length), seed)

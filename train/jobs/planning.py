@@ -1,4 +1,4 @@
-"""What a configuration will need, found from shapes: nothing of the run is allocated."""
+"""The parameters, FLOPs and memory of a run, computed from shapes; no array of the run is allocated."""
 
 import functools
 import math
@@ -29,38 +29,38 @@ class Plan(NamedTuple):
     Attributes:
         config: the run's.
         model: with its head.
-        task: what it learns.
-        strategy: how it is spread.
-        state: of step 0.
-        batch: the global one.
+        objective: losses and accuracies.
+        strategy: how a step runs on devices.
+        state: shapes of the state at step 0.
+        batch: shapes of the global batch.
     """
 
     config: RunConfig
     model: Model
-    task: Objective
+    objective: Objective
     strategy: Strategy
     state: TrainState
     batch: dict[str, Any]
 
 
 def make_plan(config: RunConfig) -> Plan:
-    """The shapes of the run that `pretrain` or `finetune` would make.
+    """The shapes of the run that `pretrain` or `finetune` would start.
 
     Raises:
-        InputError: as they would raise it.
+        InputError: as `pretrain` or `finetune`.
     """
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
-    model, task, example = _pretraining(config) if config.task.kind is None else _finetuning(config)
+    model, objective, example = _pretraining(config) if config.task.kind is None else _finetuning(config)
     size = config.train.batch_size
     batch = {name: jax.ShapeDtypeStruct((size, *value.shape[1:]), value.dtype) for name, value in example.items()}
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state = jax.eval_shape(functools.partial(create_state, model, optimizer, config.seed))
-    return Plan(config, model, task, strategy, state, batch)
+    return Plan(config, model, objective, strategy, state, batch)
 
 
 def _pretraining(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndarray]]:
-    """Model, task and a batch of one row, cut from a text of no words."""
+    """Model, objective and a batch of one row, from an artificial text."""
     initial = run_folder.find_initial_model(config)
     model_config = model_section.model_config(
         config, token_store.expected_vocab_size(config, initial), initial.config if initial else None
@@ -70,58 +70,63 @@ def _pretraining(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndar
     empty = Split(np.zeros(40, np.uint16), bounds, np.arange(5), np.zeros(30, np.int64), 40)
     tokenizer = train_wordpiece(["a b"], 30)
     source = objectives.make_source(empty, tokenizer, config, model_config.architecture, 0, config.data.pack)
-    return model, objectives.make_task(model, model_config), source.batch(np.arange(1))
+    return model, objectives.make_objective(model, model_config), source.batch(np.arange(1))
 
 
 def _finetuning(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndarray]]:
-    """Model, task and the first row of the data; the model started from is read as the run would."""
+    """Model, objective and a batch of the first row; loads the initial model and the data, as the run does."""
     job = finetuning.make_job(config, finetuning.find_initial_model(config), task_rows.read_splits(config))
     finetuning.decide_steps(config, job)
-    return job.model, job.task, job.train_source.batch(np.arange(1))
+    return job.model, job.objective, job.train_source.batch(np.arange(1))
 
 
 def exact(plan: Plan) -> dict[str, int]:
-    """Counts, and bytes that one device holds; under fsdp it also has, during a step, the gathered parameters, and in
-    any case the whole gradient."""
-    lies = plan.strategy.abstract_state(plan.state)
-    parameters, whole = device_bytes(lies.params), _bytes(plan.state.params)
+    """Parameters, FLOPs per token, and bytes on one device.
+
+    During a step, a device also holds the whole gradient and, with fsdp, the gathered parameters.
+    """
+    sharded = plan.strategy.abstract_state(plan.state)
+    parameters, whole = device_bytes(sharded.params), _bytes(plan.state.params)
     return {
         "parameters": sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(plan.state.params)),
         "flops_per_token": flops.step_flops(plan.model.config, plan.batch) // tokens(plan.batch),
         "parameter_bytes": parameters,
         "gathered_bytes": whole if parameters < whole else 0,
         "gradient_bytes": whole,
-        "optimizer_bytes": device_bytes(lies.opt_state),
+        "optimizer_bytes": device_bytes(sharded.opt_state),
         "batch_bytes": _bytes(plan.batch) // plan.strategy.devices,
         "kept_bytes": kept_bytes(plan),
     }
 
 
 def tokens(batch: dict[str, Any]) -> int:
-    """Positions of a batch, padding included."""
+    """The number of positions in a batch, padding included."""
     return math.prod(batch["input_ids"].shape)
 
 
-def device_bytes(lies: Any) -> int:
-    """Bytes on one device of arrays given by shape and place; what has no place is there whole."""
+def device_bytes(sharded: Any) -> int:
+    """Bytes on one device of arrays given by shape and sharding; an array without a sharding counts in full."""
     return sum(
         math.prod(x.shape if x.sharding is None else x.sharding.shard_shape(x.shape)) * x.dtype.itemsize
-        for x in jax.tree.leaves(lies)
+        for x in jax.tree.leaves(sharded)
     )
 
 
 def kept_bytes(plan: Plan) -> int:
-    """Bytes of what the forward pass of one device's micro-batch keeps for the backward pass, beside the parameters and
-    the batch themselves, as JAX traces it for an accelerator: what XLA fuses or computes again by itself takes less."""
+    """Bytes of the activations that one device keeps for the backward pass of a micro-batch.
+
+    Parameters and batch are not included. The sizes are those that JAX traces for an accelerator; XLA needs less if it
+    fuses or recomputes operations.
+    """
     rows = plan.config.train.batch_size // plan.strategy.devices // plan.config.train.accumulate
     batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in plan.batch.items()}
 
-    task = plan.task._replace(apply=None)  # Linen's layers, as on an accelerator
+    objective = plan.objective._replace(apply=None)  # Linen's layers, as on an accelerator
 
     def backward(params: Any, batch: Any, key: Any) -> Any:
         def loss(params: Any) -> Any:
-            sums = plan.task.losses(apply(task, params, batch, key), batch)
-            return plan.task.total({name: value.sum for name, value in sums.items()})
+            sums = plan.objective.losses(apply(objective, params, batch, key), batch)
+            return plan.objective.total({name: value.sum for name, value in sums.items()})
 
         return jax.vjp(loss, params)[1]
 
@@ -133,10 +138,10 @@ def kept_bytes(plan: Plan) -> int:
 
 
 def compiled(plan: Plan) -> dict[str, float]:
-    """XLA's own figures for a device of this machine, from the compiled step; seconds that it took to compile."""
+    """Compile the step for a device of this machine; return XLA's temporary bytes and the seconds to compile."""
     step = functools.partial(
         train_step,
-        task=plan.task,
+        objective=plan.objective,
         optimizer=make_optimizer(plan.config.optimizer, plan.config.train.steps),
         accumulate=plan.config.train.accumulate,
         distribute=plan.strategy.distribute,
@@ -147,16 +152,16 @@ def compiled(plan: Plan) -> dict[str, float]:
 
 
 def describe(config: RunConfig) -> Iterator[str]:
-    """The plan in lines; those that need a compilation come last."""
+    """Yield the plan line by line; lines that need a compilation come last."""
     plan = make_plan(config)
     figures = exact(plan)
     model_config = plan.model.config
     yield from reports.opening(config, model_config, plan.strategy, figures["parameters"])
-    yield f"FLOPs a token, forward and backward: {figures['flops_per_token']:,}"
-    yield "each device holds"
+    yield f"FLOPs per token, forward and backward: {figures['flops_per_token']:,}"
+    yield "memory per device:"
     for name in ("parameter", "optimizer", "batch", "gradient"):
         yield f"  {name + ' bytes':<28}{figures[f'{name}_bytes']:>20,}"
-    yield f"  {'parameters gathered':<28}{figures['gathered_bytes']:>20,}  (for the length of a step)"
+    yield f"  {'parameters gathered':<28}{figures['gathered_bytes']:>20,}  (during a step)"
     yield f"  {'kept for the backward pass':<28}{figures['kept_bytes']:>20,}  (before XLA fuses; train.remat lowers it)"
     yield f"compiling for {jax.devices()[0].device_kind} ..."
     measured = compiled(plan)

@@ -1,4 +1,4 @@
-"""Pretraining: the job of a configuration without a task, from a corpus."""
+"""Pretraining on a corpus: the job of a configuration without a task."""
 
 from pathlib import Path
 
@@ -29,18 +29,18 @@ from ..sections import RunConfig
 from ..state import TrainState
 from . import objectives
 
-EVAL_SEED = 1  # of the held-out plan: the same pairs and masks in every run
-MOST_NOT_NEXT = 0.75  # of an epoch's pairs before any is left out; beyond it a run warns
+EVAL_SEED = 1  # seed of held-out pairs and masks: the same in every run
+MOST_NOT_NEXT = 0.75  # share of an epoch's pairs before balancing; above it a run warns
 
 
 def pretrain(config: RunConfig) -> None:
-    """Runs a configuration to its end, from its newest checkpoint where there is one.
+    """Pretrain to the last step, resuming from the newest checkpoint if there is one.
 
-    Leaves in `config.out` what `loop.run` does, the token store, and curves.png.
+    Writes to `config.out` the files of `loop.run`, the token store, and curves.png.
 
     Raises:
-        InputError: the user's mistake, found before anything is written where possible.
-        NotFiniteError: the training diverged; the last good checkpoint is kept.
+        InputError: a mistake of the user, found before anything is written if possible.
+        NotFiniteError: training diverged; the last good checkpoint is kept.
     """
     out = Path(config.out)
     if config.task.kind is not None:
@@ -63,20 +63,20 @@ def _pretrain(config: RunConfig, out: Path) -> None:
     base = initial.config if initial else None
     model_section.model_config(
         config, token_store.expected_vocab_size(config, initial), base
-    )  # a mistake is told before the work
+    )  # raises for a mistake before the long work
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     token_store.prepare_store(config, initial)
     job = make_job(config, load_tokenizer(token_store.store_folder(config)), initial)
-    trainer, state = loop.run(config, job, strategy)
-    finish(trainer, state)
+    compiled, state = loop.run(config, job, strategy)
+    finish(compiled, state)
 
 
 def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.InitialModel | None) -> TrainJob:
-    """Model and data; the store is prepared.
+    """Build the job: model, objective and data, from a prepared store.
 
     Raises:
-        InputError: no next-sentence pair can be made of a split.
+        InputError: no IsNext pair can be made from a split.
     """
     model_config = model_section.model_config(config, vocabulary_size(tokenizer), initial.config if initial else None)
     model = objectives.make_model(model_config, config.train.dtype, config.train.remat)
@@ -97,11 +97,11 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
         model=model,
         tokenizer=tokenizer,
         params=initial.params if initial else None,
-        task=objectives.make_task(model, model_config),
+        objective=objectives.make_objective(model, model_config),
         train_source=train_source,
         eval_source=eval_source,
         eval_seed=EVAL_SEED,
-        # windows cover the text; pairs can be drawn anew
+        # windows cover the text once; further pairs can be sampled
         eval_examples=min(examples, len(eval_source)) if family == "gpt" else examples,
         token_keys=("input_ids", "labels"),
         digest=store.digest(token_store.store_folder(config)),
@@ -111,14 +111,13 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
 
 
 def bert_pairs(source: Source) -> BertPairs | None:
-    """The sentence pairs that a source shows, in rows of their own or packed; None for GPT-1's text."""
+    """The sentence pairs of a source, packed or not; None for GPT-1's text."""
     examples = source.examples if isinstance(source, Packed) else source
     return examples if isinstance(examples, BertPairs) else None
 
 
 def check_labels(pairs: BertPairs, split: str, config: RunConfig) -> None:
-    """Warns where NotNext pairs outnumber the others so far that most of them are left out or, without the balance,
-    that the labels are lopsided.
+    """Warn if over `MOST_NOT_NEXT` of the pairs are NotNext: balancing skips most pairs, or the labels are unbalanced.
 
     Raises:
         InputError: no pair is IsNext.
@@ -135,30 +134,33 @@ def check_labels(pairs: BertPairs, split: str, config: RunConfig) -> None:
     )
     if not counts[IS_NEXT]:
         raise InputError(f"the {split} split: none of its {total:,} sentence pairs is IsNext: {cause}")
-    effect = f", and {plan.left_out:,} of {total:,} are left out of an epoch" if plan.left_out else ""
+    effect = f", and {plan.left_out:,} of {total:,} are skipped in each epoch" if plan.left_out else ""
     warn(f"the {split} split: {not_next:.0%} of its sentence pairs are NotNext{effect}: {cause}")
 
 
 def _hint(single: float, config: RunConfig) -> str:
-    """What brings a text more chunks of several sentences, whose share of one-sentence documents is `single`."""
+    """Advice on how to get more pairs of several sentences, given the share of one-sentence documents."""
     if single <= 0.5:
         return (
-            f"raise data.sequence_length, as few sentences leave room for another in {config.data.sequence_length}, "
+            f"raise data.sequence_length: two sentences rarely fit into {config.data.sequence_length} tokens; "
             "or give more text"
         )
     if config.data.sentence_per_line:
         return "put each sentence on its own line, and blank lines only between documents"
     return (
-        "separate documents, not sentences, by blank lines (data.sentence_per_line=true reads a sentence a line), or "
-        "give .jsonl with one document a line"
+        "separate documents, not sentences, by blank lines (data.sentence_per_line=true: one sentence per line), or "
+        "give .jsonl with one document per line"
     )
 
 
 def baseline_sums(
     batch: dict[str, np.ndarray], log_frequency: np.ndarray, lengths: LengthBaseline | None
 ) -> dict[str, tuple[float, float]]:
-    """Of a held-out batch, as (sum, weight): the cross-entropy by word frequencies, and the recalls of both NSP labels
-    by the lengths of the halves."""
+    """The baselines of a held-out batch, as (sum, weight) by name.
+
+    They are the cross-entropy of unigram frequencies, and the recalls of both NSP labels predicted from the lengths of
+    the two segments.
+    """
     mask = batch["loss_mask"]
     sums = {"unigram_cross_entropy": (-float((log_frequency[batch["labels"]] * mask).sum()), float(mask.sum()))}
     if lengths is None:
@@ -172,14 +174,14 @@ def baseline_sums(
 
 
 def unigram(counts: np.ndarray) -> np.ndarray:
-    """Log relative frequencies [V] of the training text, one added to every count."""
+    """Log relative token frequencies [V] of the training text, with 1 added to each count."""
     smoothed = counts + 1.0
     return np.log(smoothed / smoothed.sum())
 
 
-def finish(trainer: CompiledSteps, state: TrainState) -> None:
-    """Draws the curves and says where the run ended beside the unigram baseline; GPT-1 writes a line."""
-    config, job = trainer.config, trainer.job
+def finish(compiled: CompiledSteps, state: TrainState) -> None:
+    """Draw the curves and log the final figures with their baselines; for GPT-1, log a generated text."""
+    config, job = compiled.config, compiled.job
     if not hosts.is_first():
         return
     for line in reports.report(Path(config.out)):

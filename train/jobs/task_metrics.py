@@ -1,4 +1,4 @@
-"""How well predictions fit the held-out labels, by the libraries that the field uses (the extra `tasks`)."""
+"""Metrics of predictions on held-out labels, computed by scikit-learn and SciPy (the extra `tasks`)."""
 
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -15,7 +15,7 @@ from bertgpt.errors import InputError
 
 from ..job import Best
 
-BEST = {  # the figure that decides which checkpoint is the best
+BEST = {  # the metric that selects the best checkpoint
     "classification": Best("accuracy", higher=True),
     "multi_label": Best("f1", higher=True),
     "regression": Best("spearman", higher=True),
@@ -39,7 +39,7 @@ def check_libraries() -> None:
 
 
 def score(data: TaskData, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """The figures of a task; golds come from the examples' rows."""
+    """The metrics of a task; the gold labels come from the examples' rows."""
     golds = [data.gold(example.row) for example in examples]  # type: ignore[attr-defined]
     if isinstance(data, Answers):
         return squad_scores([prediction["answer"] for prediction in predictions], golds)
@@ -56,7 +56,7 @@ def score(data: TaskData, examples: Sequence[Example], predictions: Sequence[dic
 def score_types(
     data: TaskData, examples: Sequence[Example], predictions: Sequence[dict[str, Any]]
 ) -> dict[str, dict[str, float]]:
-    """`type_scores` of a task whose tags mark entities; nothing for other tasks."""
+    """`type_scores` of a task whose tags mark entities; empty for other tasks."""
     if not isinstance(data, Tagging) or not mark_entities(data.labels):
         return {}
     golds = [data.gold(example.row) for example in examples]
@@ -64,7 +64,7 @@ def score_types(
 
 
 def class_scores(golds: Sequence[Any], labels: Sequence[Any], names: Sequence[str] = ()) -> dict[str, float]:
-    """Accuracy, F1 averaged over the classes, and Matthews' correlation; of two classes also the second's F1."""
+    """Accuracy, macro F1 and Matthews correlation; for two classes also the F1 of the second."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
     second = {"f1": float(f1_score(golds, labels, pos_label=names[1], zero_division=0))} if len(names) == 2 else {}
@@ -76,7 +76,7 @@ def class_scores(golds: Sequence[Any], labels: Sequence[Any], names: Sequence[st
 
 
 def several_scores(names: Sequence[str], golds: Sequence[list[str]], labels: Sequence[list[str]]) -> dict[str, float]:
-    """F1 over all (row, label) pairs and averaged over labels; the share of rows that are right in every label."""
+    """Micro F1 over (row, label) pairs, macro F1 over labels, and the share of rows with every label correct."""
     from sklearn.metrics import f1_score
 
     gold, found = (np.array([[name in row for name in names] for row in rows]) for rows in (golds, labels))
@@ -90,7 +90,7 @@ def several_scores(names: Sequence[str], golds: Sequence[list[str]], labels: Seq
 
 
 def number_scores(golds: Sequence[float], numbers: Sequence[float]) -> dict[str, float]:
-    """Pearson's and Spearman's correlation, 0 where either side is constant; the mean squared error."""
+    """Pearson and Spearman correlation, 0 if either side is constant, and the mean squared error."""
     from scipy.stats import pearsonr, spearmanr
 
     error = float(np.mean((np.array(golds) - np.array(numbers)) ** 2))
@@ -101,13 +101,14 @@ def number_scores(golds: Sequence[float], numbers: Sequence[float]) -> dict[str,
 
 
 def tag_scores(golds: Sequence[list[str]], tags: Sequence[list[str]], labels: Iterable[str] = ()) -> dict[str, float]:
-    """Accuracy over words; for tags that mark entities the precision, recall and F1 of `entity_spans`, as conlleval
-    counts them, else F1 averaged over the tags.
+    """Accuracy over words, and F1.
+
+    For tags that mark entities: precision, recall and F1 of `entity_spans`, as in conlleval. For other tags: macro F1.
 
     Args:
-        golds: the right tags of each sentence.
-        tags: the predicted ones.
-        labels: all tags that the model knows, which say whether they mark entities; those that occur where empty.
+        golds: the gold tags of each sentence.
+        tags: the predicted tags of each sentence.
+        labels: all tags of the model, which decide whether tags mark entities; if empty, the tags that occur.
     """
     from sklearn.metrics import f1_score
 
@@ -119,7 +120,7 @@ def tag_scores(golds: Sequence[list[str]], tags: Sequence[list[str]], labels: It
 
 
 def type_scores(golds: Sequence[list[str]], tags: Sequence[list[str]]) -> dict[str, dict[str, float]]:
-    """For each label of entities, sorted: `f1`, `precision`, `recall`, and `support`, the number of right entities."""
+    """For each entity label, sorted: `f1`, `precision`, `recall`, and `support`, the number of gold entities."""
     right, found, gold = _count_entities(golds, tags)
     return {
         label: _rates(right[label], found[label], gold[label]) | {"support": gold[label]}
@@ -128,7 +129,7 @@ def type_scores(golds: Sequence[list[str]], tags: Sequence[list[str]]) -> dict[s
 
 
 def _count_entities(golds: Sequence[list[str]], tags: Sequence[list[str]]) -> tuple[Counter[str], ...]:
-    """How many entities of each label were found rightly, were found, and are there."""
+    """The number of correctly found, found and gold entities of each label."""
     right, found, gold = Counter[str](), Counter[str](), Counter[str]()
     for pair in zip(golds, tags, strict=True):
         there, said = (set(entity_spans(sentence)) for sentence in pair)
@@ -138,12 +139,12 @@ def _count_entities(golds: Sequence[list[str]], tags: Sequence[list[str]]) -> tu
 
 
 def _rates(right: int, found: int, gold: int) -> dict[str, float]:
-    """F1, precision and recall, 0 where there is nothing to divide by."""
+    """F1, precision and recall; 0 if the denominator is 0."""
     return {"f1": 2 * right / max(found + gold, 1), "precision": right / max(found, 1), "recall": right / max(gold, 1)}
 
 
 def draw_confusion(golds: Sequence[str], labels: Sequence[str], names: Sequence[str], path: Path) -> None:
-    """A picture of how often each class was taken for each, counts in the cells, colours by the true class's share."""
+    """Draw the confusion matrix: counts in the cells, colors by the share of the true class."""
     import matplotlib
 
     matplotlib.use("Agg")

@@ -1,4 +1,4 @@
-"""The labelled rows of a fine-tuning run, and those that are held out."""
+"""The labelled rows of a fine-tuning run, and their split into training and held-out rows."""
 
 import hashlib
 import itertools
@@ -15,19 +15,19 @@ from ..folders.checkpoints import Checkpoints
 from ..reports import warn
 from ..sections import RunConfig
 
-HELD_OUT = "inputs-1"  # names the rule of `_hold_out` in checkpoints; another rule needs another name
+HELD_OUT = "inputs-1"  # identifies the rule of `_hold_out` in checkpoints; another rule needs another name
 INPUTS = {"question_answering": "context", "tagging": "words", "multiple_choice": "text and choices", "sft": "prompt"}
 
 
 def read_splits(config: RunConfig) -> dict[str, list[Row]]:
-    """The rows of training and evaluation; without data.eval a share of the first is held out.
+    """The rows of training and evaluation; without data.eval, a share of the training rows is held out.
 
     Raises:
-        InputError: data.train is absent, a split has no row, or a row to divide lacks a column that the task reads.
+        InputError: data.train is missing, a split has no rows, or, without data.eval, a row lacks a column of the task.
     """
     data = config.data
     if not data.train:
-        raise InputError("data.train is missing; give a file of rows: data.train=PATH")
+        raise InputError("data.train is missing; set it to a file of rows")
     columns = {"word_column": config.task.word_column, "tag_column": config.task.tag_column}
     rows = {"train": read_all_rows(data.train, **columns)}
     if data.eval:
@@ -42,30 +42,34 @@ def read_splits(config: RunConfig) -> dict[str, list[Row]]:
 
 
 def _hold_out(config: RunConfig, rows: list[Row]) -> dict[str, list[Row]]:
-    """A share of the rows for evaluation. A hash of a row's input decides, so that rows with equal inputs are on one
-    side, and neither labels, nor unused columns, nor the order of rows matter."""
+    """Hold out a share of the rows for evaluation.
+
+    A hash of a row's input decides. So rows with equal inputs are in the same split; labels, unused columns and the
+    order of rows do not matter.
+    """
     share = config.data.eval_fraction
     splits: dict[str, list[Row]] = {"train": [], "eval": []}
     for row in rows:
         splits["eval" if input_digest(config.task, row) < share * 2**64 else "train"].append(row)
     for split, change in (("train", "lower"), ("eval", "raise")):
         if not splits[split]:
-            problem = f"no row is left for data.{split} when data.eval_fraction={share:g} divides data.train"
-            raise InputError(f"{problem} (rows with equal inputs stay together); {change} it, or give data.eval")
+            problem = f"data.eval_fraction={share:g} of data.train leaves no rows for data.{split}"
+            raise InputError(f"{problem} (rows with equal inputs stay together); {change} it, or set data.eval")
     return splits
 
 
 def input_digest(settings: TaskSettings, row: Row) -> int:
-    """A hash of `input_key` of 64 bits."""
+    """A 64-bit hash of `input_key`."""
     digest = hashlib.blake2b(input_key(settings, row).encode(), digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 
 def input_key(settings: TaskSettings, row: Row) -> str:
-    """What the task reads of a row before it answers, as JSON in which all white space is single spaces.
+    """The input of a row, as JSON in which each run of white space is one space.
 
-    It is the text and the pair or choices, or the words. Of a question it is the context alone, so that all questions
-    about a context have one key; of a response the prompt, or the messages before the assistant's first.
+    The input is the text with its pair or choices, or the words. For a question it is only the context, so all
+    questions about a context have the same key. For a response it is the prompt, or the messages before the assistant's
+    first message.
 
     Raises:
         InputError: a column is missing or empty.
@@ -91,7 +95,7 @@ def input_key(settings: TaskSettings, row: Row) -> str:
 
 
 def _opening(messages: Any) -> Any:
-    """The texts before the assistant's first; anything but a conversation is left as it is, and refused later."""
+    """The messages before the assistant's first; other values are returned unchanged, and rejected later."""
     if not isinstance(messages, list) or not all(isinstance(message, dict) for message in messages):
         return messages
     opening = itertools.takewhile(lambda message: message.get("role") != "assistant", messages)
@@ -107,16 +111,16 @@ def _single_spaced(value: Any) -> Any:
 def check_held_out(folder: Path, step: int, advice: str) -> None:
     """
     Raises:
-        InputError: the run in the folder did not hold out the rows that this version would.
+        InputError: the run held out other rows than this version would.
     """
     digest = Checkpoints(folder / "checkpoints").extra(step)["data"]
     if not digest.endswith(f"-{HELD_OUT}"):
-        problem = "this run did not divide data.train as this version does, so its held-out rows cannot be found again"
+        problem = "another version split data.train by another rule, so its held-out rows cannot be reproduced"
         raise InputError(f"{folder}: {problem}; {advice}")
 
 
 def warn_of_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> None:
-    """One line where rows of data.eval are in data.train too."""
+    """Warn if rows of data.eval are also in data.train."""
     shared = count_shared(settings, rows)
     if shared:
         same = INPUTS.get(str(settings.kind), "text and pair" if settings.pair else "text")
@@ -127,6 +131,6 @@ def warn_of_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> None:
 
 
 def count_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> int:
-    """How many rows of evaluation have the input of a row of training."""
+    """The number of evaluation rows whose input is also in the training rows."""
     known = {input_digest(settings, row) for row in rows["train"]}
     return sum(input_digest(settings, row) in known for row in rows["eval"])
