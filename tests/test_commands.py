@@ -231,7 +231,7 @@ def test_continued_pretraining_takes_weights_and_tokenizer(bert_run, config_file
     from train.folders.run_folder import load_run
 
     overrides = [f"model.init_from={bert_run}", f"out={tmp_path}", f"data.store={tmp_path}/store"]
-    overrides += ["optimizer.learning_rate=0", "model.preset=null", "train.steps=1"]
+    overrides += ["optimizer.learning_rate=0", "train.steps=1"]  # the file's preset gives way
     assert main(["pretrain", str(config_file), *overrides]) == 0
     old, new = load_run(bert_run), load_run(tmp_path)
     assert new.tokenizer.to_str() == old.tokenizer.to_str()
@@ -274,7 +274,11 @@ def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
     assert same(two, load_run(tmp_path / "run", 2).params)
     assert not same(two, four)
     assert "no checkpoint 3; there are 2, 4" in fails(capsys, "export", tmp_path / "run", tmp_path / "3", "--step", 3)
-    assert "remove --step" in fails(capsys, "export", tmp_path / "2", tmp_path / "3", "--step", 2)
+    assert "give no step" in fails(capsys, "export", tmp_path / "2", tmp_path / "3", "--step", 2)
+    branch = [f"model.init_from={tmp_path}/run", "model.init_step=2", f"out={tmp_path}/branch", f"data.store={store}"]
+    assert main(["pretrain", str(config_file), *branch, "optimizer.learning_rate=0", "train.steps=1"]) == 0
+    assert same(two, load_run(tmp_path / "branch").params)
+    assert "no checkpoint 3; there are" in fails(capsys, "pretrain", config_file, *branch, "model.init_step=3", "out=x")
     kept = (tmp_path / "run" / "tokenizer.json").read_bytes()
     assert "run is a run folder; give another folder" in fails(capsys, "export", tmp_path / "2", tmp_path / "run")
     assert (tmp_path / "run" / "tokenizer.json").read_bytes() == kept
@@ -369,7 +373,11 @@ def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, conf
         (["data.train=nowhere.txt"], "nowhere.txt: no such file"),
         (["optimizer.name=sgd"], "choose one of adamw, lamb"),
         (["model.init_from=nowhere", "model.preset=null"], "nowhere: neither a run folder (no config.yaml) nor"),
-        (["model.init_from=nowhere"], "model.preset conflicts with model.init_from; add model.preset=null"),
+        (
+            ["model.init_from=nowhere", "model.preset=bert_tiny"],
+            "model.preset conflicts with model.init_from; add model.preset=null",
+        ),
+        (["model.init_step=3"], "model.init_step is the step of a run; give the run's folder as model.init_from"),
         (["tokenizer.kind=bpe"], "BERT needs wordpiece"),
         (["model.preset=gpt1", "tokenizer.lowercase=false"], "is for wordpiece"),
         (["seed=99999999999"], "seed is 99999999999; it must be under"),

@@ -264,6 +264,18 @@ def test_what_no_file_and_no_number_can_be_is_named(yaml, overrides, message, re
     assert message in refused(yaml, *overrides)
 
 
+def test_of_a_preset_and_an_init_from_the_later_one_wins(read):
+    file = "model: {preset: bert_tiny, num_heads: 4}"
+    found = read(file, "model.init_from=runs/a", "model.init_step=3")
+    assert (found["model.preset"], found["model.init_from"], found["model.init_step"]) == (None, "runs/a", 3)
+    assert found["model.num_heads"] == 4
+    found = read("model: {init_from: runs/a, init_step: 3}", "model.preset=bert_tiny")
+    assert (found["model.preset"], found["model.init_from"], found["model.init_step"]) == ("bert_tiny", None, None)
+    for both in (read(file, "model.init_from=a", "model.preset=gpt1"), read("model: {preset: gpt1, init_from: a}")):
+        assert (both["model.preset"], both["model.init_from"]) == ("gpt1", "a")  # refused when the run starts
+    assert read(file, "model.init_from=null")["model.preset"] == "bert_tiny"
+
+
 def test_every_key_has_a_type_that_is_read():
     assert set(KEYS) == set(flat(RunConfig()))
     assert {key.types[0] for key in KEYS.values()} == {str, bool, int, float}

@@ -130,7 +130,10 @@ def _first_key(section: str) -> str:
 
 
 def _layers(overrides: Sequence[str]) -> list[tuple[str, dict[str, Any]]]:
-    return [("", _parse_override(item)) for item in overrides]
+    given: dict[str, Any] = {}
+    for item in overrides:
+        given |= _parse_override(item)
+    return [("", given)]
 
 
 def _parse_override(item: str) -> dict[str, Any]:
@@ -161,8 +164,17 @@ def _build(base: RunConfig, layers: Sequence[tuple[str, dict[str, Any]]]) -> Run
         for key, given in values.items():
             section, _, name = key.rpartition(".")
             setattr(getattr(config, section) if section else config, name, _value(key, given, source))
+        _drop_superseded(config, values)
     _check_values(config)
     return config
+
+
+def _drop_superseded(config: RunConfig, values: dict[str, Any]) -> None:
+    """Of a recipe's preset and an override's init_from, or the reverse, keep the one that was given later."""
+    if values.get("model.init_from") is not None and "model.preset" not in values:
+        config.model.preset = None
+    elif values.get("model.preset") is not None and "model.init_from" not in values:
+        config.model.init_from = config.model.init_step = None
 
 
 def _value(key: str, given: Any, source: str) -> Any:

@@ -18,6 +18,9 @@ class ModelSection:
     init_from: str | None = setting(
         None, "a run or model folder to start from, with its weights and tokenizer", path="local"
     )
+    init_step: int | None = setting(
+        None, "the checkpoint of the run in `model.init_from`, by its step; null: the best", least=1
+    )
     architecture: str | None = setting(None, "bert or gpt")
     vocab_size: int | None = setting(None, "rows of the token embeddings; null: the tokenizer's size")
     hidden_size: int | None = setting(None, "width of the model")

@@ -88,7 +88,7 @@ def load_run(folder: str | Path, step: int | None = None) -> Run:
         if fault is None:
             return _load_step(checkpoints, number)
         warn(f"checkpoint {number} of {folder} is damaged: {fault}")
-    rest = "remove --step to use another" if step is not None else "train again with another out"
+    rest = "choose another step" if step is not None else "train again with another out"
     raise InputError(f"{folder}: no intact checkpoint; {rest}")
 
 
@@ -96,7 +96,7 @@ def _load_model_folder(folder: Path, step: int | None = None, architecture: str 
     if not _is_model_folder(folder):
         raise InputError(f"{folder}: neither a run folder (no config.yaml) nor a model folder (no config.json)")
     if step is not None:
-        raise InputError(f"{folder}: a model folder has no checkpoint {step}; remove --step")
+        raise InputError(f"{folder}: a model folder has no checkpoint {step}; give no step, or a run folder")
     model, params = bertgpt.load_pretrained(folder, architecture)
     return Run(model, params, load_tokenizer(folder), 0)
 
@@ -162,7 +162,7 @@ def find_initial_model(config: RunConfig) -> InitialModel | None:
     if resumed is not None or config.model.init_from is None:
         return resumed
     check_init_from(config)
-    run = _load_for_pretraining(Path(config.model.init_from))
+    run = _load_for_pretraining(Path(config.model.init_from), config.model.init_step)
     return InitialModel(run.model.config, run.tokenizer, run.model, run.params)
 
 
@@ -185,3 +185,5 @@ def check_init_from(config: RunConfig) -> None:
     for key, value in (("model.preset", config.model.preset), ("tokenizer.path", config.tokenizer.path)):
         if value is not None:
             raise InputError(f"{key} conflicts with model.init_from; add {key}=null")
+    if config.model.init_step is not None and config.model.init_from is None:
+        raise InputError("model.init_step is the step of a run; give the run's folder as model.init_from")

@@ -100,7 +100,7 @@ def find_initial_model(config: RunConfig) -> InitialModel:
         return resumed
     if config.model.init_from is not None:
         run_folder.check_init_from(config)
-        run = run_folder.load_run(config.model.init_from)
+        run = run_folder.load_run(config.model.init_from, config.model.init_step)
         return InitialModel(run.model.config, run.tokenizer, run.model, run.params)
     if config.tokenizer.path is None:
         raise InputError(
