@@ -106,11 +106,11 @@ def _is_model_folder(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "params_shapes.json"))
 
 
-def _load_for_pretraining(folder: Path) -> Run:
+def _load_for_pretraining(folder: Path, step: int | None) -> Run:
     """Load a run or model folder with its pretraining heads; missing heads are randomly initialized."""
     if not (folder / "config.yaml").is_file() and _is_model_folder(folder):
-        return _load_model_folder(folder, None, PRETRAINED[family_of_folder(folder)])
-    run = load_run(folder)
+        return _load_model_folder(folder, step, PRETRAINED[family_of_folder(folder)])
+    run = load_run(folder, step)
     name = PRETRAINED[run.model.config.architecture]
     if type(run.model).__name__ == name:
         return run
