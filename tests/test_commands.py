@@ -335,13 +335,13 @@ def test_pretraining_goes_on_from_a_model_folder(exported, bert_run, config_file
 
 @pytest.mark.filterwarnings("default::UserWarning")
 def test_a_classifier_is_left_behind_by_pretraining(gpt_run, tmp_path):
-    from train.folders.run_folder import _load_for_pretraining, load_run
+    from train.folders.run_folder import load_for_pretraining, load_run
 
     run = load_run(gpt_run)
     model = bertgpt.OpenAIGPTForSequenceClassification(run.model.config)
     params = {**run.params, "score": {"kernel": jnp.zeros((16, 2))}}
     bertgpt.save_pretrained(tmp_path, model, params, run.tokenizer)
-    start = _load_for_pretraining(tmp_path)
+    start = load_for_pretraining(tmp_path)
     assert type(start.model).__name__ == "OpenAIGPTLMHeadModel"
     assert same(start.params, run.params)
 

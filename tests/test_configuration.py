@@ -1,11 +1,15 @@
 """docs/configuration.md lists every key. `python tests/test_configuration.py` writes it anew from the code."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
-from train.sections import KEYS, SECTIONS, Key
+ROOT = Path(__file__).parent.parent
+sys.path.insert(0, str(ROOT))  # as a script, describe this checkout
 
-PAGE = Path(__file__).parent.parent / "docs" / "configuration.md"
+from train.sections import KEYS, SECTIONS, Key  # noqa: E402
+
+PAGE = ROOT / "docs" / "configuration.md"
 OPENING = """# Configuration
 
 <!-- Written by `python tests/test_configuration.py` from train/sections.py and bertgpt/data/tasks/task.py. -->

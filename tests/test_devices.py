@@ -96,7 +96,7 @@ def follow(strategy, accumulate, objective, batch, steps):
 
 @pytest.fixture(scope="module", params=["bert", "gpt"])
 def case(request):
-    """A objective without dropout, its batch, and the global mean losses and their gradient by their definition."""
+    """An objective without dropout, its batch, and the global mean losses and their gradient by their definition."""
     objective, batch = make_objective(request.param), make_batch(request.param)
 
     def loss(params):
@@ -247,7 +247,7 @@ def test_bfloat16_trains_float32_parameters():
     np.testing.assert_allclose(metrics["loss"], 4.16, atol=0.1)  # log 64
 
 
-def test_share_masks_makes_every_mask_add_up_to_one_or_stay_zero():
+def test_normalize_loss_masks_makes_every_mask_add_up_to_one_or_stay_zero():
     batch = {"loss_mask": jnp.array([[1, 0], [1, 2]]), "nsp_loss_mask": jnp.zeros(2), "labels": jnp.array([3, 4])}
     shared = step.normalize_loss_masks(batch)
     np.testing.assert_allclose(shared["loss_mask"], [[0.25, 0], [0.25, 0.5]])

@@ -398,7 +398,6 @@ def test_a_run_that_held_out_other_rows_is_neither_resumed_nor_scored(bases, tmp
     command = ["finetune", str(tmp_path / "run.yaml"), *arguments, f"data.train={data}", f"out={tmp_path / 'run'}"]
     assert main([*command, "train.steps=1"]) == 0
     monkeypatch.setattr(task_rows, "HELD_OUT", "inputs-2")
-    monkeypatch.setattr(finetuning, "HELD_OUT", "inputs-2")
     capsys.readouterr()
     assert main([*command, "train.steps=2"]) == 2
     assert "another version split data.train by another rule" in capsys.readouterr().err
@@ -559,7 +558,7 @@ def test_a_resumed_run_may_name_the_size_that_it_began_with(bases, tmp_path):
         ("finetune", "train.epochs=.inf", "train.epochs is '.inf'; it must be a finite number"),
         ("finetune", "task.choices=[5]", "task.choices is [5]; it must be a column or a list of columns"),
         ("pretrain", "train.epochs=2", "train.epochs is for fine-tuning; give train.steps"),
-        ("pretrain", "task.kind=sft", "task.kind sft is for fine-tuning: python -m train finetune"),
+        ("pretrain", "task.kind=sft", "task.kind sft is for fine-tuning; use finetune"),
     ],
 )
 def test_settings_of_the_other_verb_or_impossible_ones_are_refused(verb, override, message, tmp_path, capsys):

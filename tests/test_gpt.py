@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 import bertgpt
+from bertgpt.model.attention import empty_cache
 
 IDS = np.random.default_rng(0).integers(0, 64, (2, 12)).astype(np.int32)
 
@@ -167,3 +168,54 @@ def test_forward_and_second_derivatives_exist(tiny_gpt, params):
     (slope, gradient, hessian), (_, ahead, _), (_, behind, _) = (derive(x * along) for x in (0, 1e-2, -1e-2))
     np.testing.assert_allclose(slope, gradient @ along, rtol=1e-4)
     np.testing.assert_allclose(hessian @ along, (ahead - behind) / 2e-2, rtol=2e-2, atol=2e-3)
+
+
+@pytest.fixture(scope="module")
+def step(tiny_gpt):
+    """(params, input_ids, cache, **masks) -> logits and the cache."""
+
+    def step(params, input_ids, cache, **masks):
+        output = tiny_gpt.apply({"params": params}, input_ids, cache=cache, **masks)
+        return output.logits, output.cache
+
+    return jax.jit(step)
+
+
+def test_tokens_read_through_a_cache_have_the_logits_of_the_whole_text(tiny_gpt, params, run, step):
+    cache, parts = empty_cache(tiny_gpt.config, 2, 14, jnp.float32), []
+    for start, end in ((0, 5), (5, 6), (6, 12)):
+        logits, cache = step(params, IDS[:, start:end], cache)
+        parts.append(logits)
+    assert int(cache[0].start) == 12
+    np.testing.assert_allclose(np.concatenate(parts, 1), run(params, IDS), rtol=1e-4, atol=1e-4)
+
+
+def test_tokens_beyond_the_last_slot_give_nan(tiny_gpt, params, step):
+    logits, cache = step(params, IDS[:, :5], empty_cache(tiny_gpt.config, 2, 8, jnp.float32))
+    assert np.isfinite(logits).all()
+    assert np.isnan(step(params, IDS[:, 5:10], cache)[0]).all()
+
+
+@pytest.mark.parametrize(
+    ("rows", "slots", "layers", "masks", "message"),
+    [
+        (2, 8, 2, {"attention_mask": np.ones((2, 12), int)}, r"attention_mask must be an array \[B S\] = \[2 8\]"),
+        (2, 8, 2, {"pack_ids": np.ones((2, 1), int)}, r"pack_ids must be an integer array \[B S\] = \[2 8\]"),
+        (1, 8, 2, {}, "the cache has 2 layers of 2 heads x 8 slots; input_ids .2 3. need 2 of 4 x 3 or more"),
+        (2, 2, 2, {}, "the cache has 2 layers of 4 heads x 2 slots"),
+        (2, 8, 1, {}, "the cache has 1 layers"),
+    ],
+)
+def test_a_cache_that_does_not_fit_is_rejected(tiny_gpt, params, rows, slots, layers, masks, message):
+    cache = empty_cache(tiny_gpt.config, rows, slots, jnp.float32)[:layers]
+    with pytest.raises(bertgpt.InputError, match=message):
+        tiny_gpt.apply({"params": params}, IDS[:, :3], cache=cache, **masks)
+
+
+@pytest.mark.parametrize("name", ["OpenAIGPTForSequenceClassification", "OpenAIGPTDoubleHeadsModel"])
+def test_heads_that_read_one_position_take_no_cache(tiny_gpt, name):
+    model = getattr(bertgpt, name)(tiny_gpt.config)
+    ids = IDS[:, None] if "Double" in name else IDS
+    cache = empty_cache(tiny_gpt.config, 2, 12, jnp.float32)
+    with pytest.raises(bertgpt.InputError, match=f"{name} takes no cache"):
+        jax.eval_shape(lambda: model.init(jax.random.key(0), ids, cache=cache))

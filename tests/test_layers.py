@@ -327,7 +327,9 @@ def test_the_fused_form_is_the_plain_one(causal, attention_mask, pack_ids, dtype
         pytest.skip("cuDNN takes bfloat16")
     query, key, value = (jnp.asarray(x, dtype) for x in (QUERY, KEY, VALUE))
     masks = {"attention_mask": attention_mask, "pack_ids": pack_ids}
-    fused, _ = attention.cudnn_attention(query, key, value, attention.Masks(causal, **masks), by=implementation)
+    fused, _ = attention.cudnn_attention(
+        query, key, value, attention.Masks(causal, **masks), implementation=implementation
+    )
     plain, _ = attention.dot_product_attention(query, key, value, attention.Masks(causal, **masks))
     real = np.ones((2, 6), bool) if attention_mask is None else attention_mask > 0
     np.testing.assert_allclose(np.float32(fused)[real], np.float32(plain)[real], rtol=close, atol=close)

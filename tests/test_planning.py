@@ -48,16 +48,16 @@ def held(tree):
 
 
 @pytest.mark.parametrize("preset", ["bert_tiny", "gpt1"])
-@pytest.mark.parametrize("distribute", ["strategy=jit", "strategy=pmap", "fsdp=8", "fsdp=2"])
-def test_bytes_are_those_that_a_device_holds(settings, preset, distribute):
-    plan = planning.make_plan(settings(preset, f"parallel.{distribute}")[0])
+@pytest.mark.parametrize("setting", ["strategy=jit", "strategy=pmap", "fsdp=8", "fsdp=2"])
+def test_bytes_are_those_that_a_device_holds(settings, preset, setting):
+    plan = planning.make_plan(settings(preset, f"parallel.{setting}")[0])
     figures = planning.exact(plan)
     optimizer = planning.make_optimizer(plan.config.optimizer, plan.config.train.steps)
     create = plan.strategy.compile_init(functools.partial(create_state, plan.model, optimizer, 0))
     state = plan.strategy.put_state(create(None))
     assert figures["parameter_bytes"] == held(state.params)
     assert figures["gradient_bytes"] == sum(leaf.size * 4 for leaf in jax.tree.leaves(plan.state.params))
-    assert figures["gathered_bytes"] == (figures["gradient_bytes"] if "fsdp" in distribute else 0)
+    assert figures["gathered_bytes"] == (figures["gradient_bytes"] if "fsdp" in setting else 0)
     assert figures["optimizer_bytes"] == held(state.opt_state)
     assert figures["parameters"] == sum(leaf.size for leaf in jax.tree.leaves(plan.state.params))
     assert figures["flops_per_token"] * 16 * 16 == pytest.approx(
@@ -84,11 +84,11 @@ def test_a_packed_batch_is_planned_with_its_further_arrays(settings, preset):
     assert packed["pack_ids"].shape == (16, 16)
 
 
-@pytest.mark.parametrize("distribute", ["strategy=jit", "strategy=pmap", "fsdp=4"])
-def test_the_command_tells_the_plan_and_makes_nothing(settings, tmp_path, capsys, distribute):
+@pytest.mark.parametrize("setting", ["strategy=jit", "strategy=pmap", "fsdp=4"])
+def test_the_command_tells_the_plan_and_makes_nothing(settings, tmp_path, capsys, setting):
     _, path = settings("gpt1")
     before = {id(array) for array in jax.live_arrays()}
-    assert main(["plan", str(path), f"parallel.{distribute}"]) == 0
+    assert main(["plan", str(path), f"parallel.{setting}"]) == 0
     assert {id(array) for array in jax.live_arrays()} <= before
     lines = capsys.readouterr().out.splitlines()
     text = " ".join(" ".join(lines).split())

@@ -264,6 +264,14 @@ def test_what_no_file_and_no_number_can_be_is_named(yaml, overrides, message, re
     assert message in refused(yaml, *overrides)
 
 
+def test_a_folder_does_not_hide_a_recipe_of_its_name(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "bert_demo").mkdir()
+    assert load("bert_demo").model.preset == "bert_tiny"
+    (tmp_path / "gpt1").write_text("seed: 7\n")
+    assert load("gpt1").seed == 7
+
+
 def test_of_a_preset_and_an_init_from_the_later_one_wins(read):
     file = "model: {preset: bert_tiny, num_heads: 4}"
     found = read(file, "model.init_from=runs/a", "model.init_step=3")

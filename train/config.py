@@ -37,10 +37,10 @@ def load(file: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def find_recipe(name: str) -> str:
     """Return the file of a recipe given by name, such as bert_demo; return any other path unchanged."""
-    if Path(name).exists() or not re.fullmatch(r"\w+", name):
+    if Path(name).is_file() or not re.fullmatch(r"\w+", name):
         return name
     here = Path(__file__).parent
-    folder = next(folder for folder in (here / "configs", here.parent / "configs") if folder.is_dir())
+    folder = next((found for found in (here / "configs", here.parent / "configs") if found.is_dir()), here)
     recipes = {path.stem: str(path) for path in sorted(folder.rglob("*.yaml"))}
     if name not in recipes:
         raise InputError(f"{name}: no such file or recipe; the recipes are {', '.join(recipes)}")

@@ -26,7 +26,7 @@ class Best(NamedTuple):
 
 
 class TrainJob(NamedTuple):
-    """The model, objective and data of a run, built by pretraining.py or finetuning.py.
+    """The model, objective and data of a run, built by a module of jobs/.
 
     Attributes:
         model: with its head.

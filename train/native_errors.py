@@ -21,7 +21,9 @@ ENDED = "another process of this run ended"
 
 def attach(index: int) -> None:
     """Start the helper process, and send the stderr of this process (number `index` of the run) to it."""
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent.parent)}
+    checkout = [str(Path(__file__).parent.parent)] if __package__ == "train" else []  # the wheel's package is installed
+    path = os.pathsep.join([*checkout, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**os.environ, "PYTHONPATH": path}
     command = [sys.executable, "-m", f"{__package__}.native_errors", str(index)]
     helper = subprocess.Popen(command, stdin=subprocess.PIPE, start_new_session=True, env=environment)
     assert helper.stdin is not None

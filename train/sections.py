@@ -4,6 +4,7 @@ import dataclasses
 import typing
 from typing import Any
 
+from bertgpt import presets
 from bertgpt.data.tasks.task import TaskSettings
 from bertgpt.settings import Rules, rules_of, setting
 
@@ -14,7 +15,7 @@ PATHS = "a path or a list of paths"
 class ModelSection:
     """The model: a preset and any field that differs from it, or a folder to start from."""
 
-    preset: str | None = setting(None, "one of bert_tiny, bert_base, bert_large, gpt1")
+    preset: str | None = setting(None, f"one of {', '.join(presets.ALL)}")
     init_from: str | None = setting(
         None, "a run or model folder to start from, with its weights and tokenizer", path="local"
     )

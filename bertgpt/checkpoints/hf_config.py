@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from bertgpt import presets
-from bertgpt.checkpoints.hf_mapping import has_vocabulary_head
+from bertgpt.checkpoints.hf_mapping import has_lm_head
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
 
@@ -69,7 +69,7 @@ def from_hf(config: dict[str, Any], architecture: str, file: Path) -> ModelConfi
         InputError: a value has the wrong type, is unknown, or is not supported by this library.
     """
     bert = config["model_type"] == "bert"
-    rules = SUPPORTED | (SUPPORTED_TIED if has_vocabulary_head(architecture) else {})
+    rules = SUPPORTED | (SUPPORTED_TIED if has_lm_head(architecture) else {})
     rules |= SUPPORTED_CHOICE if architecture == "OpenAIGPTDoubleHeadsModel" else {}
     for key, values in rules.items():
         if config.get(key) not in values:

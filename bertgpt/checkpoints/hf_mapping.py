@@ -159,7 +159,7 @@ def family_of(architecture: str) -> str | None:
     return next((name for name, family in FAMILIES.items() if architecture in family.architectures), None)
 
 
-def has_vocabulary_head(architecture: str) -> bool:
+def has_lm_head(architecture: str) -> bool:
     """Whether an architecture computes logits over the vocabulary, with the token embeddings as weights."""
     family = family_of(architecture)
     return family is not None and bool({"mlm", "lm"} & set(FAMILIES[family].architectures[architecture]))

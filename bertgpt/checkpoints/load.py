@@ -124,9 +124,7 @@ def _canonical(family: Family, architecture: str, tensors: dict[str, Tensor], fo
     for second, first in family.tied.items():
         if second in found:
             tensor = found.pop(second)
-            differ = (
-                hf_mapping.has_vocabulary_head(architecture) and first in found and not _equal(tensor, found[first])
-            )
+            differ = hf_mapping.has_lm_head(architecture) and first in found and not _equal(tensor, found[first])
             if differ:
                 raise InputError(f"{folder}: {second} and {first} differ; untied weights are not supported")
             found.setdefault(first, tensor)

@@ -32,6 +32,8 @@ class AttentionOutput(NamedTuple):
 class Cache:
     """The keys and values of the tokens that a layer has processed, one slot per token.
 
+    Tokens beyond the last slot give NaN.
+
     Attributes:
         key, value: [B*H S W]. With separate axes for B and H, XLA copies the keys and values of a batch of one row.
         start: int32, the slot of the next token.
@@ -164,14 +166,20 @@ def cudnn_obstacle(request: Request) -> str | None:
 
 
 def cudnn_attention(
-    query: Array, key: Array, value: Array, masks: Masks, cache: None = None, dropout: Any = None, by: Any = "cudnn"
+    query: Array,
+    key: Array,
+    value: Array,
+    masks: Masks,
+    cache: None = None,
+    dropout: None = None,
+    implementation: Any = "cudnn",
 ) -> AttentionOutput:
-    """Compute `dot_product_attention` with JAX's function of this name; with cuDNN it never materializes the scores."""
+    """The same as our `dot_product_attention`, by `jax.nn.dot_product_attention`: cuDNN never writes the scores out."""
     length = query.shape[1]
     mask = dense_mask(length, **masks._replace(causal=False)._asdict())
     if mask is not None:
         mask = jnp.broadcast_to(mask, (mask.shape[0], 1, length, length))
-    options = {"mask": mask, "is_causal": masks.causal, "implementation": by}
+    options = {"mask": mask, "is_causal": masks.causal, "implementation": implementation}
     return AttentionOutput(jax.nn.dot_product_attention(query, key, value, **options))
 
 
@@ -268,5 +276,7 @@ class Attention(nn.Module):
             cache=cache,
             dropout=Dropout(config.attention_dropout, deterministic=deterministic),
         ).mixed.astype(self.dtype)
-        cache = None if cache is None else cache.advance(x.shape[1])
+        if cache is not None:
+            cache = cache.advance(x.shape[1])
+            mixed = jnp.where(cache.start > cache.key.shape[1], jnp.nan, mixed)  # more tokens than slots
         return dense(config.hidden_size, config, self.dtype, "out")(mixed.reshape(x.shape)), cache

@@ -9,13 +9,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from bertgpt.errors import check_array
+from bertgpt.errors import InputError, check_array
 from bertgpt.ids import narrowed
 from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.model.attention import Cache
 from bertgpt.model.blocks import Model, Stack
 from bertgpt.model.dropout import Dropout
-from bertgpt.model.inputs import check_inputs, flatten_choices
+from bertgpt.model.inputs import check_cache, check_inputs, flatten_choices
 from bertgpt.model.layers import Embedding, dense, look_up, weight_init
 from bertgpt.model.outputs import ModelOutput
 
@@ -58,8 +58,10 @@ class OpenAIGPTModel(Model):
         Raises:
             InputError: the shapes of the arguments do not fit together, or a row is too long; raised while tracing.
         """
-        of_slots = {} if cache else {"attention_mask": attention_mask, "pack_ids": pack_ids}
-        check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **of_slots)
+        masks = {"attention_mask": attention_mask, "pack_ids": pack_ids}
+        check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **({} if cache else masks))
+        if cache:
+            check_cache(self.config, input_ids, cache, **masks)
         if position_ids is None:
             position_ids = jnp.arange(input_ids.shape[1])[None]
             position_ids = position_ids + cache[0].start if cache else position_ids
@@ -125,6 +127,7 @@ class OpenAIGPTDoubleHeadsModel(Model):
         """
         others = {"attention_mask": attention_mask, "position_ids": position_ids}
         inputs = flatten_choices(self.config, input_ids, **others)
+        reject_cache(self, options)
         output = self.transformer(*inputs, deterministic=deterministic, **options)
         x = output.last_hidden_state  # [B*C T D]
         if mc_token_ids is None:
@@ -172,6 +175,7 @@ class OpenAIGPTForSequenceClassification(Model):
         if np.ndim(input_ids) == 3:
             others = {"attention_mask": attention_mask, "position_ids": position_ids}
             inputs = flatten_choices(self.config, input_ids, **others)
+        reject_cache(self, options)
         output = self.transformer(*inputs, deterministic=deterministic, **options)
         x = output.last_hidden_state
         last = x[jnp.arange(x.shape[0]), last_position(x, inputs[1])]  # [B D], or [B*2 D]
@@ -181,6 +185,15 @@ class OpenAIGPTForSequenceClassification(Model):
             return dataclasses.replace(output, logits=logits)
         lm_logits = LMHead(x, self.transformer.token.embedding).logits().reshape(*input_ids.shape, -1)
         return dataclasses.replace(output, logits=logits, lm_logits=lm_logits)
+
+
+def reject_cache(model: Model, options: dict[str, Any]) -> None:
+    """
+    Raises:
+        InputError: the options have a cache, of whose slots a head would read the wrong one.
+    """
+    if options.get("cache"):
+        raise InputError(f"{type(model).__name__} takes no cache; give it the whole text at once")
 
 
 def last_position(x: Array, attention_mask: Array | None) -> Array:

@@ -1,5 +1,6 @@
 """The arguments of a model: checks of their shapes, and example ids for initialization."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -37,6 +38,31 @@ def check_inputs(config: ModelConfig, axes: str, input_ids: Any, **others: Any) 
             f"{shape} is longer than the model's max_positions {config.max_positions}; shorten it, or, if a row "
             f"contains several examples, give position_ids below {config.max_positions}"
         )
+
+
+def check_cache(config: ModelConfig, input_ids: Any, cache: Sequence[Any], **masks: Any) -> None:
+    """Check that a cache and the masks of its slots fit the ids [B T].
+
+    Args:
+        config: the model's configuration.
+        input_ids: the new tokens.
+        cache: one `Cache` per layer.
+        masks: arrays [B S], one value per slot, or None.
+
+    Raises:
+        InputError: the cache has other layers, rows or heads, fewer slots than tokens, or a mask has another shape.
+    """
+    rows, length = input_ids.shape
+    wanted = (config.num_layers, rows * config.num_heads)
+    sizes = (len(cache), *cache[0].key.shape[:2])  # layers, rows times heads, slots
+    if sizes[:2] != (config.num_layers, rows * config.num_heads) or sizes[2] < length:
+        raise InputError(
+            f"the cache has {sizes[0]} layers of {sizes[1]} heads x {sizes[2]} slots; input_ids [{rows} {length}] need "
+            f"{config.num_layers} of {rows * config.num_heads} x {length} or more"
+        )
+    for name, array in masks.items():
+        if array is not None:
+            check_array(name, array, "BS", {"B": rows, "S": sizes[2]}, integer=name != "attention_mask")
 
 
 def flatten_choices(config: ModelConfig, input_ids: Any, **others: Any) -> list[Any]:

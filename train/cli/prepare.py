@@ -5,8 +5,7 @@ from typing import TYPE_CHECKING
 
 from bertgpt.errors import InputError
 
-from ..cli import pretrain
-from ..folders import token_store
+from . import pretrain
 
 if TYPE_CHECKING:
     from ..folders.distributed_preparation import TaskOptions
@@ -32,7 +31,7 @@ def run(options: argparse.Namespace) -> None:
     settings = config.load(options.config, options.overrides)
     task_options = _task_options(options, settings.data.workers)
 
-    from ..folders import run_folder
+    from ..folders import run_folder, token_store
     from ..reports import say
 
     initial = run_folder.find_initial_model(settings)

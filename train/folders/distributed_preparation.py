@@ -43,7 +43,7 @@ from bertgpt.errors import InputError
 from ..atomic_files import write_first
 
 PACKAGE = __package__.partition(".")[0]  # the trainer's package: train, or bertgpt_train if installed
-ROOT = Path(__file__).parent.parent.parent  # the folder that contains the package
+ROOT = str(Path(__file__).parent.parent.parent) if PACKAGE == "train" else ""  # of a checkout, for PYTHONPATH
 TASK_MEMORY = 1  # GB that Ray reserves per task; docs/scale.md gives what a task uses
 
 MAX_JOBS = 1000  # Slurm's default limit of an array; with more tasks, each job runs several
@@ -237,7 +237,7 @@ def _slurm(step: TokenizeFiles, task_options: TaskOptions) -> PipelineExecutor:
         workers=task_options.workers or -1,
         job_name="bertgpt-prepare",
         qos="",
-        env_command=f"export PATH={folder}:$PATH PYTHONPATH={shlex.quote(str(ROOT))}:$PYTHONPATH",
+        env_command=f"export PATH={folder}:$PATH PYTHONPATH={shlex.quote(ROOT)}:$PYTHONPATH",
         sbatch_args=options,
         logging_dir=str(step.work),
         tasks_per_job=-(-len(step.runs) // MAX_JOBS),
@@ -252,7 +252,7 @@ def _ray() -> contextlib.AbstractContextManager:
     os.environ.setdefault("RAY_DEDUP_LOGS", "0")  # log every task's line; both must be set before the import
     import ray
 
-    return ray.init(logging_level=logging.ERROR, runtime_env={"env_vars": {"PYTHONPATH": str(ROOT)}})
+    return ray.init(logging_level=logging.ERROR, runtime_env={"env_vars": {"PYTHONPATH": ROOT}})
 
 
 def _work_folders(folder: Path) -> Iterator[Path]:

@@ -106,7 +106,7 @@ def _is_model_folder(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "params_shapes.json"))
 
 
-def _load_for_pretraining(folder: Path, step: int | None) -> Run:
+def load_for_pretraining(folder: Path, step: int | None = None) -> Run:
     """Load a run or model folder with its pretraining heads; missing heads are randomly initialized."""
     if not (folder / "config.yaml").is_file() and _is_model_folder(folder):
         return _load_model_folder(folder, step, PRETRAINED[family_of_folder(folder)])
@@ -159,10 +159,12 @@ def find_initial_model(config: RunConfig) -> InitialModel | None:
         InputError: model.init_from is not a run or model folder, or another key conflicts with it.
     """
     resumed = find_resumed(config)
-    if resumed is not None or config.model.init_from is None:
+    if resumed is not None:
         return resumed
     check_init_from(config)
-    run = _load_for_pretraining(Path(config.model.init_from), config.model.init_step)
+    if config.model.init_from is None:
+        return None
+    run = load_for_pretraining(Path(config.model.init_from), config.model.init_step)
     return InitialModel(run.model.config, run.tokenizer, run.model, run.params)
 
 
@@ -180,10 +182,12 @@ def find_resumed(config: RunConfig) -> InitialModel | None:
 def check_init_from(config: RunConfig) -> None:
     """
     Raises:
-        InputError: model.preset or tokenizer.path is given together with model.init_from.
+        InputError: model.preset or tokenizer.path is given together with model.init_from, or model.init_step without.
     """
+    if config.model.init_from is None:
+        if config.model.init_step is not None:
+            raise InputError("model.init_step is the step of a run; give the run's folder as model.init_from")
+        return
     for key, value in (("model.preset", config.model.preset), ("tokenizer.path", config.tokenizer.path)):
         if value is not None:
             raise InputError(f"{key} conflicts with model.init_from; add {key}=null")
-    if config.model.init_step is not None and config.model.init_from is None:
-        raise InputError("model.init_step is the step of a run; give the run's folder as model.init_from")

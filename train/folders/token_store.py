@@ -107,7 +107,7 @@ def _prepare(
 ) -> bool:
     folder = store_folder(config)
     if task_options is not None:
-        from ..folders import distributed_preparation  # needs an extra
+        from . import distributed_preparation  # needs an extra
 
         return distributed_preparation.prepare(
             folder, source, wanted, lambda: given or _train_tokenizer(source, wanted), task_options

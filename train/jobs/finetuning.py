@@ -17,7 +17,6 @@ from bertgpt.checkpoints.adapt import adapt, add_tokens, config_for
 from bertgpt.config import ModelConfig
 from bertgpt.data.pretraining.packing import Packed, most_examples
 from bertgpt.data.tasks.classification import find_labels, most_choices
-from bertgpt.data.tasks.readers import data_digest
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.tagging import find_tags
 from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings
@@ -36,7 +35,7 @@ from ..reports import report, say
 from ..sections import RunConfig
 from ..step import Objective, gpt_objective
 from . import task_metrics
-from .task_rows import HELD_OUT, check_held_out, read_splits, warn_of_shared
+from .task_rows import check_held_out, read_splits, rows_digest, warn_of_shared
 
 CLASSIFIED = ("classification", "multi_label")
 PACKED = {"gpt": ("sft",), "bert": ("tagging", "classification", "multi_label", "regression")}
@@ -98,8 +97,8 @@ def find_initial_model(config: RunConfig) -> InitialModel:
     resumed = run_folder.find_resumed(config)
     if resumed is not None:
         return resumed
+    run_folder.check_init_from(config)
     if config.model.init_from is not None:
-        run_folder.check_init_from(config)
         run = run_folder.load_run(config.model.init_from, config.model.init_step)
         return InitialModel(run.model.config, run.tokenizer, run.model, run.params)
     if config.tokenizer.path is None:
@@ -135,8 +134,7 @@ def make_job(config: RunConfig, initial: InitialModel, rows: dict[str, list[Row]
         key = jax.random.key(config.seed)
         model, params = adapt(initial.model, initial.params, architecture, model_config, tokenizer, key=key)
     model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat)
-    parts = [data_digest(config.data.train or []), data_digest(config.data.eval) if config.data.eval else HELD_OUT]
-    job = job_for(settings, data, model, params, examples["train"], examples["eval"], "-".join(parts))
+    job = job_for(settings, data, model, params, examples["train"], examples["eval"], rows_digest(config))
     if config.data.pack:
         packed = Packed(TaskExamples(data, examples["train"]), most_examples(data.template.length), config.seed)
         return job._replace(train_source=packed)

@@ -44,7 +44,7 @@ def pretrain(config: RunConfig) -> None:
     """
     out = Path(config.out)
     if config.task.kind is not None:
-        raise InputError(f"task.kind {config.task.kind} is for fine-tuning: python -m train finetune")
+        raise InputError(f"task.kind {config.task.kind} is for fine-tuning; use finetune")
     if config.train.epochs is not None:
         raise InputError("train.epochs is for fine-tuning; give train.steps")
     hosts.connect()

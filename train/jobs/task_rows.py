@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from bertgpt.data.tasks.readers import read_all_rows
+from bertgpt.data.tasks.readers import data_digest, read_all_rows
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import TaskSettings
 from bertgpt.errors import InputError
@@ -106,6 +106,12 @@ def _single_spaced(value: Any) -> Any:
     if isinstance(value, list):
         return [_single_spaced(item) for item in value]
     return " ".join(value.split()) if isinstance(value, str) else value
+
+
+def rows_digest(config: RunConfig) -> str:
+    """A hash of the rows of both splits; for held-out rows, the name of the rule that chose them."""
+    held_out = data_digest(config.data.eval) if config.data.eval else HELD_OUT
+    return f"{data_digest(config.data.train or [])}-{held_out}"
 
 
 def check_held_out(folder: Path, step: int, advice: str) -> None:
