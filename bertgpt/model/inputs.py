@@ -53,7 +53,6 @@ def check_cache(config: ModelConfig, input_ids: Any, cache: Sequence[Any], **mas
         InputError: the cache has other layers, rows or heads, fewer slots than tokens, or a mask has another shape.
     """
     rows, length = input_ids.shape
-    wanted = (config.num_layers, rows * config.num_heads)
     sizes = (len(cache), *cache[0].key.shape[:2])  # layers, rows times heads, slots
     if sizes[:2] != (config.num_layers, rows * config.num_heads) or sizes[2] < length:
         raise InputError(
