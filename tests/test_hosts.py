@@ -128,7 +128,7 @@ def test_two_processes_train_as_one_does_and_one_of_them_speaks(one, two):
     folder, ((code, said, _), (other_code, other_said, _)) = two
     assert (code, other_code) == (0, 0)
     assert "in 2 processes, strategy mesh over 2" in said
-    assert [line for line in other_said.splitlines() if line and "Gloo" not in line and "joins" not in line] == []
+    assert [line for line in other_said.splitlines() if line and "Gloo" not in line and "connects" not in line] == []
     assert_close(rows(folder), one)
 
 
@@ -213,7 +213,7 @@ def test_rows_that_a_mesh_holds_in_another_order_are_put_in_theirs():
         ({hosts.COUNT: "2"}, f"has {hosts.COUNT} without {hosts.ADDRESS}, {hosts.INDEX}"),
         ({hosts.ADDRESS: "a:1", hosts.COUNT: "two", hosts.INDEX: "0"}, "must be integers"),
         ({hosts.ADDRESS: "a:1", hosts.COUNT: "2", hosts.INDEX: "2"}, "an index below the number of processes"),
-        ({hosts.ADDRESS: "a", hosts.COUNT: "2", hosts.INDEX: "1"}, "give host:port"),
+        ({hosts.ADDRESS: "a", hosts.COUNT: "2", hosts.INDEX: "1"}, "set host:port"),
     ],
 )
 def test_half_an_address_is_refused(monkeypatch, environment, message):

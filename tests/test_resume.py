@@ -25,6 +25,7 @@ from train.reports import TIMINGS
 from train.watching import Stop
 
 STEPS = 16
+ONE_FAMILY = pytest.mark.parametrize("config_file", ["gpt"], indirect=True)  # of what does not depend on the model
 
 
 @pytest.fixture(scope="module", params=["bert", "gpt"])
@@ -104,6 +105,7 @@ def test_killed_at_a_random_step_and_restarted_a_run_is_bit_identical(config_fil
     assert same_params(out, whole)
 
 
+@ONE_FAMILY
 def test_sigterm_saves_and_exits_with_143(config_file, whole):
     out = config_file.parent / "stopped"
     process = command(config_file, f"out={out}")
@@ -118,6 +120,7 @@ def test_sigterm_saves_and_exits_with_143(config_file, whole):
     assert rows(out) == rows(whole)
 
 
+@ONE_FAMILY
 def test_a_run_that_ended_before_its_first_checkpoint_blocks_no_other(config_file, whole, monkeypatch, capsys):
     out = config_file.parent / "failed"
     settings = configs.load(str(config_file), [f"out={out}", "train.steps=2", "optimizer.learning_rate=0.5"])
@@ -157,6 +160,7 @@ def test_a_signal_cuts_an_evaluation_short_which_is_made_up_for(config_file, who
         np.testing.assert_allclose(row["loss"], reference["loss"], rtol=1e-5)
 
 
+@ONE_FAMILY
 def test_saved_under_pmap_a_run_goes_on_under_a_mesh(config_file, whole):
     """Dropout off: under pmap each device has a key of its own."""
     off = ["model.hidden_dropout=0", "model.attention_dropout=0", "train.log_every=1"]
@@ -189,6 +193,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(config_file
     assert rows(out)[-1]["step"] == 8
 
 
+@ONE_FAMILY
 def test_changed_text_is_told_and_a_started_run_refuses_it(config_file, corpus_file, tmp_path, capsys):
     text = tmp_path / "text.jsonl"
     text.write_text(corpus_file.read_text())
