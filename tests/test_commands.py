@@ -14,6 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import yaml
+from conftest import QUICK
 
 import bertgpt
 from bertgpt.tokenizers import train_wordpiece
@@ -94,7 +95,7 @@ def test_a_bert_run_leaves_what_is_promised(bert_run):
 
 def test_compiled_programs_are_kept_where_nothing_else_is_said(config_file, tmp_path):
     """Two starts of one command: the second compiles nothing that took a second the first time."""
-    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": "", "JAX_LOG_COMPILES": "1"}
+    environment = {**os.environ, "XDG_CACHE_HOME": str(tmp_path), "XLA_FLAGS": QUICK, "JAX_LOG_COMPILES": "1"}
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     del environment["JAX_COMPILATION_CACHE_DIR"]
     command = [sys.executable, "-m", "train", "pretrain", str(config_file), "train.steps=1", "train.eval_every=9"]

@@ -14,6 +14,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from conftest import QUICK
 from test_resume import rows, wait_for
 
 import bertgpt
@@ -71,7 +72,7 @@ def start(
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         address = f"127.0.0.1:{free.getsockname()[1]}"
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(config_file.parent / "compiled")}
+    environment = {**os.environ, "XLA_FLAGS": QUICK, "JAX_COMPILATION_CACHE_DIR": str(config_file.parent / "compiled")}
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     environment |= {
         hosts.ADDRESS: address,

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import QUICK
 
 ROOT = Path(__file__).parent.parent
 SRUN = """#!/bin/bash
@@ -60,7 +61,7 @@ def test_the_slurm_script_trains_in_two_processes(stand_in, tmp_path, corpus_fil
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = str(free.getsockname()[1])
-    environment = {"SLURM_JOB_ID": "7", "JAX_COORDINATOR_PORT": port, "PYTHONPATH": str(ROOT), "XLA_FLAGS": ""}
+    environment = {"SLURM_JOB_ID": "7", "JAX_COORDINATOR_PORT": port, "PYTHONPATH": str(ROOT), "XLA_FLAGS": QUICK}
     done = run("slurm.sh", "pretrain", "run.yaml", cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr + (tmp_path / "other.txt").read_text()
     assert "in 2 processes, strategy mesh over 2" in done.stdout

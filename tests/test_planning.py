@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import yaml
+from conftest import QUICK
 
 from bertgpt.losses import SumWeight
 from train import config as configs
@@ -124,7 +125,7 @@ def create_tiny(model):
 def test_a_plan_for_more_devices_than_are_here(settings):
     _, path = settings("gpt1")
     command = [sys.executable, "-m", "train", "plan", str(path), "parallel.fsdp=16", "--devices", "16"]
-    done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": ""}, capture_output=True, text=True)
+    done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": QUICK}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert "on 16 x cpu (cpu), strategy mesh over 16" in done.stdout
     assert main(["plan", str(path), "--devices", "0"]) == 2

@@ -15,6 +15,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
+from conftest import QUICK
 
 from bertgpt.errors import InputError
 from train import config as configs
@@ -63,7 +64,7 @@ def whole(config_file) -> Path:
 
 def command(config_file: Path, *overrides: str) -> subprocess.Popen:
     """The run as a process of its own, on one device."""
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_COMPILATION_CACHE_DIR": str(config_file.parent / "compiled")}
+    environment = {**os.environ, "XLA_FLAGS": QUICK, "JAX_COMPILATION_CACHE_DIR": str(config_file.parent / "compiled")}
     environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     arguments = [sys.executable, "-m", "train", "pretrain", str(config_file), *overrides]
     return subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL)

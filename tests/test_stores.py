@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from conftest import QUICK
 from test_hosts import END, finish, start
 
 from bertgpt.data.text import store
@@ -61,7 +62,7 @@ def config_file(corpus_file, bpe, tmp_path) -> Path:
 
 def run(*arguments: object) -> subprocess.Popen:
     """A command as a process of its own."""
-    environment = {**os.environ, "XLA_FLAGS": "", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
+    environment = {**os.environ, "XLA_FLAGS": QUICK, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
     command = [sys.executable, "-u", "-m", "train", *map(str, arguments)]
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
