@@ -1,11 +1,10 @@
 """Strict settings and the small things that many tests share."""
 
-import importlib.metadata
 import json
 import os
 
-# XLA's fusion emitters take a third of a test's compilation time. Other versions may not know the flag, and abort.
-QUICK = "--xla_cpu_use_fusion_emitters=false" if importlib.metadata.version("jaxlib").startswith("0.10.") else ""
+from quick import QUICK
+
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK} --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
 

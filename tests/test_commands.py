@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import yaml
-from conftest import QUICK
+from quick import QUICK
 
 import bertgpt
 from bertgpt.tokenizers import train_wordpiece

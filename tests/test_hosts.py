@@ -14,7 +14,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from conftest import QUICK
+from quick import QUICK
 from test_resume import rows, wait_for
 
 import bertgpt

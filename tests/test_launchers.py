@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import QUICK
+from quick import QUICK
 
 ROOT = Path(__file__).parent.parent
 SRUN = """#!/bin/bash

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import pytest
 import yaml
-from conftest import QUICK
+from quick import QUICK
 
 from bertgpt.losses import SumWeight
 from train import config as configs

@@ -15,7 +15,7 @@ import jax
 import numpy as np
 import pytest
 import yaml
-from conftest import QUICK
+from quick import QUICK
 
 from bertgpt.errors import InputError
 from train import config as configs

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
-from conftest import QUICK
+from quick import QUICK
 from test_hosts import END, finish, start
 
 from bertgpt.data.text import store
