@@ -11,6 +11,7 @@ class TrainerPackage(BuildHookInterface):
     """In an editable install bertgpt_train is a file that points to the checkout's train/."""
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
+        """Add the files of bertgpt_train to a wheel; `version` is "standard" or "editable"."""
         root = Path(self.root)
         if version != "editable":
             build_data["force_include"] |= {str(root / "train"): "bertgpt_train"}

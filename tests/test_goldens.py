@@ -80,7 +80,7 @@ def test_gradients_and_ten_updates(name, loss):
     given = {key: jnp.asarray(value) for key, value in expected(name, "input").items()}
     step = jax.jit(jax.value_and_grad(lambda p: loss(model.apply({"params": p}, **inputs(name)), given)))
     family = hf_mapping.FAMILIES[hf_mapping.family_of(name)]
-    gradients = save.to_theirs(family, name, model, step(params)[1])
+    gradients = save.to_hf_tensors(family, name, model, step(params)[1])
     wanted = expected(name, "gradient")
     assert gradients.keys() == wanted.keys()
     for key, value in wanted.items():

@@ -64,7 +64,7 @@ def load_pretrained(
     flat: dict[str, Any] = {}
     for hf_name, (entry, shapes) in wanted.items():
         if hf_name not in remade:
-            flat |= _to_ours(entry, source.tensors[hf_name].read(), shapes)
+            flat |= _to_parameters(entry, source.tensors[hf_name].read(), shapes)
     if remade:
         warnings.warn(f"{folder} lacks {_listed(remade)}: randomly initialized, to be trained", stacklevel=2)
         paths = [path for hf_name in remade for path in wanted[hf_name][1]]
@@ -99,7 +99,7 @@ def _open(folder: Path, architecture: str | None) -> _Source:
         choices = ", ".join(family.architectures)
         raise InputError(f"{folder}: architecture {name!r} is unknown; choose one of {choices}")
     tensors = detect(folder).open_tensors(folder)
-    return _Source(folder, family, name, config, _canonical(family, name, tensors, folder))
+    return _Source(folder, family, name, config, _normalize_names(family, name, tensors, folder))
 
 
 def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any]:
@@ -112,15 +112,15 @@ def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any
     return config | {"model_type": kind}
 
 
-def _canonical(family: Family, architecture: str, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
+def _normalize_names(family: Family, architecture: str, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:
     """Return the tensors under the table's names, without buffers, and each tied tensor once."""
     found: dict[str, Tensor] = {}
     for name, tensor in tensors.items():
-        canonical = hf_mapping.normalize_hf_name(family, name)
-        if canonical in found:
+        normalized = hf_mapping.normalize_hf_name(family, name)
+        if normalized in found:
             raise InputError(f"{folder}: contains {name} under two spellings; remove one")
-        if canonical is not None:
-            found[canonical] = tensor
+        if normalized is not None:
+            found[normalized] = tensor
     for second, first in family.tied.items():
         if second in found:
             tensor = found.pop(second)
@@ -192,7 +192,7 @@ def _missing_heads(source: _Source, wanted: Wanted, asked: bool, relabelled: boo
     return remade
 
 
-def _to_ours(entry: Entry, array: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
+def _to_parameters(entry: Entry, array: np.ndarray, shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Return the parameters that one of Hugging Face's tensors contains."""
     array = array.T if entry.transpose else array
     ends = np.cumsum([shape[-1] for shape in shapes.values()])

@@ -48,7 +48,7 @@ def save_pretrained(
     if family_name is None:
         raise InputError(f"{name} cannot be exported; give a model of this library")
     family = hf_mapping.FAMILIES[family_name]
-    tensors = to_theirs(family, name, model, params)
+    tensors = to_hf_tensors(family, name, model, params)
     pads = [tokenizer.token_to_id(token) for token in ("[PAD]", "<pad>")] if tokenizer else []
     pad = next((index for index in pads if index is not None), None)
     model_config: ModelConfig = model.config
@@ -62,7 +62,7 @@ def save_pretrained(
             export_tokenizer(tokenizer, new, model_config.max_positions)
 
 
-def to_theirs(family: Family, name: str, model: Any, params: Params) -> dict[str, np.ndarray]:
+def to_hf_tensors(family: Family, name: str, model: Any, params: Params) -> dict[str, np.ndarray]:
     """Return a model's parameters as Hugging Face's tensors."""
     wanted = wanted_tensors(family, name, model)
     flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}
@@ -74,9 +74,9 @@ def to_theirs(family: Family, name: str, model: Any, params: Params) -> dict[str
             raise InputError(f"params: {path} has shape {flat[path].shape}, and the model needs {shape}")
     prefix = f"{family.prefix}." if hf_mapping.headless(family, name) else ""
     tensors = {}
-    for theirs, (entry, paths) in wanted.items():
+    for hf_name, (entry, paths) in wanted.items():
         array = np.concatenate([flat[path] for path in paths], axis=-1)
-        tensors[theirs.removeprefix(prefix)] = array.T if entry.transpose else array
+        tensors[hf_name.removeprefix(prefix)] = array.T if entry.transpose else array
     return tensors
 
 

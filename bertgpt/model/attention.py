@@ -58,9 +58,9 @@ class Cache:
         return self.replace(start=self.start + count)  # type: ignore[attr-defined]
 
 
-def empty_cache(config: ModelConfig, batch: int, slots: int, dtype: DTypeLike) -> list[Cache]:
-    """Return one empty cache per layer, for `batch` rows of `slots` tokens."""
-    shape = (batch * config.num_heads, slots, config.hidden_size // config.num_heads)
+def empty_cache(config: ModelConfig, batch: int, cache_length: int, dtype: DTypeLike) -> list[Cache]:
+    """Return one empty cache per layer, for `batch` rows of up to `cache_length` tokens."""
+    shape = (batch * config.num_heads, cache_length, config.hidden_size // config.num_heads)
     return [Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype), jnp.int32(0)) for _ in range(config.num_layers)]
 
 

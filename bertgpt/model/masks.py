@@ -43,7 +43,7 @@ def dense_mask(
 
 def cache_mask(
     length: int,
-    slots: int,
+    cache_length: int,
     start: Array,
     causal: bool,
     attention_mask: Array | None = None,
@@ -54,7 +54,7 @@ def cache_mask(
     `attention_mask` and `pack_ids` are [B S]. No position attends to a slot that has not been written.
     """
     slot = start + jnp.arange(length)  # [T]
-    seen = jnp.arange(slots)  # [S]
+    seen = jnp.arange(cache_length)  # [S]
     last = slot if causal else jnp.broadcast_to(slot[-1], slot.shape)
     mask = (seen[None] <= last[:, None])[None, None]
     if attention_mask is not None:

@@ -34,7 +34,7 @@ def export_tokenizer(tokenizer: Tokenizer, folder: Path, max_length: int) -> Non
     settings: dict[str, Any] = {"model_max_length": max_length, "added_tokens_decoder": added}
     if _is_berts(description):
         settings |= {"tokenizer_class": "BertTokenizer"}
-        settings |= {theirs: normalizer[ours] for theirs, ours in SETTINGS.items()}
+        settings |= {hf_key: normalizer[key] for hf_key, key in SETTINGS.items()}
         settings |= _roles(BERT_SPECIAL)
         (folder / "vocab.txt").write_text("".join(f"{line}\n" for line in _lines(model["vocab"])), encoding="utf-8")
     elif _is_gpts(description):

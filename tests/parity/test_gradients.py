@@ -96,7 +96,7 @@ def our_gradients(model, params, loss):
     name = type(model).__name__
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
     family = hf_mapping.FAMILIES[hf_mapping.family_of(name)]
-    return float(value), save.to_theirs(family, name, model, grads)
+    return float(value), save.to_hf_tensors(family, name, model, grads)
 
 
 @pytest.mark.parametrize("case", LOSSES)

@@ -111,27 +111,27 @@ class Checkpoints:
             return error
         return None
 
-    def load(self, step: int, like: TrainState) -> tuple[TrainState, dict[str, Any]]:
+    def load(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         """Load the state and the extra values of one checkpoint.
 
         Args:
             step: number of the checkpoint.
-            like: a state of `jax.ShapeDtypeStruct`s with the expected shapes. An array is loaded with its sharding, or
-                to the host if it has none.
+            abstract_state: a state of `jax.ShapeDtypeStruct`s with the expected shapes. An array is loaded with its
+                sharding, or to the host if it has none.
 
         Raises:
             InputError: the checkpoint lacks an array or has another shape; the error names the first.
         """
-        self._check_fit(step, _tree(like))
-        tree = ocp.load(self.folder / str(step), _tree(_empty(like)), checkpointable_name=STATE)
+        self._check_fit(step, _tree(abstract_state))
+        tree = ocp.load(self.folder / str(step), _tree(_empty(abstract_state)), checkpointable_name=STATE)
         return TrainState(**tree), self.extra(step)
 
-    def load_params(self, step: int, like: Any) -> Any:
+    def load_params(self, step: int, abstract_state: Any) -> Any:
         """Load only the parameters; errors as in `load`."""
-        self._check_fit(step, {"params": like})
+        self._check_fit(step, {"params": abstract_state})
         partial = ocp.options.PyTreeOptions(loading=ocp.options.PyTreeOptions.Loading(partial_load=True))
         with ocp.Context(pytree_options=partial):
-            wanted = {"params": _empty(like)}
+            wanted = {"params": _empty(abstract_state)}
             return ocp.load(self.folder / str(step), wanted, checkpointable_name=STATE)["params"]
 
     def extra(self, step: int) -> dict[str, Any]:
@@ -182,13 +182,13 @@ class Checkpoints:
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamageError(f"metrics/metrics has no {METRIC}: {error}") from error
 
-    def _check_fit(self, step: int, like: Any) -> None:
+    def _check_fit(self, step: int, abstract_state: Any) -> None:
         """
         Raises:
-            InputError: the checkpoint lacks an array of `like`, or it has another shape.
+            InputError: the checkpoint lacks an array of `abstract_state`, or it has another shape.
         """
         saved = _shapes(self._metadata(step).metadata)
-        parameters_first = sorted(_shapes(like).items(), key=lambda item: not item[0].startswith("params/"))
+        parameters_first = sorted(_shapes(abstract_state).items(), key=lambda item: not item[0].startswith("params/"))
         for name, shape in parameters_first:
             if saved.get(name) != shape:
                 found = f"has {name} in shape {saved[name]}" if name in saved else f"has no {name}"
@@ -213,14 +213,16 @@ class Checkpoints:
         return self.folder / str(step) / "digests.json"
 
 
-def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tuple[TrainState, dict[str, Any]] | None:
+def restore_newest(
+    checkpoints: Checkpoints, abstract_state: TrainState, warn: Any
+) -> tuple[TrainState, dict[str, Any]] | None:
     """Load the newest intact checkpoint; None if there is no checkpoint.
 
     Damaged checkpoints are set aside with a warning. Of the checkpoints before the newest intact one, only the small
     files are checked.
 
     Raises:
-        InputError: all checkpoints are damaged, or the newest intact one does not fit `like`.
+        InputError: all checkpoints are damaged, or the newest intact one does not fit `abstract_state`.
     """
     newest: int | None = None
     for step in reversed(checkpoints.steps()):
@@ -231,7 +233,7 @@ def restore_newest(checkpoints: Checkpoints, like: TrainState, warn: Any) -> tup
         elif newest is None:
             newest = step
     if newest is not None:
-        return checkpoints.load(newest, like)
+        return checkpoints.load(newest, abstract_state)
     damaged = sorted(path.name for path in checkpoints.folder.parent.glob("damaged_checkpoint_*"))
     if damaged:
         raise InputError(
@@ -266,10 +268,10 @@ def _hash(file: Path) -> str:
         return hashlib.file_digest(opened, "blake2b").hexdigest()
 
 
-def _empty(like: Any) -> Any:
+def _empty(abstract_state: Any) -> Any:
     """Replace each array without a sharding by an empty host array to load into."""
     sharded = lambda x: isinstance(x, jax.ShapeDtypeStruct) and x.sharding is not None  # noqa: E731
-    return jax.tree.map(lambda x: x if sharded(x) else np.empty(x.shape, x.dtype), like)
+    return jax.tree.map(lambda x: x if sharded(x) else np.empty(x.shape, x.dtype), abstract_state)
 
 
 def _selection_loss(metrics: dict[str, Any]) -> Any:

@@ -6,7 +6,6 @@ import zipfile
 from pathlib import Path
 from typing import IO, Any
 
-import ml_dtypes  # noqa: F401, registers bfloat16 with NumPy
 import numpy as np
 
 from bertgpt.checkpoints.formats.tensors import Tensor

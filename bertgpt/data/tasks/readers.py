@@ -229,6 +229,7 @@ def _records(path: File, tabs: bool) -> Iterator[tuple[int, list[str]]]:
     number, size = 1, 0  # of the current record: its first line, and the characters read so far
 
     def record_lines() -> Iterator[str]:
+        """The lines of the file, while no record is too long."""
         nonlocal size
         for _, line in _text_lines(path):
             size += len(line)

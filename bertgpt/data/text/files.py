@@ -189,6 +189,7 @@ class _Unpacked(io.RawIOBase):
         return True
 
     def readinto(self, buffer: Any) -> int:
+        """Unpack the next bytes into a buffer; 0 at the end of the file."""
         found = b""
         while not found:
             packed = b""
