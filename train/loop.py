@@ -154,13 +154,13 @@ def build(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[Compile
     return CompiledSteps(config, job, strategy, train, evaluate, schedule), create
 
 
-def resume(compiled: CompiledSteps, like: TrainState, checkpoints: Checkpoints) -> Progress | None:
+def resume(compiled: CompiledSteps, abstract_state: TrainState, checkpoints: Checkpoints) -> Progress | None:
     """Load the newest intact checkpoint; return None if there is none.
 
     Raises:
         InputError: the data changed since the checkpoint.
     """
-    found = restore_newest(checkpoints, like, reports.warn)
+    found = restore_newest(checkpoints, abstract_state, reports.warn)
     if found is None:
         return None
     state, extra = found
@@ -194,10 +194,8 @@ def run_steps(compiled: CompiledSteps, progress: Progress, checkpoints: Checkpoi
             if loop.is_due(config.train.log_every):
                 bar.show(loop.step, loop.log())
             selection_loss = loop.score() if loop.is_due(config.train.eval_every) else None
-            kept = selection_loss is not None and (
-                job.evaluates_first or config.train.patience > 0
-            )  # it may be the best
-            if loop.step % config.checkpoint.every == 0 or loop.ends() or kept:
+            may_be_best = selection_loss is not None and (job.evaluates_first or config.train.patience > 0)
+            if loop.step % config.checkpoint.every == 0 or loop.ends() or may_be_best:
                 loop.save(selection_loss)
         loop.profile.end()
         checkpoints.wait()

@@ -76,14 +76,14 @@ def prepare_store(
     wanted = _wanted_tokenizer(config, given)
 
     def bring_up_to_date() -> bool:
+        """Prepare the store if it must be; returns whether it is complete."""
         if _why_prepare(config, initial, source, wanted, verify) is None:
             return True
         store.check_replaceable(folder)  # before a tokenizer is trained
         folder.parent.mkdir(parents=True, exist_ok=True)
         with _store_lock(folder, task_options):
-            reason = _why_prepare(
-                config, initial, source, wanted, verify=False
-            )  # another process may have prepared it meanwhile
+            # another process may have prepared it meanwhile
+            reason = _why_prepare(config, initial, source, wanted, verify=False)
             if reason is None:
                 return True
             say(f"preparing {folder} ({reason})")

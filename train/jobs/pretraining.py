@@ -60,10 +60,9 @@ def _pretrain(config: RunConfig, out: Path) -> None:
     initial = run_folder.find_initial_model(config)
     if initial is not None and initial.is_resumed and loop.is_finished(out, initial.step, config.train.steps):
         return
+    vocab_size = token_store.expected_vocab_size(config, initial)
     base = initial.config if initial else None
-    model_section.model_config(
-        config, token_store.expected_vocab_size(config, initial), base
-    )  # raises for a mistake before the long work
+    model_section.model_config(config, vocab_size, base)  # raises for a mistake before the long work
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     token_store.prepare_store(config, initial)
