@@ -15,6 +15,7 @@ import numpy as np
 from benchmarks import side_by_side
 from benchmarks.corpus import demo_split
 from benchmarks.side_by_side import Range, range_of, show
+from bertgpt.data.pretraining.masking import MaskRule
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
 from bertgpt.errors import InputError
 
@@ -57,7 +58,7 @@ def main(arguments: list[str] | None = None) -> None:
         os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # one core
     bars: dict[str, Range] = {}
     for length in options.length:
-        pairs = BertPairs(split, tokenizer, length, 0, options.whole_word)
+        pairs = BertPairs(split, tokenizer, length, 0, MaskRule(whole_word=options.whole_word))
         for name, source in {"": pairs, ", packed": pack_pairs(pairs)}.items():
             speeds, share = measure(source, options.batches, options.batch)
             bars[f"{length}{name}"] = range_of(speeds)

@@ -6,6 +6,7 @@ import pytest
 from hypothesis import strategies as st
 
 from bertgpt.data.pretraining import sentence_pairs
+from bertgpt.data.pretraining.masking import MaskRule
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer
@@ -401,14 +402,14 @@ def test_the_shapes_and_dtypes_of_a_batch(bert_split, wordpiece):
 
 @pytest.mark.parametrize("whole_word", [False, True])
 def test_no_special_token_is_chosen(bert_split, wordpiece, whole_word):
-    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 40, 0, whole_word)
+    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 40, 0, MaskRule(whole_word=whole_word))
     batch = pairs.batch(np.arange(len(pairs)))
     assert batch["labels"][batch["loss_mask"] > 0].min() >= 5
 
 
 def test_whole_words_are_chosen_by_the_tokenizers_continuation_pieces(bert_split, wordpiece):
     goes_on = np.array([(wordpiece.id_to_token(index)).startswith("##") for index in range(wordpiece.get_vocab_size())])
-    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 64, 0, whole_word=True)
+    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 64, 0, MaskRule(whole_word=True))
     batch = pairs.batch(np.arange(40))
     masked = [
         set(row[mask > 0].tolist()) for row, mask in zip(batch["masked_positions"], batch["loss_mask"], strict=True)
@@ -425,9 +426,10 @@ def test_whole_words_are_chosen_by_the_tokenizers_continuation_pieces(bert_split
 
 @pytest.mark.parametrize("whole_word", [False, True])
 def test_a_row_is_the_same_whatever_stands_beside_it(bert_split, wordpiece, whole_word):
-    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 32, 0, whole_word)
+    rule = MaskRule(whole_word=whole_word)
+    pairs = sentence_pairs.BertPairs(bert_split, wordpiece, 32, 0, rule)
     rows = np.array([5, 0, len(pairs) - 1, len(pairs), 2 * len(pairs) + 3, 7])  # across the bounds of epochs
-    alone = [sentence_pairs.BertPairs(bert_split, wordpiece, 32, 0, whole_word)[row] for row in rows.tolist()]
+    alone = [sentence_pairs.BertPairs(bert_split, wordpiece, 32, 0, rule)[row] for row in rows.tolist()]
     assert_equal_rows(pairs.batch(rows), alone)
     assert_equal_rows(pairs.batch(rows[::-1]), alone[::-1])
 

@@ -22,15 +22,15 @@ def rows(count: int, length: int, seed: int = 0, lengths=None):
     return np.where(fixed, 3, ids).astype(np.int32), lengths, fixed, counter.keys(seed, np.arange(count))
 
 
-def mask(batch, continues=None, vocab_size=VOCAB) -> masking.Masked:
-    return masking.mask_tokens(*batch, MASK, vocab_size, continues)
+def mask(batch, continues=None, vocab_size=VOCAB, rule=masking.PAPER) -> masking.Masked:
+    return masking.mask_tokens(*batch, MASK, vocab_size, continues, rule=rule)
 
 
 def chosen(masked: masking.Masked, row: int) -> list[int]:
     return masked.positions[row][masked.loss_mask[row] > 0].tolist()
 
 
-def reference(batch, row: int, continues=None) -> list[int]:
+def reference(batch, row: int, continues=None, rate: float = 0.15) -> list[int]:
     """The positions by a plain loop over the words of one row, a word being one token where `continues` is None."""
     ids, lengths, fixed, keys = (value[row] for value in batch)
     priority = counter.bits(np.array([keys]), np.arange(len(ids)))[0]
@@ -44,7 +44,7 @@ def reference(batch, row: int, continues=None) -> list[int]:
             words.append([place])
     found: list[int] = []
     for word in sorted(words, key=lambda word: priority[word[0]]):
-        if len(found) + len(word) <= max(1, round(0.15 * int(lengths))):
+        if len(found) + len(word) <= max(1, round(rate * int(lengths))):
             found += word
     return sorted(found)
 
@@ -174,12 +174,38 @@ def test_a_row_with_fewer_free_tokens_than_its_budget_gives_all():
     assert chosen(mask((ids, lengths, fixed, keys)), 0) == [7, 30]
 
 
-@hypothesis.given(st.integers(3, 90), st.integers(0, 1000), st.booleans())
-def test_the_choice_equals_a_plain_loop(length, seed, whole_words):
+RATES = st.one_of(st.just(0.15), st.floats(0.05, 0.6))
+
+
+@hypothesis.given(st.integers(3, 90), st.integers(0, 1000), st.booleans(), RATES)
+def test_the_choice_equals_a_plain_loop(length, seed, whole_words, rate):
     continues = CONTINUES if whole_words else None
     batch = rows(5, length, seed, np.random.default_rng(seed).integers(3, length + 1, 5))
-    masked = mask(batch, continues)
-    assert [chosen(masked, row) for row in range(5)] == [reference(batch, row, continues) for row in range(5)]
+    masked = mask(batch, continues, rule=masking.MaskRule(rate))
+    assert [chosen(masked, row) for row in range(5)] == [reference(batch, row, continues, rate) for row in range(5)]
+
+
+@hypothesis.given(st.integers(10, 90), st.integers(0, 1000), RATES)
+def test_a_row_has_room_for_its_share(length, seed, rate):
+    masked = mask(rows(5, length, seed), rule=masking.MaskRule(rate))
+    assert masked.positions.shape == (5, max(1, round(rate * length)))
+    free = length - 3  # at least: two of the three special tokens may be the same
+    assert masked.loss_mask.sum(axis=1).min() >= min(free, max(1, round(rate * length)))
+
+
+@pytest.mark.parametrize("split", [(0.5, 0.3, 0.2), (1.0, 0.0, 0.0), (0.0, 1.0, 0.0), (0.0, 0.0, 1.0)])
+def test_the_chosen_tokens_are_split_as_asked(split):
+    masked = mask(rows(2000, 128), vocab_size=30522, rule=masking.MaskRule(0.4, split))
+    new = np.take_along_axis(masked.input_ids, masked.positions, axis=1)
+    assert masked.loss_mask.all()
+    shares = [(new == MASK).mean(), ((new != MASK) & (new != masked.labels)).mean(), (new == masked.labels).mean()]
+    np.testing.assert_allclose(shares, split, atol=0.006)  # 102,000 draws: four standard deviations
+
+
+@hypothesis.given(st.lists(st.integers(3, 64), min_size=1, max_size=16), st.floats(0.05, 0.6), st.integers(0, 9))
+def test_a_packed_row_has_room_for_the_shares_of_its_examples(lengths, rate, room):
+    most = masking.MaskRule(rate).most_packed(sum(lengths) + room, len(lengths), 3)
+    assert most >= sum(max(1, round(rate * length)) for length in lengths)
 
 
 def words_row(sizes: list[int], seed: int = 0):

@@ -3,11 +3,40 @@
 from typing import NamedTuple
 
 import numpy as np
+from tokenizers import Tokenizer
 
 from bertgpt.data.pretraining import counter
+from bertgpt.tokenizers import BERT_SPECIAL, continuation_table, special_id, vocabulary_size
 
-RATE = 0.15  # share of a sequence's tokens that is predicted; special tokens count as tokens
-MASKED, RANDOM = 0.8, 0.1  # shares of the chosen tokens that become [MASK] and a random token; the rest stay
+
+class MaskRule(NamedTuple):
+    """Which tokens are predicted, and what replaces them; the defaults are the paper's.
+
+    Attributes:
+        rate: share of a sequence's tokens that is predicted, between 0 and 1. Special tokens count as tokens.
+        split: shares of the chosen tokens that become [MASK], become a random token, and stay; their sum is 1.
+        whole_word: whether the pieces of a word are chosen together.
+    """
+
+    rate: float = 0.15
+    split: tuple[float, float, float] = (0.8, 0.1, 0.1)
+    whole_word: bool = False
+
+    def most(self, length: int) -> int:
+        """The maximum number of chosen tokens in one example of up to `length` tokens."""
+        return int(budget(np.array(length), self.rate))
+
+    def most_packed(self, length: int, examples: int, shortest: int) -> int:
+        """The maximum number of chosen tokens in a row of `length` tokens, with up to `examples` examples of at least
+        `shortest` tokens each.
+
+        An example of n tokens has max(1, round(rate n)), which is at most rate n + max(0.5, 1 - rate n).
+        """
+        excess = max(0.5, 1 - self.rate * shortest)
+        return min(length, int(self.rate * length + examples * excess + 1e-6))
+
+
+PAPER = MaskRule()
 
 
 class Masked(NamedTuple):
@@ -26,9 +55,9 @@ class Masked(NamedTuple):
     loss_mask: np.ndarray
 
 
-def budget(lengths: np.ndarray) -> np.ndarray:
-    """How many tokens of a sequence are predicted: max(1, round(0.15 length)), with halves rounded to even."""
-    return np.maximum(1, np.rint(RATE * lengths)).astype(np.int64)
+def budget(lengths: np.ndarray, rate: float = PAPER.rate) -> np.ndarray:
+    """How many tokens of a sequence are predicted: max(1, round(rate length)), with halves rounded to even."""
+    return np.maximum(1, np.rint(rate * lengths)).astype(np.int64)
 
 
 def mask_tokens(
@@ -40,8 +69,10 @@ def mask_tokens(
     vocab_size: int,
     continues: np.ndarray | None = None,
     full_length: int | None = None,
+    rule: MaskRule = PAPER,
 ) -> Masked:
-    """Chooses 15 % of each row's tokens: 80 % become [MASK], 10 % a random token of the vocabulary, 10 % stay.
+    """Chooses a share of each row's tokens, and replaces most of them. By the paper's rule, 15 % are chosen; of these,
+    80 % become [MASK], 10 % become a random token of the vocabulary, and 10 % stay.
 
     Args:
         input_ids: [B T] int32.
@@ -54,26 +85,53 @@ def mask_tokens(
             a word that exceeds the rest of the budget is skipped (Google's whole-word masking).
         full_length: the T of the complete rows, if `input_ids` lacks columns of padding at the end. The rows are masked
             as if those columns were present.
+        rule: the shares. Its `whole_word` is not read; give `continues`.
     """
-    width = int(budget(np.array(input_ids.shape[1])))
+    counts = budget(lengths, rule.rate)
+    width = rule.most(input_ids.shape[1])
     full_length = full_length or input_ids.shape[1]
-    full_width = int(budget(np.array(full_length)))
+    full_width = rule.most(full_length)
     priority = counter.bits(keys, np.arange(input_ids.shape[1]))
     if continues is None:
-        positions = _choose_tokens(priority, fixed, np.minimum(budget(lengths), (~fixed).sum(1)), width)
+        positions = _choose_tokens(priority, fixed, np.minimum(counts, (~fixed).sum(1)), width)
     else:
-        positions = _choose_words(priority, fixed, budget(lengths), width, continues[input_ids])
+        positions = _choose_words(priority, fixed, counts, width, continues[input_ids])
     chosen = positions < input_ids.shape[1]
     positions = np.where(chosen, positions, 0)
     labels = np.take_along_axis(input_ids, positions, axis=1)
 
     draws = counter.uniform(counter.bits(keys, np.arange(width) + full_length))
     tokens = counter.uniform(counter.bits(keys, np.arange(width) + full_length + full_width)) * vocab_size
-    replaced = np.where(draws < MASKED, mask_id, np.where(draws < MASKED + RANDOM, tokens.astype(np.int32), labels))
+    masked_share, random_share, _ = rule.split
+    kept = np.where(draws < masked_share + random_share, tokens.astype(np.int32), labels)
+    replaced = np.where(draws < masked_share, mask_id, kept)
     masked = input_ids.copy()
     np.put_along_axis(masked, positions, np.where(chosen, replaced, labels).astype(np.int32), axis=1)
     # Unused entries point at position 0, which is [CLS]: it is never chosen, and is written back unchanged.
     return Masked(masked, positions.astype(np.int32), np.where(chosen, labels, 0), chosen.astype(np.float32))
+
+
+class Masker:
+    """Masks rows of up to T tokens with a tokenizer's [MASK], vocabulary and words.
+
+    Attributes:
+        ids: the ids of BERT's special tokens, by token.
+        pad: the id of [PAD].
+        rule: the shares.
+    """
+
+    def __init__(self, tokenizer: Tokenizer, sequence_length: int, rule: MaskRule) -> None:
+        self.ids = {token: special_id(tokenizer, token) for token in BERT_SPECIAL}
+        self.pad, self.rule, self.sequence_length = self.ids["[PAD]"], rule, sequence_length
+        self.vocab_size = vocabulary_size(tokenizer)
+        self.continues = np.array(continuation_table(tokenizer)) if rule.whole_word else None
+
+    def __call__(self, input_ids: np.ndarray, lengths: np.ndarray, fixed: np.ndarray, keys: np.ndarray) -> Masked:
+        """Masks rows [B W] as if they were padded to T tokens; arguments as of `mask_tokens`."""
+        mask_id, continues, rule = self.ids["[MASK]"], self.continues, self.rule
+        return mask_tokens(
+            input_ids, lengths, fixed, keys, mask_id, self.vocab_size, continues, self.sequence_length, rule
+        )
 
 
 def _choose_tokens(priority: np.ndarray, fixed: np.ndarray, counts: np.ndarray, width: int) -> np.ndarray:

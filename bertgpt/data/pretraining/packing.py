@@ -43,6 +43,25 @@ def plan_packs(lengths: np.ndarray, capacity: int, limit: int, rng: np.random.Ge
     return plan
 
 
+def count_packs(lengths: np.ndarray, capacity: int, limit: int) -> int:
+    """The number of packs M that `plan_packs` makes."""
+    return int(_patterns(np.bincount(lengths), capacity, limit)[1].sum())
+
+
+def spread(packs: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
+    """Moves random examples to packs of their own, until there are `rows` packs: [M K] -> [rows K].
+
+    `rows` is at least M, and at most the number of examples. No pack becomes empty.
+    """
+    row, later = rng.permutation(np.argwhere(packs[:, 1:] >= 0))[: rows - len(packs)].T
+    place = later + 1
+    alone = np.full((len(row), packs.shape[1]), -1, packs.dtype)
+    alone[:, 0] = packs[row, place]
+    packs = packs.copy()
+    packs[row, place] = -1
+    return rng.permutation(np.concatenate([packs, alone]))
+
+
 def _patterns(histogram: np.ndarray, capacity: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
     """The combinations of lengths [G K], 0 for unused entries, and the number of packs with each combination [G].
 
@@ -206,18 +225,22 @@ class Packed:
     """Packed rows of examples: row r is pack r % len of epoch r // len, whose plan depends on (seed, epoch).
 
     Every epoch has as many rows as the plan of epoch 0. If an epoch's plan has a few more, a random run of them is
-    skipped; if it has a few fewer, a random run is repeated.
+    skipped; if it has a few fewer, a random run is repeated. With `rows`, nothing is skipped or repeated.
     """
 
-    def __init__(self, examples: Examples, limit: int, seed: int, most_masked: int | None = None) -> None:
+    def __init__(
+        self, examples: Examples, limit: int, seed: int, most_masked: int | None = None, rows: int | None = None
+    ) -> None:
         """
         Args:
             examples: to be packed.
             limit: K, maximum number of examples per row.
             seed: of the plans.
             most_masked: P', if examples have `labels` at `masked_positions`.
+            rows: number of rows of every epoch, at least as many as any epoch needs; None: as many as epoch 0 needs.
         """
         self.examples, self.limit, self.seed, self.most_masked = examples, limit, seed, most_masked
+        self.fixed_rows = rows
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs
         self.length = len(self.plan(0)[0])
 
@@ -226,6 +249,8 @@ class Packed:
         rng = np.random.default_rng([self.seed, epoch, 1])
         lengths = self.examples.lengths(epoch)
         packs = plan_packs(lengths, self.examples.sequence_length, self.limit, rng)
+        if self.fixed_rows is not None:
+            packs = spread(packs, self.fixed_rows, rng)
         return packs, lengths, int(rng.integers(len(packs)))
 
     def __len__(self) -> int:

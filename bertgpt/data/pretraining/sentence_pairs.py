@@ -9,17 +9,18 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bertgpt.data.pretraining import counter
-from bertgpt.data.pretraining.masking import RATE, mask_tokens
+from bertgpt.data.pretraining.masking import PAPER, Masker, MaskRule
 from bertgpt.data.pretraining.packing import Packed
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import BERT_SPECIAL, continuation_table, special_id, vocabulary_size
+from bertgpt.tokenizers import special_id
 
 SHORT = 0.1  # share of documents whose pairs have a random shorter length (create_pretraining_data.py, short_seq_prob)
 IS_NEXT, NOT_NEXT = 0, 1
 BLOCK = 1 << 20  # documents or pairs processed at a time, which keeps memory constant
 PAIRS_A_CELL = 200  # average number of pairs per cell of the length baseline's table
 MOST_BINS = 16  # maximum number of bins per half
+SHORTEST_PAIR = 5  # tokens: [CLS] a [SEP] b [SEP]
 TOKENS_A_PAIR = 32  # of a packed row, per pair that it may contain: each possible pair costs an entry in both heads
 
 
@@ -254,14 +255,12 @@ class BertPairs:
         tokenizer: Tokenizer,
         sequence_length: int,
         seed: int,
-        whole_word: bool = False,
+        rule: MaskRule = PAPER,
         balanced: bool = True,
     ) -> None:
         self.split, self.sequence_length, self.seed, self.balanced = split, sequence_length, seed, balanced
-        self.vocab_size = vocabulary_size(tokenizer)
-        self.ids = {token: special_id(tokenizer, token) for token in BERT_SPECIAL}
-        self.pad = self.ids["[PAD]"]
-        self.continues = np.array(continuation_table(tokenizer)) if whole_word else None
+        self.mask = Masker(tokenizer, sequence_length, rule)
+        self.pad = self.mask.pad
         self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs
         self.length = len(self.plan(0).pairs.label)
 
@@ -311,18 +310,9 @@ class BertPairs:
         source = np.where(position < a_end, pairs.a_start[:, None] - 1, pairs.b_start[:, None] - a_end - 1) + position
         fixed = (position == 0) | (position == a_end) | (position >= b_end)
         tokens = self.split.tokens[np.where(fixed, 0, source)].astype(np.int32)
-        special = np.where(position == 0, self.ids["[CLS]"], self.ids["[SEP]"])
+        special = np.where(position == 0, self.mask.ids["[CLS]"], self.mask.ids["[SEP]"])
         special = np.where(position > b_end, self.pad, special)
-        masked = mask_tokens(
-            np.where(fixed, special, tokens).astype(np.int32),
-            b_end[:, 0] + 1,
-            fixed,
-            keys,
-            self.ids["[MASK]"],
-            self.vocab_size,
-            self.continues,
-            self.sequence_length,
-        )
+        masked = self.mask(np.where(fixed, special, tokens).astype(np.int32), b_end[:, 0] + 1, fixed, keys)
         return {
             "input_ids": masked.input_ids,
             "token_type_ids": ((position > a_end) & (position <= b_end)).astype(np.int32),
@@ -336,14 +326,10 @@ class BertPairs:
 
 
 def pack_pairs(pairs: BertPairs) -> Packed:
-    """The pairs in packed rows of T tokens, up to K pairs per row. Each pair is masked and labelled as if alone.
-
-    A row has at most P' = floor(0.15 T + 0.5 K) masked tokens: a pair of n tokens has max(1, round(0.15 n)), which is
-    at most 0.15 n + 0.5 because n is at least 5.
-    """
-    length = pairs.sequence_length
-    limit = max(2, length // TOKENS_A_PAIR)
-    return Packed(pairs, limit, pairs.seed, int(RATE * length + limit / 2))
+    """The pairs in packed rows of T tokens, up to K pairs per row. Each pair is masked and labelled as if alone."""
+    limit = max(2, pairs.sequence_length // TOKENS_A_PAIR)
+    most = pairs.mask.rule.most_packed(pairs.sequence_length, limit, SHORTEST_PAIR)
+    return Packed(pairs, limit, pairs.seed, most)
 
 
 def encode(tokenizer: Tokenizer, *texts: str) -> dict[str, np.ndarray]:

@@ -1,0 +1,168 @@
+"""Examples for masked language modelling alone: runs of whole sentences of one document, masked, as batches.
+
+A cut is a place in the text where a run may end: the end of a sentence, and any place inside a sentence that is longer
+than a run may be. The runs of an epoch follow one another in the token store, so every token is in exactly one of them.
+"""
+
+import functools
+from collections.abc import Callable
+
+import numpy as np
+from tokenizers import Tokenizer
+
+from bertgpt.data.pretraining import counter
+from bertgpt.data.pretraining.masking import PAPER, Masker, MaskRule
+from bertgpt.data.pretraining.packing import Packed, count_packs
+from bertgpt.data.text.store import Split
+
+SHORTEST_RUN = 3  # tokens: [CLS] a [SEP]
+TOKENS_A_RUN = 16  # of a packed row, per run that it may contain: each possible run widens the masked positions
+SPARE = 0.02  # share of packed rows beyond those of epoch 0, for epochs whose runs pack less well
+DRAWS = 8  # of an epoch's cuts, until its runs fit into the packed rows
+
+
+def last_cut(sentences: np.ndarray, places: np.ndarray, longest: int) -> np.ndarray:
+    """The last cut at or before each place. `sentences` [S + 1] are bounds in tokens; a run has `longest` at most."""
+    begin = np.searchsorted(sentences, places, side="right") - 1
+    length = sentences[np.minimum(begin + 1, len(sentences) - 1)] - sentences[begin]
+    return np.where(length > longest, places, sentences[begin])
+
+
+def first_cut(sentences: np.ndarray, places: np.ndarray, longest: int) -> np.ndarray:
+    """The first cut at or after each place."""
+    end = np.searchsorted(sentences, places, side="left")
+    length = sentences[end] - sentences[np.maximum(end - 1, 0)]
+    return np.where(length > longest, places, sentences[end])
+
+
+def latest_ends(split: Split, longest: int) -> tuple[np.ndarray, np.ndarray]:
+    """Fills each run as far as possible, from the start of its document.
+
+    Returns:
+        The end of each run in tokens [N] and its document [N]. No other way to cut has fewer runs.
+    """
+    bounds = split.sentences[split.documents]
+    found, place, document = [], bounds[:-1].copy(), np.arange(len(bounds) - 1)
+    while document.size:
+        reach = np.minimum(place + longest, bounds[document + 1])
+        place = last_cut(split.sentences, reach, longest)
+        found.append((place, document))
+        unfinished = place < bounds[document + 1]
+        place, document = place[unfinished], document[unfinished]
+    ends, documents = map(np.concatenate, zip(*found, strict=True))
+    order = np.argsort(ends)
+    return ends[order], documents[order]
+
+
+def earliest_ends(split: Split, longest: int) -> np.ndarray:
+    """The ends of as many runs [N] if each is filled as far as possible from the end of its document backwards."""
+    bounds = split.sentences[split.documents]
+    found, place, document = [], bounds[1:].copy(), np.arange(len(bounds) - 1)
+    while document.size:
+        found.append(place)
+        reach = np.maximum(place - longest, bounds[document])
+        place = first_cut(split.sentences, reach, longest)
+        unfinished = place > bounds[document]
+        place, document = place[unfinished], document[unfinished]
+    return np.sort(np.concatenate(found))
+
+
+class SentenceRuns:
+    """The examples of a split: row r is run r % len of epoch r // len, whose cuts depend on (seed, epoch).
+
+    A run has at most T - 2 tokens, and a document has as few runs as possible, so all epochs have the same number of
+    runs. Within this limit each epoch cuts a document at other places, between the earliest and the latest that are
+    possible. Every token is in exactly one run of an epoch.
+    """
+
+    # The keys of a batch that are [n W]; labels and loss_mask are after `to_columns`.
+    per_token = ("input_ids", "attention_mask", "labels", "loss_mask")
+
+    def __init__(
+        self, split: Split, tokenizer: Tokenizer, sequence_length: int, seed: int, rule: MaskRule = PAPER
+    ) -> None:
+        self.split, self.sequence_length, self.seed = split, sequence_length, seed
+        self.longest = sequence_length - 2
+        self.mask = Masker(tokenizer, sequence_length, rule)
+        self.pad = self.mask.pad
+        self.latest, self.document = latest_ends(split, self.longest)
+        self.earliest = earliest_ends(split, self.longest)
+        self.accepts: Callable[[np.ndarray], bool] = lambda lengths: True
+        self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs
+
+    def _make_plan(self, epoch: int) -> np.ndarray:
+        """The bounds of the runs in tokens [N + 1]: 0, then the end of each run.
+
+        If `accepts` rejects the lengths of the runs, the cuts are drawn again; in the end those of epoch 0 are used.
+        """
+        draws = [(epoch, draw) for draw in range(DRAWS)]
+        for draw in [*draws, (0, 0)]:
+            bounds = self._cut(np.random.default_rng([self.seed, *draw]))
+            if self.accepts(np.diff(bounds) + 2):
+                break
+        return bounds
+
+    def _cut(self, rng: np.random.Generator) -> np.ndarray:
+        """Cuts each document at one random point between the earliest and the latest possible ends of its runs."""
+        share = rng.random(int(self.document[-1]) + 1)[self.document]
+        wanted = self.earliest + (share * (self.latest - self.earliest + 1)).astype(np.int64)
+        ends = np.maximum(self._last_cut(wanted), self.earliest)
+        while True:  # a cut before `wanted` can make the next run too long; it then ends earlier too
+            begins = np.concatenate([[0], ends[:-1]])
+            possible = np.minimum(ends, self._last_cut(np.minimum(begins + self.longest, self.latest)))
+            if (possible == ends).all():
+                return np.concatenate([[0], ends])
+            ends = possible
+
+    def _last_cut(self, places: np.ndarray) -> np.ndarray:
+        return last_cut(self.split.sentences, places, self.longest)
+
+    def __len__(self) -> int:
+        return len(self.latest)
+
+    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
+        return {name: value[0] for name, value in self.batch(np.array([row])).items()}
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """Rows [B] -> the batch of docs/data.md; a row does not depend on the rest of the batch."""
+        epochs, index = np.divmod(rows, len(self))
+        return self.rows(epochs, index, self.sequence_length)
+
+    def lengths(self, epoch: int) -> np.ndarray:
+        """The number of tokens of each run of an epoch [N], special tokens included."""
+        return np.diff(self.plan(epoch)) + 2
+
+    def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
+        """Run `index` [n] of each epoch: [CLS] run [SEP], then padding up to W tokens; masking depends on (seed, epoch,
+        index)."""
+        start, length = np.empty_like(index), np.empty_like(index)
+        for epoch in np.unique(epochs):
+            here, bounds = epochs == epoch, self.plan(int(epoch))
+            start[here], length[here] = bounds[index[here]], bounds[index[here] + 1] - bounds[index[here]]
+        position, last = np.arange(width)[None], length[:, None] + 1
+        fixed = (position == 0) | (position >= last)
+        special = np.where(position == 0, self.mask.ids["[CLS]"], self.mask.ids["[SEP]"])
+        special = np.where(position > last, self.pad, special)
+        tokens = self.split.tokens[np.where(fixed, 0, start[:, None] + position - 1)]
+        input_ids = np.where(fixed, special, tokens).astype(np.int32)
+        masked = self.mask(input_ids, length + 2, fixed, counter.keys(self.seed, (epochs << 32) + index))
+        return {
+            "input_ids": masked.input_ids,
+            "attention_mask": (position <= last).astype(np.int32),
+            "masked_positions": masked.positions,
+            "labels": masked.labels,
+            "loss_mask": masked.loss_mask,
+        }
+
+
+def pack_runs(runs: SentenceRuns) -> Packed:
+    """The runs in packed rows of T tokens, up to K runs per row; each run of an epoch is in exactly one row.
+
+    Each run is masked as if alone. Every epoch has the same number of rows: `SPARE` more than epoch 0 needs.
+    """
+    length = runs.sequence_length
+    limit = max(2, length // TOKENS_A_RUN)
+    rows = count_packs(runs.lengths(0), length, limit)
+    rows = min(len(runs), rows + 2 + int(SPARE * rows))
+    runs.accepts = lambda lengths: count_packs(lengths, length, limit) <= rows
+    return Packed(runs, limit, runs.seed, runs.mask.rule.most_packed(length, limit, SHORTEST_RUN), rows)
