@@ -29,6 +29,7 @@ from bertgpt.errors import InputError
 from bertgpt.model.attention import Request, cudnn_obstacle
 from bertgpt.tokenizers import train_wordpiece
 from train import flops, parallel
+from train.folders.run_folder import fitting_objective
 from train.jobs import objectives
 from train.loader import real_tokens
 from train.optimizers import make_optimizer
@@ -76,10 +77,10 @@ def make_batches(config: ModelConfig, data: str, batch: int, length: int, *packs
     else:
         split, tokenizer = random_split(config.vocab_size), train_wordpiece(["a b"], FIRST_ID)
     run = RunConfig()
-    run.data.sequence_length = length
+    run.data.sequence_length, run.train.objective = length, fitting_objective(config.architecture, ())
     made = []
-    for pack in packs:
-        source = objectives.make_source(split, tokenizer, run, config.architecture, 0, pack)
+    for run.data.pack in packs:
+        source = objectives.train_source(split, tokenizer, run)
         rows = np.random.default_rng(0).integers(0, len(source), (BATCHES, batch))
         made.append([source.batch(numbers) for numbers in rows])
     return made
@@ -101,8 +102,9 @@ class OurStep:
     ) -> None:
         self.strategy, self.batches = parallel.make_strategy(section), batches
         parallel.check_batch(len(batches[0]["input_ids"]), 1, self.strategy)
-        model, optimizer = objectives.make_model(config, dtype, remat), make_optimizer(OPTIMIZER, 1)
-        objective = objectives.make_objective(model, config)
+        name = fitting_objective(config.architecture, ())
+        model, optimizer = objectives.make_model(name, config, dtype, remat), make_optimizer(OPTIMIZER, 1)
+        objective = objectives.make_objective(name, model)
         self.train, _ = parallel.compile_steps(
             self.strategy,
             functools.partial(train_step, objective=objective, optimizer=optimizer),

@@ -15,7 +15,7 @@ class Rules(NamedTuple):
         below: the value must be below this bound.
         resumable: whether a run may be resumed with another value.
         path: "local" or "any" (addresses too) if the setting is a path.
-        wanted: what a list of strings contains, such as "a path or a list of paths".
+        wanted: what a list contains, such as "a path or a list of paths".
     """
 
     meaning: str
@@ -30,7 +30,10 @@ class Rules(NamedTuple):
 
 def setting(default: Any, meaning: str, **rules: Any) -> Any:
     """Return a dataclass field with this default and these `Rules`."""
-    return dataclasses.field(default=default, metadata={"rules": Rules(meaning, **rules)})
+    metadata = {"rules": Rules(meaning, **rules)}
+    if isinstance(default, list):
+        return dataclasses.field(default_factory=default.copy, metadata=metadata)
+    return dataclasses.field(default=default, metadata=metadata)
 
 
 def rules_of(field: dataclasses.Field) -> Rules:

@@ -102,7 +102,7 @@ def test_runs_take_them_on_a_cpu_and_nowhere_else(monkeypatch, platform, kind):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     model = make_objective("gpt", dtype=jnp.bfloat16).model
     if kind == "pretrain":
-        objective = objectives.make_objective(model, model.config)
+        objective = objectives.make_objective("clm", model)
     else:
         objective = finetuning.make_objective(TaskSettings(kind=kind), model)
     assert (objective.apply == model.apply) == (platform == "gpu")

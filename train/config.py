@@ -16,6 +16,7 @@ from bertgpt.settings import Rules
 from .sections import KEYS, SECTIONS, RunConfig
 from .yaml_files import number, read_yaml, scalar, write_yaml
 
+NUMBERS = list[float]
 WANTED = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number"}
 
 
@@ -144,10 +145,9 @@ def _parse_override(item: str) -> dict[str, Any]:
     _check_key(key, item)
     if text == "null":
         return {key: None}
-    wanted = KEYS[key].rules.wanted
-    if wanted is None or not (text.startswith("[") and text.endswith("]")):
+    if list[str] not in KEYS[key].types or not (text.startswith("[") and text.endswith("]")):
         return {key: text}
-    found = scalar(text)
+    wanted, found = KEYS[key].rules.wanted, scalar(text)
     if not _is_texts(found):
         raise InputError(f"{key} is {text}; it must be {wanted} (quote an item such as 7 or no)")
     return {key: found}
@@ -187,14 +187,24 @@ def _value(key: str, given: Any, source: str) -> Any:
     value = scalar(given) if isinstance(given, str) and kind is not str else given
     if value is None and optional:
         return None
-    if kind is not str:
+    if kind == NUMBERS:
+        value = _numbers(value)
+    elif kind is not str:
         value = number(kind, value)
-    elif not (isinstance(value, str) and value) and not (rules.wanted and _is_texts(value)):
+    elif not (isinstance(value, str) and value) and not (list[str] in KEYS[key].types and _is_texts(value)):
         value = None
     if value is None:
         wanted = (rules.wanted or WANTED[kind]) + (", or null" if optional else "")
         raise InputError(f"{source}{key} is {_shown(given)}; it must be {wanted}")
     return expand_home(value, f"{source}{key}") if rules.path else value
+
+
+def _numbers(value: Any) -> list[Any] | None:
+    """Convert a list of texts or numbers to floats; None if it is not such a list."""
+    if not isinstance(value, list):
+        return None
+    found = [number(float, scalar(item) if isinstance(item, str) else item) for item in value]
+    return None if None in found else found
 
 
 def _shown(given: Any) -> str:
@@ -228,6 +238,9 @@ def _check_values(config: RunConfig) -> None:
             _check_value(key, value, KEYS[key].rules)
     if config.train.profile is not None:
         parse_steps(config.train.profile)
+    shares = config.data.mask_split
+    if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
+        raise InputError(f"data.mask_split is {shares}; it must be three numbers from 0 to 1 whose sum is 1")
 
 
 def _check_value(key: str, value: Any, rules: Rules) -> None:

@@ -14,13 +14,16 @@ from .job import CompiledSteps, TrainJob
 from .sections import RunConfig
 from .watching import Stop
 
+SECOND = ("mlm_loss", "mlm_accuracy")  # figures of the examples with whole-word masks
 UNDER_WAY = 2  # evaluation batches sent to the device before the results of the first are fetched
 
 
-def eval_batches(config: RunConfig, job: TrainJob) -> Iterator[dict[str, np.ndarray]]:
-    """The held-out examples of an evaluation, in batches of the size of a micro-batch."""
+def eval_batches(
+    config: RunConfig, job: TrainJob, source: loader.Source | None = None
+) -> Iterator[dict[str, np.ndarray]]:
+    """The held-out examples of an evaluation, in batches of the size of a micro-batch; of `eval_source` by default."""
     size = config.train.batch_size // config.train.accumulate
-    return loader.eval_batches(job.eval_source, size, job.eval_seed, job.eval_examples)
+    return loader.eval_batches(source or job.eval_source, size, job.eval_seed, job.eval_examples)
 
 
 def put(compiled: CompiledSteps, batch: dict[str, np.ndarray]) -> Any:
@@ -31,13 +34,30 @@ def put(compiled: CompiledSteps, batch: dict[str, np.ndarray]) -> Any:
 
 def evaluate(compiled: CompiledSteps, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
     """Score each held-out example once and return the job's figures: mean losses, accuracies and what it derives from
-    them. Return None if `stop` was requested during the evaluation."""
+    them. With `second_eval`, score its examples too, and add their figures of `SECOND` as `whole_word_...`. Return None
+    if `stop` was requested during the evaluation."""
+    job, began = compiled.job, time.monotonic()
+    scores = []
+    for source in (job.eval_source, job.second_eval):
+        scored = ({}, {}) if source is None else _score(compiled, params, source, stop)
+        if scored is None:
+            return None
+        scores.append(scored)
+    (means, outputs), (second, _) = scores
+    figures = job.figures({"loss": job.objective.total(means)} | means, in_order(outputs))
+    figures |= {f"whole_word_{name}": second[name] for name in SECOND if name in second}
+    return {"examples": job.eval_examples} | figures | {"seconds": time.monotonic() - began}
+
+
+def _score(
+    compiled: CompiledSteps, params: Any, source: loader.Source, stop: Stop | None
+) -> tuple[dict[str, float], dict[str, list[np.ndarray]]] | None:
+    """The means of an evaluation, and its outputs per batch; None if `stop` was requested."""
     config, job, strategy = compiled.config, compiled.job, compiled.strategy
     sums: dict[str, list[float]] = {}
     own_sums: dict[str, list[float]] = {}  # of this process's rows
     outputs: dict[str, list[np.ndarray]] = {}
     under_way: deque[Any] = deque()  # so that the device does not wait for the host
-    began = time.monotonic()
 
     def fetch() -> None:
         outcome, kept = under_way.popleft()
@@ -46,7 +66,7 @@ def evaluate(compiled: CompiledSteps, params: Any, stop: Stop | None = None) -> 
         for name, value in kept.items():
             outputs.setdefault(name, []).append(strategy.gathered(value))
 
-    for batch in eval_batches(config, job):
+    for batch in eval_batches(config, job, source):
         if stop is not None and stop.requested():
             return None
         under_way.append(compiled.evaluate(params, put(compiled, batch)))
@@ -57,9 +77,7 @@ def evaluate(compiled: CompiledSteps, params: Any, stop: Stop | None = None) -> 
     while under_way:
         fetch()
     sums |= {name: hosts.summed(pair) for name, pair in own_sums.items()}
-    means = {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}
-    figures = job.figures({"loss": job.objective.total(means)} | means, in_order(outputs))
-    return {"examples": job.eval_examples} | figures | {"seconds": time.monotonic() - began}
+    return {name: total / weight if weight else 0.0 for name, (total, weight) in sums.items()}, outputs
 
 
 def in_order(outputs: dict[str, list[np.ndarray]]) -> dict[str, np.ndarray]:

@@ -40,6 +40,7 @@ class TrainJob(NamedTuple):
         digest: hash of the data; a run cannot be resumed with other data.
         host_sums: (held-out batch) -> further (sum, weight) by name, computed on the host.
         figures: (held-out means, outputs per example) -> all figures of an evaluation.
+        second_eval: the held-out examples with whole-word masks, for further figures; None: without these.
         best: the figure that selects the best checkpoint.
         evaluates_first: evaluate also before the first step, and save a checkpoint at each evaluation.
     """
@@ -56,6 +57,7 @@ class TrainJob(NamedTuple):
     digest: str
     host_sums: Callable[[dict[str, np.ndarray]], dict[str, tuple[float, float]]]
     figures: Callable[[dict[str, float], dict[str, np.ndarray]], dict[str, float]]
+    second_eval: loader.Source | None = None
     best: Best = Best()
     evaluates_first: bool = False
 

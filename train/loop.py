@@ -130,7 +130,11 @@ def check_out(out: Path, config: RunConfig) -> None:
         InputError: the folder has a checkpoint of a run with different settings.
     """
     saved = out / "config.yaml"
-    differing = configs.differences(configs.load(str(saved)), config) if saved.exists() else []
+    if not saved.exists():
+        return
+    old = configs.load(str(saved))
+    old.train.objective = old.train.objective or config.train.objective  # runs of earlier versions did not save it
+    differing = configs.differences(old, config)
     if not differing:
         return
     if Checkpoints(out / "checkpoints").steps() or any(out.glob("damaged_checkpoint_*")):

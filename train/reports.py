@@ -219,7 +219,8 @@ def opening(config: Any, model: Any, strategy: Any, parameters: int) -> list[str
         f"{model.architecture} with {parameters:,} parameters, {config.train.dtype}, on {jax.device_count()} x "
         f"{device.device_kind} ({device.platform}){processes}, strategy {strategy.name} over {strategy.devices}",
         f"{config.train.steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens, "
-        f"into {config.out}",
+        + (f"objective {config.train.objective}, " if config.train.objective else "")
+        + f"into {config.out}",
         "attention: " + ("cuDNN" if obstacle is None else f"plain (cuDNN not used: {obstacle})"),
     ]
     if device.platform == "cpu" and has_nvidia():
@@ -272,13 +273,11 @@ def report(folder: Path) -> list[str]:
         if name in last:
             gain = _compared(unigram - last[name], ".3f")
             lines.append(f"{place} {title} {last[name]:.3f} nats, {gain} the unigram baseline ({unigram:.3f})")
-    if "nsp_balanced_accuracy" in last:
-        lengths = last.get("nsp_length_baseline")  # missing in runs of earlier versions
-        baseline = "" if lengths is None else f" (segment-length baseline: {lengths:.3f})"
-        lines.append(
-            f"{place} MLM accuracy {last['mlm_accuracy']:.3f}, "
-            f"NSP balanced accuracy {last['nsp_balanced_accuracy']:.3f}{baseline}"
-        )
+    if "mlm_accuracy" in last:
+        lines.append(f"{place} MLM accuracy {last['mlm_accuracy']:.3f}" + _nsp_accuracy(last))
+    if "whole_word_mlm_loss" in last:
+        loss, share = last["whole_word_mlm_loss"], last["whole_word_mlm_accuracy"]
+        lines.append(f"{place} with whole words masked, MLM loss {loss:.3f} nats, MLM accuracy {share:.3f}")
     if "bits_per_byte" in last:
         per_nat = last["bits_per_byte"] / last["lm_loss"] if last["lm_loss"] else 0.0
         bits = per_nat * unigram
@@ -288,6 +287,15 @@ def report(folder: Path) -> list[str]:
             f"perplexity {last['perplexity']:.1f}"
         )
     return lines
+
+
+def _nsp_accuracy(row: dict[str, Any]) -> str:
+    """The accuracy of next sentences with its baseline, to follow another figure; empty without next sentences."""
+    if "nsp_balanced_accuracy" not in row:
+        return ""
+    lengths = row.get("nsp_length_baseline")  # missing in runs of earlier versions
+    baseline = "" if lengths is None else f" (segment-length baseline: {lengths:.3f})"
+    return f", NSP balanced accuracy {row['nsp_balanced_accuracy']:.3f}{baseline}"
 
 
 def _compared(gain: float, form: str) -> str:

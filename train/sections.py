@@ -1,6 +1,7 @@
 """The run's configuration: each key with its default, bounds, choices and meaning."""
 
 import dataclasses
+import types
 import typing
 from typing import Any
 
@@ -9,6 +10,11 @@ from bertgpt.data.tasks.task import TaskSettings
 from bertgpt.settings import Rules, rules_of, setting
 
 PATHS = "a path or a list of paths"
+OBJECTIVES = {  # what pretraining learns, and the model class with its heads; the first one of a family is the paper's
+    "mlm_nsp": "BertForPreTraining",
+    "mlm": "BertForMaskedLM",
+    "clm": "OpenAIGPTLMHeadModel",
+}
 
 
 @dataclasses.dataclass
@@ -66,6 +72,12 @@ class DataSection:
     workers: int | None = setting(None, "processes that tokenize; null: one per core", least=1, resumable=True)
     sequence_length: int = setting(128, "tokens of a training sequence", least=8)
     pack: bool = setting(False, "pack several examples into one row; `train.batch_size` then counts rows")
+    mask_rate: float = setting(0.15, "share of the tokens that are predicted (BERT)", above=0, below=1)
+    mask_split: list[float] = setting(
+        [0.8, 0.1, 0.1],
+        "shares of the predicted tokens that become [MASK], become a random token, and stay",
+        wanted="three numbers whose sum is 1",
+    )
     whole_word: bool = setting(False, "mask whole words instead of single tokens")
     balance_nsp: bool = setting(True, "as many IsNext as NotNext pairs; false: chosen at random, as in Google's BERT")
 
@@ -93,6 +105,12 @@ class OptimizerSection:
 class TrainSection:
     """How long to train, how large a batch is, and what is logged."""
 
+    objective: str | None = setting(
+        None,
+        "what pretraining learns: masked tokens with or without next sentences (BERT), or the next token (GPT-1); "
+        "null: what the heads of `model.init_from` can do, or else the paper's",
+        choices=tuple(OBJECTIVES),
+    )
     steps: int = setting(1000, "updates", least=1, resumable=True)
     epochs: float | None = setting(
         None, "passes over the data of a fine-tuning run; replaces `train.steps`", above=0, below=1e6, resumable=True
@@ -184,8 +202,11 @@ def _keys() -> dict[str, Key]:
         hints = typing.get_type_hints(section)
         for field in dataclasses.fields(section):  # type: ignore[arg-type]
             if field.name not in SECTIONS or prefix:
-                types = typing.get_args(hints[field.name]) or (hints[field.name],)
-                found[prefix + field.name] = Key(types, field.default, rules_of(field))
+                kind = hints[field.name]
+                choices = typing.get_args(kind) if isinstance(kind, types.UnionType) else (kind,)
+                factory = field.default_factory
+                default = field.default if factory is dataclasses.MISSING else factory()
+                found[prefix + field.name] = Key(choices, default, rules_of(field))
     return found
 
 

@@ -62,9 +62,15 @@ def single_device(local: GradFn) -> GradFn:
 
 
 def bert_objective(model: Model) -> Objective:
-    """Masked tokens and next sentence: BERT's pretraining objective."""
+    """Masked tokens and next sentences: BERT's pretraining objective."""
     inputs = ("input_ids", "attention_mask", "token_type_ids", "masked_positions")
     return Objective(model, inputs, losses.bert_losses, losses.bert_accuracies, options=IN_BLOCKS)
+
+
+def mlm_objective(model: Model) -> Objective:
+    """Masked tokens alone."""
+    inputs = ("input_ids", "attention_mask", "masked_positions")
+    return Objective(model, inputs, losses.mlm_losses, losses.mlm_accuracies, options=IN_BLOCKS)
 
 
 def gpt_objective(model: Model) -> Objective:

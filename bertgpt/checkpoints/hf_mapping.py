@@ -6,7 +6,7 @@ as `bert/stack/block_0/feed_forward/down/kernel`. In these tables both include t
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import NamedTuple
 
 
@@ -168,6 +168,18 @@ def has_lm_head(architecture: str) -> bool:
 def entries(family: Family, architecture: str, layers: int) -> list[Entry]:
     """Return the entries of all tensors of an architecture, with the encoder's prefix in both names."""
     return [entry for part in family.architectures[architecture] for entry in PARTS[part](layers)]
+
+
+def heads(architecture: str) -> set[str]:
+    """Return the parts of an architecture besides its encoder, such as {"pooler", "mlm", "nsp"}."""
+    family = family_of(architecture)
+    return set() if family is None else set(FAMILIES[family].architectures[architecture]) - set(BACKBONES)
+
+
+def heads_among(family: Family, hf_names: Collection[str]) -> set[str]:
+    """Return the parts besides the encoder of which every tensor is among the names."""
+    parts = {part for architecture in family.architectures for part in heads(architecture)}
+    return {part for part in parts if all(entry.hf_name in hf_names for entry in PARTS[part](0))}
 
 
 def backbone(family: Family, layers: int) -> set[str]:

@@ -82,13 +82,15 @@ class _Source(NamedTuple):
     tensors: dict[str, Tensor]
 
 
-def family_of_folder(folder: str | Path) -> str:
-    """Return the family of the model in a folder, "bert" or "gpt".
+def contents_of_folder(folder: str | Path) -> tuple[str, set[str]]:
+    """Return the family of the model in a folder, "bert" or "gpt", and the parts besides its encoder that are complete,
+    such as {"pooler", "mlm"} (`hf_mapping.PARTS`). The tensors decide, not the class that config.json names.
 
     Raises:
-        InputError: it contains neither.
+        InputError: the folder contains neither family, or its files are damaged.
     """
-    return hf_mapping.FAMILIES[_read_config(Path(folder))["model_type"]].architecture
+    source = _open(Path(folder), None)
+    return source.family.architecture, hf_mapping.heads_among(source.family, source.tensors.keys())
 
 
 def _open(folder: Path, architecture: str | None) -> _Source:

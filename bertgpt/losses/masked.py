@@ -95,18 +95,27 @@ def lm_loss(logits: Array | LMHead, batch: Batch) -> SumWeight:
 
 def bert_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
     """BERT's two pretraining losses. The training loss is the sum of their means."""
-    return {"mlm_loss": mlm_loss(output.mlm_logits, batch), "nsp_loss": nsp_loss(output.nsp_logits, batch)}
+    return mlm_losses(output, batch) | {"nsp_loss": nsp_loss(output.nsp_logits, batch)}
 
 
 def bert_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
     """The accuracy of both objectives, and the recall of each NSP class (their mean is the balanced accuracy)."""
     label, mask = batch["next_sentence_label"], batch["nsp_loss_mask"]
-    return {
-        "mlm_accuracy": accuracy(output.mlm_logits, batch["labels"], batch["loss_mask"]),
+    return mlm_accuracies(output, batch) | {
         "nsp_accuracy": accuracy(output.nsp_logits, label, mask),
         "nsp_recall_is_next": accuracy(output.nsp_logits, label, mask * (label == 0)),
         "nsp_recall_not_next": accuracy(output.nsp_logits, label, mask * (label == 1)),
     }
+
+
+def mlm_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
+    """The loss of masked language modelling alone."""
+    return {"mlm_loss": mlm_loss(output.mlm_logits, batch)}
+
+
+def mlm_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
+    """The share of masked tokens whose original token has the highest logit."""
+    return {"mlm_accuracy": accuracy(output.mlm_logits, batch["labels"], batch["loss_mask"])}
 
 
 def gpt_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:

@@ -141,40 +141,6 @@ class BertWithHeads(Model):
         raise NotImplementedError
 
 
-class BertForPreTraining(BertWithHeads):
-    """BERT with both pretraining heads: masked tokens and next sentence (section 3.1)."""
-
-    head_options = ("masked_positions", "output_logits")
-
-    def setup(self) -> None:
-        super().setup()
-        self.mlm_head = MLMHead(self.config, self.dtype)
-        self.nsp_head = dense(2, self.config, self.dtype, "nsp_head")
-
-    def heads(
-        self,
-        output: ModelOutput,
-        deterministic: bool,
-        masked_positions: Array | None = None,
-        output_logits: bool = True,
-    ) -> dict[str, Any]:
-        """Return `nsp_logits` [B 2] ([B K 2] with `cls_positions`) and `mlm_logits`.
-
-        Args:
-            output: the encoder's output.
-            deterministic: not used.
-            masked_positions: [B P] int below T: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
-            output_logits: False: `mlm_logits` is an `LMHead` (states, embedding, bias); the losses compute the logits
-                in blocks.
-        """
-        x = gather(output.last_hidden_state, "masked_positions", masked_positions)
-        head = self.mlm_head(x, self.bert.embeddings.token.embedding)
-        return {
-            "mlm_logits": head.logits() if output_logits else head,
-            "nsp_logits": self.nsp_head(output.pooler_output).astype(jnp.float32),
-        }
-
-
 def gather(x: Array, name: str, positions: Array | None) -> Array:
     """x [B T D] at positions [B P] -> [B P D], with NaN for a position outside x; None: x itself.
 
@@ -190,16 +156,52 @@ class BertForMaskedLM(BertWithHeads):
     """BERT with only the masked-token head, and without a pooler."""
 
     pooled = False
-    head_options = ("masked_positions",)
+    head_options = ("masked_positions", "output_logits")
 
     def setup(self) -> None:
         super().setup()
         self.mlm_head = MLMHead(self.config, self.dtype)
 
-    def heads(self, output: ModelOutput, deterministic: bool, masked_positions: Array | None = None) -> dict[str, Any]:
-        """Return `mlm_logits` [B T V]; [B P V] with `masked_positions` [B P]."""
+    def heads(
+        self,
+        output: ModelOutput,
+        deterministic: bool,
+        masked_positions: Array | None = None,
+        output_logits: bool = True,
+    ) -> dict[str, Any]:
+        """Return `mlm_logits`.
+
+        Args:
+            output: the encoder's output.
+            deterministic: not used.
+            masked_positions: [B P] int below T: vocabulary logits only there ([B P V]); None: everywhere ([B T V]).
+            output_logits: False: `mlm_logits` is an `LMHead` (states, embedding, bias); the losses compute the logits
+                in blocks.
+        """
         x = gather(output.last_hidden_state, "masked_positions", masked_positions)
-        return {"mlm_logits": self.mlm_head(x, self.bert.embeddings.token.embedding).logits()}
+        head = self.mlm_head(x, self.bert.embeddings.token.embedding)
+        return {"mlm_logits": head.logits() if output_logits else head}
+
+
+class BertForPreTraining(BertForMaskedLM):
+    """BERT with both pretraining heads: masked tokens and next sentence (section 3.1)."""
+
+    pooled = True
+
+    def setup(self) -> None:
+        super().setup()
+        self.nsp_head = dense(2, self.config, self.dtype, "nsp_head")
+
+    def heads(
+        self,
+        output: ModelOutput,
+        deterministic: bool,
+        masked_positions: Array | None = None,
+        output_logits: bool = True,
+    ) -> dict[str, Any]:
+        """Return also `nsp_logits` [B 2]; [B K 2] with `cls_positions`. Arguments as of `BertForMaskedLM`."""
+        fields = super().heads(output, deterministic, masked_positions, output_logits)
+        return fields | {"nsp_logits": self.nsp_head(output.pooler_output).astype(jnp.float32)}
 
 
 class BertForNextSentencePrediction(BertWithHeads):

@@ -21,8 +21,7 @@ class ModelOutput:
             [B T num_labels] for token classification. `OpenAIGPTLMHeadModel` with `output_logits=False` returns an
             `LMHead`.
         lm_logits: next-token logits [B T V] or [B 2 T V] of a classifier; with `output_lm_logits` (GPT-1).
-        mlm_logits: [B T V], or [B P V] with `masked_positions` (BERT). `BertForPreTraining` with `output_logits=False`
-            returns an `LMHead`.
+        mlm_logits: [B T V], or [B P V] with `masked_positions` (BERT); with `output_logits=False`, an `LMHead`.
         nsp_logits: [B 2], 0 = IsNext (BERT).
         mc_logits: [B C], one per choice.
         start_logits: [B T], for the first token of an answer (BERT).

@@ -1,6 +1,7 @@
 """Run folders: the initial or resumed model of a run, and the model of a finished run."""
 
 import dataclasses
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -10,7 +11,8 @@ from tokenizers import Tokenizer
 
 import bertgpt
 from bertgpt.checkpoints.adapt import adapt
-from bertgpt.checkpoints.load import family_of_folder
+from bertgpt.checkpoints.hf_mapping import FAMILIES, family_of, heads
+from bertgpt.checkpoints.load import contents_of_folder
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_local
 from bertgpt.model.blocks import Model
@@ -20,11 +22,11 @@ from bertgpt.tokenizers import (
     parse_tokenizer,
 )
 
-from ..reports import warn
-from ..sections import RunConfig
+from ..reports import say, warn
+from ..sections import OBJECTIVES, RunConfig
 from .checkpoints import Checkpoints
 
-PRETRAINED = {"bert": "BertForPreTraining", "gpt": "OpenAIGPTLMHeadModel"}  # the class that pretrains an architecture
+FAMILY_NAMES = {"bert": "BERT", "gpt": "GPT-1"}
 
 
 class Run(NamedTuple):
@@ -43,12 +45,14 @@ class InitialModel(NamedTuple):
         config: of the model.
         tokenizer: of the run.
         model: of the parameters; None without parameters.
+        architecture: the name of the model's class; None: to be chosen, for random weights.
         params: initial parameters; None: randomly initialized, or loaded from the checkpoint of a resumed run.
         step: of that checkpoint; 0 for a new run.
     """
 
     config: ModelConfig
     tokenizer: Tokenizer
+    architecture: str | None = None
     model: Model | None = None
     params: Any = None
     step: int = 0
@@ -106,17 +110,70 @@ def _is_model_folder(folder: Path) -> bool:
     return any((folder / name).is_file() for name in ("config.json", "params_shapes.json"))
 
 
-def load_for_pretraining(folder: Path, step: int | None = None) -> Run:
-    """Load a run or model folder with its pretraining heads; missing heads are randomly initialized."""
+def load_for_pretraining(folder: Path, step: int | None = None, objective: str | None = None) -> Run:
+    """Load a run or model folder with the heads of a pretraining objective; missing heads are randomly initialized.
+
+    Args:
+        folder: a run or model folder.
+        step: load this checkpoint of a run.
+        objective: a key of `OBJECTIVES`; None: chosen by `fitting_objective`.
+
+    Raises:
+        InputError: as `load_run`, or the objective is for the other family.
+    """
+    check_local("the run or model folder", folder)
     if not (folder / "config.yaml").is_file() and _is_model_folder(folder):
-        return _load_model_folder(folder, step, PRETRAINED[family_of_folder(folder)])
+        family, present = contents_of_folder(folder)
+        return _load_model_folder(folder, step, _pretraining_class(folder, family, present, objective))
     run = load_run(folder, step)
-    name = PRETRAINED[run.model.config.architecture]
-    if type(run.model).__name__ == name:
+    old = type(run.model).__name__
+    name = _pretraining_class(folder, run.model.config.architecture, heads(old), objective)
+    if name == old:
         return run
     config = dataclasses.replace(run.model.config, num_labels=2, labels=(), problem_type=None)
     model, params = adapt(run.model, run.params, name, config, run.tokenizer, key=jax.random.key(0))
     return Run(model, params, run.tokenizer, run.step)
+
+
+def _pretraining_class(folder: Path, family: str, present: set[str], objective: str | None) -> str:
+    """The class that pretrains a checkpoint with these heads; logs the objective, and each new and unused head."""
+    chosen = objective or fitting_objective(family, present)
+    name = OBJECTIVES[check_family(chosen, family, str(folder))]
+    new, unused = sorted(heads(name) - present), sorted(present - heads(name))
+    changes = [f"{kind} {', '.join(parts)}" for kind, parts in (("new", new), ("unused", unused)) if parts]
+    say(f"{folder}: train.objective {chosen}; " + ("; ".join(f"heads {change}" for change in changes) or "no new head"))
+    return name
+
+
+def fitting_objective(family: str, present: Collection[str]) -> str:
+    """The first objective of a family for which a checkpoint has all heads; if there is none, the paper's.
+
+    Args:
+        family: "bert" or "gpt".
+        present: the checkpoint's heads, by their names in `hf_mapping.PARTS`.
+    """
+    possible = [name for name, architecture in OBJECTIVES.items() if family_name(architecture) == family]
+    return next((name for name in possible if heads(OBJECTIVES[name]) <= set(present)), possible[0])
+
+
+def family_name(architecture: str) -> str:
+    """The family of a class, "bert" or "gpt"."""
+    return FAMILIES[str(family_of(architecture))].architecture
+
+
+def check_family(objective: str, family: str, place: str) -> str:
+    """Return the objective if it is one of the family's.
+
+    Raises:
+        InputError: it is not; the error names `place`, where the model is from.
+    """
+    wanted = family_name(OBJECTIVES[objective])
+    if wanted != family:
+        raise InputError(
+            f"train.objective {objective} is for {FAMILY_NAMES[wanted]}, and {place} is a {FAMILY_NAMES[family]}; "
+            f"set train.objective={fitting_objective(family, ())}"
+        )
+    return objective
 
 
 def _load_step(checkpoints: Checkpoints, step: int) -> Run:
@@ -131,7 +188,7 @@ def _load_step(checkpoints: Checkpoints, step: int) -> Run:
 
 def _architecture_of(extra: dict[str, Any]) -> str:
     """The name of the class of a checkpoint's model."""
-    return extra.get("architecture") or PRETRAINED[extra["model"]["architecture"]]
+    return extra.get("architecture") or OBJECTIVES[fitting_objective(extra["model"]["architecture"], ())]
 
 
 def require_architecture(run: Run, architecture: str, verb: str, other: str) -> Run:
@@ -142,8 +199,9 @@ def require_architecture(run: Run, architecture: str, verb: str, other: str) -> 
     """
     found = run.model.config.architecture
     if found != architecture:
-        names = {"bert": "BERT", "gpt": "GPT-1"}
-        raise InputError(f"{verb} needs a {names[architecture]}, and this run is a {names[found]}; use {other}")
+        raise InputError(
+            f"{verb} needs a {FAMILY_NAMES[architecture]}, and this run is a {FAMILY_NAMES[found]}; use {other}"
+        )
     return run
 
 
@@ -164,8 +222,8 @@ def find_initial_model(config: RunConfig) -> InitialModel | None:
     check_init_from(config)
     if config.model.init_from is None:
         return None
-    run = load_for_pretraining(Path(config.model.init_from), config.model.init_step)
-    return InitialModel(run.model.config, run.tokenizer, run.model, run.params)
+    run = load_for_pretraining(Path(config.model.init_from), config.model.init_step, config.train.objective)
+    return InitialModel(run.model.config, run.tokenizer, type(run.model).__name__, run.model, run.params)
 
 
 def find_resumed(config: RunConfig) -> InitialModel | None:
@@ -175,7 +233,7 @@ def find_resumed(config: RunConfig) -> InitialModel | None:
         if checkpoints.fault(step, arrays=False) is None:  # a damaged one is set aside when the run is restored
             extra = checkpoints.extra(step)
             tokenizer = parse_tokenizer(extra["tokenizer"], f"checkpoint {step}")
-            return InitialModel(ModelConfig(**extra["model"]), tokenizer, step=step)
+            return InitialModel(ModelConfig(**extra["model"]), tokenizer, _architecture_of(extra), step=step)
     return None
 
 

@@ -53,6 +53,8 @@ def finetune(config: RunConfig) -> None:
     out = Path(config.out)
     if config.task.kind is None:
         raise InputError(f"task.kind is missing; choose one of {', '.join(SPECS)}")
+    if config.train.objective is not None:
+        raise InputError(f"train.objective {config.train.objective} is for pretraining; add train.objective=null")
     task_metrics.check_libraries()
     hosts.connect()
     hosts.check_same({"command": "finetune", **configs.flatten(configs.to_dict(config))})
@@ -100,7 +102,7 @@ def find_initial_model(config: RunConfig) -> InitialModel:
     run_folder.check_init_from(config)
     if config.model.init_from is not None:
         run = run_folder.load_run(config.model.init_from, config.model.init_step)
-        return InitialModel(run.model.config, run.tokenizer, run.model, run.params)
+        return InitialModel(run.model.config, run.tokenizer, type(run.model).__name__, run.model, run.params)
     if config.tokenizer.path is None:
         raise InputError(
             "model.init_from is missing; give a run or model folder to fine-tune (or model.preset and tokenizer.path, "

@@ -1,4 +1,4 @@
-"""Pretraining of BERT and GPT-1: model, objective and examples."""
+"""Pretraining of BERT and GPT-1: model, objective and examples, as `train.objective` says."""
 
 import jax
 import jax.numpy as jnp
@@ -6,38 +6,80 @@ from tokenizers import Tokenizer
 
 import bertgpt
 from bertgpt.config import ModelConfig
+from bertgpt.data.pretraining.masking import PAPER, MaskRule
 from bertgpt.data.pretraining.packing import Packed, most_examples
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
+from bertgpt.data.pretraining.sentence_runs import SentenceRuns, pack_runs
 from bertgpt.data.pretraining.windows import GptPieces, GptWindows
 from bertgpt.data.text.store import Split
+from bertgpt.errors import InputError
 from bertgpt.model.blocks import Model
 
 from ..cpu import fast_apply
-from ..folders.run_folder import PRETRAINED
+from ..folders.run_folder import InitialModel, check_family, fitting_objective
 from ..loader import Source
-from ..sections import RunConfig
-from ..step import Objective, bert_objective, gpt_objective
+from ..sections import OBJECTIVES, DataSection, RunConfig
+from ..step import Objective, bert_objective, gpt_objective, mlm_objective
+
+STEPS = {"mlm_nsp": bert_objective, "mlm": mlm_objective, "clm": gpt_objective}
+EVAL_SEED = 1  # seed of held-out examples and masks: the same in every run
 
 
-def make_model(config: ModelConfig, dtype: str = "float32", remat: str = "none") -> Model:
-    """The model of an architecture, with its pretraining heads."""
-    return getattr(bertgpt, PRETRAINED[config.architecture])(config, jnp.dtype(dtype), remat)
+def decide(config: RunConfig, family: str, initial: InitialModel | None) -> str:
+    """Set `train.objective`, if it is null, to that of the initial or resumed model, or else to the paper's.
+
+    Raises:
+        InputError: the objective is for the other family, or the run in `out` has another.
+    """
+    classes = {architecture: name for name, architecture in OBJECTIVES.items()}
+    found = classes.get(initial.architecture or "") if initial is not None else None
+    if found and initial is not None and initial.is_resumed and config.train.objective not in (None, found):
+        raise InputError(
+            f"{config.out} was started with train.objective {found}, not {config.train.objective}; restore it, or "
+            "start a new run (another out, with model.init_from to keep the weights)"
+        )
+    config.train.objective = config.train.objective or found or fitting_objective(family, ())
+    return check_family(config.train.objective, family, "the model")
 
 
-def make_objective(model: Model, config: ModelConfig) -> Objective:
-    """The pretraining objective of an architecture, for JAX's default device."""
-    objective = bert_objective(model) if config.architecture == "bert" else gpt_objective(model)
-    return objective._replace(apply=fast_apply(model, jax.default_backend()))
+def make_model(objective: str, config: ModelConfig, dtype: str = "float32", remat: str = "none") -> Model:
+    """The model with the heads of an objective."""
+    return getattr(bertgpt, OBJECTIVES[objective])(config, jnp.dtype(dtype), remat)
 
 
-def make_source(
-    split: Split, tokenizer: Tokenizer, config: RunConfig, architecture: str, seed: int, pack: bool = False
-) -> Source:
-    """The examples of a split, one per row; with `pack`, several per row."""
-    data, length = config.data, config.data.sequence_length
-    if architecture == "gpt" and pack:
-        return Packed(GptPieces(split, length, seed), most_examples(length), seed)
-    if architecture == "gpt":
+def make_objective(objective: str, model: Model) -> Objective:
+    """The losses of an objective, for JAX's default device."""
+    return STEPS[objective](model)._replace(apply=fast_apply(model, jax.default_backend()))
+
+
+def train_source(split: Split, tokenizer: Tokenizer, config: RunConfig) -> Source:
+    """The training examples, one per row; with `data.pack`, several per row."""
+    data, length, objective = config.data, config.data.sequence_length, config.train.objective
+    if objective == "clm" and data.pack:
+        return Packed(GptPieces(split, length, config.seed), most_examples(length), config.seed)
+    examples = _examples(split, tokenizer, config, config.seed, mask_rule(data), data.balance_nsp)
+    if not data.pack or isinstance(examples, GptWindows):
+        return examples
+    return pack_pairs(examples) if isinstance(examples, BertPairs) else pack_runs(examples)
+
+
+def eval_source(split: Split, tokenizer: Tokenizer, config: RunConfig, rule: MaskRule = PAPER) -> Source:
+    """The held-out examples, one per row. They depend on the objective and the length, not on the training masks."""
+    return _examples(split, tokenizer, config, EVAL_SEED, rule)
+
+
+def mask_rule(data: DataSection) -> MaskRule:
+    """The masks of the training examples."""
+    masked, random, kept = data.mask_split
+    return MaskRule(data.mask_rate, (masked, random, kept), data.whole_word)
+
+
+def _examples(
+    split: Split, tokenizer: Tokenizer, config: RunConfig, seed: int, rule: MaskRule, balanced: bool = True
+) -> BertPairs | SentenceRuns | GptWindows:
+    length = config.data.sequence_length
+    if config.train.objective == "clm":
         return GptWindows(split, length, seed)
-    pairs = BertPairs(split, tokenizer, length, seed, data.whole_word, data.balance_nsp)
-    return pack_pairs(pairs) if pack else pairs
+    if config.train.objective == "mlm":
+        return SentenceRuns(split, tokenizer, length, seed, rule)
+    return BertPairs(split, tokenizer, length, seed, rule, balanced)

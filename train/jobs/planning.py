@@ -65,12 +65,13 @@ def _pretraining(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndar
     model_config = model_section.model_config(
         config, token_store.expected_vocab_size(config, initial), initial.config if initial else None
     )
-    model = objectives.make_model(model_config, config.train.dtype, config.train.remat)
+    objective = objectives.decide(config, model_config.architecture, initial)
+    model = objectives.make_model(objective, model_config, config.train.dtype, config.train.remat)
     bounds = np.arange(0, 41, 10)
     empty = Split(np.zeros(40, np.uint16), bounds, np.arange(5), np.zeros(30, np.int64), 40)
     tokenizer = train_wordpiece(["a b"], 30)
-    source = objectives.make_source(empty, tokenizer, config, model_config.architecture, 0, config.data.pack)
-    return model, objectives.make_objective(model, model_config), source.batch(np.arange(1))
+    source = objectives.train_source(empty, tokenizer, config)
+    return model, objectives.make_objective(objective, model), source.batch(np.arange(1))
 
 
 def _finetuning(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndarray]]:

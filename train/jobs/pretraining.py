@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from bertgpt.data.pretraining.masking import MaskRule
 from bertgpt.data.pretraining.packing import Packed
 from bertgpt.data.pretraining.sentence_pairs import (
     IS_NEXT,
@@ -29,7 +30,6 @@ from ..sections import RunConfig
 from ..state import TrainState
 from . import objectives
 
-EVAL_SEED = 1  # seed of held-out pairs and masks: the same in every run
 MOST_NOT_NEXT = 0.75  # share of an epoch's pairs before balancing; above it a run warns
 
 
@@ -56,13 +56,15 @@ def pretrain(config: RunConfig) -> None:
 
 
 def _pretrain(config: RunConfig, out: Path) -> None:
-    loop.check_out(out, config)
     initial = run_folder.find_initial_model(config)
+    base = initial.config if initial else None
+    vocab_size = token_store.expected_vocab_size(config, initial)
+    # raises for a mistake before the long work
+    model_config = model_section.model_config(config, vocab_size, base)
+    objectives.decide(config, model_config.architecture, initial)
+    loop.check_out(out, config)
     if initial is not None and initial.is_resumed and loop.is_finished(out, initial.step, config.train.steps):
         return
-    vocab_size = token_store.expected_vocab_size(config, initial)
-    base = initial.config if initial else None
-    model_section.model_config(config, vocab_size, base)  # raises for a mistake before the long work
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     token_store.prepare_store(config, initial)
@@ -78,11 +80,11 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
         InputError: no IsNext pair can be made from a split.
     """
     model_config = model_section.model_config(config, vocabulary_size(tokenizer), initial.config if initial else None)
-    model = objectives.make_model(model_config, config.train.dtype, config.train.remat)
+    objective = objectives.decide(config, model_config.architecture, initial)
+    model = objectives.make_model(objective, model_config, config.train.dtype, config.train.remat)
     train_split, eval_split = token_store.open_store(config, tokenizer, initial)
-    family = model_config.architecture
-    train_source = objectives.make_source(train_split, tokenizer, config, family, config.seed, config.data.pack)
-    eval_source = objectives.make_source(eval_split, tokenizer, config, family, EVAL_SEED)
+    train_source = objectives.train_source(train_split, tokenizer, config)
+    eval_source = objectives.eval_source(eval_split, tokenizer, config)
     pairs = {split: bert_pairs(source) for split, source in zip(store.SPLITS, (train_source, eval_source), strict=True)}
     for split, found in pairs.items():
         if found is not None:
@@ -91,21 +93,25 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
     log_frequency = unigram(train_split.counts)
     lengths = fit_lengths(pairs["train"].plan(0).pairs, config.data.sequence_length - 3) if pairs["train"] else None
     tokens_per_byte = len(eval_split.tokens) / eval_split.text_bytes
+    second = None
+    if config.data.whole_word and objective != "clm":
+        second = objectives.eval_source(eval_split, tokenizer, config, MaskRule(whole_word=True))
 
     return TrainJob(
         model=model,
         tokenizer=tokenizer,
         params=initial.params if initial else None,
-        objective=objectives.make_objective(model, model_config),
+        objective=objectives.make_objective(objective, model),
         train_source=train_source,
         eval_source=eval_source,
-        eval_seed=EVAL_SEED,
-        # windows cover the text once; further pairs can be sampled
-        eval_examples=min(examples, len(eval_source)) if family == "gpt" else examples,
+        eval_seed=objectives.EVAL_SEED,
+        # windows cover the text once; further masks can be sampled
+        eval_examples=min(examples, len(eval_source)) if objective == "clm" else examples,
         token_keys=("input_ids", "labels"),
         digest=store.digest(token_store.store_folder(config)),
         host_sums=lambda batch: baseline_sums(batch, log_frequency, lengths),
         figures=lambda means, _: reports.derived(means, tokens_per_byte),
+        second_eval=second,
     )
 
 
