@@ -46,6 +46,8 @@ OPTIMIZER = optax.chain(keep_gradient(), optax.flatten(optax.adamw(1e-2)))  # fl
 
 def make_objective(architecture, dropout=0.0, dtype=jnp.float32):
     sizes = TINY | {"num_layers": 1, "hidden_dropout": dropout, "attention_dropout": dropout}
+    if architecture == "mlm":
+        return step.mlm_objective(bertgpt.BertForMaskedLM(bertgpt.presets.bert_tiny(**sizes), dtype=dtype))
     if architecture == "bert":
         return step.bert_objective(bertgpt.BertForPreTraining(bertgpt.presets.bert_tiny(**sizes), dtype=dtype))
     return step.gpt_objective(bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**sizes), dtype=dtype))
@@ -107,6 +109,16 @@ def case(request):
     params = initial_params(objective)
     gradient, means = jax.jit(jax.grad(loss, has_aux=True))(params)
     return objective, batch, gradient, means
+
+
+@pytest.mark.parametrize("name", ["pmap over 2, accumulated", "mesh 2 x 4"])
+def test_masked_tokens_alone_are_learned_alike_on_several_devices(name):
+    objective, batch = make_objective("mlm"), make_batch("mlm")
+    paths = [follow(STRATEGIES[each][0](), STRATEGIES[each][1], objective, batch, 2)[0] for each in ("jit", name)]
+    for metrics, reference in zip(*paths, strict=True):
+        assert metrics.keys() == reference.keys() == {"mlm_loss", "loss", "grad_norm"}
+        for key, value in metrics.items():
+            np.testing.assert_allclose(value, reference[key], **CLOSE, err_msg=key)
 
 
 @pytest.fixture(scope="module")

@@ -35,11 +35,11 @@ END = 150  # seconds after which no process may still wait for one that is gone
 
 @pytest.fixture(scope="module")
 def config_file(corpus_file, tmp_path_factory) -> Path:
-    """A GPT-1 run with dropout."""
+    """A run with dropout that learns masked tokens alone, from packed rows."""
     folder = tmp_path_factory.mktemp("hosts")
     values = {
         "model": {
-            "preset": "gpt1",
+            "preset": "bert_tiny",
             "hidden_size": 16,
             "num_layers": 1,
             "num_heads": 2,
@@ -47,11 +47,19 @@ def config_file(corpus_file, tmp_path_factory) -> Path:
             "max_positions": 32,
         },
         "tokenizer": {"vocab_size": 200},
-        "data": {"train": str(corpus_file), "eval_fraction": 0.1, "sequence_length": 32, "workers": 1},
+        "data": {"train": str(corpus_file), "eval_fraction": 0.1, "sequence_length": 32, "workers": 1, "pack": True},
         "optimizer": {"learning_rate": 0.003, "warmup_steps": 2},
-        "train": {"steps": STEPS, "batch_size": 8, "log_every": 1, "eval_every": 20, "eval_examples": 14},
+        "train": {
+            "objective": "mlm",
+            "steps": STEPS,
+            "batch_size": 8,
+            "log_every": 1,
+            "eval_every": 20,
+            "eval_examples": 14,
+        },
         "checkpoint": {"every": 4, "keep": 2},
     }
+    values["train"]["objective"] = "mlm"
     values["data"]["store"] = str(folder / "store")
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")

@@ -19,6 +19,7 @@ from bertgpt.data.pretraining import packing
 from bertgpt.data.pretraining.masking import MaskRule
 from bertgpt.data.pretraining.packing import Packed, lay_out, plan_packs
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
+from bertgpt.data.pretraining.sentence_runs import SentenceRuns, pack_runs
 from bertgpt.data.pretraining.windows import GptPieces
 from bertgpt.data.tasks.classification import Classification
 from bertgpt.data.tasks.rows import Row
@@ -366,8 +367,11 @@ def objective_and_source(name: str) -> tuple[step.Objective, Packed]:
     return finetuning.make_objective(TaskSettings(kind=kind), model), Packed(examples, 4, 0)
 
 
-def bert_objective_and_pairs(bert_split, wordpiece) -> tuple[step.Objective, Packed]:
+def bert_objective_and_source(name: str, bert_split, wordpiece) -> tuple[step.Objective, Packed]:
     config = bertgpt.presets.bert_tiny(**SIZES | {"vocab_size": 200, "max_positions": 128})
+    if name == "mlm":
+        objective = step.mlm_objective(bertgpt.BertForMaskedLM(config))
+        return objective, pack_runs(SentenceRuns(bert_split, wordpiece, 128, 0))
     objective = step.bert_objective(bertgpt.BertForPreTraining(config))
     return objective, pack_pairs(BertPairs(bert_split, wordpiece, 128, 0))
 
@@ -386,10 +390,14 @@ def alone(source: Packed, rows: np.ndarray) -> tuple[packing.Slots, dict[str, np
     return slots, source.examples.rows(epochs[slots.row], index, source.examples.sequence_length)
 
 
-@pytest.mark.parametrize("name", ["bert", "gpt", "sft", "tagging", "classification", "multi_label", "regression"])
+@pytest.mark.parametrize(
+    "name", ["bert", "mlm", "gpt", "sft", "tagging", "classification", "multi_label", "regression"]
+)
 def test_the_model_takes_packed_examples_as_if_alone(name, bert_split, wordpiece):
     objective, source = (
-        bert_objective_and_pairs(bert_split, wordpiece) if name == "bert" else objective_and_source(name)
+        bert_objective_and_source(name, bert_split, wordpiece)
+        if name in ("bert", "mlm")
+        else objective_and_source(name)
     )
     rows = shared(source)[:3]
     assert len(rows) > 1
@@ -429,7 +437,7 @@ def test_the_model_takes_packed_examples_as_if_alone(name, bert_split, wordpiece
 
 
 def test_a_step_without_pack_ids_would_be_another(bert_split, wordpiece):
-    objective, source = bert_objective_and_pairs(bert_split, wordpiece)
+    objective, source = bert_objective_and_source("bert", bert_split, wordpiece)
     packed = source.batch(shared(source)[:1])
     params = jax.jit(objective.model.init)(jax.random.key(0), packed["input_ids"])["params"]
 

@@ -33,9 +33,10 @@ ONE_FAMILY = pytest.mark.parametrize("config_file", ["gpt"], indirect=True)  # o
 def config_file(request, corpus_file, tmp_path_factory) -> Path:
     """A run with dropout, whose checkpoints fall between its logged steps."""
     folder = tmp_path_factory.mktemp(request.param)
+    bert = request.param != "gpt"
     sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32, "max_positions": 32}
     values = {
-        "model": {"preset": "bert_tiny" if request.param == "bert" else "gpt1", **sizes},
+        "model": {"preset": "bert_tiny" if bert else "gpt1", **sizes},
         "tokenizer": {"vocab_size": 200},
         "data": {
             "train": str(corpus_file),
@@ -50,6 +51,9 @@ def config_file(request, corpus_file, tmp_path_factory) -> Path:
         "out": str(folder / "whole"),
     }
     values["data"]["workers"] = 1
+    if request.param == "mlm":
+        values["train"] |= {"objective": "mlm", "accumulate": 2, "remat": "dots"}
+        values["data"] |= {"pack": True, "mask_rate": 0.3, "whole_word": True}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
@@ -95,6 +99,7 @@ def same_params(first: Path, second: Path) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
 
 
+@pytest.mark.parametrize("config_file", ["bert", "mlm", "gpt"], indirect=True)
 def test_killed_at_a_random_step_and_restarted_a_run_is_bit_identical(config_file, whole):
     out = config_file.parent / "killed"
     process = command(config_file, f"out={out}")

@@ -240,8 +240,8 @@ def test_a_saved_configuration_stays_readable(tmp_path):
         ("train.steps: 5", [], "run.yaml: train.steps: dotted keys are for overrides"),
         ("~: 5", [], "unknown key None"),
         ("optimizer:", [], "run.yaml: optimizer must contain keys, such as optimizer.name"),
-        ("train: 5", [], "run.yaml: train must contain keys, such as train.steps"),
-        ("", ["train=5"], "train=5: train is a section; give one of its keys, such as train.steps"),
+        ("train: 5", [], "run.yaml: train must contain keys, such as train.objective"),
+        ("", ["train=5"], "train=5: train is a section; give one of its keys, such as train.objective"),
         ("", ["train.steps"], "'train.steps': overrides look like dotted.key=value"),
         ("", ["=5"], "'=5': overrides look like dotted.key=value"),
     ],
@@ -286,7 +286,7 @@ def test_of_a_preset_and_an_init_from_the_later_one_wins(read):
 
 def test_every_key_has_a_type_that_is_read():
     assert set(KEYS) == set(flat(RunConfig()))
-    assert {key.types[0] for key in KEYS.values()} == {str, bool, int, float}
+    assert {key.types[0] for key in KEYS.values()} == {str, bool, int, float, list[float]}
     for key, value in flat(RunConfig()).items():
         assert type(value) in KEYS[key].types
         lists = any(typing.get_origin(kind) is list for kind in KEYS[key].types)

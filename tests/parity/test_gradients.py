@@ -13,11 +13,12 @@ import bertgpt
 from bertgpt import losses
 from bertgpt.checkpoints import hf_mapping, save
 from bertgpt.data.pretraining.sentence_pairs import BertPairs
+from bertgpt.data.pretraining.sentence_runs import SentenceRuns
 from bertgpt.data.pretraining.windows import GptWindows
 from train.optimizers import make_optimizer
 from train.sections import OptimizerSection
 from train.state import create_state
-from train.step import bert_objective, gpt_objective, train_step
+from train.step import bert_objective, gpt_objective, mlm_objective, train_step
 
 RNG = np.random.default_rng(5)
 ROWS, CHOICE_ROWS = 4, 2
@@ -136,8 +137,8 @@ def bert_labels(batch):
     labels = np.full(batch["input_ids"].shape, -100)
     rows, places = np.nonzero(batch["loss_mask"])
     labels[rows, batch["masked_positions"][rows, places]] = batch["labels"][rows, places]
-    shared = {key: batch[key] for key in ("input_ids", "attention_mask", "token_type_ids", "next_sentence_label")}
-    return shared | {"labels": labels}
+    keys = ("input_ids", "attention_mask", "token_type_ids", "next_sentence_label")
+    return {key: batch[key] for key in keys if key in batch} | {"labels": labels}
 
 
 def gpt_labels(batch):
@@ -156,6 +157,13 @@ def bert_job(bert_split, wordpiece):
     config = transformers.BertConfig(**BERT | {"vocab_size": wordpiece.get_vocab_size(), "initializer_range": 0.1})
     batches = make_batches(BertPairs(bert_split, wordpiece, 32, seed=0))
     return transformers.BertForPreTraining(config), batches, bert_labels, bert_objective
+
+
+@pytest.fixture
+def mlm_job(bert_split, wordpiece):
+    config = transformers.BertConfig(**BERT | {"vocab_size": wordpiece.get_vocab_size(), "initializer_range": 0.1})
+    batches = make_batches(SentenceRuns(bert_split, wordpiece, 32, seed=0))
+    return transformers.BertForMaskedLM(config), batches, bert_labels, mlm_objective
 
 
 @pytest.fixture
@@ -200,7 +208,7 @@ def train_ours(model, params, batches, make_objective):
     return state.params, curve
 
 
-@pytest.mark.parametrize("job", ["bert_job", "gpt_job"])
+@pytest.mark.parametrize("job", ["bert_job", "mlm_job", "gpt_job"])
 def test_fifty_updates_have_equal_losses(job, request, tmp_path, measured):
     reference, batches, as_theirs, make_objective = request.getfixturevalue(job)
     name = type(reference).__name__

@@ -139,9 +139,9 @@ def _pretraining_class(folder: Path, family: str, present: set[str], objective: 
     """The class that pretrains a checkpoint with these heads; logs the objective, and each new and unused head."""
     chosen = objective or fitting_objective(family, present)
     name = OBJECTIVES[check_family(chosen, family, str(folder))]
-    new, unused = sorted(heads(name) - present), sorted(present - heads(name))
-    changes = [f"{kind} {', '.join(parts)}" for kind, parts in (("new", new), ("unused", unused)) if parts]
-    say(f"{folder}: train.objective {chosen}; " + ("; ".join(f"heads {change}" for change in changes) or "no new head"))
+    changes = {"new": sorted(heads(name) - present), "unused": sorted(present - heads(name))}
+    told = "; ".join(f"{kind} heads: {', '.join(parts)}" for kind, parts in changes.items() if parts)
+    say(f"{folder}: train.objective {chosen}; {told or 'no new or unused heads'}")
     return name
 
 
