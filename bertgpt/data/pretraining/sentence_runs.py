@@ -5,6 +5,7 @@ than a run may be. The runs of an epoch follow one another in the token store, s
 """
 
 import functools
+import math
 from collections.abc import Callable
 
 import numpy as np
@@ -17,7 +18,6 @@ from bertgpt.data.text.store import Split
 
 SHORTEST_RUN = 3  # tokens: [CLS] a [SEP]
 TOKENS_A_RUN = 16  # of a packed row, per run that it may contain: each possible run widens the masked positions
-SPARE = 0.02  # share of packed rows beyond those of epoch 0, for epochs whose runs pack less well
 DRAWS = 8  # of an epoch's cuts, until its runs fit into the packed rows
 
 
@@ -158,11 +158,12 @@ class SentenceRuns:
 def pack_runs(runs: SentenceRuns) -> Packed:
     """The runs in packed rows of T tokens, up to K runs per row; each run of an epoch is in exactly one row.
 
-    Each run is masked as if alone. Every epoch has the same number of rows: `SPARE` more than epoch 0 needs.
+    Each run is masked as if alone. Every epoch has the same number of rows. It is a little more than epoch 0 needs, since
+    the runs of other epochs may pack less well.
     """
     length = runs.sequence_length
     limit = max(2, length // TOKENS_A_RUN)
     rows = count_packs(runs.lengths(0), length, limit)
-    rows = min(len(runs), rows + 2 + int(SPARE * rows))
+    rows = min(len(runs), rows + 2 + math.isqrt(rows))  # epochs differ by about the root of the number of documents
     runs.accepts = lambda lengths: count_packs(lengths, length, limit) <= rows
     return Packed(runs, limit, runs.seed, runs.mask.rule.most_packed(length, limit, SHORTEST_RUN), rows)
