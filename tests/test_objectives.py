@@ -148,6 +148,11 @@ def test_a_run_keeps_its_objective(config_file, mlm_run, capsys):
     assert f"{mlm_run} was started with train.objective mlm, not mlm_nsp; restore it, or start a new run" in line
 
 
+def test_changed_sizes_of_a_run_are_named_as_changed_settings(config_file, capsys):
+    line = fails(capsys, "pretrain", config_file, "model.hidden_size=32", "train.steps=6")
+    assert "was started with different settings: model.hidden_size (16 -> 32)" in line
+
+
 def test_a_run_of_an_earlier_version_goes_on(config_file, mlm_run, capsys):
     saved = mlm_run / "config.yaml"
     before = saved.read_text()
@@ -230,4 +235,4 @@ def test_every_pretraining_recipe_states_its_objective():
 
 def test_an_objective_needs_its_family():
     with pytest.raises(InputError, match="train.objective clm is for GPT-1"):
-        objectives.decide(run_config("clm"), "bert", None)
+        objectives.decide(run_config("clm"), None)

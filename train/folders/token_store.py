@@ -210,12 +210,13 @@ def _given_tokenizer(config: RunConfig, initial: InitialModel | None) -> Tokeniz
     if config.tokenizer.path is None:
         return None
     tokenizer = load_tokenizer(config.tokenizer.path)
-    for token in BERT_SPECIAL if _architecture(config) == "bert" else ():
+    for token in BERT_SPECIAL if architecture(config) == "bert" else ():
         special_id(tokenizer, token)
     return tokenizer
 
 
-def _architecture(config: RunConfig) -> str:
+def architecture(config: RunConfig) -> str:
+    """The architecture of a new model, bert or gpt, from `model.architecture` or the preset."""
     preset = bertgpt.presets.get(config.model.preset) if config.model.preset else None
     return config.model.architecture or (preset.architecture if preset else "bert")
 
@@ -226,7 +227,7 @@ def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, A
         return {"sha256": store.tokenizer_hash(given)}
     section = dataclasses.asdict(config.tokenizer)
     preset = bertgpt.presets.get(config.model.preset) if config.model.preset else None
-    bert = _architecture(config) == "bert"
+    bert = architecture(config) == "bert"
     section["kind"] = section["kind"] or ("wordpiece" if bert else "bpe")
     if bert and section["kind"] == "bpe":
         raise InputError("tokenizer.kind bpe has no [MASK]; BERT needs wordpiece")

@@ -16,6 +16,7 @@ from bertgpt.errors import InputError
 from bertgpt.model.blocks import Model
 
 from ..cpu import fast_apply
+from ..folders import token_store
 from ..folders.run_folder import InitialModel, check_family, fitting_objective
 from ..loader import Source
 from ..sections import OBJECTIVES, DataSection, RunConfig
@@ -25,8 +26,8 @@ STEPS = {"mlm_nsp": bert_objective, "mlm": mlm_objective, "clm": gpt_objective}
 EVAL_SEED = 1  # seed of held-out examples and masks: the same in every run
 
 
-def decide(config: RunConfig, family: str, initial: InitialModel | None) -> str:
-    """Set `train.objective`, if it is null, to that of the initial or resumed model, or else to the paper's.
+def decide(config: RunConfig, initial: InitialModel | None) -> str:
+    """Set `train.objective`, if it is null, to that of the initial or resumed model, or else to the paper's; return it.
 
     Raises:
         InputError: the objective is for the other family, or the run in `out` has another.
@@ -38,6 +39,7 @@ def decide(config: RunConfig, family: str, initial: InitialModel | None) -> str:
             f"{config.out} was started with train.objective {found}, not {config.train.objective}; restore it, or "
             "start a new run (another out, with model.init_from to keep the weights)"
         )
+    family = token_store.architecture(config) if initial is None else initial.config.architecture
     config.train.objective = config.train.objective or found or fitting_objective(family, ())
     return check_family(config.train.objective, family, "the model")
 

@@ -65,7 +65,7 @@ def _pretraining(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndar
     model_config = model_section.model_config(
         config, token_store.expected_vocab_size(config, initial), initial.config if initial else None
     )
-    objective = objectives.decide(config, model_config.architecture, initial)
+    objective = objectives.decide(config, initial)
     model = objectives.make_model(objective, model_config, config.train.dtype, config.train.remat)
     bounds = np.arange(0, 41, 10)
     empty = Split(np.zeros(40, np.uint16), bounds, np.arange(5), np.zeros(30, np.int64), 40)

@@ -57,14 +57,13 @@ def pretrain(config: RunConfig) -> None:
 
 def _pretrain(config: RunConfig, out: Path) -> None:
     initial = run_folder.find_initial_model(config)
-    base = initial.config if initial else None
-    vocab_size = token_store.expected_vocab_size(config, initial)
-    # raises for a mistake before the long work
-    model_config = model_section.model_config(config, vocab_size, base)
-    objectives.decide(config, model_config.architecture, initial)
+    objectives.decide(config, initial)
     loop.check_out(out, config)
     if initial is not None and initial.is_resumed and loop.is_finished(out, initial.step, config.train.steps):
         return
+    vocab_size = token_store.expected_vocab_size(config, initial)
+    base = initial.config if initial else None
+    model_section.model_config(config, vocab_size, base)  # raises for a mistake before the long work
     strategy = parallel.make_strategy(config.parallel)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     token_store.prepare_store(config, initial)
@@ -80,7 +79,7 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
         InputError: no IsNext pair can be made from a split.
     """
     model_config = model_section.model_config(config, vocabulary_size(tokenizer), initial.config if initial else None)
-    objective = objectives.decide(config, model_config.architecture, initial)
+    objective = str(config.train.objective)  # set by `objectives.decide`
     model = objectives.make_model(objective, model_config, config.train.dtype, config.train.remat)
     train_split, eval_split = token_store.open_store(config, tokenizer, initial)
     train_source = objectives.train_source(train_split, tokenizer, config)
