@@ -7,8 +7,13 @@ from tokenizers import Tokenizer, models
 from bertgpt.data.text.store import Split
 
 MOST_UNKNOWN = 0.1  # share of unknown tokens in a split, above which the vocabulary does not suit the text
-SOME_UNKNOWN = 0.01  # the same, if the vocabulary has no capital letters and text is not lower-cased
-MOST_CAPITALS = 0.02  # share of pieces with capital letters that a tokenizer which lower-cases may have
+SOME_UNKNOWN = 0.01  # the same, if the vocabulary has no capital letters and the tokenizer does not lower-case
+MOST_CAPITALS = 0.05  # share of pieces with capital letters that a tokenizer which lower-cases may have
+WRONG_WORDS = "the vocabulary does not suit the text; "
+WRONG_CASE = (
+    "the vocabulary has no capital letters, and the tokenizer does not lower-case; if the text has some, set "
+    '"do_lower_case": true in the tokenizer_config.json of its folder; otherwise '
+)
 
 
 def unknown_token(tokenizer: Tokenizer) -> str | None:
@@ -26,40 +31,32 @@ def unknown_share(split: Split, tokenizer: Tokenizer) -> float:
 def find_problems(splits: Mapping[str, Split], tokenizer: Tokenizer) -> list[str]:
     """Why the tokenizer does not suit the splits, each in one line with what to do; empty if it does."""
     shares = {name: unknown_share(split, tokenizer) for name, split in splits.items()}
-    wrong_case = _wrong_case(tokenizer, max(shares.values()))
-    if wrong_case is not None:
-        return [wrong_case]
-    return [
-        f"the {name} split: {share:.0%} of its tokens are {unknown_token(tokenizer)}: the tokenizer's vocabulary does "
-        "not suit the text; use a tokenizer or a model of the text's language (tokenizer.path, model.init_from), or "
-        "train a tokenizer on it (tokenizer.path=null); if it was trained on this text, raise tokenizer.vocab_size"
-        for name, share in shares.items()
-        if share > MOST_UNKNOWN
-    ]
+    cased, lowercases = _case(tokenizer)
+    problems = []
+    if lowercases and cased is not None and cased > MOST_CAPITALS:
+        problems.append(
+            f"the tokenizer lower-cases text, but {cased:.0%} of its vocabulary has capital letters and is never used; "
+            'set "do_lower_case": false in the tokenizer_config.json of its folder, or use an uncased vocabulary'
+        )
+    lacks_capitals = cased == 0 and not lowercases
+    limit = SOME_UNKNOWN if lacks_capitals else MOST_UNKNOWN
+    many = [f"{share:.0%} of the {name} split's tokens" for name, share in shares.items() if share > limit]
+    if many:
+        problems.append(
+            f"{' and '.join(many)} are {unknown_token(tokenizer)}: {WRONG_CASE if lacks_capitals else WRONG_WORDS}"
+            "use a tokenizer of the text's language (tokenizer.path, model.init_from), or train one on the text "
+            "(tokenizer.path=null), with a tokenizer.vocab_size that is large enough for its characters"
+        )
+    return problems
 
 
-def _wrong_case(tokenizer: Tokenizer, unknown: float) -> str | None:
-    """Why the case of a WordPiece tokenizer does not suit its vocabulary; None if it does.
+def _case(tokenizer: Tokenizer) -> tuple[float | None, bool]:
+    """(the share of pieces with capital letters, whether text is lower-cased).
 
-    Args:
-        tokenizer: any tokenizer.
-        unknown: the share of unknown tokens. A vocabulary without capital letters suits a text without them.
+    The share is None if the tokenizer is not WordPiece, or if its pieces have no letters with case.
     """
-    if not isinstance(tokenizer.model, models.WordPiece):
-        return None
-    pieces = [piece for piece in tokenizer.get_vocab() if not (piece.startswith("[") and piece.endswith("]"))]
-    capitals = sum(piece != piece.lower() for piece in pieces) / max(1, len(pieces))
-    has_case = any(piece != piece.upper() for piece in pieces)
     lowercases = tokenizer.normalizer is not None and "A" not in tokenizer.normalizer.normalize_str("A")
-    if lowercases and capitals > MOST_CAPITALS:
-        return (
-            f"the tokenizer lower-cases text, but {capitals:.0%} of its vocabulary has capital letters and is never "
-            'used; set "do_lower_case": false in the tokenizer_config.json of its folder, or use an uncased vocabulary'
-        )
-    if not lowercases and has_case and not capitals and unknown > SOME_UNKNOWN:
-        return (
-            f"{unknown:.0%} of the tokens are {unknown_token(tokenizer)}: the vocabulary has no capital letters, but "
-            "the tokenizer does not lower-case text; if the text has capital letters, set "
-            '"do_lower_case": true in the tokenizer_config.json of its folder'
-        )
-    return None
+    pieces = [piece for piece in tokenizer.get_vocab() if not (piece.startswith("[") and piece.endswith("]"))]
+    if not isinstance(tokenizer.model, models.WordPiece) or all(piece == piece.upper() for piece in pieces):
+        return None, lowercases
+    return sum(piece != piece.lower() for piece in pieces) / len(pieces), lowercases
