@@ -1,5 +1,6 @@
 """Warnings about a tokenizer that does not suit the text, in vocabulary or case."""
 
+import functools
 import json
 
 import numpy as np
@@ -9,7 +10,9 @@ from tokenizers import Tokenizer, models
 
 from bertgpt.data.text.store import Split
 from bertgpt.tokenizers import BERT_SPECIAL, load_tokenizer
+from train import config
 from train.__main__ import main
+from train.folders import token_store
 from train.folders.tokenizer_fit import find_problems
 
 UNCASED = [*BERT_SPECIAL, *"abcdef.", "the", "##a"]
@@ -76,7 +79,7 @@ def test_a_tokenizer_without_an_unknown_token_suits_every_text():
         ("The a. B c.", UNCASED, True, ""),
     ],
 )
-def test_prepare_warns_in_one_line_of_a_new_store_and_of_a_complete_one(
+def test_a_new_store_a_complete_one_and_a_run_are_each_warned_of_in_one_line(
     tmp_path, capsys, text, vocabulary, lowercase, message
 ):
     (tmp_path / "text.txt").write_text(text, encoding="utf-8")
@@ -84,8 +87,14 @@ def test_prepare_warns_in_one_line_of_a_new_store_and_of_a_complete_one(
     data = {"train": str(tmp_path / "text.txt"), "eval": str(tmp_path / "text.txt"), "workers": 1}
     values = {"tokenizer": {"path": str(folder)}, "data": data, "out": str(tmp_path / "out")}
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
-    for _ in range(2):
-        assert main(["prepare", str(tmp_path / "run.yaml")]) == 0
+
+    def start_run() -> None:
+        settings = config.load(str(tmp_path / "run.yaml"))
+        token_store.open_store(settings, load_tokenizer(tmp_path / "out" / "store"), None)
+
+    prepare = functools.partial(main, ["prepare", str(tmp_path / "run.yaml")])
+    for step in (prepare, prepare, start_run):
+        assert not step()
         lines = capsys.readouterr().err.splitlines()
         assert len(lines) == bool(message)
         assert all(line.startswith("warning: ") and message in line for line in lines)

@@ -64,7 +64,7 @@ class DataSection:
     sentence_per_line: bool = setting(False, "every line is a sentence")
     document: str = setting(
         "paragraph",
-        "what a document of plain text is; paragraph: the lines between two blank lines; file: also for other formats",
+        "a document of plain text: the lines between blank lines, a file or a line; of other formats: a row or a file",
         choices=("paragraph", "file", "line"),
     )
     store: str | None = setting(None, "folder of the token store; null: OUT/store", path="local")
