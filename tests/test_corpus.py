@@ -436,6 +436,50 @@ def test_a_run_of_lines_over_the_limit_becomes_several_documents(write, monkeypa
     assert read(path, sentence_per_line=True) == [["aaaa", "bbbb"], ["cccc"], ["dd", "ee"]]
 
 
+ROWS = {
+    "jsonl": '{"text": "one"}\n{"text": ""}\n{"text": "two\\nthree"}\n',
+    "json": '["one", "", "two\\nthree"]',
+    "parquet": table(text=["one", "", "two\nthree"]),
+}
+
+
+@pytest.mark.parametrize(
+    ("document", "joined", "apart"),
+    [
+        ("paragraph", [["a. b c."], ["d"]], [["a. b", "c."], ["d"]]),
+        ("file", [["a. b c.", "d"]], [["a. b", "c.", "d"]]),
+        ("line", [["a. b"], ["c."], ["d"]], [["a. b"], ["c."], ["d"]]),
+    ],
+)
+def test_a_plain_document_is_a_paragraph_a_file_or_a_line(write, document, joined, apart):
+    path = write("a.txt", "\na. b\n c. \n\n \nd\n")
+    assert read(path, document=document) == joined
+    assert read(path, document=document, sentence_per_line=True) == apart
+
+
+@pytest.mark.parametrize("suffix", ROWS)
+@pytest.mark.parametrize("document", ["paragraph", "line"])
+def test_a_row_is_a_document_unless_a_file_is_one(write, suffix, document):
+    path = write(f"a.{suffix}", ROWS[suffix])
+    assert read(path, document=document) == [["one"], [], ["two", "three"]]
+    assert read(path, document="file") == [["one", "two", "three"]]
+
+
+def test_each_file_is_a_document_of_its_own(write, tmp_path):
+    for name in ("a.txt", "b.txt"):
+        write(name, f"{name}\n\nmore")
+    write("c.txt", "\n")
+    assert read(tmp_path, document="file") == [["a.txt", "more"], ["b.txt", "more"]]
+
+
+@pytest.mark.parametrize("suffix", ["txt", "jsonl"])
+def test_a_file_over_the_limit_becomes_several_documents(write, monkeypatch, suffix):
+    monkeypatch.setattr(documents, "MAX_DOCUMENT", 7)
+    text = ["aaaa", "bbbb", "cccc", "dd"]
+    content = "\n\n".join(text) if suffix == "txt" else "".join(f'"{item}"\n' for item in text)
+    assert read(write(f"a.{suffix}", content), document="file") == [["aaaa", "bbbb"], ["cccc", "dd"]]
+
+
 def test_a_line_over_the_limit_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_LINE", 10)
     with pytest.raises(InputError, match=r"a\.txt line 2: longer than 10 bytes"):

@@ -43,6 +43,11 @@ def test_with_a_sentence_a_line_the_hint_is_another(wordpiece):
         check(wordpiece, make_split([1] * 20), sentence_per_line=True)
 
 
+def test_with_a_document_a_line_the_hint_is_another(wordpiece):
+    with pytest.raises(bertgpt.InputError, match=r"set data\.document to paragraph or file$"):
+        check(wordpiece, make_split([1] * 20), document="line")
+
+
 def test_sentences_as_long_as_a_pair_are_refused_with_what_helps(wordpiece):
     with pytest.raises(bertgpt.InputError, match=r"0% of its 9 documents have one sentence; raise data\.sequence_len"):
         check(wordpiece, make_split([3] * 9, tokens=40))

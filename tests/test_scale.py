@@ -21,6 +21,7 @@ import yaml
 from hypothesis import example, given
 from tokenizers import Tokenizer
 
+from bertgpt.data.text import documents as documents_module
 from bertgpt.data.text import store, store_shards
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer
@@ -130,6 +131,18 @@ def test_a_given_evaluation_text_is_dealt_too(text, prepare, wordpiece, tmp_path
     source = store.TextSource([str(text / "[a-c]*"), str(text / "a.jsonl")], str(text / "[de]*"), eval_fraction=0.1)
     store.prepare(tmp_path / "whole", source, wordpiece, {"sha256": store.tokenizer_hash(wordpiece)})
     assert contents(prepare(tasks, train=source.train, eval=source.eval)) == contents(tmp_path / "whole")
+
+
+@pytest.mark.parametrize("document", ["file", "line"])
+def test_a_document_of_another_kind_is_dealt_too(text, prepare, wordpiece, tmp_path, monkeypatch, document):
+    monkeypatch.setattr(documents_module, "MAX_DOCUMENT", 500)  # most files are several documents
+    (text / "f.txt").write_text("One two.\nThree four.\n\nFive six.\n" * 40)
+    source = store.TextSource(str(text), eval_fraction=0.4, document=document)
+    store.prepare(tmp_path / "whole", source, wordpiece, {"sha256": store.tokenizer_hash(wordpiece)})
+    for tasks in (1, 3, 6):
+        shutil.rmtree(tmp_path / "out", ignore_errors=True)
+        folder = prepare(tasks, eval_fraction=0.4, document=document)
+        assert contents(folder) == contents(tmp_path / "whole")
 
 
 def test_a_part_without_an_evaluation_document_has_its_place(prepare, text, wordpiece, tmp_path):
@@ -312,17 +325,17 @@ MEMORY = """
 import sys
 from pathlib import Path
 from tokenizers import Tokenizer
-from bertgpt.data.text import store, store_shards
-from bertgpt.data.text.documents import read_documents
+from bertgpt.data.text import documents, store, store_shards
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
+documents.MAX_DOCUMENT = 1 << 18  # several documents in the smallest file too
 peaks = []
-for name in sys.argv[1:]:
+for name in sys.argv[2:]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    source = store.TextSource(name, eval_fraction=0.1)
+    source = store.TextSource(name, eval_fraction=0.1, document=sys.argv[1])
     files = source.files()
     if name.endswith("parquet"):
-        assert all(read_documents(files.train))
+        assert all(documents.read_documents(files.train, document=sys.argv[1]))
     else:
         store_shards.make_part(Path("part"), source, files, tokenizer, store_shards.stamps(files))
         store_shards.merge(Path("whole" + name), [Path("part")], tokenizer)
@@ -332,12 +345,15 @@ print(*peaks)
 
 
 @pytest.mark.skipif(not os.access("/proc/self/clear_refs", os.W_OK), reason="Linux tells a process's peak")
-@pytest.mark.parametrize(("suffix", "sizes", "growth"), [("jsonl", (2, 10), 4), ("parquet", (60, 180), 40)])
-def test_more_text_takes_no_more_memory(wordpiece, tmp_path, suffix, sizes, growth):
+@pytest.mark.parametrize(
+    ("document", "suffix", "sizes", "growth"),
+    [("paragraph", "jsonl", (2, 10), 4), ("file", "jsonl", (1, 5), 4), ("paragraph", "parquet", (60, 180), 40)],
+)
+def test_more_text_takes_no_more_memory(wordpiece, tmp_path, document, suffix, sizes, growth):
     save_tokenizer(wordpiece, tmp_path)
     for size in sizes:  # in MB
         write(tmp_path / f"{size}.{suffix}", [f"{number} " + "x y z. " * 1500 for number in range(size * 100)])
-    command = [sys.executable, "-c", MEMORY, *(f"{size}.{suffix}" for size in sizes)]
+    command = [sys.executable, "-c", MEMORY, document, *(f"{size}.{suffix}" for size in sizes)]
     # GLIBC_TUNABLES: a huge page, 2 MiB at once, would hide what grows
     environment = os.environ | {"PYTHONPATH": str(ROOT), "RAYON_NUM_THREADS": "1", "GLIBC_TUNABLES": ""}
     result = subprocess.run(command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True)

@@ -1,14 +1,17 @@
 """The token store: a corpus as memory-mapped token ids."""
 
 import dataclasses
+import gzip
 import itertools
 import json
 import os
 
+import hypothesis.strategies as st
 import numpy as np
 import pytest
+from hypothesis import example, given
 
-from bertgpt.data.text import integrity, store, workers
+from bertgpt.data.text import documents, integrity, store, workers
 from bertgpt.data.text.documents import split_sentences
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer, train_bpe, train_wordpiece
@@ -57,10 +60,18 @@ def test_neither_workers_nor_pieces_change_a_byte(corpus_file, wordpiece, tmp_pa
     assert len(sizes[1]) > 8
 
 
+def test_sentences_are_encoded_a_few_at_a_time(corpus_file, wordpiece, bert_split, tmp_path, monkeypatch):
+    monkeypatch.setattr(workers, "BATCH", 3)
+    store.prepare(tmp_path / "store", store.TextSource(str(corpus_file), eval_fraction=0.1), wordpiece, WANTED)
+    split = store.open_split(tmp_path / "store", "train")
+    for found, expected in zip(split, bert_split, strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
 def test_each_document_holds_the_tokens_of_its_sentences(bert_split, wordpiece, corpus_file):
-    documents = list(store.TextSource(str(corpus_file), eval_fraction=0.1).documents("train"))
-    assert len(bert_split.documents) == len(documents) + 1
-    for index, document in enumerate(documents):
+    texts = list(store.TextSource(str(corpus_file), eval_fraction=0.1).documents("train"))
+    assert len(bert_split.documents) == len(texts) + 1
+    for index, document in enumerate(texts):
         first, last = bert_split.documents[index : index + 2]
         ends = bert_split.sentences[first : last + 1]
         found = [bert_split.tokens[start:end].tolist() for start, end in itertools.pairwise(ends)]
@@ -157,6 +168,57 @@ def test_order_and_files_do_not_change_what_is_held_out(tmp_path):
     assert held_out(tmp_path / "[bc].*", eval_fraction=0.2) == expected
 
 
+TEXTS = st.lists(st.text("ab .\n", max_size=40), min_size=1, max_size=6)
+
+
+@given(TEXTS, st.sampled_from([3, 1000]))
+def test_whatever_a_document_is_the_tokens_are_those_of_the_files(tmp_path_factory, wordpiece, texts, most):
+    folder = write_texts(tmp_path_factory, texts)
+    worker = workers.Worker(wordpiece.to_str(), "en", True, "<u2")
+    expected = np.array(wordpiece.encode("\n".join(texts), add_special_tokens=False).ids, "<u2").tobytes()
+    for document in ("paragraph", "file", "line"):
+        source = store.TextSource(str(folder), eval=str(folder), document=document)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(documents, "MAX_DOCUMENT", most)
+            assert worker(list(source.documents("train"))).tokens == expected
+
+
+@given(TEXTS)
+@example(["a. b.\n\nb b b b. a a", "a. b.\n\nb a", "a", "b", "a\na", "a a"])
+def test_no_file_is_on_both_sides_and_equal_files_are_on_one(tmp_path_factory, texts):
+    folder = write_texts(tmp_path_factory, [*texts, *texts])
+    source = store.TextSource(str(folder), eval_fraction=0.5, document="file")
+    files = source.files().train
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(documents, "MAX_DOCUMENT", 3)  # most files become several documents
+        sides = [[split for split in store.SPLITS if list(source._split_file(path, split))] for path in files]
+        whole = [text for path in files for text in source._read([path])]
+        found = [text for split in store.SPLITS for text in source.documents(split)]
+    assert all(len(side) == bool(text.split()) for side, text in zip(sides, [*texts, *texts], strict=True))
+    assert sides[: len(texts)] == sides[len(texts) :]
+    assert sorted(found) == sorted(whole)
+
+
+def write_texts(tmp_path_factory, texts):
+    """A folder with one file for each text."""
+    folder = tmp_path_factory.mktemp("texts")
+    for number, text in enumerate(texts):
+        (folder / f"{number:02d}.txt").write_text(text)
+    return folder
+
+
+def test_files_are_held_out_by_the_text_they_begin_with(tmp_path, monkeypatch):
+    monkeypatch.setattr(documents, "MAX_DOCUMENT", 3)
+    for number in range(40):
+        (tmp_path / f"{number}.txt").write_text(f"{number} x y\n\nz\n")
+        (tmp_path / f"{number}.txt.gz").write_bytes(gzip.compress(f"{number} x y\n\nanother end".encode()))
+    evaluation = held_out(tmp_path, eval_fraction=0.3, document="file")
+    begun = {text for text in evaluation if text.endswith("y")}
+    assert 4 < len(begun) < 24
+    found = list(store.TextSource(str(tmp_path), eval_fraction=0.3, document="file").documents("eval"))
+    assert found.count(["z"]) == found.count(["another end"]) == len(begun)
+
+
 def test_a_given_evaluation_text_takes_nothing_from_training(source):
     assert list(source.documents("train")) == [["Ab cd. Ef gh ij."], ["Kl mn op."]]
     assert list(source.documents("eval")) == [["Mn op ab."]]
@@ -225,10 +287,26 @@ def test_an_address_without_a_tag_is_read_to_see_whether_it_changed(source, word
 
 @pytest.mark.parametrize(
     ("key", "value"),
-    [("text_key", "body"), ("language", "zh"), ("sentence_per_line", True), ("eval_fraction", 0.5), ("eval", None)],
+    [
+        ("text_key", "body"),
+        ("language", "zh"),
+        ("sentence_per_line", True),
+        ("document", "line"),
+        ("eval_fraction", 0.5),
+        ("eval", None),
+    ],
 )
 def test_a_changed_setting_is_named(source, folder, key, value):
     assert store.stale_reason(folder, dataclasses.replace(source, **{key: value}), WANTED) == f"{key} changed"
+
+
+def test_a_store_without_the_key_document_is_of_paragraphs(source, folder, wordpiece, tmp_path):
+    assert "document" not in json.loads((folder / "meta.json").read_text())["identity"]
+    for document in ("file", "line"):
+        other = dataclasses.replace(source, document=document)
+        store.prepare(tmp_path / document, other, wordpiece, WANTED)
+        assert store.stale_reason(tmp_path / document, other, WANTED) is None
+        assert store.stale_reason(tmp_path / document, source, WANTED) == "document changed"
 
 
 def test_another_tokenizer_is_named(source, folder):
@@ -334,6 +412,26 @@ def test_too_few_documents_to_hold_out_are_refused(source, wordpiece, tmp_path):
     with pytest.raises(InputError, match=r"too few documents to hold 1\.00% out"):
         store.prepare(tmp_path / "out/store", dataclasses.replace(source, eval=None), wordpiece, WANTED)
     assert list((tmp_path / "out").iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("document", "advice"),
+    [
+        ("paragraph", "or separate the documents with blank lines"),
+        ("file", r"or set data\.document=paragraph, since with data\.document=file each file is one document"),
+        ("line", "or give more text"),
+    ],
+)
+def test_too_few_documents_are_refused_with_what_helps(source, wordpiece, tmp_path, document, advice):
+    few = dataclasses.replace(source, eval=None, document=document)
+    with pytest.raises(InputError, match=rf"give data\.eval, raise data\.eval_fraction, {advice}$"):
+        store.prepare(tmp_path / "store", few, wordpiece, WANTED)
+
+
+def test_holding_everything_out_is_refused(source, wordpiece, tmp_path):
+    whole = dataclasses.replace(source, eval=None, eval_fraction=0.9999, document="file")
+    with pytest.raises(InputError, match=r"data\.eval_fraction: holding 99\.99% out leaves no document to train on"):
+        store.prepare(tmp_path / "store", whole, wordpiece, WANTED)
 
 
 def test_a_failure_keeps_the_old_store(source, wordpiece, folder, tmp_path):

@@ -218,5 +218,5 @@ def test_a_prepared_store_tells_how_much_is_unknown(tmp_path, capsys):
     store.prepare(tmp_path / "store", source, tokenizer, {})
     token_store._tell_splits(tmp_path / "store", tokenizer)
     printed = capsys.readouterr().out
-    assert "), 12 tokens, [UNK]: 50 % of tokens" in printed
-    assert "), 2 tokens, [UNK]: 0 % of tokens" in printed
+    assert "train: 2 documents (100% of one sentence), 2 sentences, 12 tokens, [UNK]: 50 % of tokens\n" in printed
+    assert "eval: 1 documents (100% of one sentence), 1 sentences, 2 tokens, [UNK]: 0 % of tokens\n" in printed

@@ -67,7 +67,12 @@ class DataSection:
     eval_fraction: float = setting(0.01, "share to hold out if `data.eval` is null", above=0, below=1)
     text_key: str = setting("text", "key or column of the text in JSON, JSONL and Parquet")
     language: str = setting("en", "language whose rules split sentences")
-    sentence_per_line: bool = setting(False, "every line is a sentence, and blank lines separate documents")
+    sentence_per_line: bool = setting(False, "every line is a sentence")
+    document: str = setting(
+        "paragraph",
+        "a document of plain text: the lines between blank lines, a file or a line; of other formats: a row or a file",
+        choices=("paragraph", "file", "line"),
+    )
     store: str | None = setting(None, "folder of the token store; null: OUT/store", path="local")
     workers: int | None = setting(None, "processes that tokenize; null: one per core", least=1, resumable=True)
     sequence_length: int = setting(128, "tokens of a training sequence", least=8)

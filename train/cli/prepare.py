@@ -37,6 +37,7 @@ def run(options: argparse.Namespace) -> None:
     initial = run_folder.find_initial_model(settings)
     if not token_store.prepare_store(settings, initial, task_options, options.verify):
         return say("submitted to Slurm, whose last job makes the store; to retry failed tasks, run the command again")
+    token_store.warn_of_tokenizer(settings)
     say(f"ready: {token_store.store_folder(settings)}")
 
 

@@ -27,10 +27,11 @@ from bertgpt.tokenizers import (
 
 from .. import config as configs
 from .. import hosts
-from ..reports import say
+from ..reports import say, warn
 from ..sections import RunConfig
 from . import locks, verified
 from .run_folder import InitialModel
+from .tokenizer_fit import find_problems, unknown_share, unknown_token
 
 if TYPE_CHECKING:
     from .distributed_preparation import TaskOptions
@@ -152,7 +153,7 @@ def _why_prepare(
 
 
 def open_store(config: RunConfig, tokenizer: Tokenizer, initial: InitialModel | None) -> list[Split]:
-    """Open the training and the held-out split of the run's store.
+    """Open the training and the held-out split of the run's store; warn if the tokenizer does not suit the text.
 
     Args:
         config: of the run.
@@ -169,6 +170,8 @@ def open_store(config: RunConfig, tokenizer: Tokenizer, initial: InitialModel | 
     if changed or store.made_with(folder) != store.tokenizer_hash(tokenizer):
         reason = changed or "tokenizer changed"
         raise InputError(f"{folder}: another run has replaced this store ({reason}); give each run its own data.store")
+    for problem in find_problems(dict(zip(store.SPLITS, splits, strict=True)), tokenizer):
+        warn(problem)
     return splits
 
 
@@ -187,15 +190,22 @@ def _tell_progress() -> Callable[[int], None]:
 
 def _tell_splits(folder: Path, tokenizer: Tokenizer) -> None:
     """Log the size of each split, and its share of unknown tokens."""
-    unknown = getattr(tokenizer.model, "unk_token", None)  # a byte-level BPE has no unknown token
-    index = tokenizer.token_to_id(unknown) if unknown else None
+    unknown = unknown_token(tokenizer)
     for name in store.SPLITS:
         split = store.open_split(folder, name)
         documents = (
             f"{len(split.documents) - 1:,} documents ({one_sentence_share(split.documents):.0%} of one sentence)"
         )
-        share = "" if index is None else f", {unknown}: {100 * split.counts[index] / len(split.tokens):.2g} % of tokens"
-        say(f"{name}: {documents}, {len(split.tokens):,} tokens{share}")
+        share = "" if unknown is None else f", {unknown}: {100 * unknown_share(split, tokenizer):.2g} % of tokens"
+        say(f"{name}: {documents}, {len(split.sentences) - 1:,} sentences, {len(split.tokens):,} tokens{share}")
+
+
+def warn_of_tokenizer(config: RunConfig) -> None:
+    """Warn if the tokenizer does not suit the text, in vocabulary or case. The store must be complete."""
+    folder = store_folder(config)
+    splits = {name: store.open_split(folder, name) for name in store.SPLITS}
+    for problem in find_problems(splits, load_tokenizer(folder)):
+        warn(problem)
 
 
 def expected_vocab_size(config: RunConfig, initial: InitialModel | None = None) -> int:

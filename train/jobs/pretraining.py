@@ -149,6 +149,8 @@ def _hint(single: float, config: RunConfig) -> str:
             f"raise data.sequence_length: two sentences rarely fit into {config.data.sequence_length} tokens; "
             "or give more text"
         )
+    if config.data.document == "line":
+        return "data.document=line makes a document of every line; set data.document to paragraph or file"
     if config.data.sentence_per_line:
         return "put each sentence on its own line, and blank lines only between documents"
     return (

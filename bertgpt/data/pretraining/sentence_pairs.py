@@ -70,7 +70,7 @@ def plan_pairs(split: Split, max_tokens: int, rng: np.random.Generator, balanced
     if len(split.documents) < 3:
         raise InputError(
             "next-sentence pairs need at least two documents, in training and in held-out text; separate documents "
-            "with blank lines, or raise data.eval_fraction"
+            "with blank lines (data.document=paragraph), or raise data.eval_fraction"
         )
     short = rng.random(len(split.documents) - 1) < SHORT
     target = np.where(short, rng.integers(2, max_tokens + 1, len(short)), max_tokens)

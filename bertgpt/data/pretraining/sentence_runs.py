@@ -158,8 +158,8 @@ class SentenceRuns:
 def pack_runs(runs: SentenceRuns) -> Packed:
     """The runs in packed rows of T tokens, up to K runs per row; each run of an epoch is in exactly one row.
 
-    Each run is masked as if alone. Every epoch has the same number of rows. It is a little more than epoch 0 needs, since
-    the runs of other epochs may pack less well.
+    Each run is masked as if alone. Every epoch has the same number of rows. It is a little more than epoch 0 needs,
+    since the runs of other epochs may pack less well.
     """
     length = runs.sequence_length
     limit = max(2, length // TOKENS_A_RUN)

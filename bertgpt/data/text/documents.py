@@ -1,6 +1,6 @@
 """Text files to documents, and documents to sentences, one at a time."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import sentencex
@@ -9,11 +9,11 @@ from bertgpt.data.text.files import File, kind, lines, parse_json, read_json
 from bertgpt.data.text.parquet import parquet_rows
 from bertgpt.errors import InputError
 
-MAX_DOCUMENT = 1 << 22  # characters of plain text; longer text without a blank line is split into several documents
+MAX_DOCUMENT = 1 << 22  # characters; a longer document, other than a row, is read as several
 
 
 def read_documents(
-    files: Sequence[File], text_key: str = "text", sentence_per_line: bool = False
+    files: Sequence[File], text_key: str = "text", sentence_per_line: bool = False, document: str = "paragraph"
 ) -> Iterator[list[str]]:
     """Each document as its paragraphs.
 
@@ -26,18 +26,24 @@ def read_documents(
 
     Line breaks within the texts of JSONL, JSON and Parquet separate paragraphs.
 
+    If `document` is "line", each line of plain text is a document. If it is "file", the documents above are joined to
+    one for each file, of any format. A file of over MAX_DOCUMENT characters becomes several documents.
+
     Raises:
         InputError: a file is not UTF-8, does not match its suffix, or lacks the key; names the file and the line.
     """
     for path in files:
         if kind(path) == ".jsonl":
-            yield from _jsonl(path, text_key)
+            found = _jsonl(path, text_key)
         elif kind(path) == ".json":
-            yield from _json(path, text_key)
+            found = _json(path, text_key)
         elif kind(path) == ".parquet":
-            yield from _parquet(path, text_key)
+            found = _parquet(path, text_key)
+        elif document == "line":
+            found = ([text] for _, line in lines(path) if (text := line.strip()))
         else:
-            yield from _plain(path, sentence_per_line)
+            found = _plain(path, sentence_per_line)
+        yield from _joined(found) if document == "file" else found
 
 
 def split_sentences(paragraphs: Sequence[str], language: str = "en", sentence_per_line: bool = False) -> list[str]:
@@ -61,6 +67,20 @@ def _plain(path: File, sentence_per_line: bool) -> Iterator[list[str]]:
             block, size = [], 0
     if block:
         yield block if sentence_per_line else [" ".join(block)]
+
+
+def _joined(documents: Iterable[list[str]]) -> Iterator[list[str]]:
+    """One document of several; of over MAX_DOCUMENT characters, more than one."""
+    joined: list[str] = []
+    size = 0
+    for document in documents:
+        joined += document
+        size += sum(map(len, document))
+        if size > MAX_DOCUMENT:
+            yield joined
+            joined, size = [], 0
+    if joined:
+        yield joined
 
 
 def _jsonl(path: File, text_key: str) -> Iterator[list[str]]:

@@ -9,6 +9,7 @@ document in sentences) and `counts.bin` (int64: how often each id occurs).
 import contextlib
 import dataclasses
 import hashlib
+import itertools
 import json
 import re
 import secrets
@@ -61,7 +62,7 @@ class TextSource:
     """Where the text comes from and how it is read; all fields are part of a store's identity.
 
     If `eval` is None, the evaluation set is `eval_fraction` of the documents of `train`, chosen by the hash of their
-    text.
+    text. `document` is "paragraph", "file" or "line", as in `read_documents`.
     """
 
     train: str | Sequence[str]
@@ -70,6 +71,7 @@ class TextSource:
     text_key: str = "text"
     language: str = "en"
     sentence_per_line: bool = False
+    document: str = "paragraph"
 
     def files(self) -> Files:
         """The input files in order."""
@@ -78,11 +80,25 @@ class TextSource:
     def documents(self, split: str, files: Files | None = None) -> Iterator[list[str]]:
         """The documents of one split, each as its paragraphs, in file order; from all files or only from `files`."""
         files = files or self.files()
-        paths = files.eval if split == "eval" and self.eval else files.train
-        documents = read_documents(paths, self.text_key, self.sentence_per_line)
         if self.eval:
-            return documents
-        return (text for text in documents if _held_out(text, self.eval_fraction) == (split == "eval"))
+            return self._read(files.eval if split == "eval" else files.train)
+        return itertools.chain.from_iterable(self._split_file(path, split) for path in files.train)
+
+    def _read(self, files: Sequence[File]) -> Iterator[list[str]]:
+        return read_documents(files, self.text_key, self.sentence_per_line, self.document)
+
+    def _split_file(self, path: File, split: str) -> Iterator[list[str]]:
+        """The documents of one split in a file that has both. If a document is a file, its first one decides for all.
+
+        A long file is read as several documents, and must be in one split nevertheless.
+        """
+        for number, document in enumerate(self._read([path])):
+            if number == 0 or self.document != "file":
+                wanted = _held_out(document, self.eval_fraction) == (split == "eval")
+            if wanted:
+                yield document
+            elif self.document == "file":
+                return
 
 
 class Split(NamedTuple):
@@ -114,8 +130,9 @@ def stale_reason(folder: Path, source: TextSource, tokenizer: dict[str, Any]) ->
     if not (folder / "meta.json").exists():
         return "not found"
     meta = _read_meta(folder)
-    for key, value in identity(source).items():
-        if meta["identity"].get(key) != value:
+    found, expected = meta["identity"], identity(source)
+    for key in expected | found:
+        if found.get(key) != expected.get(key):
             return f"{key} changed"
     if tokenizer not in (meta["wanted"], {"sha256": meta["tokenizer"]}):
         return "tokenizer changed"
@@ -229,9 +246,9 @@ def finish(
     Raises:
         InputError: a split has no text.
     """
-    for split in SPLITS:
-        if not part.splits[split]["tokens"]:
-            raise InputError(_empty(split, source))
+    empty = [split for split in SPLITS if not part.splits[split]["tokens"]]
+    if empty:
+        raise InputError(_empty(empty, source))
     vocab_size = vocabulary_size(tokenizer)
     meta = {
         "identity": identity(source),
@@ -334,8 +351,14 @@ def _replace(folder: Path, new: Path) -> None:
 
 
 def identity(source: TextSource) -> dict[str, Any]:
-    """What decides a store's content besides tokenizer and files; plain JSON values."""
-    return json.loads(json.dumps({"format": FORMAT, **dataclasses.asdict(source)}))
+    """What decides a store's content besides tokenizer and files; plain JSON values.
+
+    A `document` of "paragraph" is left out, as in stores that were made when there was no other.
+    """
+    values = {"format": FORMAT, **dataclasses.asdict(source)}
+    if source.document == "paragraph":
+        del values["document"]
+    return json.loads(json.dumps(values))
 
 
 def _held_out(document: list[str], fraction: float) -> bool:
@@ -343,13 +366,23 @@ def _held_out(document: list[str], fraction: float) -> bool:
     return int.from_bytes(digest, "little") < fraction * 2**64
 
 
-def _empty(split: str, source: TextSource) -> str:
-    if split == "train" or source.eval:
-        key = "data.eval" if split == "eval" else "data.train"
-        return f"{key}: {source.eval if split == 'eval' else source.train} contains no text"
+def _empty(empty: Sequence[str], source: TextSource) -> str:
+    """The error for splits without text."""
+    if "train" in empty and (source.eval or "eval" in empty):
+        return f"data.train: {source.train} contains no text"
+    if source.eval:
+        return f"data.eval: {source.eval} contains no text"
+    share = f"{source.eval_fraction:.2%}"
+    if "train" in empty:
+        return f"data.eval_fraction: holding {share} out leaves no document to train on; lower it, or give data.eval"
+    advice = {
+        "paragraph": "separate the documents with blank lines",
+        "file": "set data.document=paragraph, since with data.document=file each file is one document",
+        "line": "give more text",
+    }
     return (
-        f"data.train: too few documents to hold {source.eval_fraction:.2%} out for evaluation; give data.eval, "
-        "raise data.eval_fraction, or separate the documents with blank lines"
+        f"data.train: too few documents to hold {share} out for evaluation; give data.eval, raise data.eval_fraction, "
+        f"or {advice[source.document]}"
     )
 
 

@@ -6,7 +6,7 @@ import multiprocessing
 import os
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing import connection
 from typing import Any, NamedTuple
@@ -19,6 +19,7 @@ from bertgpt.errors import InputError
 from bertgpt.tokenizers import vocabulary_size
 
 TASK_BYTES = 1 << 18  # characters of text that a worker gets at a time; in ASCII these are bytes
+BATCH = 1024  # sentences encoded at a time
 
 
 def id_dtype(vocab_size: int) -> np.dtype:
@@ -48,13 +49,19 @@ class Worker:
     def __call__(self, documents: list[list[str]]) -> Tokenized:
         split = [split_sentences(text, self.language, self.sentence_per_line) for text in documents]
         sentences = list(itertools.chain.from_iterable(split))
-        encoded = [item.ids for item in self.tokenizer.encode_batch_fast(sentences, add_special_tokens=False)]
+        encoded = list(self._encode(sentences))
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ends = np.cumsum([0, *map(len, split)])
         documents_of = np.repeat(np.arange(len(split)), np.diff(ends))
         kept = np.bincount(documents_of[lengths > 0], minlength=len(split))  # a sentence may have no tokens
         ids = np.fromiter(itertools.chain.from_iterable(encoded), self.dtype, int(lengths.sum()))
         return Tokenized(ids.tobytes(), lengths[lengths > 0], kept[kept > 0], sum(len(s.encode()) for s in sentences))
+
+    def _encode(self, sentences: Sequence[str]) -> Iterator[list[int]]:
+        """The ids of each sentence. Few are encoded at a time, since the library's result is much larger than ids."""
+        for start in range(0, len(sentences), BATCH):
+            batch = sentences[start : start + BATCH]
+            yield from (item.ids for item in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False))
 
 
 # State of a worker process, not of the process that imports bertgpt: the pool's initializer sets it once in each worker
