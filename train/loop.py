@@ -126,11 +126,16 @@ def is_finished(out: Path, step: int, steps: int) -> bool:
 def check_out(out: Path, config: RunConfig) -> None:
     """Check that this run may use the folder; a run without a checkpoint is replaced.
 
+    The commit of the run's initial model is added to `config`.
+
     Raises:
         InputError: the folder has a checkpoint of a run with different settings.
     """
-    saved = out / "config.yaml"
-    differing = configs.differences(configs.load(str(saved)), config) if saved.exists() else []
+    if not (out / "config.yaml").exists():
+        return
+    saved = configs.load(str(out / "config.yaml"))
+    configs.keep_commit(saved, config)
+    differing = configs.differences(saved, config)
     if not differing:
         return
     if Checkpoints(out / "checkpoints").steps() or any(out.glob("damaged_checkpoint_*")):
