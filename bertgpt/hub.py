@@ -137,7 +137,7 @@ def _open(name: str, revision: str | None) -> Snapshot:
                 f"{name}: no such folder, no copy{at} in the hub's cache, and {why}{_nearest(Path(name))}"
             ) from error
         if revision != cached.commit and not _is_offline():
-            warnings.warn(f"{name}: {why}; using commit {cached.commit} from the cache", stacklevel=2)
+            warnings.warn(f"{name}: {why}; using commit {cached.commit} from the cache", stacklevel=5)
         return cached
 
 
@@ -174,6 +174,7 @@ def _refusal(name: str, revision: str | None, error: Exception) -> InputError | 
     from huggingface_hub.constants import ENDPOINT
     from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 
+    error = _cause(error)
     status = getattr(getattr(error, "response", None), "status_code", 0)
     if isinstance(error, GatedRepoError):
         return InputError(
@@ -207,10 +208,15 @@ def _is_offline() -> bool:
 
 
 def _reason(error: Exception) -> str:
-    """The first line of an error, or of its cause where the client only says that something failed."""
-    cause = error.__cause__ if isinstance(error, FileNotFoundError) and error.__cause__ else error
-    lines = str(cause).strip().splitlines()
-    return lines[0][:200] if lines else type(cause).__name__
+    """The first line of an error."""
+    lines = str(_cause(error)).strip().splitlines()
+    return lines[0][:200].rstrip(".") if lines else type(error).__name__
+
+
+def _cause(error: Exception) -> Exception:
+    """What went wrong, where the client only says that a file is not in its cache either."""
+    cause = error.__cause__ if isinstance(error, FileNotFoundError) else None
+    return cause if isinstance(cause, Exception) else error
 
 
 def _nearest(path: Path) -> str:

@@ -3,10 +3,11 @@
     with Hub(folder) as hub:
         subprocess.run(command, env=hub.environment(cache))
 
-`folder` has a folder OWNER/NAME per model, with the files of its branch main; further revisions are in OWNER/NAME@REVISION.
-A commit is a hash of a model's files: when a file is changed, main moves on, and the commits that were asked for before
-can still be fetched. Weights are LFS files, which another address serves, without the token. `requests` lists what was
-asked for. To see how the client copes, give faults by file name: `hub.faults["model.safetensors"] = Fault(cut=1)`.
+`folder` has a folder OWNER/NAME per model, with the files of its branch main; other revisions are in
+OWNER/NAME@REVISION. A commit is a hash of a model's files: when a file is changed, main moves on, and the commits that
+were asked for before can still be fetched. Weights are LFS files, which another host serves, without the token.
+`requests` lists what was asked for. To test failures, give faults by model and file:
+`hub.faults["OWNER/NAME/model.safetensors"] = Fault(cut=1)`.
 
 The environment is for subprocesses, since the client reads it when it is imported.
 """
@@ -50,8 +51,9 @@ class Hub(http.server.ThreadingHTTPServer):
         folder: of the models.
         tokens: the token that a private model needs, by its name.
         moved: the new names of renamed models.
-        faults: by file name; for "" they concern the models' information.
+        faults: by model and file; by model alone they concern the information about it.
         requests: methods and paths, in the order in which they came.
+        ranges: the headers that asked for a part of a file.
     """
 
     daemon_threads = True
@@ -63,6 +65,7 @@ class Hub(http.server.ThreadingHTTPServer):
         self.moved: dict[str, str] = {}
         self.faults: dict[str, Fault] = {}
         self.requests: list[tuple[str, str]] = []
+        self.ranges: list[str] = []
         self.commits: dict[tuple[str, str], dict[str, bytes]] = {}
 
     @property
@@ -126,64 +129,60 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
     def send_model(self, name: str, revision: str, file: str | None) -> None:
         """A file of a model, or the address of a large one; without a file, what is known of the model."""
-        if (
-            self.headers.get("Authorization", "") != f"Bearer {self.server.tokens[name]}"
-            if self.is_private(name)
-            else 0
-        ):
-            return self.refuse(401, "RepoNotFound")
-        if self.server.files(name, "main") is None:
-            return self.refuse(401, "RepoNotFound")  # as the hub does, so that private models cannot be found out
+        token, given = self.server.tokens.get(name), self.headers.get("Authorization")
+        if token and given and given != f"Bearer {token}":
+            return self.refuse(401, "", "Invalid credentials in Authorization header")
+        if (token and not given) or self.server.files(name, "main") is None:
+            return self.refuse(401, "RepoNotFound")  # the same answer, so that private models cannot be found out
         found = self.server.files(name, revision)
         if found is None:
             return self.refuse(404, "RevisionNotFound")
         commit, files = found
-        fault = self.server.faults.get(file or "", Fault())
+        fault = self.server.faults.get(f"{name}/{file}" if file else name, Fault())
         if fault.status:
             return self.refuse(fault.status, fault.code)
         if file is None:
             known = {"id": name, "sha": commit, "siblings": [{"rfilename": name} for name in files]}
             return self.answer(200, json.dumps(known).encode(), {"Content-Type": "application/json"})
         if file not in files:
-            return self.refuse(404, "EntryNotFound", {"X-Repo-Commit": commit})
+            return self.refuse(404, "EntryNotFound", commit=commit)
         if file.endswith(LFS):
             linked = {"X-Linked-Etag": f'"{hashlib.sha256(files[file]).hexdigest()}"'}
             linked |= {"X-Linked-Size": str(len(files[file]) + fault.more), "X-Repo-Commit": commit}
             elsewhere = f"http://localhost:{self.server.server_port}/lfs/{name}/{commit}/{file}"
             return self.answer(302, b"", linked | {"Location": elsewhere})
         etag = hashlib.sha1(files[file]).hexdigest()
-        return self.send_content(files[file], file, {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
-
-    def is_private(self, name: str) -> bool:
-        return name in self.server.tokens
+        return self.send_content(files[file], f"{name}/{file}", {"ETag": f'"{etag}"', "X-Repo-Commit": commit})
 
     def send_stored(self, name: str, commit: str, file: str) -> None:
         if "Authorization" in self.headers:
-            return self.refuse(400, "the token was sent to another host")
+            return self.refuse(400, "", "the token was sent to another host")
         content = self.server.commits[name, commit][file]
-        return self.send_content(content, file, {"ETag": f'"{hashlib.md5(content).hexdigest()}"'})
+        return self.send_content(content, f"{name}/{file}", {"ETag": f'"{hashlib.md5(content).hexdigest()}"'})
 
-    def send_content(self, content: bytes, file: str, headers: dict[str, str]) -> None:
+    def send_content(self, content: bytes, place: str, headers: dict[str, str]) -> None:
         """Send a file or the rest of it, or break the connection in the middle."""
         wanted = re.fullmatch(r"bytes=(\d+)-", self.headers.get("Range", ""))
         if wanted:
+            self.server.ranges.append(wanted[0])
             start = int(wanted[1])
             headers |= {"Content-Range": f"bytes {start}-{len(content) - 1}/{len(content)}"}
             content = content[start:]
-        fault = self.server.faults.get(file, Fault())
+        fault = self.server.faults.get(place, Fault())
         cuts = fault.cut != 0 and self.command == "GET"
         if cuts and fault.cut > 0:
-            self.server.faults[file] = fault._replace(cut=fault.cut - 1)
+            self.server.faults[place] = fault._replace(cut=fault.cut - 1)
         self.answer(206 if wanted else 200, content, {"Accept-Ranges": "bytes", **headers}, cuts)
 
-    def refuse(self, status: int, code: str, headers: dict[str, str] | None = None) -> None:
-        self.answer(status, b"", {"X-Error-Code": code, "X-Error-Message": code, **(headers or {})})
+    def refuse(self, status: int, code: str, message: str = "", commit: str = "") -> None:
+        self.answer(status, b"", {"X-Error-Code": code, "X-Error-Message": message or code, "X-Repo-Commit": commit})
 
     def answer(self, status: int, content: bytes, headers: dict[str, str], cuts: bool = False) -> None:
         """Send an answer; with `cuts`, only three quarters of its content."""
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
-            self.send_header(name, value)
+            if value:
+                self.send_header(name, value)
         self.end_headers()
         if self.command == "HEAD":
             return

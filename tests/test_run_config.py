@@ -403,7 +403,7 @@ def test_a_tilde_without_a_home_folder_is_refused(refused, monkeypatch):
 
 @pytest.mark.parametrize("key", ["out", "data.store", "model.init_from", "tokenizer.path"])
 @pytest.mark.parametrize(
-    "address", ["gs://bucket/x", "s3://bucket", "file:///tmp/x", "simplecache::gs://b/x", "hf://a/b"]
+    "address", ["gs://bucket/x", "s3://bucket", "file:///tmp/x", "simplecache::gs://b/x", "hf://buckets"]
 )
 def test_an_address_is_refused_where_a_folder_is_needed(key, address, read, refused):
     for line in (refused("", f"{key}={address}"), refused(nested(key, address))):

@@ -52,8 +52,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
     `special_tokens_map.json` or `added_tokens.json` have the ids that transformers gives them.
 
     Args:
-        path: a file or folder; or, where neither exists, a name such as "google-bert/bert-base-uncased", whose tokenizer
-            files are downloaded to the cache of huggingface_hub.
+        path: a file or folder. If it does not exist, the name of a model on the hub, such as
+            "google-bert/bert-base-uncased": its tokenizer files are downloaded to the cache of huggingface_hub.
         revision: a branch, tag or commit of a named model; None: main.
 
     Raises:
