@@ -170,8 +170,8 @@ def test_every_layout_loads_by_name_as_from_its_folder_and_again_without_a_netwo
         run(hub, tmp_path / "here", SAME, tmp_path / "hub", json.dumps(names), HF_HUB_OFFLINE="1")
         assert hub.requests == []
     said = run(hub, tmp_path / "here", "load_pretrained('owner/old')")
-    assert said.count("owner/old: the hub cannot be reached") == 1
-    assert "Connection refused); using commit " in said
+    assert said.count(f"owner/old: the hub cannot be reached at {hub.address} (") == 1
+    assert f"; using commit {hub.files('owner/old', 'main')[0]} from the cache" in said
 
 
 def test_a_tokenizer_is_fetched_without_weights(hub, tmp_path):
@@ -246,12 +246,13 @@ def test_a_model_that_cannot_be_had_is_one_line(hub, tmp_path, small):
 
 def test_a_transfer_that_breaks_is_resumed_where_it_broke(hub, tmp_path):
     folder = tmp_path / "hub" / "owner" / "bert"
-    rewrite(folder, lambda tensors: tensors | {"unused": np.zeros(1 << 22, np.float32)})  # over the client's 10 MB
+    rewrite(folder, lambda tensors: tensors | {"unused": np.zeros(1 << 22, np.float32)})  # over the client's 10 MiB
     hub.faults["owner/bert/model.safetensors"] = Fault(cut=1)
+    errors(hub, tmp_path, ["load_pretrained('owner/bert')"])  # newer clients resume at once, others at the next attempt
     run(hub, tmp_path, SAME, tmp_path / "hub", json.dumps(["owner/bert"]))
     assert [method for method, path in hub.requests if path.startswith("/lfs")] == ["GET", "GET"]
-    (size,) = [int(given.split("=")[1][:-1]) for given in hub.ranges]
-    assert size == 10 * 2**20
+    (resumed,) = hub.ranges
+    assert int(resumed.strip("bytes=-")) >= 10 << 20
 
 
 def test_after_a_failure_nothing_loads_and_a_later_attempt_fetches_what_is_missing(hub, tmp_path, small):
@@ -266,7 +267,6 @@ def test_after_a_failure_nothing_loads_and_a_later_attempt_fetches_what_is_missi
         "owner/tokenizer/tokenizer.json": Fault(status=404, code="EntryNotFound"),
     }
     names = ["bert", "sharded", "long", "tokenizer"]
-    files = ["model.safetensors", last, "model.safetensors", "tokenizer.json"]
     calls = [f"load_pretrained('owner/{name}')" for name in names]
     found = errors(hub, tmp_path, calls)
     assert found[0].startswith("owner/bert: model.safetensors cannot be downloaded: ")
@@ -284,8 +284,8 @@ def test_after_a_failure_nothing_loads_and_a_later_attempt_fetches_what_is_missi
     assert not any(message.startswith("no error") for message in found)
     hub.faults, before = {}, len(hub.requests)
     run(hub, tmp_path, SAME, models, json.dumps([f"owner/{name}" for name in names]))
-    again = [path.rpartition("/")[2] for method, path in hub.requests[before:] if method == "GET" and "api" not in path]
-    assert sorted(again) == sorted([*files, "model.safetensors"])  # the weights come after the tokenizer
+    again = {path.rpartition("/")[2] for method, path in hub.requests[before:] if method == "GET" and "api" not in path}
+    assert again == {"model.safetensors", last, "tokenizer.json"}
 
 
 @given(st.text("ab.-_/gitE9", max_size=12) | st.just("a" * 97) | st.text(max_size=5))
