@@ -5,8 +5,10 @@ The client runs in subprocesses, since it reads HF_* when it is imported.
 
 import json
 import shutil
+import socket
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -169,9 +171,16 @@ def test_every_layout_loads_by_name_as_from_its_folder_and_again_without_a_netwo
         hub.requests.clear()
         run(hub, tmp_path / "here", SAME, tmp_path / "hub", json.dumps(names), HF_HUB_OFFLINE="1")
         assert hub.requests == []
+        hub.faults = {"owner/old": Fault(503), "gpt": Fault(429)}
+        said = run(hub, tmp_path / "here", "load_pretrained('owner/old'), load_tokenizer('gpt')")
+        assert said.count("the hub cannot be reached") == 2
     said = run(hub, tmp_path / "here", "load_pretrained('owner/old')")
     assert said.count(f"owner/old: the hub cannot be reached at {hub.address} (") == 1
     assert f"; using commit {hub.files('owner/old', 'main')[0]} from the cache" in said
+    (tmp_path / "here" / "runs" / "mine").mkdir(parents=True)
+    (line,) = errors(hub, tmp_path / "here", ["load_pretrained('rums/mne')"])
+    assert line.startswith("rums/mne: no such folder, no copy in the hub's cache, and the hub cannot be reached at ")
+    assert line.endswith("); did you mean runs/mine?")
 
 
 def test_a_tokenizer_is_fetched_without_weights(hub, tmp_path):
@@ -182,6 +191,24 @@ def test_a_tokenizer_is_fetched_without_weights(hub, tmp_path):
         f"owner/bert: the cache has no model.safetensors, model.safetensors.index.json or pytorch_model.bin of commit "
         f"{hub.files('owner/bert', 'main')[0]}, and HF_HUB_OFFLINE is set"
     ]
+
+
+MOVING = """
+from huggingface_hub import HfApi
+listed = HfApi.model_info
+def list_and_move_on(*arguments, **options):
+    found = listed(*arguments, **options)
+    (Path(sys.argv[1]) / "tokenizer.json").unlink(missing_ok=True)
+    (Path(sys.argv[1]) / "vocab.txt").write_text(sys.argv[2])
+    return found
+HfApi.model_info = list_and_move_on
+print(load_tokenizer("owner/bert").get_vocab_size())
+"""
+
+
+def test_a_branch_that_moves_on_meanwhile_is_listed_again(hub, tmp_path):
+    vocabulary = "[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\n"
+    assert run(hub, tmp_path, MOVING, tmp_path / "hub" / "owner" / "bert", vocabulary).startswith("5\n")
 
 
 def test_a_local_folder_comes_first_and_needs_no_client(hub, tmp_path):
@@ -260,13 +287,15 @@ def test_after_a_failure_nothing_loads_and_a_later_attempt_fetches_what_is_missi
     shard(write_bert(models / "owner" / "sharded", small))
     write_bert(models / "owner" / "long", small)
     write_bert(models / "owner" / "tokenizer", small)
+    write_bert(models / "owner" / "settings", small)
     hub.faults = {
         "owner/bert/model.safetensors": Fault(cut=-1),
         f"owner/sharded/{last}": Fault(status=403),
         "owner/long/model.safetensors": Fault(more=1),
         "owner/tokenizer/tokenizer.json": Fault(status=404, code="EntryNotFound"),
+        "owner/settings/tokenizer_config.json": Fault(cut=-1),
     }
-    names = ["bert", "sharded", "long", "tokenizer"]
+    names = ["bert", "sharded", "long", "tokenizer", "settings"]
     calls = [f"load_pretrained('owner/{name}')" for name in names]
     found = errors(hub, tmp_path, calls)
     assert found[0].startswith("owner/bert: model.safetensors cannot be downloaded: ")
@@ -274,8 +303,9 @@ def test_after_a_failure_nothing_loads_and_a_later_attempt_fetches_what_is_missi
     assert "model.safetensors cannot be downloaded: Consistency check failed: file should be of size " in found[2]
     assert found[3].startswith(f"owner/tokenizer: the hub at {hub.address} rejects the request: 404 ")
     snapshots = [*(tmp_path / "cache").glob("hub/models--owner--*/snapshots/*")]
-    assert len(snapshots) == 4
-    here = [f"load_pretrained({str(folder)!r})" for folder in snapshots] + ["load_tokenizer('owner/tokenizer')"]
+    assert len(snapshots) == 5
+    here = [f"load_pretrained({str(folder)!r})" for folder in snapshots]
+    here += ["load_tokenizer('owner/tokenizer')", "load_tokenizer('owner/settings')"]
     found = errors(hub, tmp_path, [*calls, *here], HF_HUB_OFFLINE="1")
     for name, message in zip(names, found, strict=False):
         lacking = last if name == "sharded" else "model.safetensors"
@@ -285,7 +315,7 @@ def test_after_a_failure_nothing_loads_and_a_later_attempt_fetches_what_is_missi
     hub.faults, before = {}, len(hub.requests)
     run(hub, tmp_path, SAME, models, json.dumps([f"owner/{name}" for name in names]))
     again = {path.rpartition("/")[2] for method, path in hub.requests[before:] if method == "GET" and "api" not in path}
-    assert again == {"model.safetensors", last, "tokenizer.json"}
+    assert again == {"model.safetensors", last, "tokenizer.json", "tokenizer_config.json"}
 
 
 @given(st.text("ab.-_/gitE9", max_size=12) | st.just("a" * 97) | st.text(max_size=5))
@@ -367,3 +397,48 @@ def test_commands_take_names_and_revisions(hub, tmp_path, small):
         load_file(folder / "model.safetensors") for folder in (tmp_path / "copy", tmp_path / "hub/owner/bert@v1")
     )
     assert_equal(copied, v1)
+
+
+TOGETHER = """
+from train import hosts
+from train.folders import run_folder
+from train.sections import RunConfig
+config = RunConfig(out="run")
+config.model.init_from = "owner/bert"
+hosts.connect()
+find = run_folder.find_model
+def find_and_move_on(*arguments):
+    found = find(*arguments)
+    if hosts.is_first():
+        (Path(sys.argv[1]) / "README.md").write_text(found.commit)  # main moves on
+    return found
+run_folder.find_model = find_and_move_on
+run_folder.init_folder(config)
+print("commit", config.model.init_commit, flush=True)
+"""
+
+
+def test_all_processes_of_a_run_start_from_one_commit(hub, tmp_path):
+    first, _ = hub.files("owner/bert", "main")
+    (tmp_path / "run").mkdir()
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    folder = tmp_path / "hub" / "owner" / "bert"
+    with ThreadPoolExecutor(2) as threads:
+        said = threads.map(
+            lambda index: run(
+                hub,
+                tmp_path,
+                TOGETHER,
+                folder,
+                HF_HOME=str(tmp_path / f"cache{index}"),
+                JAX_COORDINATOR_ADDRESS=address,
+                JAX_NUM_PROCESSES="2",
+                JAX_PROCESS_ID=str(index),
+            ),
+            range(2),
+        )
+        commits = [line for text in said for line in text.splitlines() if line.startswith("commit")]
+    assert commits == [f"commit {first}"] * 2
+    assert hub.files("owner/bert", "main")[0] != first
