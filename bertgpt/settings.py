@@ -14,7 +14,7 @@ class Rules(NamedTuple):
         above: the value must be above this bound.
         below: the value must be below this bound.
         resumable: whether a run may be resumed with another value.
-        path: "local" or "any" (addresses too) if the setting is a path.
+        path: "local", "model" (a name on the Hugging Face hub too) or "any" (addresses too) if the setting is a path.
         wanted: what a list contains, such as "a path or a list of paths".
     """
 

@@ -7,6 +7,7 @@ from quick import QUICK
 
 os.environ["XLA_FLAGS"] = f"{os.environ.get('XLA_FLAGS', '')} {QUICK} --xla_force_host_platform_device_count=8"
 os.environ.setdefault("JAX_PLATFORMS", "cpu")
+os.environ["HF_HUB_OFFLINE"] = "1"  # a test that looks a name up does so in a subprocess
 
 import hypothesis
 import jax

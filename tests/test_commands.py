@@ -373,7 +373,7 @@ def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, conf
         (["train.batch_size=7", "train.accumulate=2"], "train.batch_size 7 is not divisible"),
         (["data.train=nowhere.txt"], "nowhere.txt: no such file"),
         (["optimizer.name=sgd"], "choose one of adamw, lamb"),
-        (["model.init_from=nowhere", "model.preset=null"], "nowhere: neither a run folder (no config.yaml) nor"),
+        (["model.init_from=nowhere", "model.preset=null"], "nowhere: no such folder, no copy in the hub's"),
         (
             ["model.init_from=nowhere", "model.preset=bert_tiny"],
             "model.preset conflicts with model.init_from; add model.preset=null",
@@ -384,7 +384,8 @@ def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, conf
         (["seed=99999999999"], "seed is 99999999999; it must be under"),
         (["optimizer.b2=1.5"], "optimizer.b2 is 1.5; it must be under 1"),
         (["parallel.data=2"], "jit uses 1 device"),
-        (["tokenizer.path=nowhere"], "nowhere: no tokenizer.json"),
+        (["tokenizer.path=./nowhere"], "./nowhere: no such file or folder"),
+        (["model.init_revision=v1"], "model.init_revision is of a model on the hub; give the model's name as model.i"),
         (["data.train=[1,2]"], "must be a path or a list of paths"),
         (["parallel.strategy=mesh", "parallel.data=9"], "there are 8 devices"),
         (["steps"], "error: 'steps': overrides look like dotted.key=value"),

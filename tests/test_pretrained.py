@@ -398,8 +398,8 @@ def test_a_message_is_one_line_whatever_stands_in_the_file(saved):
 
 
 def test_a_place_without_a_model_is_named(tmp_path, saved):
-    with pytest.raises(InputError, match="bert-base-uncased: no such folder; nothing is downloaded"):
-        bertgpt.load_pretrained("bert-base-uncased")
+    with pytest.raises(InputError, match="nobody/nothing: no such folder, no copy in the hub's cache, and HF_HUB"):
+        bertgpt.load_pretrained("nobody/nothing")
     with pytest.raises(InputError, match=r"config\.json: no such file"):
         bertgpt.load_pretrained(tmp_path)
     folder, _, _ = saved("BertModel")

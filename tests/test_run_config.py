@@ -403,7 +403,7 @@ def test_a_tilde_without_a_home_folder_is_refused(refused, monkeypatch):
 
 @pytest.mark.parametrize("key", ["out", "data.store", "model.init_from", "tokenizer.path"])
 @pytest.mark.parametrize(
-    "address", ["gs://bucket/x", "s3://bucket", "file:///tmp/x", "simplecache::gs://b/x", "hf://a/b"]
+    "address", ["gs://bucket/x", "s3://bucket", "file:///tmp/x", "simplecache::gs://b/x", "hf://buckets"]
 )
 def test_an_address_is_refused_where_a_folder_is_needed(key, address, read, refused):
     for line in (refused("", f"{key}={address}"), refused(nested(key, address))):
@@ -411,6 +411,28 @@ def test_an_address_is_refused_where_a_folder_is_needed(key, address, read, refu
     assert read("", f"data.train={address}", f"data.eval=[{address}]")["data.train"] == address
     for path in ("runs/a:b", "a:b/c", "./gs://x", "C:/x", "/gs://x"):
         assert read("", f"{key}={path}")[key] == path
+
+
+@pytest.mark.parametrize("key", ["model.init_from", "tokenizer.path"])
+@pytest.mark.parametrize("address", ["hf://a/b", "https://huggingface.co/a/b", "https://huggingface.co/a/b/tree/main"])
+def test_an_address_on_the_hub_is_answered_with_the_models_name(key, address, read, refused):
+    assert f"{key} is {address}, an address; give the model's name, a/b" in refused("", f"{key}={address}")
+    assert read("", f"{key}=a/b")[key] == "a/b"
+
+
+@pytest.mark.parametrize(
+    ("override", "revision", "commit"),
+    [
+        ("train.steps=2", "v1", "c0ffee"),
+        ("model.init_revision=v2", "v2", None),
+        ("model.init_from=c/d", "v1", None),
+        ("model.preset=bert_tiny", None, None),
+    ],
+)
+def test_a_commit_is_kept_only_with_its_model_and_revision(override, revision, commit, read):
+    file = "model: {init_from: a/b, init_revision: v1, init_commit: c0ffee}"
+    found = read(file, override)
+    assert (found["model.init_revision"], found["model.init_commit"]) == (revision, commit)
 
 
 @pytest.mark.parametrize(

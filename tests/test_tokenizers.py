@@ -165,9 +165,16 @@ def test_vocab_txt_needs_every_special_token(vocab_txt, missing):
     assert f"no {missing}" in str(caught.value)
 
 
-@pytest.mark.parametrize("path", ["", "tokenizer.json", "missing/vocab.txt"])
-def test_a_place_without_a_tokenizer_is_named(tmp_path, path):
-    with pytest.raises(InputError, match=rf"{tmp_path / path}: no tokenizer\.json, vocab\.txt"):
+@pytest.mark.parametrize(
+    ("path", "fault"),
+    [
+        ("", r"no tokenizer\.json, vocab\.txt"),
+        ("tokenizer.json", "no such file or folder"),
+        ("missing/vocab.txt", "no such file or folder"),
+    ],
+)
+def test_a_place_without_a_tokenizer_is_named(tmp_path, path, fault):
+    with pytest.raises(InputError, match=rf"{tmp_path / path}: {fault}"):
         tokenizers.load_tokenizer(tmp_path / path)
 
 

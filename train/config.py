@@ -11,6 +11,7 @@ from typing import Any
 
 from bertgpt.data.text.store import TextSource
 from bertgpt.errors import InputError, check_local
+from bertgpt.hub import check_folder_or_name
 from bertgpt.settings import Rules
 
 from .sections import KEYS, SECTIONS, RunConfig
@@ -71,6 +72,13 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
         for key, value in new_values.items()
         if old_values.get(key) != value and not KEYS[key].rules.resumable
     ]
+
+
+def keep_commit(old: RunConfig, new: RunConfig) -> None:
+    """Use the commit with which a run began for the same `model.init_from` and `model.init_revision`."""
+    a, b = old.model, new.model
+    if b.init_commit is None and (a.init_from, a.init_revision) == (b.init_from, b.init_revision):
+        b.init_commit = a.init_commit
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -170,11 +178,17 @@ def _build(base: RunConfig, layers: Sequence[tuple[str, dict[str, Any]]]) -> Run
 
 
 def _drop_superseded(config: RunConfig, values: dict[str, Any]) -> None:
-    """Of a recipe's preset and an override's init_from, or the reverse, keep the one that was given later."""
+    """Of a recipe's preset and an override's init_from, or the reverse, keep the one that was given later.
+
+    A commit is kept only with the model and the revision that it was given with.
+    """
+    model = config.model
     if values.get("model.init_from") is not None and "model.preset" not in values:
-        config.model.preset = None
+        model.preset = None
     elif values.get("model.preset") is not None and "model.init_from" not in values:
-        config.model.init_from = config.model.init_step = None
+        model.init_from = model.init_step = model.init_revision = model.init_commit = None
+    if not values.keys().isdisjoint(("model.init_from", "model.init_revision")) and "model.init_commit" not in values:
+        model.init_commit = None
 
 
 def _value(key: str, given: Any, source: str) -> Any:
@@ -258,6 +272,8 @@ def _check_value(key: str, value: Any, rules: Rules) -> None:
         raise InputError(f"{key} is {value}; it must be under {rules.below:,.0f}")
     if rules.path == "local":
         check_local(key, value)
+    if rules.path == "model":
+        check_folder_or_name(key, value)
 
 
 def parse_steps(text: str) -> tuple[int, int]:

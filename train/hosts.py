@@ -171,6 +171,14 @@ def agreed(number: int) -> int:
     return int(multihost_utils.broadcast_one_to_all(np.int32(number))) if several() else number
 
 
+def agreed_text(text: str) -> str:
+    """Return the first process's text, of at most 100 ASCII characters, in every process."""
+    if not several():
+        return text
+    padded = np.frombuffer(text.encode("ascii").ljust(100), np.uint8)
+    return np.asarray(multihost_utils.broadcast_one_to_all(padded)).astype(np.uint8).tobytes().decode("ascii").rstrip()
+
+
 def summed(values: Sequence[float]) -> list[float]:
     """Sum numbers [N] elementwise over all processes."""
     if not several():

@@ -126,14 +126,16 @@ def is_finished(out: Path, step: int, steps: int) -> bool:
 def check_out(out: Path, config: RunConfig) -> None:
     """Check that this run may use the folder; a run without a checkpoint is replaced.
 
+    The commit of the run's initial model is added to `config`.
+
     Raises:
         InputError: the folder has a checkpoint of a run with different settings.
     """
-    saved = out / "config.yaml"
-    if not saved.exists():
+    if not (out / "config.yaml").exists():
         return
-    old = configs.load(str(saved))
+    old = configs.load(str(out / "config.yaml"))
     old.train.objective = old.train.objective or config.train.objective  # runs of earlier versions did not save it
+    configs.keep_commit(old, config)
     differing = configs.differences(old, config)
     if not differing:
         return

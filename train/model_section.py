@@ -17,8 +17,8 @@ def model_config(config: RunConfig, vocab_size: int, base: ModelConfig | None = 
         InputError: there is neither a preset nor all sizes, or a size does not fit the tokenizer or the sequences.
     """
     section = dataclasses.asdict(config.model)
-    preset, _, _ = section.pop("preset"), section.pop("init_from"), section.pop("init_step")
-    fields = {name: value for name, value in section.items() if value is not None}
+    preset = section.pop("preset")
+    fields = {name: value for name, value in section.items() if value is not None and not name.startswith("init_")}
     if base is None:
         fields.setdefault("vocab_size", vocab_size)
     if base is not None:

@@ -23,7 +23,16 @@ class ModelSection:
 
     preset: str | None = setting(None, f"one of {', '.join(presets.ALL)}")
     init_from: str | None = setting(
-        None, "a run or model folder to start from, with its weights and tokenizer", path="local"
+        None,
+        "a run or model folder, or the name of a model on the Hugging Face hub, to start from with its weights and "
+        "tokenizer",
+        path="model",
+    )
+    init_revision: str | None = setting(
+        None, "branch, tag or commit of the hub's model in `model.init_from`; null: main"
+    )
+    init_commit: str | None = setting(
+        None, "the commit that `model.init_revision` was when the run began; the run sets it"
     )
     init_step: int | None = setting(
         None, "the checkpoint of the run in `model.init_from`, by its step; null: the best", least=1
@@ -48,7 +57,11 @@ class ModelSection:
 class TokenizerSection:
     """The tokenizer: one to load, or the kind and size of one to train on the corpus."""
 
-    path: str | None = setting(None, "a tokenizer.json, or a folder that has one or a vocab.txt", path="local")
+    path: str | None = setting(
+        None,
+        "a tokenizer.json, a folder that has one or a vocab.txt, or the name of a model on the Hugging Face hub",
+        path="model",
+    )
     kind: str | None = setting(
         None, "of a new tokenizer; null: wordpiece for BERT, bpe for GPT-1", choices=("wordpiece", "bpe")
     )

@@ -39,5 +39,5 @@ def detect(folder: Path) -> Format:
         InputError: the folder does not exist.
     """
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder; nothing is downloaded, so give a local folder")
+        raise InputError(f"{folder}: no such folder")
     return next((found for found in FORMATS if found.is_in(folder)), HUGGING_FACE)

@@ -1,6 +1,7 @@
 """Load model folders."""
 
 import dataclasses
+import functools
 import importlib
 import warnings
 from collections.abc import Sequence
@@ -13,24 +14,33 @@ import numpy as np
 from flax.traverse_util import unflatten_dict
 from jax import Array
 
+from bertgpt import hub
 from bertgpt.checkpoints import hf_config, hf_mapping
 from bertgpt.checkpoints.detect import detect
+from bertgpt.checkpoints.formats.huggingface import CONFIG, fetch_weights
 from bertgpt.checkpoints.formats.tensors import Tensor
 from bertgpt.checkpoints.hf_mapping import Entry, Family
 from bertgpt.checkpoints.parameters import Params, Wanted, initial_values, tensor_shape, wanted_tensors
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, one_line
+from bertgpt.json_files import read_json_object
 from bertgpt.model.blocks import Model
+from bertgpt.tokenizers.loading import fetch_tokenizer_files
 
 LISTED = 5  # tensor names per message
 
 
 def load_pretrained(
-    folder: str | Path, architecture: str | None = None, num_labels: int | None = None, *, key: Array | None = None
+    folder: str | Path,
+    architecture: str | None = None,
+    num_labels: int | None = None,
+    *,
+    revision: str | None = None,
+    key: Array | None = None,
 ) -> tuple[Model, Params]:
-    """Load a model and its parameters from a Hugging Face folder, or from OpenAI's release of GPT-1.
+    """Load a model and its parameters from the Hugging Face hub or folder, or from OpenAI's release of GPT-1.
 
-    Nothing is downloaded. bfloat16 and float16 weights are converted to float32; to compute in bfloat16, use
+    bfloat16 and float16 weights are converted to float32; to compute in bfloat16, use
     `model.clone(dtype=jnp.bfloat16)`. Tensors that the class does not use are listed in one warning.
 
     On a TPU, or a GPU of the Ampere generation or later, JAX by default computes float32 products in bfloat16 or TF32.
@@ -39,11 +49,14 @@ def load_pretrained(
 
     Args:
         folder: a folder with config.json and model.safetensors (or its shards, or pytorch_model.bin if torch is
-            installed); or with params_shapes.json and params_*.npy.
+            installed); or with params_shapes.json and params_*.npy. If there is no such folder, the name of a model on
+            the hub, such as "google-bert/bert-base-uncased": its configuration, tokenizer and one set of weights are
+            downloaded to the cache of huggingface_hub.
         architecture: a class of this library, such as "BertForSequenceClassification"; None: the folder's. If it is
             given, a head that the folder lacks is randomly initialized.
         num_labels: the number of labels of the classifier; None: the folder's. A classifier of another size than the
             folder's is randomly initialized.
+        revision: a branch, tag or commit of a model on the hub; None: main.
         key: the random key for the initialization; None: `jax.random.key(0)`.
 
     Returns:
@@ -51,9 +64,9 @@ def load_pretrained(
 
     Raises:
         InputError: the folder does not contain such a model, is damaged, or needs something that this library does not
-            support. The message names the file and the key or tensor.
+            support. The message names the file and the key or tensor. Or the model cannot be downloaded.
     """
-    source = _open(Path(folder), architecture)
+    source = _open(find_model(folder, revision, architecture).folder, architecture)
     home = importlib.import_module(f"bertgpt.model.{source.family.architecture}")
     model = getattr(home, source.architecture)(_model_config(source, num_labels))
     wanted = wanted_tensors(source.family, source.architecture, model)
@@ -70,6 +83,27 @@ def load_pretrained(
         paths = [path for hf_name in remade for path in wanted[hf_name][1]]
         flat |= initial_values(model, paths, jax.random.key(0) if key is None else key)
     return model, jax.tree.map(jnp.asarray, unflatten_dict(flat, sep="/"))
+
+
+def find_model(path: str | Path, revision: str | None = None, architecture: str | None = None) -> hub.Found:
+    """Return the folder of a model, and its commit if it is named; fetch it from the hub if it is not in the cache.
+
+    Args:
+        path: a folder or a name.
+        revision: a branch, tag or commit of a named model; None: main.
+        architecture: the class to load, for a config.json that names none.
+
+    Raises:
+        InputError: there is neither such a folder nor such a BERT or GPT-1 on the hub; or it cannot be downloaded.
+    """
+    return hub.find(path, revision, functools.partial(_fetch_model, architecture=architecture))
+
+
+def _fetch_model(snapshot: hub.Snapshot, architecture: str | None) -> None:
+    """Fetch the configuration, the tokenizer and, last, the weights: without them, nothing can be loaded."""
+    _check_kind(read_json_object(snapshot.fetch(CONFIG)), f"{snapshot.name}/{CONFIG}", architecture)
+    fetch_tokenizer_files(snapshot)
+    fetch_weights(snapshot)
 
 
 class _Source(NamedTuple):
@@ -107,11 +141,20 @@ def _open(folder: Path, architecture: str | None) -> _Source:
 def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any]:
     """Return the folder's configuration, with a known model_type."""
     config = detect(folder).read_config(folder)
+    return config | {"model_type": _check_kind(config, folder / CONFIG, architecture)}
+
+
+def _check_kind(config: dict[str, Any], file: Any, architecture: str | None = None) -> str:
+    """Return the model_type of a configuration; without one, that of the architecture.
+
+    Raises:
+        InputError: it is not supported; the message names the file.
+    """
     kind = config.get("model_type") or hf_mapping.family_of(architecture or _named_architecture(config) or "")
     if not isinstance(kind, str) or kind not in hf_mapping.FAMILIES:
         choices = " or ".join(hf_mapping.FAMILIES)
-        raise InputError(f"{folder / 'config.json'}: model_type {kind!r} is not supported; it must be {choices}")
-    return config | {"model_type": kind}
+        raise InputError(f"{file}: model_type {kind!r} is not supported; it must be {choices}")
+    return kind
 
 
 def _normalize_names(family: Family, architecture: str, tensors: dict[str, Tensor], folder: Path) -> dict[str, Tensor]:

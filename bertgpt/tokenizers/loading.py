@@ -7,6 +7,7 @@ from typing import Any, TypeVar
 
 from tokenizers import Tokenizer, models, normalizers
 
+from bertgpt import hub
 from bertgpt.errors import InputError
 from bertgpt.json_files import MAX_VALUES, has_over, read_json_object
 from bertgpt.tokenizers.added import (
@@ -34,12 +35,13 @@ from bertgpt.tokenizers.kinds import BERT_SPECIAL, add_bert_template, bpe, wordp
 
 MERGES = {"vocab.json": "merges.txt", "encoder_bpe_40000.json": "vocab_40000.bpe"}  # Hugging Face's names, OpenAI's
 TOKENIZER_FILES = ("tokenizer.json", CONFIG, SPECIAL_MAP, ADDED, "vocab.txt", "vocab.json", "merges.txt")
+VOCABULARIES = (*MERGES.values(), *MERGES, "vocab.txt", "tokenizer.json")
 
 Made = TypeVar("Made")
 
 
-def load_tokenizer(path: str | Path) -> Tokenizer:
-    """The tokenizer in a file or folder.
+def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
+    """The tokenizer in a file or folder, or of a model on the Hugging Face hub.
 
     The file, or a file in the folder, is `tokenizer.json`, `vocab.txt`, `vocab.json` with `merges.txt` next to it, or
     OpenAI's `encoder_bpe_40000.json` with `vocab_40000.bpe` next to it.
@@ -49,11 +51,16 @@ def load_tokenizer(path: str | Path) -> Tokenizer:
     class, only settings that the config contains override tokenizer.json. Tokens added by `tokenizer_config.json`,
     `special_tokens_map.json` or `added_tokens.json` have the ids that transformers gives them.
 
+    Args:
+        path: a file or folder. If it does not exist, the name of a model on the hub, such as
+            "google-bert/bert-base-uncased": its tokenizer files are downloaded to the cache of huggingface_hub.
+        revision: a branch, tag or commit of a named model; None: main.
+
     Raises:
         InputError: there is no tokenizer, its file cannot be used, it would encode differently from transformers, or
             BERT's special tokens have other names.
     """
-    path = Path(path)
+    path = _find(path, revision)
     folder = path if path.is_dir() else path.parent
     config = read_json_object(folder / CONFIG) if is_file(folder / CONFIG) else None
     reader = find_reader(folder, config or {})
@@ -96,6 +103,31 @@ def parse_tokenizer(text: str, place: Any) -> Tokenizer:
     added = description.get("added_tokens") or []
     check_numbering(place, tokenizer, {token["id"]: token["content"] for token in added})
     return tokenizer
+
+
+def _find(path: str | Path, revision: str | None) -> Path:
+    """The file or folder of a tokenizer, downloaded if it is named."""
+    if Path(path).name in VOCABULARIES:  # a missing file is not looked up
+        path = Path(path)
+    return hub.find(path, revision, _fetch_tokenizer).folder
+
+
+def _fetch_tokenizer(snapshot: hub.Snapshot) -> None:
+    if snapshot.files.isdisjoint((*MERGES, "tokenizer.json", "vocab.txt")):
+        raise snapshot.lacks("tokenizer.json, vocab.txt, or vocab.json with merges.txt")
+    fetch_tokenizer_files(snapshot)
+
+
+def fetch_tokenizer_files(snapshot: hub.Snapshot) -> None:
+    """Fetch the files that `load_tokenizer` reads, those without which it cannot load the others last.
+
+    Raises:
+        InputError: a file cannot be downloaded.
+    """
+    vocabularies = ("tokenizer.json",) if "tokenizer.json" in snapshot.files else VOCABULARIES
+    for name in ("config.json", CONFIG, SPECIAL_MAP, ADDED, *vocabularies):
+        if name in snapshot.files:
+            snapshot.fetch(name)
 
 
 def _find_vocabulary(path: Path, reader: Reader) -> Path:

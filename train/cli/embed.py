@@ -2,10 +2,12 @@
 
 import argparse
 
+from . import add_model
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a run or model folder, texts, and the pooling."""
-    parser.add_argument("run", metavar="RUN", help="a run folder or model folder")
+    add_model(parser, "a run folder or model folder")
     parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts (default: the lines of standard input)")
     parser.add_argument(
         "--pooling",
@@ -34,6 +36,6 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("there are no texts; give some as arguments or on standard input")
     for text in texts:
         check_text(text)
-    model, params, tokenizer, _ = load_run(options.run)
+    model, params, tokenizer, _ = load_run(options.run, revision=options.revision)
     for text, vector in zip(texts, embed(model, params, tokenizer, texts, options.pooling), strict=True):
         print(json.dumps({"text": text, "embedding": [round(float(x), 6) for x in vector]}, ensure_ascii=False))

@@ -3,10 +3,12 @@
 import argparse
 from pathlib import Path
 
+from . import add_model
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a run or model folder, and rows."""
-    parser.add_argument("run", metavar="RUN", help="a fine-tuned run folder, or a model folder with a task head")
+    add_model(parser, "a fine-tuned run folder, or a model folder with a task head")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="such as task.label=stars")
     parser.add_argument("--data", metavar="PATH", help="labelled rows (default: those that the run held out)")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the best)")
@@ -17,6 +19,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the table and, for entities, one with a row per type."""
     from bertgpt.errors import InputError, check_local
+    from bertgpt.hub import is_name
 
     from ..config import expand_home
     from ..folders.run_folder import load_run
@@ -27,7 +30,10 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("--batch-size must be at least 1")
     out = options.run if options.out is None else expand_home(options.out, "--out")
     check_local("the output folder", out)
-    tuned = load_tuned(load_run(options.run, options.step), options.run, options.overrides)
+    found = load_run(options.run, options.step, options.revision)
+    if options.out is None and is_name(options.run):
+        raise InputError(f"--out is missing; {options.run} is a model on the hub, so give a folder for its scores")
+    tuned = load_tuned(found, options.run, options.overrides)
     if options.data is not None:
         tuned.config.data.eval = expand_home(options.data, "--data")
     scores = evaluate(tuned, Path(out), options.batch_size)

@@ -5,12 +5,14 @@ from pathlib import Path
 
 from bertgpt.errors import InputError, check_local
 
+from . import add_model
+
 FORMATS = ("huggingface", "stablehlo")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a run folder, an output folder, and the format."""
-    parser.add_argument("run", metavar="RUN", help="a run folder, or a model folder to convert")
+    add_model(parser, "a run folder, or a model folder to convert")
     parser.add_argument("folder", metavar="FOLDER", help="output folder; created or replaced")
     parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the best)")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=f"default: {FORMATS[0]}")
@@ -28,7 +30,7 @@ def run(options: argparse.Namespace) -> None:
     from ..folders.run_folder import load_run
     from ..reports import say
 
-    model, params, tokenizer, step = load_run(options.run, options.step)
+    model, params, tokenizer, step = load_run(options.run, options.step, options.revision)
     write = save_pretrained if options.format == "huggingface" else export_stablehlo
     write(options.folder, model, params, tokenizer)
     say(f"{type(model).__name__}{f' of step {step}' if step else ''} written to {options.folder}")

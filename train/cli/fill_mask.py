@@ -2,10 +2,12 @@
 
 import argparse
 
+from . import add_model
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a run or model folder, and a text."""
-    parser.add_argument("run", metavar="RUN", help="the run or model folder of a BERT")
+    add_model(parser, "the run or model folder of a BERT")
     parser.add_argument("text", metavar="TEXT", help='such as "the capital of france is [MASK] ."')
 
 
@@ -16,7 +18,8 @@ def run(options: argparse.Namespace) -> None:
     from ..folders.run_folder import load_run, require_architecture
     from ..reports import say
 
-    model, params, tokenizer, _ = require_architecture(load_run(options.run), "bert", "fill-mask", "generate")
+    found = load_run(options.run, revision=options.revision)
+    model, params, tokenizer, _ = require_architecture(found, "bert", "fill-mask", "generate")
     say(options.text)
     for best in fill_mask(model, params, tokenizer, options.text):
         say("  [MASK]: " + "  ".join(f"{piece} {probability:.3f}" for piece, probability in best))

@@ -2,10 +2,12 @@
 
 import argparse
 
+from . import add_model
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a run or model folder, a prompt, and decoding options."""
-    parser.add_argument("run", metavar="RUN", help="the run folder or model folder of a GPT-1")
+    add_model(parser, "the run folder or model folder of a GPT-1")
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
     parser.add_argument("--max-new-tokens", type=int, default=64, metavar="N", help="tokens to add (default 64)")
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (the default): always the most likely token")
@@ -36,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
     check_text(options.prompt)
     if not 0 <= options.seed < 2**32:
         raise InputError("--seed must be at least 0 and under 4294967296")
-    model, params, tokenizer, _ = require_architecture(load_run(options.run), "gpt", "generate", "fill-mask")
+    found = load_run(options.run, revision=options.revision)
+    model, params, tokenizer, _ = require_architecture(found, "gpt", "generate", "fill-mask")
     ids = tokenizer.encode(options.prompt).ids
     new = stream(
         model,

@@ -4,12 +4,14 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
+from . import add_model
+
 EXTRA = {"question_answering": "question", "multiple_choice": "choice", "tagging": "", "sft": ""}  # other tasks: pair
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a run or model folder, and texts from options, a file or standard input."""
-    parser.add_argument("run", metavar="RUN", help="a run folder, or a model folder with a task head")
+    add_model(parser, "a run folder, or a model folder with a task head")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="such as task.null_threshold=0")
     parser.add_argument("--text", metavar="A", help="a text; for a question, the text with the answer")
     parser.add_argument("--pair", metavar="B", help="the second text of a pair")
@@ -34,7 +36,7 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("--max-new-tokens must be at least 1")
     if options.text is not None and options.file is not None:
         raise InputError("give --text or --file, not both")
-    run = run_folder.load_run(options.run)
+    run = run_folder.load_run(options.run, revision=options.revision)
     if type(run.model).__name__ in ("BertForPreTraining", "BertForNextSentencePrediction"):
         _next_sentence(run, options)
         return

@@ -12,9 +12,10 @@ from tokenizers import Tokenizer
 import bertgpt
 from bertgpt.checkpoints.adapt import adapt
 from bertgpt.checkpoints.hf_mapping import FAMILIES, family_of, heads
-from bertgpt.checkpoints.load import contents_of_folder
+from bertgpt.checkpoints.load import contents_of_folder, find_model
 from bertgpt.config import ModelConfig
-from bertgpt.errors import InputError, check_local
+from bertgpt.errors import InputError
+from bertgpt.hub import Found, check_folder_or_name, is_name
 from bertgpt.model.blocks import Model
 from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import (
@@ -22,6 +23,7 @@ from bertgpt.tokenizers import (
     parse_tokenizer,
 )
 
+from .. import hosts
 from ..reports import say, warn
 from ..sections import OBJECTIVES, RunConfig
 from .checkpoints import Checkpoints
@@ -63,21 +65,22 @@ class InitialModel(NamedTuple):
         return self.step > 0
 
 
-def load_run(folder: str | Path, step: int | None = None) -> Run:
-    """Load the best checkpoint of a run folder (the newest if none was evaluated), or a model folder.
+def load_run(folder: str | Path, step: int | None = None, revision: str | None = None) -> Run:
+    """Load the best checkpoint of a run folder (the newest if none was evaluated), or a model.
 
     If the best checkpoint is damaged, the newest intact one is loaded. A model folder is Hugging Face's, or one
-    exported; its step is 0.
+    exported; its step is 0. So is that of a model of the Hugging Face hub.
 
     Args:
-        folder: a run or model folder.
+        folder: a run or model folder, or the name of a model on the hub.
         step: load this checkpoint of a run.
+        revision: a branch, tag or commit of a model on the hub; None: main.
 
     Raises:
         InputError: the folder is neither, or has no such intact checkpoint.
     """
-    check_local("the run or model folder", folder)
-    folder = Path(folder)
+    check_folder_or_name("the run or model folder", folder)
+    folder = find_model(folder, revision).folder
     if not (folder / "config.yaml").is_file():
         return _load_model_folder(folder, step)
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -121,7 +124,6 @@ def load_for_pretraining(folder: Path, step: int | None = None, objective: str |
     Raises:
         InputError: as `load_run`, or the objective is for the other family.
     """
-    check_local("the run or model folder", folder)
     if not (folder / "config.yaml").is_file() and _is_model_folder(folder):
         family, present = contents_of_folder(folder)
         return _load_model_folder(folder, step, _pretraining_class(folder, family, present, objective))
@@ -222,8 +224,36 @@ def find_initial_model(config: RunConfig) -> InitialModel | None:
     check_init_from(config)
     if config.model.init_from is None:
         return None
-    run = load_for_pretraining(Path(config.model.init_from), config.model.init_step, config.train.objective)
+    run = load_for_pretraining(init_folder(config), config.model.init_step, config.train.objective)
     return InitialModel(run.model.config, run.tokenizer, type(run.model).__name__, run.model, run.params)
+
+
+def init_folder(config: RunConfig) -> Path:
+    """The folder of `model.init_from`; a model of the hub is fetched, and its commit is added to `config`.
+
+    Raises:
+        InputError: there is neither such a folder nor such a model.
+    """
+    found = _find_in_all(config)
+    config.model.init_commit = found.commit
+    if found.commit is not None:
+        say(f"model.init_from: {config.model.init_from} at commit {found.commit}")
+    return found.folder
+
+
+def _find_in_all(config: RunConfig) -> Found:
+    """The same commit in all processes. The first process fetches it first, since the others may share its cache."""
+    name, revision = str(config.model.init_from), config.model.init_commit or config.model.init_revision
+    if not hosts.several() or not is_name(name):
+        return find_model(name, revision)
+    commits: list[str] = [""]
+
+    def fetch() -> bool:
+        commits.append(str(find_model(name, revision).commit))
+        return True
+
+    hosts.after_first(Path(config.out), fetch, f"waiting for {name}, which the first process is downloading")
+    return find_model(name, hosts.agreed_text(commits[-1]))
 
 
 def find_resumed(config: RunConfig) -> InitialModel | None:
@@ -240,11 +270,14 @@ def find_resumed(config: RunConfig) -> InitialModel | None:
 def check_init_from(config: RunConfig) -> None:
     """
     Raises:
-        InputError: model.preset or tokenizer.path is given together with model.init_from, or model.init_step without.
+        InputError: model.preset or tokenizer.path is given together with model.init_from, or model.init_step or
+            model.init_revision without.
     """
     if config.model.init_from is None:
         if config.model.init_step is not None:
             raise InputError("model.init_step is the step of a run; give the run's folder as model.init_from")
+        if config.model.init_revision is not None:
+            raise InputError("model.init_revision is of a model on the hub; give the model's name as model.init_from")
         return
     for key, value in (("model.preset", config.model.preset), ("tokenizer.path", config.tokenizer.path)):
         if value is not None:

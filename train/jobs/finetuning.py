@@ -101,7 +101,7 @@ def find_initial_model(config: RunConfig) -> InitialModel:
         return resumed
     run_folder.check_init_from(config)
     if config.model.init_from is not None:
-        run = run_folder.load_run(config.model.init_from, config.model.init_step)
+        run = run_folder.load_run(run_folder.init_folder(config), config.model.init_step)
         return InitialModel(run.model.config, run.tokenizer, type(run.model).__name__, run.model, run.params)
     if config.tokenizer.path is None:
         raise InputError(

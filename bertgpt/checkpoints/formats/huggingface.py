@@ -6,9 +6,10 @@ from pathlib import Path
 from typing import Any
 
 from bertgpt.checkpoints.formats.safetensors import INDEX, WHOLE, open_safetensors
-from bertgpt.checkpoints.formats.tensors import Tensor, open_sharded
-from bertgpt.checkpoints.formats.torch_bin import TORCH, TORCH_INDEX, open_torch
+from bertgpt.checkpoints.formats.tensors import Tensor, open_sharded, read_index
+from bertgpt.checkpoints.formats.torch_bin import TORCH, TORCH_INDEX, import_torch, open_torch
 from bertgpt.errors import InputError, check_regular
+from bertgpt.hub import Snapshot
 from bertgpt.json_files import read_json_object
 
 CONFIG = "config.json"
@@ -46,3 +47,19 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
             check_regular(folder / name)
             return read(folder / name)
     raise InputError(f"{folder}: contains no weights; add {WHOLE}, {INDEX} with its shards, or {TORCH}")
+
+
+def fetch_weights(snapshot: Snapshot) -> None:
+    """Fetch the weight files that `open_tensors` will read.
+
+    Raises:
+        InputError: the model has none, or only torch's without torch being installed; or a file cannot be downloaded.
+    """
+    name = next((name for name in READERS if name in snapshot.files), None)
+    if name is None:
+        raise snapshot.lacks(f"{WHOLE}, {INDEX} or {TORCH}")
+    if name in (TORCH, TORCH_INDEX):
+        import_torch(f"{snapshot.name}/{name}")
+    file = snapshot.fetch(name)
+    for shard in sorted(set(read_index(file).values())) if name in (INDEX, TORCH_INDEX) else ():
+        snapshot.fetch(shard)

@@ -30,13 +30,9 @@ def open_sharded(index: Path, open_shard: Callable[[Path], dict[str, Tensor]]) -
     Raises:
         InputError: the index is damaged, names a file outside its folder, or a file or a tensor is missing.
     """
-    weight_map = read_json_object(index).get("weight_map")
-    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise InputError(f"{index}: has no weight_map from names to files; copy it again")
+    weight_map = read_index(index)
     opened: dict[str, dict[str, Tensor]] = {}
     for shard in sorted(set(weight_map.values())):
-        if Path(shard).name != shard or "\\" in shard or shard in ("", ".", "..") or len(shard) > 200:
-            raise InputError(f"{index}: {shard!r} is outside the folder; an index may only name files in its folder")
         if not (index.parent / shard).is_file():
             raise InputError(f"{index}: {shard!r} is missing; copy the whole folder")
         opened[shard] = open_shard(index.parent / shard)
@@ -44,3 +40,18 @@ def open_sharded(index: Path, open_shard: Callable[[Path], dict[str, Tensor]]) -
         if name not in opened[shard]:
             raise InputError(f"{index.parent / shard}: lacks {name}, which {index.name} lists; copy the whole folder")
     return {name: opened[shard][name] for name, shard in weight_map.items()}
+
+
+def read_index(index: Path) -> dict[str, str]:
+    """Return the file of each tensor that an index of shards lists.
+
+    Raises:
+        InputError: the index is damaged, or names a file outside its folder.
+    """
+    weight_map = read_json_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(shard, str) for shard in weight_map.values()):
+        raise InputError(f"{index}: has no weight_map from names to files; copy it again")
+    for shard in sorted(set(weight_map.values())):
+        if Path(shard).name != shard or "\\" in shard or shard in ("", ".", "..") or len(shard) > 200:
+            raise InputError(f"{index}: {shard!r} is outside the folder; an index may only name files in its folder")
+    return weight_map

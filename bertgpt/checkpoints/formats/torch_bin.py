@@ -23,13 +23,7 @@ def open_torch(file: Path) -> dict[str, Tensor]:
     Raises:
         InputError: torch is not installed, or the file cannot be read safely or contains something else.
     """
-    try:
-        import torch
-    except ImportError:
-        raise InputError(
-            f"{file}: reading torch's format needs torch; install it, or convert the file on a machine with torch: "
-            "from_pretrained(folder).save_pretrained(folder) of transformers writes model.safetensors"
-        ) from None
+    torch = import_torch(file)
     _check_records(file)
     try:
         loaded = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
@@ -45,6 +39,22 @@ def open_torch(file: Path) -> dict[str, Tensor]:
         str(name): Tensor(tuple(value.shape), functools.partial(_read_torch, value, str(name), file))
         for name, value in loaded.items()
     }
+
+
+def import_torch(file: Any) -> Any:
+    """Return the module torch; `file`, which needs it, is named in the error.
+
+    Raises:
+        InputError: torch is not installed.
+    """
+    try:
+        import torch
+    except ImportError:
+        raise InputError(
+            f"{file}: reading torch's format needs torch; install it, or convert the file on a machine with torch: "
+            "from_pretrained(folder).save_pretrained(folder) of transformers writes model.safetensors"
+        ) from None
+    return torch
 
 
 def _check_records(file: Path) -> None:
