@@ -140,8 +140,9 @@ def _open(folder: Path, architecture: str | None) -> _Source:
 
 def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any]:
     """Return the folder's configuration, with a known model_type."""
-    config = detect(folder).read_config(folder)
-    return config | {"model_type": _check_kind(config, folder / CONFIG, architecture)}
+    found = detect(folder)
+    config = found.read_config(folder)
+    return config | {"model_type": _check_kind(config, folder / found.config, architecture)}
 
 
 def _check_kind(config: dict[str, Any], file: Any, architecture: str | None = None) -> str:
@@ -186,13 +187,13 @@ def _named_architecture(config: dict[str, Any]) -> str | None:
 
 
 def _model_config(source: _Source, num_labels: int | None) -> ModelConfig:
-    file = source.folder / "config.json"
+    file = source.folder / detect(source.folder).config
     model = hf_config.from_hf(source.config, source.architecture, file)
     per_layer = len(hf_mapping.backbone(source.family, 1)) - len(hf_mapping.backbone(source.family, 0))
     if model.num_layers * per_layer > len(source.tensors):  # before anything is traced
         raise InputError(
             f"{file}: needs {model.num_layers} layers, more than the folder has tensors for; "
-            "use the config.json that belongs to the weights"
+            f"use the {file.name} that belongs to the weights"
         )
     if num_labels is None or num_labels == model.num_labels:
         return model

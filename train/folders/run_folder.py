@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 import bertgpt
 from bertgpt.checkpoints.adapt import adapt
+from bertgpt.checkpoints.detect import is_model_folder
 from bertgpt.checkpoints.hf_mapping import FAMILIES, family_of, heads
 from bertgpt.checkpoints.load import contents_of_folder, find_model
 from bertgpt.config import ModelConfig
@@ -100,17 +101,12 @@ def load_run(folder: str | Path, step: int | None = None, revision: str | None =
 
 
 def _load_model_folder(folder: Path, step: int | None = None, architecture: str | None = None) -> Run:
-    if not _is_model_folder(folder):
+    if not is_model_folder(folder):
         raise InputError(f"{folder}: neither a run folder (no config.yaml) nor a model folder (no config.json)")
     if step is not None:
         raise InputError(f"{folder}: a model folder has no checkpoint {step}; give no step, or a run folder")
     model, params = bertgpt.load_pretrained(folder, architecture)
     return Run(model, params, load_tokenizer(folder), 0)
-
-
-def _is_model_folder(folder: Path) -> bool:
-    """Whether the folder looks like Hugging Face's or OpenAI's release."""
-    return any((folder / name).is_file() for name in ("config.json", "params_shapes.json"))
 
 
 def load_for_pretraining(folder: Path, step: int | None = None, objective: str | None = None) -> Run:
@@ -124,7 +120,7 @@ def load_for_pretraining(folder: Path, step: int | None = None, objective: str |
     Raises:
         InputError: as `load_run`, or the objective is for the other family.
     """
-    if not (folder / "config.yaml").is_file() and _is_model_folder(folder):
+    if not (folder / "config.yaml").is_file() and is_model_folder(folder):
         family, present = contents_of_folder(folder)
         return _load_model_folder(folder, step, _pretraining_class(folder, family, present, objective))
     run = load_run(folder, step)
