@@ -20,6 +20,7 @@ from bertgpt.tokenizers.added import (
     read_added,
     with_roles,
 )
+from bertgpt.tokenizers.case import GOOGLE_CONFIG, is_lowercased
 from bertgpt.tokenizers.checks import (
     check_after,
     check_before,
@@ -47,9 +48,10 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
     OpenAI's `encoder_bpe_40000.json` with `vocab_40000.bpe` next to it.
 
     BERT's `tokenizer_config.json` next to the file decides lower case, Chinese characters and accents; settings that it
-    lacks have Hugging Face's defaults. A `vocab.txt` without a config is lower-cased. If no file names the tokenizer's
-    class, only settings that the config contains override tokenizer.json. Tokens added by `tokenizer_config.json`,
-    `special_tokens_map.json` or `added_tokens.json` have the ids that transformers gives them.
+    lacks have Hugging Face's defaults. A `vocab.txt` without a config is lower-cased. In a folder of Google's BERT
+    (`bert_config.json`, and no `config.json`) the vocabulary decides this, with a warning where it is a guess. If no
+    file names the tokenizer's class, only settings that the config contains override tokenizer.json. Tokens added by
+    `tokenizer_config.json`, `special_tokens_map.json` or `added_tokens.json` have the ids that transformers gives them.
 
     Args:
         path: a file or folder. If it does not exist, the name of a model on the hub, such as
@@ -68,6 +70,8 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
     check_reader(reader, file, "bert" if file.name == "vocab.txt" else "gpt" if file.name in MERGES else None)
     added = read_added(folder, config or {})
     if file.name == "vocab.txt":
+        if config is None and is_file(folder / GOOGLE_CONFIG) and not is_file(folder / "config.json"):
+            config = {"do_lower_case": is_lowercased(file, read_text(file).split())}
         return _from_vocab_txt(file, read_settings(folder / CONFIG, config or {}, bert=True), added)
     if file.name in MERGES:
         return _from_merges(file, added)

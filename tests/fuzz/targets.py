@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import tensor_bundles
 from packed_files import PACK
 from safetensors.numpy import save
 
@@ -29,6 +30,7 @@ from train.folders.checkpoints import Checkpoints
 
 SEEDS = Path(__file__).parent / "seeds"
 SECONDS = 20  # for one input
+GOOGLE = Path(__file__).parent.parent / "goldens" / "google" / "shards"
 RECIPE = Path(__file__).parent.parent.parent / "configs" / "bert_demo.yaml"
 
 
@@ -157,6 +159,22 @@ def _release(folder: Path) -> None:
     (folder / "params_0.npy").write_bytes(_npy()[0])
 
 
+def _google(folder: Path) -> None:
+    shutil.copytree(GOOGLE, folder, dirs_exist_ok=True)
+
+
+def _google_entries() -> list[bytes]:
+    """The first block of an index: what precedes its checksum and the second block, which is empty."""
+    data = (GOOGLE / "bert_model.ckpt.index").read_bytes()
+    return [data[: data.index(tensor_bundles.END) - 5]]
+
+
+def _entries(folder: Path) -> Any:
+    """Entries of the table, with checksums that fit them."""
+    (folder / "bert_model.ckpt.index").write_bytes(tensor_bundles.table((folder / "entries").read_bytes()))
+    return bertgpt.load_pretrained(folder)
+
+
 def _npy() -> list[bytes]:
     flat = np.zeros(sum(int(np.prod(shape)) for shape in GPT_SHAPES), np.float32)
     return [_bytes(lambda array, stream: np.save(stream, array), array) for array in (flat, flat.astype(np.float16))]
@@ -244,6 +262,10 @@ TARGETS |= {
     "torch": Target("pytorch_model.bin", bertgpt.load_pretrained, "torch", _torch, 30),
     "release_shapes": Target("params_shapes.json", bertgpt.load_pretrained, "shapes", _release, 30),
     "release_npy": Target("params_0.npy", bertgpt.load_pretrained, "npy", _release, 30),
+    "google_config": Target("bert_config.json", bertgpt.load_pretrained, "bert_config", _google, 30),
+    "google_checkpoint": Target("checkpoint", bertgpt.load_pretrained, "checkpoint", _google, 30),
+    "google_index": Target("bert_model.ckpt.index", bertgpt.load_pretrained, "google_index", _google, 60),
+    "google_entries": Target("entries", _entries, "google_entries", _google, 100),
     "run_yaml": Target("run.yaml", lambda folder: configs.load(str(folder / "run.yaml")), "yaml", rounds=30),
     "run_overrides": Target("overrides", _overrides, "overrides", rounds=30),
     "store_meta": Target("store/meta.json", _open_store, "store_meta", _store),
@@ -272,6 +294,10 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
     "index": _index,
     "shapes": lambda: [json.dumps(GPT_SHAPES).encode()],
     "npy": _npy,
+    "bert_config": lambda: [(GOOGLE / "bert_config.json").read_bytes()],
+    "checkpoint": lambda: [b'model_checkpoint_path: "bert_model.ckpt"\n'],
+    "google_index": lambda: [(GOOGLE / "bert_model.ckpt.index").read_bytes()],
+    "google_entries": _google_entries,
     "yaml": lambda: [path.read_bytes() for path in sorted(RECIPE.parent.glob("*_demo.yaml"))],
     "store_meta": lambda: [_store_files()["meta.json"]],
     "store_tokens": lambda: [_store_files()["train/tokens.bin"]],

@@ -7,7 +7,8 @@
 
 bert-tensorflow is Google's package of that code. Every folder contains bert_config.json, a checkpoint of small random
 weights, and expected.safetensors: `input/NAME` and `output/NAME`. TensorFlow 2 has no tf.contrib, so its layer_norm is
-replaced. The GELU is the one of the releases of 2018 (erf), except in `squad`, which keeps today's (tanh).
+replaced. The GELU is the one of the releases of 2018 (erf), except in `squad`, which keeps today's (tanh). `kinds` has
+variables of many kinds, and no model.
 """
 
 import importlib
@@ -178,10 +179,33 @@ def write(name):
         (folder / "checkpoint").unlink()  # a release has none
 
 
+def write_kinds():
+    """Variables of every kind that a reader meets."""
+    folder = FOLDER / "kinds"
+    folder.mkdir(parents=True)
+    rng = np.random.default_rng(3)
+    arrays = {kind: rng.normal(size=(2, 3)).astype(kind) for kind in ("float64", "float32", "float16")}
+    arrays |= {f"{'deep/' * (number % 9)}variable_{number}": np.float32([number]) for number in range(20)}
+    tf.disable_eager_execution()
+    for name, array in arrays.items():
+        tf.get_variable(name, initializer=array)
+    tf.get_variable("bfloat16", initializer=tf.cast(arrays["float32"], tf.bfloat16))
+    tf.get_variable("int64", initializer=np.arange(3))
+    tf.get_variable("string", initializer=np.array(["a", "b"], object))
+    halves = tf.fixed_size_partitioner(2)
+    tf.get_variable("partitioned", initializer=tf.constant(np.ones((4, 2), np.float32)), partitioner=halves)
+    with tf.Session() as session:
+        session.run(tf.global_variables_initializer())
+        tf.train.Saver().save(session, str(folder / "kinds.ckpt"), write_meta_graph=False, write_state=False)
+    save_file(arrays, folder / "expected.safetensors")
+
+
 if __name__ == "__main__":
-    if sys.argv[1:]:
+    if sys.argv[1:] == ["kinds"]:
+        write_kinds()
+    elif sys.argv[1:]:
         write(sys.argv[1])
     else:
         shutil.rmtree(FOLDER, ignore_errors=True)
-        for model in MODELS:  # each in a process: Google's scripts define the same flags
-            subprocess.run([sys.executable, __file__, model], check=True)
+        for name in (*MODELS, "kinds"):  # each in a process: Google's scripts define the same flags
+            subprocess.run([sys.executable, __file__, name], check=True)

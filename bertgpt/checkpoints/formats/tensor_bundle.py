@@ -26,6 +26,7 @@ MAX_NAME = 1000  # bytes
 MAX_AXES = 8
 FOOTER, TRAILER = 48, 5  # bytes: of the table; of a block, its type and its checksum
 MAGIC = struct.pack("<Q", 0xDB4775248B80FB57)
+SLICE = b"\0"  # first byte of the name of a partitioned variable's slice; the variable has an entry of its own
 MASK = 0xA282EAD8  # added to rotated checksums
 FLOATS = {1: np.dtype("<f4"), 2: np.dtype("<f8"), 14: np.dtype(ml_dtypes.bfloat16), 19: np.dtype("<f2")}
 OTHERS = {3: "int32", 7: "string", 9: "int64", 10: "bool", 20: "resource", 21: "variant"}  # of types.proto, for errors
@@ -58,7 +59,8 @@ def open_bundle(index: Path) -> dict[str, Tensor]:
     try:
         entries = dict(_read_table(index))
         shards = _read_header(index, entries.pop(b"", None))
-        found = {_name(index, key): _read_entry(value) for key, value in entries.items()}
+        whole = {key: value for key, value in entries.items() if not key.startswith(SLICE)}
+        found = {_name(index, key): _read_entry(value) for key, value in whole.items()}
     except (IndexError, struct.error) as error:
         raise _damaged(index, "an entry is incomplete") from error
     files = {shard: _find_shard(index, shard, shards) for shard in sorted({entry.shard for entry in found.values()})}
@@ -128,7 +130,9 @@ def _read_block(index: Path, data: bytes, handle: tuple[int, int]) -> Iterator[t
             "tf.compat.v1.train.Saver, which does not compress"
         )
     (restarts,) = struct.unpack_from("<I", data, end - 4)
-    block, key, place = data[offset : max(offset, end - 4 * (restarts + 1))], b"", 0
+    if 4 * (restarts + 1) > size:
+        raise _damaged(index, "a block has no place for its entries")
+    block, key, place = data[offset : end - 4 * (restarts + 1)], b"", 0
     while place < len(block):
         shared, place = _varint(block, place)
         new, place = _varint(block, place)
