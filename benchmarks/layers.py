@@ -24,12 +24,12 @@ class ScanStack(nn.Module):
     @nn.compact
     def __call__(self, x, attention_mask=None, pack_ids=None, deterministic=True):
         scan = nn.scan(
-            lambda block, x, _: block(x, attention_mask, pack_ids, deterministic),
+            lambda block, x, _: (block(x, attention_mask, pack_ids, deterministic)[0], None),
             variable_axes={"params": 0},
             split_rngs={"params": True, "dropout": True},
             length=self.config.num_layers,
         )
-        return [scan(Block(self.config, self.config.causal), x, None)[0]], None
+        return [scan(Block(self.config, self.config.causal), x, None)[0]], None, None
 
 
 def compiled_step(stack, x):

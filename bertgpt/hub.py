@@ -15,7 +15,9 @@ from bertgpt.errors import ADDRESS, InputError, check_local
 
 PART = r"(?![-.])[\w.-]{1,96}(?<![-.])"  # of a name; the client has the same rules
 NAME = re.compile(rf"(?!.*(--|\.\.))({PART}/)?{PART}(?<!\.git)", re.ASCII)
-HUB_ADDRESS = re.compile(rf"(?:hf:/+|https?:/+(?:huggingface\.co|hf\.co)/)({PART}/{PART})", re.ASCII)
+HUB_ADDRESS = re.compile(
+    rf"(?:hf:/+|https?:/+(?:huggingface\.co|hf\.co)/)(?!datasets/|spaces/)({PART}/{PART})", re.ASCII
+)
 ANCHORS = ("config.json", "tokenizer_config.json")  # small files; the first that a model has is fetched first
 BUSY = (408, 429)  # HTTP statuses of 400 to 499 after which the same request may succeed
 

@@ -342,26 +342,21 @@ def test_a_run_notes_its_commit_and_resumes_without_a_network(hub, tmp_path, sma
 
     write_bert(tmp_path / "hub" / "owner" / "bert", small, seed=1)  # main moves on
     hub.requests.clear()
-    said = commands(
-        hub,
-        tmp_path,
-        ["pretrain", "run.yaml", "train.steps=2"],  # resumed
-        ["pretrain", "run/config.yaml", "out=again", "train.steps=1"],  # from the same commit
-        HF_HUB_OFFLINE="1",
-    )
+    resumed = ["pretrain", "run.yaml", "train.steps=2"]
+    said = commands(hub, tmp_path, resumed, ["plan", "run/config.yaml", "out=new"], HF_HUB_OFFLINE="1")
     assert "resuming from step 1" in said
-    assert (noted(tmp_path / "run"), noted(tmp_path / "again")) == (first, first)
+    assert f"model.init_from: owner/bert at commit {first}" in said  # by the plan of another run from its configuration
+    assert noted(tmp_path / "run") == first
     assert hub.requests == []
 
-    shutil.rmtree(tmp_path / "again" / "checkpoints")  # as if it had ended before its first checkpoint
-    again = ["pretrain", "run.yaml", "out=again", "train.steps=1"]
-    other = ["pretrain", "run.yaml", "out=other", "train.steps=1", "model.init_revision=main"]
-    changed = [*other, "model.init_revision=v2"]
-    said = commands(hub, tmp_path, again, other, changed, expected=2)
+    changed = ["pretrain", "run.yaml", "model.init_revision=v2"]
+    said = commands(hub, tmp_path, ["plan", "run.yaml", "out=new"], changed, expected=2)
     second, _ = hub.files("owner/bert", "main")
-    assert second != first
-    assert (noted(tmp_path / "again"), noted(tmp_path / "other")) == (first, second)
-    assert "other was started with different settings: model.init_revision (main -> v2), " in said
+    assert f"model.init_from: owner/bert at commit {second}" in said
+    assert "run was started with different settings: model.init_revision (None -> v2), " in said
+
+    shutil.rmtree(tmp_path / "run" / "checkpoints")  # as if it had ended before its first checkpoint
+    assert f"model.init_from: owner/bert at commit {first}" in commands(hub, tmp_path, ["pretrain", "run.yaml"])
 
 
 def noted(out: Path) -> str:

@@ -207,7 +207,7 @@ def test_feed_forward_follows_the_configured_activation(params, x):
 
 def test_dropout_is_off_by_default(params, x):
     config = dataclasses.replace(CONFIG, hidden_dropout=0.5, attention_dropout=0.5)
-    got, _ = blocks.Block(config, causal=False).apply({"params": params}, x)
+    got, *_ = blocks.Block(config, causal=False).apply({"params": params}, x)
     np.testing.assert_array_equal(got, blocks.Block(CONFIG, causal=False).apply({"params": params}, x)[0])
 
 
@@ -225,7 +225,7 @@ def test_dropout_follows_the_key_when_asked_for(params, x, field):
 
 def test_hidden_dropout_falls_on_both_residual_branches_alone(params, x):
     config = dataclasses.replace(CONFIG, hidden_dropout=SURE, attention_dropout=0.0)
-    got, _ = blocks.Block(config, causal=False).apply(
+    got, *_ = blocks.Block(config, causal=False).apply(
         {"params": params}, x, deterministic=False, rngs={"dropout": jax.random.key(0)}
     )
     norm = layers.layer_norm(CONFIG, jnp.float32, "norm")
@@ -249,7 +249,7 @@ def test_attention_dropout_falls_on_the_probabilities():
 
 def test_stack_gives_every_blocks_output_in_turn(params, x):
     config = dataclasses.replace(CONFIG, num_layers=2)
-    outputs, _ = blocks.Stack(config).apply({"params": {"block_0": params, "block_1": params}}, x)
+    outputs, *_ = blocks.Stack(config).apply({"params": {"block_0": params, "block_1": params}}, x)
     block = blocks.Block(config, causal=False)
     assert len(outputs) == 2
     np.testing.assert_allclose(outputs[0], block.apply({"params": params}, x)[0], rtol=1e-5, atol=1e-6)
@@ -418,7 +418,7 @@ def test_remat_changes_no_output_and_no_gradient(remat, x):
 
     def loss(params, remat):
         stack = blocks.Stack(config, remat=remat)
-        layers_out, _ = stack.apply(params, x, ATTENTION_MASK, PACK_IDS, False, rngs={"dropout": jax.random.key(1)})
+        layers_out, *_ = stack.apply(params, x, ATTENTION_MASK, PACK_IDS, False, rngs={"dropout": jax.random.key(1)})
         return (layers_out[-1] ** 2).sum(), layers_out
 
     (gradient, outputs), (expected, expected_outputs) = (

@@ -109,7 +109,7 @@ def test_bert_accuracies_are_each_under_their_own_mask(bert):
 
 
 def test_gpt_loss_and_accuracy_take_labels_as_they_are():
-    output = ModelOutput(last_hidden_state=jnp.zeros(()), logits=LOGITS[None])
+    output = ModelOutput(last_hidden_state=jnp.zeros(()), head_logits=LOGITS[None])
     batch = {"labels": LABELS[None], "loss_mask": np.array([[1, 1, 0]])}
     np.testing.assert_allclose(losses.gpt_losses(output, batch)["lm_loss"], (1.6739764, 2), rtol=1e-6)
     np.testing.assert_allclose(losses.gpt_accuracies(output, batch)["lm_accuracy"], (1, 2))
@@ -227,7 +227,7 @@ def test_labels_that_do_not_count_may_be_anything_in_every_loss(label):
         batch = {"labels": labels, "loss_mask": mask, "next_sentence_label": labels, "nsp_loss_mask": mask}
         batch |= {"start_positions": labels, "end_positions": labels, "lm_labels": labels, "lm_loss_mask": mask}
         sums = losses.bert_losses(output, batch) | losses.span_losses(output, batch)
-        sums |= losses.gpt_losses(ModelOutput(None, logits=logits), batch)
+        sums |= losses.gpt_losses(ModelOutput(None, head_logits=logits), batch)
         sums["auxiliary"] = losses.auxiliary_lm_loss(logits, batch)
         sums["class"] = losses.class_loss(logits, batch, "single_label_classification")
         wide = batch | {"labels": np.stack([labels] * 4, 1) / 1.0}

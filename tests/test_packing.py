@@ -422,7 +422,7 @@ def test_the_model_takes_packed_examples_as_if_alone(name, bert_split, wordpiece
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), grad, grad_one)
     assert max(abs(leaf).max() for leaf in jax.tree.leaves(grad)) > 1e-2
     if isinstance(output.logits, LMHead):
-        output, one = (dataclasses.replace(o, logits=o.logits.logits()) for o in (output, one))
+        output, one = (dataclasses.replace(o, head_logits=o.logits.logits()) for o in (output, one))
     for number, (row, place, begin, length) in enumerate(zip(*slots, strict=True)):
         whole = slice(begin, begin + length)
         for field in ("last_hidden_state", "logits"):

@@ -24,16 +24,12 @@ class ModelSection:
     preset: str | None = setting(None, f"one of {', '.join(presets.ALL)}")
     init_from: str | None = setting(
         None,
-        "a run or model folder, or the name of a model on the Hugging Face hub, to start from with its weights and "
-        "tokenizer",
+        "a run or model folder to start from, with its weights and tokenizer; or the name of a model on the Hugging "
+        "Face hub",
         path="model",
     )
-    init_revision: str | None = setting(
-        None, "branch, tag or commit of the hub's model in `model.init_from`; null: main"
-    )
-    init_commit: str | None = setting(
-        None, "the commit that `model.init_revision` was when the run began; the run sets it"
-    )
+    init_revision: str | None = setting(None, "branch, tag or commit of a hub model in `model.init_from`; null: main")
+    init_commit: str | None = setting(None, "the commit of `model.init_revision` when the run began; the run sets it")
     init_step: int | None = setting(
         None, "the checkpoint of the run in `model.init_from`, by its step; null: the best", least=1
     )

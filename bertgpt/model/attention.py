@@ -258,15 +258,17 @@ class Attention(nn.Module):
         pack_ids: Array | None,
         deterministic: bool = True,
         cache: Cache | None = None,
-    ) -> tuple[Array, Cache | None]:
-        """Return the output, and the cache with the keys and values of x added (None without a cache)."""
+        output_attentions: bool = False,
+    ) -> tuple[Array, Cache | None, Array | None]:
+        """Return the output, the cache with the keys and values of x added (None without a cache), and the
+        probabilities [B H T S] (None unless `output_attentions`)."""
         config = self.config
         heads = (*x.shape[:2], config.num_heads, config.hidden_size // config.num_heads)  # B T H W
         query, key, value = (
             dense(config.hidden_size, config, self.dtype, name)(x).reshape(heads) for name in ("query", "key", "value")
         )
         cache = None if cache is None else cache.append(key, value)
-        mixed = attend(
+        mixed, probabilities = attend(
             query,
             key,
             value,
@@ -275,8 +277,11 @@ class Attention(nn.Module):
             pack_ids=pack_ids,
             cache=cache,
             dropout=Dropout(config.attention_dropout, deterministic=deterministic),
-        ).mixed.astype(self.dtype)
+            probabilities=output_attentions,
+        )
+        mixed = mixed.astype(self.dtype)
         if cache is not None:
             cache = cache.advance(x.shape[1])
             mixed = jnp.where(cache.start > cache.key.shape[1], jnp.nan, mixed)  # more tokens than slots
-        return dense(config.hidden_size, config, self.dtype, "out")(mixed.reshape(x.shape)), cache
+        x = dense(config.hidden_size, config, self.dtype, "out")(mixed.reshape(x.shape))
+        return x, cache, probabilities if output_attentions else None

@@ -73,6 +73,7 @@ class BertModel(Model):
         cls_positions: Array | None = None,
         deterministic: bool = True,
         output_hidden_states: bool = False,
+        output_attentions: bool = False,
     ) -> ModelOutput:
         """Encode ids. An id outside its range gives NaN at its position and wherever attention spreads it.
 
@@ -86,6 +87,7 @@ class BertModel(Model):
                 `pooler_output` and the outputs of heads that read it have an axis K after B.
             deterministic: False turns dropout on and needs `rngs={"dropout": key}`.
             output_hidden_states: also return the output of each layer.
+            output_attentions: also return the attention probabilities of each layer; fused kernels are then not used.
 
         Raises:
             InputError: the shapes of the arguments do not fit together, or a row is too long; raised while tracing.
@@ -93,12 +95,15 @@ class BertModel(Model):
         others = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "pack_ids": pack_ids}
         check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **others)
         embedded = self.embeddings(input_ids, token_type_ids, position_ids, deterministic)
-        layers, _ = self.stack(embedded, attention_mask, pack_ids, deterministic)
+        layers, _, attentions = self.stack(
+            embedded, attention_mask, pack_ids, deterministic, output_attentions=output_attentions
+        )
         first = layers[-1][:, 0] if cls_positions is None else gather(layers[-1], "cls_positions", cls_positions)
         return ModelOutput(
             last_hidden_state=layers[-1],
             pooler_output=jnp.tanh(self.pooler(first)) if self.add_pooling_layer else None,
             hidden_states=(embedded, *layers) if output_hidden_states else None,
+            attentions=attentions,
         )
 
 
@@ -231,7 +236,7 @@ class BertForSequenceClassification(BertWithHeads):
     def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
         """Return `logits` [B num_labels]."""
         x = self.dropout(output.pooler_output, deterministic=deterministic)
-        return {"logits": self.classifier(x).astype(jnp.float32)}
+        return {"head_logits": self.classifier(x).astype(jnp.float32)}
 
 
 class BertForMultipleChoice(BertWithHeads):
@@ -274,7 +279,7 @@ class BertForTokenClassification(BertWithHeads):
     def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
         """Return `logits` [B T num_labels]."""
         x = self.dropout(output.last_hidden_state, deterministic=deterministic)
-        return {"logits": self.classifier(x).astype(jnp.float32)}
+        return {"head_logits": self.classifier(x).astype(jnp.float32)}
 
 
 class BertForQuestionAnswering(BertWithHeads):

@@ -34,7 +34,10 @@ class FeedForward(nn.Module):
 
 
 class Block(nn.Module):
-    """One layer of BERT or GPT-1, post-LN as in both papers: x [B T D] -> [B T D], and its cache."""
+    """One layer of BERT or GPT-1, post-LN as in both papers: x [B T D] -> [B T D].
+
+    The other two results are those of `Attention`.
+    """
 
     config: ModelConfig
     causal: bool
@@ -48,17 +51,18 @@ class Block(nn.Module):
         pack_ids: Array | None = None,
         deterministic: bool = True,
         cache: Cache | None = None,
-    ) -> tuple[Array, Cache | None]:
+        output_attentions: bool = False,
+    ) -> tuple[Array, Cache | None, Array | None]:
         attention = Attention(self.config, self.causal, self.dtype, name="attention")
         feed_forward = FeedForward(self.config, self.dtype, name="feed_forward")
         dropout = Dropout(self.config.hidden_dropout, deterministic=deterministic)
         attention_norm, feed_forward_norm = (
             layer_norm(self.config, self.dtype, name) for name in ("attention_norm", "feed_forward_norm")
         )
-        attended, cache = attention(x, attention_mask, pack_ids, deterministic, cache)
+        attended, cache, probabilities = attention(x, attention_mask, pack_ids, deterministic, cache, output_attentions)
         x = attention_norm(x + dropout(attended))
         x = feed_forward_norm(x + dropout(feed_forward(x)))
-        return x, cache
+        return x, cache, probabilities
 
 
 class Model(nn.Module):
@@ -91,15 +95,21 @@ class Stack(Model):
         pack_ids: Array | None = None,
         deterministic: bool = True,
         cache: Sequence[Cache] | None = None,
-    ) -> tuple[list[Array], list[Cache] | None]:
-        """x [B T D] -> the output of each block [B T D], and the cache of each block (None without a cache)."""
-        outputs: list[Array] = []
-        caches: list[Any] = []
+        output_attentions: bool = False,
+    ) -> tuple[list[Array], list[Cache] | None, tuple[Array, ...] | None]:
+        """x [B T D] -> of each block the output [B T D], the cache and the probabilities [B H T S] of its attention.
+
+        Without a cache, or without `output_attentions`, None takes their place.
+        """
+        results: list[tuple[Any, Any, Any]] = []
         kept = REMAT[self.remat]
-        make = Block if kept is None else nn.remat(Block, policy=kept, static_argnums=(4,))  # 4: deterministic
+        make = (
+            Block if kept is None else nn.remat(Block, policy=kept, static_argnums=(4, 6))
+        )  # deterministic and output_attentions
         for layer in range(self.config.num_layers):
             block = make(self.config, self.config.causal, self.dtype, name=f"block_{layer}")
-            x, filled = block(x, attention_mask, pack_ids, deterministic, cache[layer] if cache else None)
-            outputs.append(x)
-            caches.append(filled)
-        return outputs, caches if cache else None
+            of_layer = cache[layer] if cache else None
+            results.append(block(x, attention_mask, pack_ids, deterministic, of_layer, output_attentions))
+            x = results[-1][0]
+        outputs, caches, attentions = map(list, zip(*results, strict=True))
+        return outputs, caches if cache else None, tuple(attentions) if output_attentions else None

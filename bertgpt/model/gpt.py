@@ -42,6 +42,7 @@ class OpenAIGPTModel(Model):
         cache: Sequence[Cache] | None = None,
         deterministic: bool = True,
         output_hidden_states: bool = False,
+        output_attentions: bool = False,
     ) -> ModelOutput:
         """Encode ids. An id outside its range gives NaN at its position and wherever attention spreads it.
 
@@ -54,6 +55,7 @@ class OpenAIGPTModel(Model):
                 `pack_ids` are then [B S], one value per slot, and positions count from the cache's next slot.
             deterministic: False turns dropout on and needs `rngs={"dropout": key}`.
             output_hidden_states: also return the output of each layer.
+            output_attentions: also return the attention probabilities of each layer; fused kernels are then not used.
 
         Raises:
             InputError: the shapes of the arguments do not fit together, or a row is too long; raised while tracing.
@@ -67,10 +69,13 @@ class OpenAIGPTModel(Model):
             position_ids = position_ids + cache[0].start if cache else position_ids
         embedded = (self.token(input_ids) + self.position(position_ids)).astype(self.dtype)
         embedded = self.dropout(embedded, deterministic=deterministic)
-        layers, cache = self.stack(embedded, attention_mask, pack_ids, deterministic, cache)
+        layers, cache, attentions = self.stack(
+            embedded, attention_mask, pack_ids, deterministic, cache, output_attentions
+        )
         return ModelOutput(
             last_hidden_state=layers[-1],
             hidden_states=(embedded, *layers) if output_hidden_states else None,
+            attentions=attentions,
             cache=cache,
         )
 
@@ -97,7 +102,7 @@ class OpenAIGPTLMHeadModel(Model):
         """
         output = self.transformer(input_ids, attention_mask, position_ids, **options)
         head = LMHead(output.last_hidden_state, self.transformer.token.embedding)
-        return dataclasses.replace(output, logits=head.logits() if output_logits else head)
+        return dataclasses.replace(output, head_logits=head.logits() if output_logits else head)
 
 
 class OpenAIGPTDoubleHeadsModel(Model):
@@ -139,7 +144,7 @@ class OpenAIGPTDoubleHeadsModel(Model):
         logits = LMHead(x, self.transformer.token.embedding).logits()
         return dataclasses.replace(
             output,
-            logits=logits.reshape(*input_ids.shape, -1),
+            head_logits=logits.reshape(*input_ids.shape, -1),
             mc_logits=self.multiple_choice_head(chosen).astype(jnp.float32).reshape(input_ids.shape[:2]),
         )
 
@@ -182,9 +187,9 @@ class OpenAIGPTForSequenceClassification(Model):
         last = last.reshape(input_ids.shape[0], -1, last.shape[-1]).sum(1)
         logits = self.score(self.dropout(last, deterministic=deterministic)).astype(jnp.float32)
         if not output_lm_logits:
-            return dataclasses.replace(output, logits=logits)
+            return dataclasses.replace(output, head_logits=logits)
         lm_logits = LMHead(x, self.transformer.token.embedding).logits().reshape(*input_ids.shape, -1)
-        return dataclasses.replace(output, logits=logits, lm_logits=lm_logits)
+        return dataclasses.replace(output, head_logits=logits, lm_logits=lm_logits)
 
 
 def reject_cache(model: Model, options: dict[str, Any]) -> None:

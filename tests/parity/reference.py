@@ -32,13 +32,6 @@ GPT = {
     "attn_pdrop": 0.0,
     "summary_first_dropout": 0.0,
 }
-OUTPUTS = {  # theirs to ours, where the names differ
-    "prediction_logits": "mlm_logits",
-    "seq_relationship_logits": "nsp_logits",
-    ("BertForMaskedLM", "logits"): "mlm_logits",
-    ("BertForNextSentencePrediction", "logits"): "nsp_logits",
-    ("BertForMultipleChoice", "logits"): "mc_logits",
-}
 
 
 def make_reference(name: str, seed: int = 0, **changes) -> torch.nn.Module:
@@ -48,6 +41,7 @@ def make_reference(name: str, seed: int = 0, **changes) -> torch.nn.Module:
     bert = name.startswith("Bert")
     kind = transformers.BertConfig if bert else transformers.OpenAIGPTConfig
     config = kind(**({"vocab_size": VOCAB, "num_labels": labels} | (BERT if bert else GPT) | changes))
+    config._attn_implementation = "eager"  # the others return no probabilities
     model = getattr(transformers, name)(config).eval()
     with torch.no_grad():
         for parameter in model.parameters():
@@ -87,14 +81,19 @@ def to_torch(name: str, inputs: dict[str, np.ndarray]) -> dict[str, torch.Tensor
     return {key: torch.tensor(x.reshape(-1, LENGTH) if key in flat else x) for key, x in inputs.items()}
 
 
-def differences(name: str, ours, theirs, attention_mask: np.ndarray | None) -> dict[str, float]:
+def differences(ours, theirs, attention_mask: np.ndarray | None) -> dict[str, float]:
     """The largest absolute difference of every output of theirs, at real positions where it has positions."""
     result = {}
     for key, value in theirs.items():
-        mine = getattr(ours, OUTPUTS.get((name, key), OUTPUTS.get(key, key)))
+        if key == "cross_attentions":  # empty, and not part of these models
+            continue
+        mine = getattr(ours, key)
         pairs = list(zip(mine, value, strict=True)) if isinstance(value, tuple) else [(mine, value)]
         assert pairs
-        result[key] = max(_difference(np.asarray(a), b.detach().numpy(), attention_mask) for a, b in pairs)
+        arrays = [(np.asarray(a), b.detach().numpy()) for a, b in pairs]
+        if key == "attentions":  # [B H T S]: the queries' axis takes the place of the positions
+            arrays = [(a.swapaxes(1, 2), b.swapaxes(1, 2)) for a, b in arrays]
+        result[key] = max(_difference(a, b, attention_mask) for a, b in arrays)
     return result
 
 

@@ -8,6 +8,7 @@ from reference import ARCHITECTURES, CHOICES, differences, make_inputs, make_ref
 
 import bertgpt
 
+MORE = {"output_hidden_states": True, "output_attentions": True}
 CASES = ["ids", "right padding", "left padding"]
 AUTO = {
     "BertModel": "AutoModel",
@@ -35,7 +36,7 @@ def pair(request, tmp_path_factory):
 
 
 def ours(model, params, inputs):
-    return jax.jit(lambda p, x: model.apply({"params": p}, **x, output_hidden_states=True))(params, inputs)
+    return jax.jit(lambda p, x: model.apply({"params": p}, **x, **MORE))(params, inputs)
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -44,9 +45,9 @@ def test_their_folder_gives_their_numbers(pair, case, measured):
     assert type(model).__name__ == name
     inputs = make_inputs(name, case)
     with torch.no_grad():
-        theirs = reference(**to_torch(name, inputs), output_hidden_states=True)
-    found = differences(name, ours(model, params, inputs), theirs, inputs.get("attention_mask"))
-    assert "hidden_states" in found
+        theirs = reference(**to_torch(name, inputs), **MORE)
+    found = differences(ours(model, params, inputs), theirs, inputs.get("attention_mask"))
+    assert {"hidden_states", "attentions"} <= found.keys()
     for key, difference in found.items():
         assert measured(name, f"outputs, {case}", difference) <= 1e-5, key
 
@@ -59,14 +60,14 @@ def test_our_folder_gives_our_numbers(pair, tmp_path, measured):
     params = jax.tree.map(lambda x: x + 0.1 * jax.random.normal(jax.random.key(x.size), x.shape), params)
     bertgpt.save_pretrained(tmp_path / "out", model, params)
     kind = getattr(transformers, AUTO[name])
-    loaded, info = kind.from_pretrained(tmp_path / "out", output_loading_info=True)
+    loaded, info = kind.from_pretrained(tmp_path / "out", output_loading_info=True, attn_implementation="eager")
     assert type(loaded).__name__ == name
     assert not any(info[key] for key in ("missing_keys", "unexpected_keys", "mismatched_keys"))
     inputs = make_inputs(name, "right padding")
     loaded.config.pad_token_id = 0  # their GPT-1 classifier takes no batch without one
     with torch.no_grad():
-        theirs = loaded.eval()(**to_torch(name, inputs), output_hidden_states=True)
-    for key, difference in differences(name, ours(model, params, inputs), theirs, inputs["attention_mask"]).items():
+        theirs = loaded.eval()(**to_torch(name, inputs), **MORE)
+    for key, difference in differences(ours(model, params, inputs), theirs, inputs["attention_mask"]).items():
         assert measured(name, "outputs, exported", difference) <= 1e-5, key
 
 

@@ -61,7 +61,7 @@ def test_outputs(pair, measured):
     with torch.no_grad():
         theirs = reference(**to_torch(name, inputs), output_hidden_states=True)
     ours = jax.jit(lambda p: model.apply({"params": p}, **inputs, output_hidden_states=True))(params)
-    for key, difference in differences(name, ours, theirs, MASK).items():
+    for key, difference in differences(ours, theirs, MASK).items():
         assert measured(f"{name}, full size", "outputs, right padding", difference) <= 1e-4, key
 
 

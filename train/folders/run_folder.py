@@ -242,14 +242,15 @@ def _find_in_all(config: RunConfig) -> Found:
     name, revision = str(config.model.init_from), config.model.init_commit or config.model.init_revision
     if not hosts.several() or not is_name(name):
         return find_model(name, revision)
-    commits: list[str] = [""]
+    commit = ""
 
     def fetch() -> bool:
-        commits.append(str(find_model(name, revision).commit))
+        nonlocal commit
+        commit = str(find_model(name, revision).commit)
         return True
 
     hosts.after_first(Path(config.out), fetch, f"waiting for {name}, which the first process is downloading")
-    return find_model(name, hosts.agreed_text(commits[-1]))
+    return find_model(name, hosts.agreed_text(commit))
 
 
 def find_resumed(config: RunConfig) -> InitialModel | None:
