@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import tempfile
 from pathlib import Path
 
 import jax
@@ -391,3 +392,14 @@ def test_commands_take_a_folder_of_googles(documents, tmp_path):
     small += ["data.eval_fraction=0.2", "data.workers=1", "parallel.strategy=jit", f"data.train={tmp_path}/text.txt"]
     assert main(["pretrain", str(tmp_path / "run.yaml"), f"out={tmp_path}/run", *small]) == 0
     assert main(["report", str(tmp_path / "run")]) == 0
+
+
+if __name__ == "__main__":  # prints the largest differences, for docs/parity.md
+    jax.config.update("jax_default_matmul_precision", "highest")
+    with tempfile.TemporaryDirectory() as home:
+        copy = Path(shutil.copytree(GOLDENS, Path(home, "google")))
+        shutil.copytree(GOLDENS / "squad", copy / "squad, gelu_new")
+        change_config(copy / "squad, gelu_new", hidden_act="gelu_new")
+        for kind in ("pretraining", "training", "classifier", "squad", "squad, gelu_new", "shards"):
+            loaded, *compared = run(copy / kind, kind.split(",")[0])
+            print(f"{kind:<18}{type(loaded).__name__:<32}{largest_difference(*compared):.1e}")

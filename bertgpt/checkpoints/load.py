@@ -38,7 +38,7 @@ def load_pretrained(
     revision: str | None = None,
     key: Array | None = None,
 ) -> tuple[Model, Params]:
-    """Load a model and its parameters from the Hugging Face hub or folder, or from OpenAI's release of GPT-1.
+    """Load a model and its parameters from the Hugging Face hub or folder, or from Google's or OpenAI's files.
 
     bfloat16 and float16 weights are converted to float32; to compute in bfloat16, use
     `model.clone(dtype=jnp.bfloat16)`. Tensors that the class does not use are listed in one warning.
@@ -49,9 +49,10 @@ def load_pretrained(
 
     Args:
         folder: a folder with config.json and model.safetensors (or its shards, or pytorch_model.bin if torch is
-            installed); or with params_shapes.json and params_*.npy. If there is no such folder, the name of a model on
-            the hub, such as "google-bert/bert-base-uncased": its configuration, tokenizer and one set of weights are
-            downloaded to the cache of huggingface_hub.
+            installed); or with bert_config.json and one TensorFlow checkpoint of google-research/bert; or with
+            params_shapes.json and params_*.npy of GPT-1. If there is no such folder, the name of a model on the hub,
+            such as "google-bert/bert-base-uncased": its configuration, tokenizer and one set of weights are downloaded
+            to the cache of huggingface_hub.
         architecture: a class of this library, such as "BertForSequenceClassification"; None: the folder's. If it is
             given, a head that the folder lacks is randomly initialized.
         num_labels: the number of labels of the classifier; None: the folder's. A classifier of another size than the
