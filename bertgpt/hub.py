@@ -18,7 +18,11 @@ NAME = re.compile(rf"(?!.*(--|\.\.))({PART}/)?{PART}(?<!\.git)", re.ASCII)
 HUB_ADDRESS = re.compile(
     rf"(?:hf:/+|https?:/+(?:huggingface\.co|hf\.co)/)(?!datasets/|spaces/)({PART}/{PART})", re.ASCII
 )
-ANCHORS = ("config.json", "tokenizer_config.json")  # small files; the first that a model has is fetched first
+ANCHORS = (
+    "config.json",
+    "tokenizer_config.json",
+    "bert_config.json",
+)  # the first that a model has is fetched first
 BUSY = (408, 429)  # HTTP statuses of 400 to 499 after which the same request may succeed
 
 
@@ -151,7 +155,7 @@ def _ask(name: str, revision: str | None) -> Snapshot:
     files = {sibling.rfilename for sibling in info.siblings or ()}
     anchor = next((file for file in ANCHORS if file in files), None)
     if anchor is None:
-        raise InputError(f"{name}: the model on the hub has no {' and no '.join(ANCHORS)}")
+        raise InputError(f"{name}: the model on the hub has none of {', '.join(ANCHORS)}")
     # By its revision: the client then notes in its cache which commit the revision is, for use without a network.
     folder = Path(client.hf_hub_download(name, anchor, revision=revision)).parent
     if folder.name != info.sha:  # the branch has moved on in between

@@ -183,6 +183,26 @@ def test_every_layout_loads_by_name_as_from_its_folder_and_again_without_a_netwo
     assert line.endswith("); did you mean runs/mine?")
 
 
+def test_googles_checkpoint_is_fetched_with_its_data_files_only(tmp_path):
+    google = ROOT / "tests" / "goldens" / "google"
+    shutil.copytree(google / "training", tmp_path / "hub" / "owner" / "training")
+    shutil.copytree(google / "shards", tmp_path / "hub" / "owner" / "shards")
+    (tmp_path / "hub" / "owner" / "none").mkdir()
+    shutil.copy(google / "shards" / "bert_config.json", tmp_path / "hub" / "owner" / "none")
+    names = json.dumps(["owner/training", "owner/shards"])
+    with Hub(tmp_path / "hub") as hub:
+        run(hub, tmp_path, SAME, tmp_path / "hub", names)
+        fetched = {path.rpartition("/")[2] for path in asked(hub, "owner/training/resolve/")}
+        assert fetched == {
+            *("bert_config.json", "vocab.txt", "checkpoint", "model.ckpt-1.index", "model.ckpt-2.index"),
+            "model.ckpt-2.data-00000-of-00001",
+        }
+        run(hub, tmp_path, SAME, tmp_path / "hub", names, HF_HUB_OFFLINE="1")
+        assert errors(hub, tmp_path, ["load_pretrained('owner/none')"]) == [
+            "owner/none: the model on the hub has no bert_model.ckpt.index"
+        ]
+
+
 def test_a_tokenizer_is_fetched_without_weights(hub, tmp_path):
     code = "print(load_tokenizer('owner/bert').token_to_id('[MASK]'))"
     assert run(hub, tmp_path, code).startswith("4\n")

@@ -17,6 +17,7 @@ from jax import Array
 from bertgpt import hub
 from bertgpt.checkpoints import hf_config, hf_mapping
 from bertgpt.checkpoints.detect import detect
+from bertgpt.checkpoints.formats import google_bert
 from bertgpt.checkpoints.formats.huggingface import CONFIG, fetch_weights
 from bertgpt.checkpoints.formats.tensors import Tensor
 from bertgpt.checkpoints.hf_mapping import Entry, Family
@@ -102,6 +103,10 @@ def find_model(path: str | Path, revision: str | None = None, architecture: str 
 
 def _fetch_model(snapshot: hub.Snapshot, architecture: str | None) -> None:
     """Fetch the configuration, the tokenizer and, last, the weights: without them, nothing can be loaded."""
+    if CONFIG not in snapshot.files and google_bert.CONFIG in snapshot.files:
+        fetch_tokenizer_files(snapshot)
+        google_bert.fetch_checkpoint(snapshot)
+        return
     _check_kind(read_json_object(snapshot.fetch(CONFIG)), f"{snapshot.name}/{CONFIG}", architecture)
     fetch_tokenizer_files(snapshot)
     fetch_weights(snapshot)

@@ -12,6 +12,7 @@ from typing import Any
 from bertgpt.checkpoints.formats.tensor_bundle import open_bundle
 from bertgpt.checkpoints.formats.tensors import Tensor
 from bertgpt.errors import InputError
+from bertgpt.hub import Snapshot
 from bertgpt.json_files import read_at_most, read_json_object
 
 CONFIG = "bert_config.json"
@@ -69,6 +70,24 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
         few = ", ".join(name[:100] for name in list(tensors)[:3])
         raise InputError(f"{index}: not a checkpoint of Google's BERT: it has no {LAYER}..., but {few or 'nothing'}")
     return dict(_to_hf(name, tensor) for name, tensor in tensors.items() if not TRAINING.fullmatch(name))
+
+
+def fetch_checkpoint(snapshot: Snapshot) -> None:
+    """Fetch the checkpoint that `open_tensors` will read.
+
+    Raises:
+        InputError: the model has none or several, or a file cannot be downloaded.
+    """
+    top = sorted(file for file in snapshot.files if "/" not in file)
+    indexes = [file for file in top if ".ckpt" in file and file.endswith(".index")]
+    if not indexes:
+        raise snapshot.lacks("bert_model.ckpt.index")
+    for file in (CONFIG, *indexes, *({NEWEST} & set(top))):
+        snapshot.fetch(file)
+    named = _find_checkpoint(snapshot.folder)
+    for file in top:
+        if file.startswith(f"{named}.data-"):
+            snapshot.fetch(file)
 
 
 def _find_checkpoint(folder: Path) -> str:
