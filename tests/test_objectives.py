@@ -145,7 +145,7 @@ def test_a_checkpoint_goes_on_with_the_heads_it_has(config_file, exported, tmp_p
 
 def test_a_run_keeps_its_objective(config_file, mlm_run, capsys):
     line = fails(capsys, "pretrain", config_file, "train.objective=mlm_nsp", "train.steps=6")
-    assert f"{mlm_run} was started with train.objective mlm, not mlm_nsp; restore it, or start a new run" in line
+    assert f"{mlm_run} was started with different settings: train.objective (mlm -> mlm_nsp); restore" in line
 
 
 def test_changed_sizes_of_a_run_are_named_as_changed_settings(config_file, capsys):
@@ -159,6 +159,8 @@ def test_a_run_of_an_earlier_version_goes_on(config_file, mlm_run, capsys):
     saved.write_text(before.replace("  objective: mlm\n", ""))
     assert main(["pretrain", str(config_file)]) == 0
     assert "finished" in capsys.readouterr().out
+    line = fails(capsys, "pretrain", config_file, "train.objective=mlm_nsp", "train.steps=6")
+    assert f"{mlm_run} was started with train.objective mlm, not mlm_nsp; restore it, or start a new run" in line
     saved.write_text(before)
 
 

@@ -74,11 +74,15 @@ def differences(old: RunConfig, new: RunConfig) -> list[str]:
     ]
 
 
-def keep_commit(old: RunConfig, new: RunConfig) -> None:
-    """Use the commit with which a run began for the same `model.init_from` and `model.init_revision`."""
+def keep_decided(old: RunConfig, new: RunConfig) -> None:
+    """Use what a run decided when it began: the commit of the same `model.init_from`, and the objective of the same
+    model."""
     a, b = old.model, new.model
     if b.init_commit is None and (a.init_from, a.init_revision) == (b.init_from, b.init_revision):
         b.init_commit = a.init_commit
+    if new.train.objective is None and a == b:
+        new.train.objective = old.train.objective
+    old.train.objective = old.train.objective or new.train.objective  # runs of earlier versions did not save it
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:

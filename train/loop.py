@@ -126,7 +126,7 @@ def is_finished(out: Path, step: int, steps: int) -> bool:
 def check_out(out: Path, config: RunConfig) -> None:
     """Check that this run may use the folder; a run without a checkpoint is replaced.
 
-    The commit of the run's initial model is added to `config`.
+    The commit of the run's initial model and its objective are added to `config`.
 
     Raises:
         InputError: the folder has a checkpoint of a run with different settings.
@@ -134,8 +134,7 @@ def check_out(out: Path, config: RunConfig) -> None:
     if not (out / "config.yaml").exists():
         return
     old = configs.load(str(out / "config.yaml"))
-    old.train.objective = old.train.objective or config.train.objective  # runs of earlier versions did not save it
-    configs.keep_commit(old, config)
+    configs.keep_decided(old, config)
     differing = configs.differences(old, config)
     if not differing:
         return

@@ -56,9 +56,9 @@ def pretrain(config: RunConfig) -> None:
 
 
 def _pretrain(config: RunConfig, out: Path) -> None:
+    loop.check_out(out, config)
     initial = run_folder.find_initial_model(config)
     objectives.decide(config, initial)
-    loop.check_out(out, config)
     if initial is not None and initial.is_resumed and loop.is_finished(out, initial.step, config.train.steps):
         return
     vocab_size = token_store.expected_vocab_size(config, initial)
