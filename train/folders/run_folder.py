@@ -69,8 +69,8 @@ class InitialModel(NamedTuple):
 def load_run(folder: str | Path, step: int | None = None, revision: str | None = None) -> Run:
     """Load the best checkpoint of a run folder (the newest if none was evaluated), or a model.
 
-    If the best checkpoint is damaged, the newest intact one is loaded. A model folder is Hugging Face's, or one
-    exported; its step is 0. So is that of a model of the Hugging Face hub.
+    If the best checkpoint is damaged, the newest intact one is loaded. A model folder is Hugging Face's (so is an
+    exported one), Google's or OpenAI's; its step is 0, and so is that of a model of the Hugging Face hub.
 
     Args:
         folder: a run or model folder, or the name of a model on the hub.
