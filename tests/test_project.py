@@ -98,9 +98,12 @@ def test_the_readmes_commands_run(documents, tmp_path, monkeypatch, capsys):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": prompt, "response": "This one."}) + "\n")
     short = ["train.steps=2", "train.batch_size=8", "train.accumulate=1", "parallel.strategy=jit"]
     small = [*short, "tokenizer.vocab_size=200", "train.eval_examples=8", "data.eval_fraction=0.1", "data.workers=1"]
+    # tests/test_hub_readme.py runs the commands of the domain, which fetch a model
     lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
     for line in lines:
         program, *arguments = shlex.split(line)
+        if "domain" in line:
+            continue
         if program == "make":
             subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
             continue
