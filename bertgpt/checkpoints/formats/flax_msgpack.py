@@ -27,12 +27,12 @@ SIZED = {  # first byte of a value -> its kind, and the bytes of the length, cou
     **{0xC2: ("bool", 0), 0xC3: ("bool", 0)},
     **{0xC4: ("bytes", 1), 0xC5: ("bytes", 2), 0xC6: ("bytes", 4)},
     **{0xC7: ("extension", 1), 0xC8: ("extension", 2), 0xC9: ("extension", 4)},
-    **{0xCC: ("int", 1), 0xCD: ("int", 2), 0xCE: ("int", 4), 0xCF: ("int", 8)},
+    **{0xCC: ("number", 1), 0xCD: ("number", 2), 0xCE: ("number", 4), 0xCF: ("number", 8)},
     **{0xD9: ("text", 1), 0xDA: ("text", 2), 0xDB: ("text", 4)},
     **{0xDC: ("list", 2), 0xDD: ("list", 4), 0xDE: ("map", 2), 0xDF: ("map", 4)},
 }
-# The encoder of BERT has about 30 names a layer, six deep, of at most 30 characters.
-MAX_NAMES, MAX_DEPTH, MAX_NAME, MAX_AXES = 50_000, 16, 100, 8
+# BERT has about 30 names per layer, eight deep, of at most 21 characters.
+MAX_NAMES, MAX_DEPTH, MAX_NAME, MAX_AXES = 20_000, 16, 100, 8
 
 
 def open_flax(file: Path) -> dict[str, Tensor]:
@@ -90,14 +90,12 @@ def _open_tree(file: Path) -> dict[str, Tensor]:
         arrays = dict(_flatten(tree, ""))
     except (ValueError, OSError) as error:  # UnicodeDecodeError is a ValueError
         raise InputError(f"{file}: damaged, or not a tree of arrays that flax wrote: {error}; copy it again") from error
-    return {
-        path: Tensor(array.shape, functools.partial(_read, array, f"{file}: {path}")) for path, array in arrays.items()
-    }
+    return {path: Tensor(array.shape, functools.partial(_read, array, path, file)) for path, array in arrays.items()}
 
 
-def _read(array: _Array, where: str) -> np.ndarray:
+def _read(array: _Array, path: str, file: Path) -> np.ndarray:
     if array.dtype not in FLOATS:
-        raise InputError(f"{where} has dtype {array.dtype}; it must be one of {', '.join(FLOATS)}")
+        raise InputError(f"{file}: {path} has dtype {array.dtype}; it must be one of {', '.join(FLOATS)}")
     parts = [np.frombuffer(part, array.dtype).astype(np.float32) for part in array.parts]
     return (parts[0] if len(parts) == 1 else np.concatenate(parts)).reshape(array.shape)
 
@@ -112,7 +110,7 @@ def _flatten(tree: dict[str, Any], prefix: str) -> Iterator[tuple[str, _Array]]:
         elif isinstance(value, _Array):
             yield f"{prefix}{name}", value
         else:
-            raise ValueError(f"{prefix}{name} is a number")
+            raise ValueError(f"{prefix}{name} is no array")
 
 
 def _join(value: dict[str, Any]) -> _Array:
@@ -122,7 +120,7 @@ def _join(value: dict[str, Any]) -> _Array:
     if not all(isinstance(size, int) for size in shape) or not all(isinstance(chunk, _Array) for chunk in chunks):
         raise ValueError("an array in chunks lacks its shape or its chunks")
     if len(dtypes) != 1:
-        raise ValueError("the chunks of an array have several dtypes")
+        raise ValueError("the chunks of an array do not have one dtype")
     return _check(_Array(tuple(shape), dtypes.pop(), tuple(part for chunk in chunks for part in chunk.parts)))
 
 
@@ -133,9 +131,9 @@ def _numbered(value: Any) -> list[Any]:
 
 
 def _check(array: _Array) -> _Array:
-    """Return the array if it has as many bytes as its shape needs; other dtypes than floats are never read."""
+    """Return the array if it has as many bytes as its shape needs, and any; other dtypes than floats are never read."""
     size = sum(map(len, array.parts))
-    if array.dtype in FLOATS and math.prod(array.shape) * np.dtype(array.dtype).itemsize != size:
+    if array.dtype in FLOATS and not 0 < math.prod(array.shape) * np.dtype(array.dtype).itemsize == size:
         raise ValueError(f"an array of shape {array.shape} and dtype {array.dtype} has {size} bytes")
     return array
 
@@ -158,7 +156,7 @@ class _Cursor:
     def head(self) -> tuple[str, int]:
         """Return the kind of the next value, and its length, its count of entries, or the number itself."""
         first = self.take(1)[0]
-        for end, start, kind in ((0x80, 0, "int"), (0x90, 0x80, "map"), (0xA0, 0x90, "list"), (0xC0, 0xA0, "text")):
+        for end, start, kind in ((0x80, 0, "number"), (0x90, 0x80, "map"), (0xA0, 0x90, "list"), (0xC0, 0xA0, "text")):
             if first < end:
                 return kind, first - start
         if 0xD4 <= first <= 0xD8:
@@ -172,7 +170,7 @@ class _Cursor:
         """Return the second part of the next head, which must be of one of these kinds."""
         kind, number = self.head()
         if kind not in kinds:
-            raise ValueError(f"it contains a {kind} where flax writes a {kinds[0]}, before byte {self.place}")
+            raise ValueError(f"before byte {self.place} it contains {kind} where flax writes {kinds[0]}")
         return number
 
     def text(self) -> str:
@@ -196,10 +194,10 @@ class _Cursor:
                 found[name] = self.read_map(number, depth + 1)
             elif kind == "extension":
                 found[name] = self.read_array(number)
-            elif kind in ("int", "bool"):
+            elif kind in ("number", "bool"):
                 found[name] = number
             else:
-                raise ValueError(f"{name} is a {kind}")
+                raise ValueError(f"{name} is no array and no map")
         return found
 
     def read_array(self, size: int) -> _Array:
@@ -211,7 +209,7 @@ class _Cursor:
         parts, axes = inner.expect("list"), inner.expect("list")
         if parts != 3 or axes > MAX_AXES:
             raise ValueError(f"an array has {parts} parts and {axes} axes")
-        shape = tuple(inner.expect("int") for _ in range(axes))
+        shape = tuple(inner.expect("number") for _ in range(axes))
         dtype = inner.text()
         data = inner.take(inner.expect("bytes"))
         inner.check_end()
