@@ -177,7 +177,7 @@ def sized(setting: str) -> tuple[str, int]:
 
 def rows(heading: str) -> list[list[str]]:
     """The cells of the first table below a heading of the page for users of Flax, without backquotes."""
-    table = re.search(rf"## {heading}\n.*?\n((?:\|.*\n)+)", FLAX_PAGE, re.DOTALL)[1]
+    table = re.search(rf"## {heading}\n.*?\n((?:\|[^\n]*\n)+)", FLAX_PAGE, re.DOTALL)[1]
     lines = table.replace("`", "").splitlines()[2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
