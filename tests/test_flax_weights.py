@@ -150,6 +150,7 @@ def test_a_file_that_is_cut_short_is_refused_wherever_it_ends(tmp_path):
 
 
 CHUNKED = "__msgpack_chunked_array__"
+ONES = {str(axis): 1 for axis in range(9)}
 NUMBERED = {"0": packed(), "1": packed()}
 
 
@@ -195,6 +196,10 @@ NUMBERED = {"0": packed(), "1": packed()}
         ({"a": {CHUNKED: True, "shape": {"0": packed()}, "chunks": NUMBERED}}, "lacks its shape or its chunks"),
         ({"a": {CHUNKED: True, "shape": {"0": 4}, "chunks": {"0": 4}}}, "lacks its shape or its chunks"),
         ({"a": {CHUNKED: True, "shape": {"0": 4}, "chunks": {}}}, "do not have one dtype"),
+        (
+            {"a": {CHUNKED: True, "shape": ONES, "chunks": {"0": packed([1], data=bytes(4))}}},
+            "an array has 9 axes, over 8",
+        ),
         ({"a": {CHUNKED: True, "shape": {"0": 5}, "chunks": NUMBERED}}, "shape (5,) and dtype float32 has 16 bytes"),
         (
             {"a": {CHUNKED: True, "shape": {"0": 4}, "chunks": NUMBERED | {"1": packed([4], "float16")}}},

@@ -133,6 +133,8 @@ def _numbered(value: Any) -> list[Any]:
 def _check(array: _Array) -> _Array:
     """Return the array if it has as many bytes as its shape needs, and any; other dtypes than floats are never read."""
     size = sum(map(len, array.parts))
+    if len(array.shape) > MAX_AXES:
+        raise ValueError(f"an array has {len(array.shape)} axes, over {MAX_AXES}")
     if array.dtype in FLOATS and not 0 < math.prod(array.shape) * np.dtype(array.dtype).itemsize == size:
         raise ValueError(f"an array of shape {array.shape} and dtype {array.dtype} has {size} bytes")
     return array
