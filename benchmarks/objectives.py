@@ -37,7 +37,7 @@ DEMO = "configs/bert_demo.yaml"
 RATES = (0.15, 0.3, 0.4)
 EXAMPLES = 5120  # held-out examples of each kind
 TASKS = {"sentiment": "sentiment.csv"}  # tasks whose training texts are one domain
-STEPS = 400  # of continued pretraining
+STEPS = 200  # of continued pretraining
 CONTINUED = [  # settings of continued pretraining
     "model.init_from=runs/demo_data/encoder",
     "train.objective=mlm",
@@ -50,7 +50,7 @@ CONTINUED = [  # settings of continued pretraining
     "optimizer.b2=0.98",
     f"train.steps={STEPS}",
     "train.batch_size=32",
-    "train.eval_every=100",
+    "train.eval_every=200",
     "train.eval_examples=1000",
     f"checkpoint.every={STEPS}",
 ]

@@ -22,7 +22,7 @@ import threading
 from pathlib import Path
 from typing import NamedTuple
 
-LFS = (".safetensors", ".bin")
+LFS = (".safetensors", ".bin", ".msgpack")
 RESOLVE = re.compile(r"/(?P<name>(?:[^/]+/)?[^/]+)/resolve/(?P<revision>[^/]+)/(?P<file>.+)")
 INFO = re.compile(r"/api/models/(?P<name>(?:[^/]+/)?[^/]+?)(?:/revision/(?P<revision>[^/]+))?")
 STORED = re.compile(r"/lfs/(?P<name>.+)/(?P<revision>\w+)/(?P<file>[^/]+)")

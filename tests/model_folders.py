@@ -5,6 +5,8 @@ import json
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.serialization import to_bytes
+from flax.traverse_util import unflatten_dict
 from safetensors.numpy import load_file, save_file
 
 import bertgpt
@@ -40,3 +42,29 @@ def rewrite(folder, change):
 def change_config(folder, **values):
     file = folder / "config.json"
     file.write_text(json.dumps(json.loads(file.read_text()) | values))
+
+
+def to_flax(tensors):
+    """The tree that transformers 4's Flax classes save for these tensors of torch's."""
+    flat = {}
+    for name, value in tensors.items():
+        *module, leaf = name.split(".")
+        if leaf == "weight":
+            leaf = "scale" if module[-1] == "LayerNorm" else "embedding" if "_embeddings" in module[-1] else "kernel"
+        flat["/".join([*module, leaf])] = value.T if leaf == "kernel" else value
+    return flat
+
+
+def write_flax(folder, shards=1):
+    """Replaces a folder's model.safetensors by flax_model.msgpack, or by this number of shards and their index."""
+    flat = to_flax(load_file(folder / "model.safetensors"))
+    (folder / "model.safetensors").unlink()
+    if shards == 1:
+        (folder / "flax_model.msgpack").write_bytes(to_bytes(unflatten_dict(flat, sep="/")))
+        return
+    names = [f"flax_model-{number:05}-of-{shards:05}.msgpack" for number in range(1, shards + 1)]
+    weight_map = {name: names[number % shards] for number, name in enumerate(flat)}
+    for shard in names:
+        part = {name: value for name, value in flat.items() if weight_map[name] == shard}
+        (folder / shard).write_bytes(to_bytes(unflatten_dict(part, sep="/")))
+    (folder / "flax_model.msgpack.index.json").write_text(json.dumps({"weight_map": weight_map}))

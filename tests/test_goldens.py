@@ -1,4 +1,7 @@
-"""What Hugging Face computed, frozen by tests/parity/make_goldens.py, is what this library computes."""
+"""What Hugging Face computed is what this library computes.
+
+tests/parity/make_goldens.py froze the outputs of torch's classes, make_flax_goldens.py those of Flax's.
+"""
 
 import json
 from pathlib import Path
@@ -16,6 +19,7 @@ from bertgpt.checkpoints import hf_mapping, save
 
 GOLDENS = Path(__file__).parent / "goldens"
 ARCHITECTURES = [name for family in hf_mapping.FAMILIES.values() for name in family.architectures]
+FLAX = [f"flax/{folder.name}" for folder in sorted((GOLDENS / "flax").iterdir())]
 FIELDS = {  # theirs to ours, where the names differ
     "prediction_logits": "mlm_logits",
     "seq_relationship_logits": "nsp_logits",
@@ -43,17 +47,18 @@ def real(value: np.ndarray, mask: np.ndarray) -> np.ndarray:
     return value.reshape(*flat.shape, -1)[flat]
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+@pytest.mark.parametrize("name", [*ARCHITECTURES, *FLAX])
 def test_outputs(name):
     model, params = bertgpt.load_pretrained(GOLDENS / name)
-    assert type(model).__name__ == name
+    (architecture,) = json.loads((GOLDENS / name / "config.json").read_text())["architectures"]
+    assert type(model).__name__ == architecture
     output = jax.jit(lambda p, x: model.apply({"params": p}, **x, output_hidden_states=True))(params, inputs(name))
     mask = inputs(name)["attention_mask"]
     wanted = expected(name, "output")
     assert {"hidden_states/0", "hidden_states/1", "hidden_states/2"} <= wanted.keys()
     for key, value in wanted.items():
         field, _, layer = key.partition("/")
-        found = getattr(output, FIELDS.get((name, field), FIELDS.get(field, field)))
+        found = getattr(output, FIELDS.get((architecture, field), FIELDS.get(field, field)))
         found = np.asarray(found[int(layer)] if layer else found).reshape(value.shape)
         np.testing.assert_allclose(real(found, mask), real(value, mask), rtol=0, atol=1e-5, err_msg=key)
 
@@ -70,6 +75,11 @@ def gpt_loss(output, given):
     """Theirs shifts the labels by one."""
     labels, mask = np.maximum(given["labels"], 0)[:, 1:], given["labels"][:, 1:] >= 0
     return losses.cross_entropy(output.logits[:, :-1], labels, mask).mean()
+
+
+def test_there_are_goldens_of_every_flax_class():
+    names = {f"flax/{name}" for name in hf_mapping.FAMILIES["bert"].architectures}
+    assert names | {"flax/sharded", "flax/bfloat16", "flax/float16"} == set(FLAX)
 
 
 @pytest.mark.parametrize(

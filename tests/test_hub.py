@@ -19,7 +19,7 @@ from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 from hypothesis import given
 from hypothesis import strategies as st
-from model_folders import assert_equal, change_config, make, rewrite
+from model_folders import assert_equal, change_config, make, rewrite, write_flax
 from quick import QUICK
 from safetensors.numpy import load_file, save_file
 from tokenizers import Tokenizer
@@ -129,7 +129,7 @@ def gamma_beta(tensors: dict) -> dict:
 
 def write_layouts(root: Path, small: Tokenizer) -> list[str]:
     """The models of a hub in the layouts that are found there; returns their names."""
-    for name in ("whole", "vocab", "old", "sharded", "nsp"):
+    for name in ("whole", "vocab", "old", "sharded", "nsp", "flax", "flax_shards"):
         write_bert(root / "owner" / name, small)
     vocab = root / "owner" / "vocab"
     tokens = sorted(small.get_vocab(), key=small.get_vocab().get)
@@ -137,13 +137,25 @@ def write_layouts(root: Path, small: Tokenizer) -> list[str]:
     (vocab / "vocab.txt").write_text("\n".join(tokens) + "\n")
     rewrite(root / "owner" / "old", gamma_beta)
     shard(root / "owner" / "sharded")
+    write_flax(root / "owner" / "flax")
+    (root / "owner" / "flax" / "pytorch_model.bin").write_text("not to be fetched")
+    write_flax(root / "owner" / "flax_shards", shards=2)
     change_config(root / "owner" / "nsp", architectures=["BertForMaskedLM"])
     for unused in ("README.md", "tf_model.h5", "flax_model.msgpack", "pytorch_model.bin", "vocab.txt"):
         (root / "owner" / "whole" / unused).write_text("not to be fetched")
     bertgpt.save_pretrained(root / "gpt", *make("OpenAIGPTLMHeadModel"))
     (root / "gpt" / "vocab.json").write_text('{"<unk>": 0, "a</w>": 1, "a": 2, "b</w>": 3, "ab</w>": 4}')
     (root / "gpt" / "merges.txt").write_text("#version: 0.2\na b</w>\n")
-    return ["owner/whole", "owner/vocab", "owner/old", "owner/sharded", "owner/nsp", "gpt"]
+    return [
+        "owner/whole",
+        "owner/vocab",
+        "owner/old",
+        "owner/sharded",
+        "owner/nsp",
+        "owner/flax",
+        "owner/flax_shards",
+        "gpt",
+    ]
 
 
 SAME = """
@@ -168,6 +180,7 @@ def test_every_layout_loads_by_name_as_from_its_folder_and_again_without_a_netwo
         shutil.rmtree(renamed)
         fetched = {path.rpartition("/")[2] for path in asked(hub, "owner/whole/resolve/")}
         assert fetched == {"config.json", "tokenizer.json", "tokenizer_config.json", "model.safetensors"}
+        assert not asked(hub, "pytorch_model.bin")
         hub.requests.clear()
         run(hub, tmp_path / "here", SAME, tmp_path / "hub", json.dumps(names), HF_HUB_OFFLINE="1")
         assert hub.requests == []
@@ -208,8 +221,8 @@ def test_a_tokenizer_is_fetched_without_weights(hub, tmp_path):
     assert run(hub, tmp_path, code).startswith("4\n")
     assert not asked(hub, "model.safetensors")
     assert errors(hub, tmp_path, ["load_pretrained('owner/bert')"], HF_HUB_OFFLINE="1") == [
-        f"owner/bert: the cache has no model.safetensors, model.safetensors.index.json or pytorch_model.bin of commit "
-        f"{hub.files('owner/bert', 'main')[0]}, and HF_HUB_OFFLINE is set"
+        "owner/bert: the cache has no model.safetensors, model.safetensors.index.json, flax_model.msgpack or "
+        f"pytorch_model.bin of commit {hub.files('owner/bert', 'main')[0]}, and HF_HUB_OFFLINE is set"
     ]
 
 
@@ -278,8 +291,8 @@ def test_a_model_that_cannot_be_had_is_one_line(hub, tmp_path, small):
     assert found.endswith("; check HF_TOKEN")
     wanted = {
         "load_pretrained('odd')": "odd: the model on the hub has no config.json",
-        "load_pretrained('bare')": "bare: the model on the hub has no model.safetensors, model.safetensors.index.json "
-        "or pytorch_model.bin",
+        "load_pretrained('bare')": "bare: the model on the hub has no model.safetensors, model.safetensors.index.json, "
+        "flax_model.msgpack or pytorch_model.bin",
         "sys.modules.update(torch=None) or load_pretrained('torch')": "torch/pytorch_model.bin: reading torch's format "
         "needs torch; install it, or convert the file on a machine with torch: from_pretrained(folder).save_pretrained("
         "folder) of transformers writes model.safetensors",

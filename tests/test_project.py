@@ -1,4 +1,4 @@
-"""Recipes load, the README's code runs, imports keep their order."""
+"""Recipes load, the code of the README and of the page for users of Flax runs, imports keep their order."""
 
 import contextlib
 import io
@@ -9,15 +9,27 @@ import subprocess
 import sys
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
+import numpy as np
 import pytest
+from flax.serialization import msgpack_restore
+from flax.traverse_util import flatten_dict
+from model_folders import write_flax
+from safetensors import safe_open
 
+import bertgpt
 from bertgpt.data.tasks.task import KINDS
+from bertgpt.model.inputs import takes_choices
 from train import config as configs
 from train.__main__ import main
+from train.sections import KEYS, SECTIONS
 
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FLAX_PAGE = (ROOT / "docs" / "from_transformers_flax.md").read_text(encoding="utf-8")
+GOLDENS = ROOT / "tests" / "goldens" / "flax"
 WORDS = {"fine": "good", "dull": "bad"}
 TINY = ["hidden_size=16", "num_layers=1", "num_heads=2", "mlp_size=32"]
 
@@ -76,18 +88,47 @@ def test_there_is_a_recipe_for_every_task_of_both_models():
     assert kinds["demo"] == set(KINDS)
 
 
-PYTHON = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+def blocks(text: str, language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text, re.DOTALL)
 
 
-@pytest.mark.parametrize("code", [code for code in PYTHON if "transformers" not in code])  # make parity runs that one
-def test_the_readmes_python_runs(code):
+def run_python(code: str, page: str, names: dict) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
-        exec(compile(code, "README.md", "exec"), {})
+        exec(compile(code, page, "exec"), names)
 
 
-@pytest.mark.filterwarnings("ignore:.*randomly initialized, to be trained")
-def test_the_readmes_commands_run(documents, tmp_path, monkeypatch, capsys):
-    """In order and as printed, but with models of a few numbers and a step or two."""
+@pytest.mark.parametrize("code", [code for code in blocks(README, "python") if "transformers" not in code])
+def test_the_readmes_python_runs(code):  # make parity runs the one with transformers
+    run_python(code, "README.md", {})
+
+
+SHORT = ["train.steps=2", "train.batch_size=8", "train.accumulate=1", "parallel.strategy=jit"]
+SMALL = [*SHORT, "tokenizer.vocab_size=200", "train.eval_examples=8", "data.eval_fraction=0.1", "data.workers=1"]
+
+
+def run_command(line: str, capsys: pytest.CaptureFixture, length: int = 16) -> None:
+    """Runs a command of a page as printed, but with models of a few numbers and a step or two."""
+    program, *arguments = shlex.split(line)
+    if program == "make":
+        subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
+        return
+    assert (program, *arguments[:2]) == (".venv/bin/python", "-m", "train")
+    if arguments[2] == "plan":  # of devices that this process does not have
+        arguments = [*arguments[:4], "data.train=text", *[f"model.{size}" for size in TINY], *arguments[6:]]
+    if arguments[2] == "pretrain":
+        arguments += SMALL + ([f"model.{size}" for size in TINY] if "model.init_from" not in line else [])
+        arguments += ["model.mlp_size=64"] if "gpt1" in line else []
+        arguments += ["data.sequence_length=16"] if "bert_mlm" in line else []
+    if arguments[2] == "finetune":
+        arguments += [*SHORT, "train.epochs=null", f"data.sequence_length={length}"]
+    capsys.readouterr()
+    assert main(arguments[2:]) == 0, line
+    assert "also in data.train" not in capsys.readouterr().err
+
+
+@pytest.fixture
+def files(documents, tmp_path, monkeypatch):
+    """The files that the commands of the pages name, in the current folder."""
     monkeypatch.chdir(tmp_path)
     (tmp_path / "configs").symlink_to(ROOT / "configs")
     (tmp_path / "text").mkdir()
@@ -96,25 +137,92 @@ def test_the_readmes_commands_run(documents, tmp_path, monkeypatch, capsys):
     (tmp_path / "reviews.csv").write_text("text,label\n" + "".join(reviews))
     for name, prompt in (("talks", "Which film?"), ("new_talks", "Which other film?")):
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"prompt": prompt, "response": "This one."}) + "\n")
-    short = ["train.steps=2", "train.batch_size=8", "train.accumulate=1", "parallel.strategy=jit"]
-    small = [*short, "tokenizer.vocab_size=200", "train.eval_examples=8", "data.eval_fraction=0.1", "data.workers=1"]
-    lines = [line for block in re.findall(r"```bash\n(.*?)```", README, re.DOTALL) for line in block.splitlines()]
+    for name, person in (("names", "Jim"), ("new_names", "Ann")):
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"tokens": [person, "left"], "ner_tags": ["B-PER", "O"]}))
+    for name, person in (("squad", "Jim"), ("new_squad", "Ann")):
+        question = {"question": "Who left?", "context": f"{person} left.", "id": name}
+        question["answers"] = {"text": [person], "answer_start": [0]}
+        (tmp_path / f"{name}.json").write_text(json.dumps([question]))
+    return tmp_path
+
+
+@pytest.mark.filterwarnings("ignore:.*randomly initialized, to be trained")
+def test_the_readmes_commands_run(files, capsys):
+    lines = [line for block in blocks(README, "bash") for line in block.splitlines()]
     for line in lines:
-        program, *arguments = shlex.split(line)
-        if program == "make":
-            subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
+        if "domain" not in line:  # tests/test_hub_readme.py runs these, which fetch a model
+            run_command(line, capsys)
+
+
+@pytest.mark.filterwarnings("ignore:.*randomly initialized, to be trained", "ignore:.* does not use ")
+def test_the_commands_and_snippets_for_users_of_flax_run(files, wordpiece, capsys):
+    sizes = {"vocab_size": wordpiece.get_vocab_size(), "max_positions": 96}
+    model = bertgpt.BertForPreTraining(bertgpt.presets.bert_tiny(**sizes, **dict(map(sized, TINY))))
+    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 2), np.int32))["params"]
+    bertgpt.save_pretrained("flax_bert", model, params, wordpiece)
+    write_flax(files / "flax_bert")
+    names: dict = {}
+    for language, block in re.findall(r"```(bash|python)\n(.*?)```", FLAX_PAGE, re.DOTALL):
+        if language == "python":
+            run_python(block, "from_transformers_flax.md", names)
             continue
-        assert (program, *arguments[:2]) == (".venv/bin/python", "-m", "train")
-        if arguments[2] == "plan":  # of devices that this process does not have
-            arguments = [*arguments[:4], "data.train=text", *[f"model.{size}" for size in TINY], *arguments[6:]]
-        if arguments[2] == "pretrain":
-            arguments += small + ([f"model.{size}" for size in TINY] if "model.init_from" not in line else [])
-            arguments += ["model.mlp_size=64"] if "gpt1" in line else []
-        if arguments[2] == "finetune":
-            arguments += [*short, "train.epochs=null", "data.sequence_length=16"]
-        capsys.readouterr()
-        assert main(arguments[2:]) == 0, line
-        assert "also in data.train" not in capsys.readouterr().err
+        for line in block.splitlines():
+            run_command(line, capsys, length=96)
+    assert bertgpt.load_pretrained("trained")[0] == model
+
+
+def sized(setting: str) -> tuple[str, int]:
+    name, _, value = setting.partition("=")
+    return name, int(value)
+
+
+def rows(heading: str) -> list[list[str]]:
+    """The cells of the first table below a heading of the page for users of Flax, without backquotes."""
+    table = re.search(rf"## {heading}\n.*?\n((?:\|[^\n]*\n)+)", FLAX_PAGE, re.DOTALL)[1]
+    lines = table.replace("`", "").splitlines()[2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def test_the_table_of_parameters_for_users_of_flax_holds():
+    table = sorted(((theirs, ours) for theirs, ours in rows("Parameters")), key=lambda pair: -len(pair[0]))
+    used = set()
+    for folder in sorted(GOLDENS.glob("BertFor*")):
+        theirs = flatten_dict(msgpack_restore((folder / "flax_model.msgpack").read_bytes()), sep="/")
+        found = {}
+        for path, value in theirs.items():
+            layer = re.search(r"/layer/(\d+)/", path)
+            plain = re.sub(r"/layer/\d+/", "/layer/N/", path)
+            start, replacement = next(pair for pair in table if plain.startswith(f"{pair[0]}/"))
+            used.add(start)
+            replacement = replacement.replace("_N/", f"_{layer[1]}/" if layer else "_N/")
+            found[replacement + plain.removeprefix(start)] = value
+        ours = flatten_dict(bertgpt.load_pretrained(folder)[1], sep="/")
+        assert found.keys() == ours.keys()
+        for path, value in found.items():
+            np.testing.assert_array_equal(value, ours[path], err_msg=path)
+    assert used == {theirs for theirs, _ in table}
+
+
+def test_the_table_of_classes_for_users_of_flax_holds():
+    found = {theirs: (ours, fields) for theirs, ours, fields in rows("Classes")}
+    assert {theirs.removeprefix("Flax") for theirs in found} == {folder.name for folder in GOLDENS.glob("Bert*")}
+    for theirs, (ours, fields) in found.items():
+        assert theirs == f"Flax{ours}"
+        pairs = [field.split(" -> ") for field in fields.split(", ")]
+        with safe_open(GOLDENS / ours / "expected.safetensors", "numpy") as golden:
+            outputs = {name.split("/")[1] for name in golden.keys() if name.startswith("output/")}  # noqa: SIM118
+        assert {pair[0] for pair in pairs} == outputs - {"hidden_states"}
+        model, params = bertgpt.load_pretrained(GOLDENS / ours)
+        ids = jax.ShapeDtypeStruct((1, 2, 4) if takes_choices(ours) else (1, 4), jnp.int32)
+        output = jax.eval_shape(lambda ids, model=model, params=params: model.apply({"params": params}, ids), ids)
+        assert all(getattr(output, pair[-1]) is not None for pair in pairs), theirs
+
+
+def test_the_keys_in_the_page_for_users_of_flax_exist():
+    flags = [line for line in FLAX_PAGE.splitlines() if line.startswith("| `--")]
+    keys = {key for line in flags for key in re.findall(rf"\b((?:{'|'.join(SECTIONS)})\.\w+)", line)}
+    assert len(keys) > 25
+    assert keys <= KEYS.keys()
 
 
 def test_the_order_of_imports_holds():
@@ -122,7 +230,10 @@ def test_the_order_of_imports_holds():
     assert result.returncode == 0, result.stdout
 
 
-@pytest.mark.parametrize("page", ["docs/architecture.md", "docs/configuration.md", "README.md", "CONTRIBUTING.md"])
+@pytest.mark.parametrize(
+    "page",
+    ["docs/architecture.md", "docs/configuration.md", "docs/from_transformers_flax.md", "README.md", "CONTRIBUTING.md"],
+)
 def test_the_files_that_a_page_names_are_there(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     names = {path.name for top in ("bertgpt", "train", "tests") for path in (ROOT / top).rglob("*.py")}

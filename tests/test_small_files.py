@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import msgpack
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -96,6 +97,14 @@ def dense(count: int) -> bytes:
     return b"[" + b"[]," * count + b"[]]"
 
 
+def long_names() -> bytes:
+    """Arrays of one byte whose names are as long and as many as they may be."""
+    array = msgpack.packb(msgpack.ExtType(1, msgpack.packb(((1,), "int8", b"a"))))
+    outer = b"".join(b"\x81" + msgpack.packb(f"{level:0100}") for level in range(14))
+    entries = b"".join(msgpack.packb(f"{number:0100}") + array for number in range(19_980))
+    return outer + b"\xdf" + (19_980).to_bytes(4, "big") + entries
+
+
 FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and what becomes of it
     "text/repeated.parquet": (lambda: repeated(60), "60 documents"),
     "text/value.parquet": (
@@ -152,6 +161,15 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and wh
         lambda: json.dumps({"weight_map": dict.fromkeys(map(str, range(300_000)), "gone")}).encode(),
         "'gone' is missing; copy the whole folder",
     ),
+    "model/flax_lists/flax_model.msgpack": (
+        lambda: b"\x81\xa1a" + b"\xdd\x00\x10\x00\x00" * 300_000,  # lists of a million entries, nested
+        "damaged, or not a tree of arrays that flax wrote: a is no array and no map",
+    ),
+    "model/flax_maps/flax_model.msgpack": (
+        lambda: b"\xdf\x00\x80\x00\x00" + b"\xa0\x80" * (1 << 23),
+        "damaged, or not a tree of arrays that flax wrote: it has over 20000 names",
+    ),
+    "model/flax_names/flax_model.msgpack": (long_names, "a BertModel lacks "),
     "tokenizer/lists/tokenizer.json": (
         lambda: dense(21_000_000),
         "tokenizer.json: over 4194304 commas, colons and brackets; not a tokenizer",
@@ -171,6 +189,7 @@ PIPES = {
     "model/pipe/config.json": "a pipe or a device",
     "model/piped_weights/model.safetensors": "a pipe or a device",
     "model/piped_shards/model.safetensors.index.json": "a pipe or a device",
+    "model/piped_flax/flax_model.msgpack": "a pipe or a device",
     "model/piped_torch/pytorch_model.bin": "a pipe or a device",
     "model/piped_shapes/params_shapes.json": "a pipe or a device",
     "model/piped_numbers/params_0.npy": "a pipe or a device",

@@ -49,11 +49,11 @@ def load_pretrained(
     `JAX_DEFAULT_MATMUL_PRECISION=highest` in the environment.
 
     Args:
-        folder: a folder with config.json and model.safetensors (or its shards, or pytorch_model.bin if torch is
-            installed); or with bert_config.json and one TensorFlow checkpoint of google-research/bert; or with
-            params_shapes.json and params_*.npy of GPT-1. If there is no such folder, the name of a model on the hub,
-            such as "google-bert/bert-base-uncased": its configuration, tokenizer and one set of weights are downloaded
-            to the cache of huggingface_hub.
+        folder: a folder with config.json and model.safetensors, flax_model.msgpack or, if torch is installed,
+            pytorch_model.bin (or their shards); or with bert_config.json and a TensorFlow checkpoint of
+            google-research/bert; or with params_shapes.json and params_*.npy of GPT-1. If there is no such folder, the
+            name of a model on the hub, such as "google-bert/bert-base-uncased": its configuration, tokenizer and one
+            set of weights are downloaded to the cache of huggingface_hub.
         architecture: a class of this library, such as "BertForSequenceClassification"; None: the folder's. If it is
             given, a head that the folder lacks is randomly initialized.
         num_labels: the number of labels of the classifier; None: the folder's. A classifier of another size than the

@@ -10,12 +10,16 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import ml_dtypes
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import tensor_bundles
+from flax.serialization import to_bytes
+from flax.traverse_util import unflatten_dict
+from model_folders import to_flax
 from packed_files import PACK
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 import bertgpt
 from bertgpt.data.tasks import readers
@@ -150,8 +154,17 @@ def _sharded(folder: Path) -> None:
     (folder / "model.safetensors").rename(folder / "one.safetensors")
 
 
-def _torch(folder: Path) -> None:
+def _config(folder: Path) -> None:
     (folder / "config.json").write_text(json.dumps(_bert()[0]))
+
+
+def _flax() -> list[bytes]:
+    tensors = to_flax(load(_bert()[1]))
+    dtypes = (np.float32, np.float16, ml_dtypes.bfloat16)
+    return [
+        to_bytes(unflatten_dict({name: value.astype(dtype) for name, value in tensors.items()}, sep="/"))
+        for dtype in dtypes
+    ]
 
 
 def _release(folder: Path) -> None:
@@ -259,7 +272,8 @@ TARGETS |= {
     "config_json": Target("config.json", bertgpt.load_pretrained, "config.json", _model, 30),
     "safetensors": Target("model.safetensors", bertgpt.load_pretrained, "safetensors", _model, 30),
     "sharded_index": Target("model.safetensors.index.json", bertgpt.load_pretrained, "index", _sharded, 30),
-    "torch": Target("pytorch_model.bin", bertgpt.load_pretrained, "torch", _torch, 30),
+    "flax": Target("flax_model.msgpack", bertgpt.load_pretrained, "flax", _config, 60),
+    "torch": Target("pytorch_model.bin", bertgpt.load_pretrained, "torch", _config, 30),
     "release_shapes": Target("params_shapes.json", bertgpt.load_pretrained, "shapes", _release, 30),
     "release_npy": Target("params_0.npy", bertgpt.load_pretrained, "npy", _release, 30),
     "google_config": Target("bert_config.json", bertgpt.load_pretrained, "bert_config", _google, 30),
@@ -291,6 +305,7 @@ MADE: dict[str, Callable[[], list[bytes]]] = {
     "vocab.txt": lambda: [_vocabulary().encode()],
     "config.json": lambda: [json.dumps(_bert()[0]).encode()],
     "safetensors": lambda: [_bert()[1]],
+    "flax": _flax,
     "index": _index,
     "shapes": lambda: [json.dumps(GPT_SHAPES).encode()],
     "npy": _npy,

@@ -93,7 +93,8 @@ def write_tokenizer(name: str) -> None:
 
 
 if __name__ == "__main__":
-    shutil.rmtree(GOLDENS, ignore_errors=True)
+    for folder in (*ARCHITECTURES, "tokenizers"):
+        shutil.rmtree(GOLDENS / folder, ignore_errors=True)
     for architecture in ARCHITECTURES:
         write_model(architecture)
     for setting in (*SETTINGS, "gpt"):

@@ -1,10 +1,11 @@
-"""Hugging Face's model folder: config.json, and weights in safetensors or torch files."""
+"""Hugging Face's model folder: config.json, and weights in safetensors, Flax or torch files."""
 
 import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from bertgpt.checkpoints.formats.flax_msgpack import FLAX, FLAX_INDEX, open_flax, open_flax_shards
 from bertgpt.checkpoints.formats.safetensors import INDEX, WHOLE, open_safetensors
 from bertgpt.checkpoints.formats.tensors import Tensor, open_sharded, read_index
 from bertgpt.checkpoints.formats.torch_bin import TORCH, TORCH_INDEX, import_torch, open_torch
@@ -16,10 +17,13 @@ CONFIG = "config.json"
 READERS: dict[str, Callable[[Path], dict[str, Tensor]]] = {  # by file name; the first file that exists is read
     WHOLE: open_safetensors,
     INDEX: functools.partial(open_sharded, open_shard=open_safetensors),
+    FLAX: open_flax,  # before torch's, which need a further package
+    FLAX_INDEX: open_flax_shards,
     TORCH: open_torch,
     TORCH_INDEX: functools.partial(open_sharded, open_shard=open_torch),
 }
-WEIGHTS = (*READERS, "model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")  # globs of all weight files
+SHARDS = ("model-*-of-*.safetensors", "flax_model-*-of-*.msgpack", "pytorch_model-*-of-*.bin")
+WEIGHTS = (*READERS, *SHARDS)  # globs of all weight files
 
 
 def is_in(folder: Path) -> bool:
@@ -46,7 +50,7 @@ def open_tensors(folder: Path) -> dict[str, Tensor]:
         if (folder / name).exists():
             check_regular(folder / name)
             return read(folder / name)
-    raise InputError(f"{folder}: contains no weights; add {WHOLE}, {INDEX} with its shards, or {TORCH}")
+    raise InputError(f"{folder}: contains no weights; add {WHOLE}, {INDEX} with its shards, {FLAX} or {TORCH}")
 
 
 def fetch_weights(snapshot: Snapshot) -> None:
@@ -57,9 +61,9 @@ def fetch_weights(snapshot: Snapshot) -> None:
     """
     name = next((name for name in READERS if name in snapshot.files), None)
     if name is None:
-        raise snapshot.lacks(f"{WHOLE}, {INDEX} or {TORCH}")
+        raise snapshot.lacks(f"{WHOLE}, {INDEX}, {FLAX} or {TORCH}")
     if name in (TORCH, TORCH_INDEX):
         import_torch(f"{snapshot.name}/{name}")
     file = snapshot.fetch(name)
-    for shard in sorted(set(read_index(file).values())) if name in (INDEX, TORCH_INDEX) else ():
+    for shard in sorted(set(read_index(file).values())) if name.endswith(".index.json") else ():
         snapshot.fetch(shard)
