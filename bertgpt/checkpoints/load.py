@@ -123,8 +123,9 @@ def contents_of_folder(folder: str | Path) -> tuple[str, set[str]]:
     Raises:
         InputError: the folder contains neither family, or its files are damaged.
     """
-    source = _open(Path(folder), None)
-    return source.family.architecture, hf_mapping.heads_among(source.family, source.tensors.keys())
+    family = hf_mapping.FAMILIES[_read_config(Path(folder))["model_type"]]
+    source = _open(Path(folder), next(iter(family.architectures)))
+    return family.architecture, hf_mapping.heads_among(family, source.tensors.keys())
 
 
 def _open(folder: Path, architecture: str | None) -> _Source:

@@ -80,7 +80,10 @@ def load_run(folder: str | Path, step: int | None = None, revision: str | None =
         InputError: the folder is neither, or has no such intact checkpoint.
     """
     check_folder_or_name("the run or model folder", folder)
-    folder = find_model(folder, revision).folder
+    found = find_model(folder, revision)
+    if found.commit is not None:
+        say(f"{folder}: from the Hugging Face hub, commit {found.commit}")
+    folder = found.folder
     if not (folder / "config.yaml").is_file():
         return _load_model_folder(folder, step)
     checkpoints = Checkpoints(folder / "checkpoints")
@@ -243,8 +246,11 @@ def init_folder(config: RunConfig) -> Path:
 
 def _find_in_all(config: RunConfig) -> Found:
     """The same commit in all processes. The first process fetches it first, since the others may share its cache."""
-    name, revision = str(config.model.init_from), config.model.init_commit or config.model.init_revision
-    if not hosts.several() or not is_name(name):
+    name, revision = str(config.model.init_from), config.model.init_revision
+    if not is_name(name):
+        return find_model(name, revision)
+    revision = config.model.init_commit or revision
+    if not hosts.several():
         return find_model(name, revision)
     commit = ""
 
