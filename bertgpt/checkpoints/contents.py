@@ -31,7 +31,7 @@ class Contents(NamedTuple):
         format: of the folder, such as "Hugging Face".
         architecture: the class that the folder's configuration names.
         config: of the model.
-        entries: the tensors in the folder.
+        entries: the tensors in the folder, in the order of the model; then those that the class does not use.
         missing: names of tensors that the class needs and the folder lacks.
     """
 
@@ -52,10 +52,13 @@ def read_contents(folder: str | Path) -> Contents:
     config = model_config(source)
     expected = contents_of(source.architecture, config)
     paths = {entry.name: entry.paths for entry in expected.entries}
-    entries = tuple(
-        Entry(name, tensor.shape, tensor.dtype, paths.get(name, ())) for name, tensor in source.tensors.items()
-    )
     missing = tuple(name for name in paths if name not in source.tensors)
+    found = [*(name for name in paths if name in source.tensors), *sorted(source.tensors.keys() - paths.keys())]
+    tensors = [source.tensors[name] for name in found]
+    entries = tuple(
+        Entry(name, tensor.shape, tensor.dtype, paths.get(name, ()))
+        for name, tensor in zip(found, tensors, strict=True)
+    )
     return Contents(detect(Path(folder)).name, source.architecture, config, entries, missing)
 
 

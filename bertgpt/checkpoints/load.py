@@ -123,8 +123,9 @@ def contents_of_folder(folder: str | Path) -> tuple[str, set[str]]:
     Raises:
         InputError: the folder contains neither family, or its files are damaged.
     """
-    source = open_folder(Path(folder), None)
-    return source.family.architecture, hf_mapping.heads_among(source.family, source.tensors.keys())
+    family = hf_mapping.FAMILIES[_read_config(Path(folder))["model_type"]]
+    source = open_folder(Path(folder), next(iter(family.architectures)))
+    return family.architecture, hf_mapping.heads_among(family, source.tensors.keys())
 
 
 def open_folder(folder: Path, architecture: str | None = None) -> Source:

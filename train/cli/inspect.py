@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING, Any
 from . import add_model
 
 if TYPE_CHECKING:
-    from bertgpt.checkpoints.contents import Contents, Entry
     from tokenizers import Tokenizer
+
+    from bertgpt.checkpoints.contents import Contents, Entry
 
 LAYER = re.compile(r"(layer\.|h\.|block_)(\d+)(?=[./])")  # the number of a layer in a name
 MOST_TOKENS = 12  # special and added tokens that are listed
@@ -34,7 +35,7 @@ def run(options: argparse.Namespace) -> None:
         say(line)
 
 
-def describe(folder: str, contents: "Contents", tokenizer: "Tokenizer | None", place: str) -> Iterator[str]:
+def describe(folder: str, contents: "Contents", tokenizer: "Tokenizer | str", place: str) -> Iterator[str]:
     """Yield the lines that describe a model."""
     used = [entry for entry in contents.entries if entry.paths]
     parameters = sum(math.prod(entry.shape) for entry in used)
@@ -46,7 +47,7 @@ def describe(folder: str, contents: "Contents", tokenizer: "Tokenizer | None", p
     unused = [entry.name for entry in contents.entries if not entry.paths]
     yield f"not used by {contents.architecture}: {_listed(unused)}"
     yield f"missing: {_listed(contents.missing)}"
-    yield from ["tokenizer: none"] if tokenizer is None else _tokenizer(tokenizer)
+    yield from [f"tokenizer: {tokenizer}"] if isinstance(tokenizer, str) else _tokenizer(tokenizer)
     yield f"can be used for: {', '.join(_uses(contents, tokenizer))}"
 
 
@@ -79,12 +80,14 @@ def _tokenizer(tokenizer: "Tokenizer") -> Iterator[str]:
     case = "" if lowercase is None else ", lower-cases text" if lowercase else ", keeps upper and lower case"
     yield f"tokenizer: {described['model']['type']}, {len(tokenizer.get_vocab()):,} tokens{case}"
     for title, special in (("special tokens", True), ("added tokens", False)):
-        found = [f"{token['content']} {token['id']}" for token in described["added_tokens"] if token["special"] == special]
+        found = [
+            f"{token['content']} {token['id']}" for token in described["added_tokens"] if token["special"] == special
+        ]
         more = f" and {len(found) - MOST_TOKENS} more" if len(found) > MOST_TOKENS else ""
         yield f"  {title}: {', '.join(found[:MOST_TOKENS]) or 'none'}{more}"
 
 
-def _uses(contents: "Contents", tokenizer: "Tokenizer | None") -> list[str]:
+def _uses(contents: "Contents", tokenizer: "Tokenizer | str") -> list[str]:
     """The commands that take the model as it is."""
     from bertgpt.checkpoints.hf_mapping import heads
     from bertgpt.inference.predict import SPECS
@@ -92,17 +95,17 @@ def _uses(contents: "Contents", tokenizer: "Tokenizer | None") -> list[str]:
     from ..folders.run_folder import fitting_objective
     from ..sections import OBJECTIVES
 
-    if tokenizer is None:
-        return ["load_pretrained in Python; the commands need a tokenizer in the folder"]
+    if isinstance(tokenizer, str):
+        return ["load_pretrained in Python (the commands need a tokenizer in the folder)"]
     name, config = contents.architecture, contents.config
-    present = heads(name) if not contents.missing else set()
-    objective = fitting_objective(config.architecture, present)
-    new = "" if heads(OBJECTIVES[objective]) <= present else " with new heads"
-    uses = [f"pretrain (train.objective={objective}{new})", "finetune (with a new head)", "embed"]
     if contents.missing:
-        return [f"{use} after another class is chosen" for use in uses[:1]] + uses[1:2]
-    uses += ["fill-mask"] * ("mlm" in present) + ["generate"] * (name == "OpenAIGPTLMHeadModel")
-    kinds = [kind for kind, spec in SPECS.items() if name in spec.architectures.values()]
-    tasks = [kind for kind in kinds if SPECS[kind].problem in (None, config.problem) and kind != "sft"]
-    uses += [f"predict ({', '.join(tasks)})"] if tasks else ["predict (next sentence)"] * ("nsp" in present)
-    return [*uses, "export"]
+        return [f"load_pretrained(..., architecture=...) in Python, since a {name} lacks tensors"]
+    present = heads(name)
+    objective = fitting_objective(config.architecture, present)
+    new = "" if heads(OBJECTIVES[objective]) <= present else ", new heads"
+    uses = ["fill-mask"] * ("mlm" in present) + ["generate"] * (name == "OpenAIGPTLMHeadModel")
+    kinds = [kind for kind, spec in SPECS.items() if name in spec.architectures.values() and kind != "sft"]
+    tasks = [kind for kind in kinds if SPECS[kind].problem in (None, config.problem)]
+    tasks += ["next sentence"] * ("nsp" in present)
+    uses += [f"predict ({', '.join(tasks)})"] if tasks else []
+    return [*uses, "embed", f"pretrain (train.objective={objective}{new})", "finetune", "export"]
