@@ -210,6 +210,7 @@ def test_the_files_of_tensorflow_are_read():
     assert found.keys() == wanted.keys() | {"bfloat16", "int64", "string", "partitioned"}
     for name, value in wanted.items():
         assert (found[name].shape, found[name].read().dtype) == (value.shape, np.float32)
+        assert found[name].dtype == value.dtype.name
         np.testing.assert_array_equal(found[name].read(), value.astype(np.float32))
     np.testing.assert_allclose(found["bfloat16"].read(), wanted["float32"], rtol=2**-8)
 
@@ -383,6 +384,7 @@ def test_case_follows_from_tokenizer_config_where_there_is_one(tmp_path):
 
 def test_commands_take_a_folder_of_googles(documents, tmp_path):
     assert main(["fill-mask", str(GOLDENS / "pretraining"), "the cat [MASK] on the mat ."]) == 0
+    assert main(["inspect", str(GOLDENS / "pretraining")]) == 0
     assert main(["predict", str(GOLDENS / "pretraining"), "--text", "the cat sat .", "--pair", "it was fine ."]) == 0
     assert main(["export", str(GOLDENS / "pretraining"), str(tmp_path / "exported")]) == 0
     assert_equal(bertgpt.load_pretrained(tmp_path / "exported")[1], bertgpt.load_pretrained(GOLDENS / "pretraining")[1])

@@ -121,6 +121,12 @@ def test_tensors_decide_and_not_the_named_class(both_heads, exported):
     assert type(load_for_pretraining(exported).model).__name__ == "BertForMaskedLM"
 
 
+def test_a_class_that_is_unknown_here_is_not_needed(both_heads):
+    file = both_heads / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"architectures": ["BertLMHeadModel"]}))
+    assert type(load_for_pretraining(both_heads).model).__name__ == "BertForPreTraining"
+
+
 @WARNS
 def test_new_and_unused_heads_are_logged(both_heads, exported, mlm_run, capsys):
     assert type(load_for_pretraining(both_heads, objective="mlm").model).__name__ == "BertForMaskedLM"

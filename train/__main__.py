@@ -29,6 +29,7 @@ VERBS = {
     "predict": "predict with a fine-tuned model",
     "generate": "continue a text with a GPT-1",
     "embed": "turn texts into vectors",
+    "inspect": "show what a run or model folder contains",
     "export": "write a model as a Hugging Face folder or as StableHLO",
 }
 PROGRAM = "python -m train" if __package__ == "train" else "bertgpt"  # as the user started it

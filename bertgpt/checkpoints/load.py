@@ -68,9 +68,9 @@ def load_pretrained(
         InputError: the folder does not contain such a model, is damaged, or needs something that this library does not
             support. The message names the file and the key or tensor. Or the model cannot be downloaded.
     """
-    source = _open(find_model(folder, revision, architecture).folder, architecture)
+    source = open_folder(find_model(folder, revision, architecture).folder, architecture)
     home = importlib.import_module(f"bertgpt.model.{source.family.architecture}")
-    model = getattr(home, source.architecture)(_model_config(source, num_labels))
+    model = getattr(home, source.architecture)(model_config(source, num_labels))
     wanted = wanted_tensors(source.family, source.architecture, model)
     remade = _missing_heads(source, wanted, architecture is not None, num_labels is not None)
     unused = sorted(source.tensors.keys() - wanted.keys())
@@ -112,7 +112,7 @@ def _fetch_model(snapshot: hub.Snapshot, architecture: str | None) -> None:
     fetch_weights(snapshot)
 
 
-class _Source(NamedTuple):
+class Source(NamedTuple):
     """An opened folder: its family and architecture, its configuration, and its tensors under the table's names."""
 
     folder: Path
@@ -129,11 +129,17 @@ def contents_of_folder(folder: str | Path) -> tuple[str, set[str]]:
     Raises:
         InputError: the folder contains neither family, or its files are damaged.
     """
-    source = _open(Path(folder), None)
-    return source.family.architecture, hf_mapping.heads_among(source.family, source.tensors.keys())
+    family = hf_mapping.FAMILIES[_read_config(Path(folder))["model_type"]]
+    source = open_folder(Path(folder), next(iter(family.architectures)))
+    return family.architecture, hf_mapping.heads_among(family, source.tensors.keys())
 
 
-def _open(folder: Path, architecture: str | None) -> _Source:
+def open_folder(folder: Path, architecture: str | None = None) -> Source:
+    """Open a model folder as a class; None: as the class that its configuration names.
+
+    Raises:
+        InputError: it is not the folder of a supported model, or a file is damaged.
+    """
     config = _read_config(folder, architecture)
     family = hf_mapping.FAMILIES[config["model_type"]]
     name = architecture or _named_architecture(config) or next(iter(family.architectures))
@@ -141,7 +147,7 @@ def _open(folder: Path, architecture: str | None) -> _Source:
         choices = ", ".join(family.architectures)
         raise InputError(f"{folder}: architecture {name!r} is unknown; choose one of {choices}")
     tensors = detect(folder).open_tensors(folder)
-    return _Source(folder, family, name, config, _normalize_names(family, name, tensors, folder))
+    return Source(folder, family, name, config, _normalize_names(family, name, tensors, folder))
 
 
 def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any]:
@@ -192,7 +198,12 @@ def _named_architecture(config: dict[str, Any]) -> str | None:
     return listed[0] if isinstance(listed, list) and listed and isinstance(listed[0], str) else None
 
 
-def _model_config(source: _Source, num_labels: int | None) -> ModelConfig:
+def model_config(source: Source, num_labels: int | None = None) -> ModelConfig:
+    """Return the configuration of an opened folder, with another number of labels if one is given.
+
+    Raises:
+        InputError: a setting is not supported, or the folder has fewer tensors than its layers need.
+    """
     file = source.folder / detect(source.folder).config
     model = hf_config.from_hf(source.config, source.architecture, file)
     per_layer = len(hf_mapping.backbone(source.family, 1)) - len(hf_mapping.backbone(source.family, 0))
@@ -212,7 +223,7 @@ def _listed(tensors: Sequence[str]) -> str:
     return ", ".join(name[:100] for name in tensors[:LISTED]) + more
 
 
-def _missing_heads(source: _Source, wanted: Wanted, asked: bool, relabelled: bool) -> list[str]:
+def _missing_heads(source: Source, wanted: Wanted, asked: bool, relabelled: bool) -> list[str]:
     """Return the names of the tensors to initialize randomly.
 
     Args:

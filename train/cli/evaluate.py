@@ -30,9 +30,9 @@ def run(options: argparse.Namespace) -> None:
         raise InputError("--batch-size must be at least 1")
     out = options.run if options.out is None else expand_home(options.out, "--out")
     check_local("the output folder", out)
-    found = load_run(options.run, options.step, options.revision)
     if options.out is None and is_name(options.run):
         raise InputError(f"--out is missing; {options.run} is a model on the hub, so give a folder for its scores")
+    found = load_run(options.run, options.step, options.revision)
     tuned = load_tuned(found, options.run, options.overrides)
     if options.data is not None:
         tuned.config.data.eval = expand_home(options.data, "--data")

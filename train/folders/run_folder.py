@@ -11,6 +11,7 @@ from tokenizers import Tokenizer
 
 import bertgpt
 from bertgpt.checkpoints.adapt import adapt
+from bertgpt.checkpoints.contents import Contents, contents_of, read_contents
 from bertgpt.checkpoints.detect import is_model_folder
 from bertgpt.checkpoints.hf_mapping import FAMILIES, family_of, heads
 from bertgpt.checkpoints.load import contents_of_folder, find_model
@@ -81,9 +82,21 @@ def load_run(folder: str | Path, step: int | None = None, revision: str | None =
         InputError: the folder is neither, or has no such intact checkpoint.
     """
     check_folder_or_name("the run or model folder", folder)
-    folder = find_model(folder, revision).folder
+    found = find_model(folder, revision)
+    if found.commit is not None:
+        say(f"{folder}: from the Hugging Face hub, commit {found.commit}")
+    folder = found.folder
     if not (folder / "config.yaml").is_file():
         return _load_model_folder(folder, step)
+    return _load_step(*_intact_checkpoint(folder, step))
+
+
+def _intact_checkpoint(folder: Path, step: int | None) -> tuple[Checkpoints, int]:
+    """The checkpoints of a run folder, and the number of the wanted one, or else of the best.
+
+    Raises:
+        InputError: there is no such intact checkpoint.
+    """
     checkpoints = Checkpoints(folder / "checkpoints")
     steps, best = checkpoints.steps(), checkpoints.best()
     if not steps:
@@ -94,19 +107,56 @@ def load_run(folder: str | Path, step: int | None = None, revision: str | None =
     for number in wanted:
         fault = checkpoints.fault(number)
         if fault is None:
-            return _load_step(checkpoints, number)
+            return checkpoints, number
         warn(f"checkpoint {number} of {folder} is damaged: {fault}")
     rest = "choose another step" if step is not None else "train again with another out"
     raise InputError(f"{folder}: no intact checkpoint; {rest}")
 
 
 def _load_model_folder(folder: Path, step: int | None = None, architecture: str | None = None) -> Run:
+    _check_model_folder(folder, step)
+    model, params = bertgpt.load_pretrained(folder, architecture)
+    return Run(model, params, load_tokenizer(folder), 0)
+
+
+def _check_model_folder(folder: Path, step: int | None) -> None:
+    """
+    Raises:
+        InputError: it is no model folder, or a step is given.
+    """
     if not is_model_folder(folder):
         raise InputError(f"{folder}: neither a run folder (no config.yaml) nor a model folder (no config.json)")
     if step is not None:
         raise InputError(f"{folder}: a model folder has no checkpoint {step}; give no step, or a run folder")
-    model, params = bertgpt.load_pretrained(folder, architecture)
-    return Run(model, params, load_tokenizer(folder), 0)
+
+
+class Inspected(NamedTuple):
+    """A run or model as it is described: what it contains, its tokenizer or why there is none, and where it is from."""
+
+    contents: Contents
+    tokenizer: Tokenizer | str
+    place: str
+
+
+def inspect_run(folder: str | Path, step: int | None = None, revision: str | None = None) -> Inspected:
+    """Describe what `load_run` would load with the same arguments, without loading its weights."""
+    check_folder_or_name("the run or model folder", folder)
+    found = find_model(folder, revision)
+    if (found.folder / "config.yaml").is_file():
+        checkpoints, number = _intact_checkpoint(found.folder, step)
+        extra = checkpoints.extra(number)
+        contents = contents_of(_architecture_of(extra), ModelConfig(**extra["model"]))
+        return Inspected(
+            contents, parse_tokenizer(extra["tokenizer"], f"checkpoint {number}"), f"step {number} of a run"
+        )
+    _check_model_folder(found.folder, step)
+    contents = read_contents(found.folder)
+    try:
+        found_tokenizer: Tokenizer | str = load_tokenizer(found.folder)
+    except InputError as error:
+        found_tokenizer = str(error)
+    commit = "" if found.commit is None else f", commit {found.commit} on the Hugging Face hub"
+    return Inspected(contents, found_tokenizer, f"format {contents.format}{commit}")
 
 
 def load_for_pretraining(folder: Path, step: int | None = None, objective: str | None = None) -> Run:
@@ -239,8 +289,11 @@ def init_folder(config: RunConfig) -> Path:
 
 def _find_in_all(config: RunConfig) -> Found:
     """The same commit in all processes. The first process fetches it first, since the others may share its cache."""
-    name, revision = str(config.model.init_from), config.model.init_commit or config.model.init_revision
-    if not hosts.several() or not is_name(name):
+    name, revision = str(config.model.init_from), config.model.init_revision
+    if not is_name(name):
+        return find_model(name, revision)
+    revision = config.model.init_commit or revision
+    if not hosts.several():
         return find_model(name, revision)
     commit = ""
 

@@ -68,7 +68,7 @@ def _to_torch(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
 
 
 def _transposed(tensor: Tensor) -> Tensor:
-    return Tensor(tensor.shape[::-1], lambda: tensor.read().T)
+    return Tensor(tensor.shape[::-1], lambda: tensor.read().T, tensor.dtype)
 
 
 class _Array(NamedTuple):
@@ -90,7 +90,10 @@ def _open_tree(file: Path) -> dict[str, Tensor]:
         arrays = dict(_flatten(tree, ""))
     except (ValueError, OSError) as error:  # UnicodeDecodeError is a ValueError
         raise InputError(f"{file}: damaged, or not a tree of arrays that flax wrote: {error}; copy it again") from error
-    return {path: Tensor(array.shape, functools.partial(_read, array, path, file)) for path, array in arrays.items()}
+    return {
+        path: Tensor(array.shape, functools.partial(_read, array, path, file), array.dtype)
+        for path, array in arrays.items()
+    }
 
 
 def _read(array: _Array, path: str, file: Path) -> np.ndarray:

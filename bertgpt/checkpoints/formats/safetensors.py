@@ -26,9 +26,10 @@ def open_safetensors(file: Path) -> dict[str, Tensor]:
     """
     try:
         handle = safe_open(file, framework="numpy")
+        slices = {name: handle.get_slice(name) for name in handle.keys()}  # noqa: SIM118, the handle is not a mapping
         return {
-            name: Tensor(tuple(handle.get_slice(name).get_shape()), functools.partial(_read, handle, name, file))
-            for name in handle.keys()  # noqa: SIM118, the handle is not a mapping
+            name: Tensor(tuple(found.get_shape()), functools.partial(_read, handle, name, file), found.get_dtype())
+            for name, found in slices.items()
         }
     except SafetensorError as error:
         raise InputError(f"{file}: damaged or truncated: {error}; copy it again") from error

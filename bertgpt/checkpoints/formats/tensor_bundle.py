@@ -69,7 +69,7 @@ def open_bundle(index: Path) -> dict[str, Tensor]:
         if entry.offset + entry.size > sizes[entry.shard]:
             raise InputError(f"{files[entry.shard]}: too short for {name}; copy it again")
     return {
-        name: Tensor(entry.shape, functools.partial(_read, files[entry.shard], name, entry))
+        name: Tensor(entry.shape, functools.partial(_read, files[entry.shard], name, entry), _dtype_name(entry.dtype))
         for name, entry in found.items()
     }
 
@@ -242,6 +242,10 @@ def _find_shard(index: Path, shard: int, shards: int) -> Path:
     return file
 
 
+def _dtype_name(number: int) -> str:
+    return FLOATS[number].name if number in FLOATS else OTHERS.get(number, f"number {number}")
+
+
 def _read(file: Path, name: str, entry: _Entry) -> np.ndarray:
     """Return a tensor as float32.
 
@@ -252,7 +256,7 @@ def _read(file: Path, name: str, entry: _Entry) -> np.ndarray:
         raise InputError(f"{file}: {name} is a partitioned variable, stored in {entry.parts} slices; save it whole")
     dtype = FLOATS.get(entry.dtype)
     if dtype is None:
-        kind = OTHERS.get(entry.dtype, f"number {entry.dtype}")
+        kind = _dtype_name(entry.dtype)
         raise InputError(f"{file}: {name} has dtype {kind}; it must be float32, float64, float16 or bfloat16")
     if entry.size != math.prod(entry.shape) * dtype.itemsize:
         raise _damaged(file, f"{name} has {entry.size} bytes, which do not fit its shape {entry.shape}")

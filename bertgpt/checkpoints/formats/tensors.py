@@ -15,13 +15,14 @@ from bertgpt.json_files import read_json_object
 
 
 class Tensor(NamedTuple):
-    """An array in a file: its shape, and `read()`, which returns it as float32.
+    """An array in a file: its shape, `read()`, which returns it as float32, and its dtype as the file spells it.
 
     `read` raises InputError if the array is not floating-point.
     """
 
     shape: tuple[int, ...]
     read: Callable[[], np.ndarray]
+    dtype: str = "float32"
 
 
 def open_sharded(index: Path, open_shard: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:

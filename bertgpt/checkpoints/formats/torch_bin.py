@@ -36,7 +36,7 @@ def open_torch(file: Path) -> dict[str, Tensor]:
     if not isinstance(loaded, dict) or not all(isinstance(value, torch.Tensor) for value in loaded.values()):
         raise InputError(f"{file}: contains something other than named tensors; save a state_dict instead")
     return {
-        str(name): Tensor(tuple(value.shape), functools.partial(_read_torch, value, str(name), file))
+        str(name): Tensor(tuple(value.shape), functools.partial(_read_torch, value, str(name), file), str(value.dtype))
         for name, value in loaded.items()
     }
 

@@ -106,13 +106,15 @@ class SentenceRuns:
         """Cuts each document at one random point between the earliest and the latest possible ends of its runs."""
         share = rng.random(int(self.document[-1]) + 1)[self.document]
         wanted = self.earliest + (share * (self.latest - self.earliest + 1)).astype(np.int64)
-        ends = np.maximum(self._last_cut(wanted), self.earliest)
-        while True:  # a cut before `wanted` can make the next run too long; it then ends earlier too
-            begins = np.concatenate([[0], ends[:-1]])
-            possible = np.minimum(ends, self._last_cut(np.minimum(begins + self.longest, self.latest)))
-            if (possible == ends).all():
-                return np.concatenate([[0], ends])
-            ends = possible
+        bounds = np.concatenate([[0], np.maximum(self._last_cut(wanted), self.earliest)])
+        run = np.arange(len(self))
+        while run.size:  # a cut before `wanted` can make the next run too long; it then ends earlier too
+            reach = np.minimum(bounds[run] + self.longest, self.latest[run])
+            ends = np.minimum(bounds[run + 1], self._last_cut(reach))
+            moved = run[ends < bounds[run + 1]]
+            bounds[run + 1] = ends
+            run = moved[moved < len(self) - 1] + 1
+        return bounds
 
     def _last_cut(self, places: np.ndarray) -> np.ndarray:
         return last_cut(self.split.sentences, places, self.longest)
