@@ -37,7 +37,7 @@ DEMO = "configs/bert_demo.yaml"
 RATES = (0.15, 0.3, 0.4)
 EXAMPLES = 5120  # held-out examples of each kind
 TASKS = {"sentiment": "sentiment.csv"}  # tasks whose training texts are one domain
-STEPS = 200  # of continued pretraining
+STEPS = 150  # of continued pretraining
 CONTINUED = [  # settings of continued pretraining
     "model.init_from=runs/demo_data/encoder",
     "train.objective=mlm",
@@ -50,10 +50,11 @@ CONTINUED = [  # settings of continued pretraining
     "optimizer.b2=0.98",
     f"train.steps={STEPS}",
     "train.batch_size=32",
-    "train.eval_every=200",
+    f"train.eval_every={STEPS}",
     "train.eval_examples=1000",
     f"checkpoint.every={STEPS}",
 ]
+TUNED = ["train.steps=120", "train.eval_every=120", "checkpoint.every=120"]  # settings of fine-tuning
 
 
 def pretrain(name: str, seed: int, *overrides: str) -> Path:
@@ -136,7 +137,7 @@ def domain_rows(seeds: int) -> list[str]:
                 (OUT / f"{task}_after_{seed}", str(continued), after),
             ):
                 recipe = f"configs/finetune/demo_{task}.yaml"
-                run("finetune", recipe, folder, f"model.init_from={start}", f"seed={seed}")
+                run("finetune", recipe, folder, *TUNED, f"model.init_from={start}", f"seed={seed}")
                 found.append(evaluations(folder, "accuracy")[1])
         first, last = np.array(losses).T
         lines.append(
