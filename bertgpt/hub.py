@@ -18,11 +18,7 @@ NAME = re.compile(rf"(?!.*(--|\.\.))({PART}/)?{PART}(?<!\.git)", re.ASCII)
 HUB_ADDRESS = re.compile(
     rf"(?:hf:/+|https?:/+(?:huggingface\.co|hf\.co)/)(?!datasets/|spaces/)({PART}/{PART})", re.ASCII
 )
-ANCHORS = (
-    "config.json",
-    "tokenizer_config.json",
-    "bert_config.json",
-)  # the first that a model has is fetched first
+ANCHORS = ("config.json", "tokenizer_config.json", "bert_config.json")  # the first that a model has is fetched first
 BUSY = (408, 429)  # HTTP statuses of 400 to 499 after which the same request may succeed
 
 

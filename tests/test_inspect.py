@@ -55,6 +55,8 @@ def test_unused_and_missing_tensors_are_named(folder, capsys):
     lines = shown(capsys, folder)
     unused = "bert.pooler.dense.bias, bert.pooler.dense.weight, cls.seq_relationship.bias, cls.seq_relationship.weight"
     assert line(lines, "not used by BertForMaskedLM:") == unused
+    # the tensors decide what pretraining continues, not the class
+    assert line(lines, "can be used for:") == "fill-mask, embed, pretrain (train.objective=mlm_nsp), finetune, export"
     assert next(text for text in lines if text.startswith("  cls.seq_relationship.weight")).endswith(" -")
     change_config(folder, architectures=["BertForQuestionAnswering"])
     lines = shown(capsys, folder)
@@ -82,6 +84,16 @@ def test_a_folder_without_a_tokenizer_says_so(saved, capsys):
     lines = shown(capsys, folder)
     assert "no tokenizer.json, vocab.txt" in line(lines, "tokenizer:")
     assert line(lines, "can be used for:").startswith("load_pretrained in Python")
+
+
+def test_layers_that_differ_do_not_share_a_line(folder, capsys):
+    name = "bert.encoder.layer.1.output.dense.bias"
+    rewrite(folder, lambda tensors: tensors | {name: tensors[name].astype(ml_dtypes.bfloat16)})
+    lines = shown(capsys, folder)
+    assert [text.split()[0] for text in lines if "output.dense.bias" in text and "attention" not in text] == [
+        "bert.encoder.layer.0.output.dense.bias",
+        name,
+    ]
 
 
 def test_added_tokens_are_listed(saved, wordpiece, capsys):

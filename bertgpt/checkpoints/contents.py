@@ -32,6 +32,7 @@ class Contents(NamedTuple):
         architecture: the class that the folder's configuration names.
         config: of the model.
         entries: the tensors in the folder, in the order of the model; then those that the class does not use.
+        heads: the parts besides the encoder that are complete (`hf_mapping.PARTS`), also those of other classes.
         missing: names of tensors that the class needs and the folder lacks.
     """
 
@@ -39,6 +40,7 @@ class Contents(NamedTuple):
     architecture: str
     config: ModelConfig
     entries: tuple[Entry, ...]
+    heads: set[str]
     missing: tuple[str, ...] = ()
 
 
@@ -59,7 +61,8 @@ def read_contents(folder: str | Path) -> Contents:
         Entry(name, tensor.shape, tensor.dtype, paths.get(name, ()))
         for name, tensor in zip(found, tensors, strict=True)
     )
-    return Contents(detect(Path(folder)).name, source.architecture, config, entries, missing)
+    heads = hf_mapping.heads_among(source.family, source.tensors.keys())
+    return Contents(detect(Path(folder)).name, source.architecture, config, entries, heads, missing)
 
 
 def contents_of(architecture: str, config: ModelConfig) -> Contents:
@@ -71,4 +74,4 @@ def contents_of(architecture: str, config: ModelConfig) -> Contents:
         Entry(name, tensor_shape(entry, shapes), "float32", tuple(shapes))
         for name, (entry, shapes) in wanted_tensors(family, architecture, model).items()
     )
-    return Contents("", architecture, config, entries)
+    return Contents("", architecture, config, entries, hf_mapping.heads(architecture))

@@ -197,15 +197,9 @@ class BertForPreTraining(BertForMaskedLM):
         super().setup()
         self.nsp_head = dense(2, self.config, self.dtype, "nsp_head")
 
-    def heads(
-        self,
-        output: ModelOutput,
-        deterministic: bool,
-        masked_positions: Array | None = None,
-        output_logits: bool = True,
-    ) -> dict[str, Any]:
+    def heads(self, output: ModelOutput, *arguments: Any, **options: Any) -> dict[str, Any]:
         """Return also `nsp_logits` [B 2]; [B K 2] with `cls_positions`. Arguments as of `BertForMaskedLM`."""
-        fields = super().heads(output, deterministic, masked_positions, output_logits)
+        fields = super().heads(output, *arguments, **options)
         return fields | {"nsp_logits": self.nsp_head(output.pooler_output).astype(jnp.float32)}
 
 

@@ -60,12 +60,19 @@ def _table(entries: "tuple[Entry, ...]") -> Iterator[str]:
         groups.setdefault(key, []).extend([int(number[2])] if number else [])
     rows = []
     for (name, paths, shape, dtype), layers in groups.items():
-        span = f"{{{min(layers)}..{max(layers)}}}" if len(layers) > 1 else str(*layers)
-        texts = (name.replace("{}", span), str(list(shape)), dtype, paths.replace("{}", span) or "-")
-        rows.append(texts)
+        span = _span(layers)
+        rows.append((name.replace("{}", span), str(list(shape)), dtype, paths.replace("{}", span) or "-"))
     widths = [max(len(row[column]) for row in rows) for column in range(3)]
     for row in rows:
         yield "  " + "  ".join([*(text.ljust(width) for text, width in zip(row, widths, strict=False)), row[3]])
+
+
+def _span(layers: list[int]) -> str:
+    """The numbers of layers: {0..11}, or {0,2} if some between them differ."""
+    if len(layers) < 2:
+        return str(*layers)
+    whole = sorted(layers) == list(range(min(layers), max(layers) + 1))
+    return f"{{{min(layers)}..{max(layers)}}}" if whole else f"{{{','.join(map(str, sorted(layers)))}}}"
 
 
 def _listed(names: Any) -> str:
@@ -98,14 +105,15 @@ def _uses(contents: "Contents", tokenizer: "Tokenizer | str") -> list[str]:
     if isinstance(tokenizer, str):
         return ["load_pretrained in Python (the commands need a tokenizer in the folder)"]
     name, config = contents.architecture, contents.config
+    objective = fitting_objective(config.architecture, contents.heads)
+    new = "" if heads(OBJECTIVES[objective]) <= contents.heads else ", new heads"
+    pretrain = f"pretrain (train.objective={objective}{new})"
     if contents.missing:
-        return [f"load_pretrained(..., architecture=...) in Python, since a {name} lacks tensors"]
+        return [pretrain, f"load_pretrained(..., architecture=...) in Python, since a {name} lacks tensors"]
     present = heads(name)
-    objective = fitting_objective(config.architecture, present)
-    new = "" if heads(OBJECTIVES[objective]) <= present else ", new heads"
     uses = ["fill-mask"] * ("mlm" in present) + ["generate"] * (name == "OpenAIGPTLMHeadModel")
     kinds = [kind for kind, spec in SPECS.items() if name in spec.architectures.values() and kind != "sft"]
     tasks = [kind for kind in kinds if SPECS[kind].problem in (None, config.problem)]
     tasks += ["next sentence"] * ("nsp" in present)
     uses += [f"predict ({', '.join(tasks)})"] if tasks else []
-    return [*uses, "embed", f"pretrain (train.objective={objective}{new})", "finetune", "export"]
+    return [*uses, "embed", pretrain, "finetune", "export"]

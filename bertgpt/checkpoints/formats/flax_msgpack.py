@@ -63,12 +63,8 @@ def _to_torch(tensors: dict[str, Tensor], file: Path) -> dict[str, Tensor]:
         name = f"{module.replace('/', '.')}.{LEAVES.get(leaf, leaf)}".removeprefix(".")
         if name in found:
             raise InputError(f"{file}: contains {name} twice; remove one")
-        found[name] = _transposed(tensor) if leaf == "kernel" else tensor
+        found[name] = tensor.transposed() if leaf == "kernel" else tensor
     return found
-
-
-def _transposed(tensor: Tensor) -> Tensor:
-    return Tensor(tensor.shape[::-1], lambda: tensor.read().T, tensor.dtype)
 
 
 class _Array(NamedTuple):

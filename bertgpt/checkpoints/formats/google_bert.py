@@ -129,5 +129,4 @@ def _to_hf(name: str, tensor: Tensor) -> tuple[str, Tensor]:
         return f"{hf_name}.weight", tensor
     if not hf_name.endswith(".kernel"):
         return hf_name, tensor
-    hf_name = f"{hf_name.removesuffix('kernel')}weight"
-    return hf_name, Tensor(tensor.shape[::-1], lambda: tensor.read().T, tensor.dtype)
+    return f"{hf_name.removesuffix('kernel')}weight", tensor.transposed()

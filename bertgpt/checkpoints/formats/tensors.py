@@ -24,6 +24,10 @@ class Tensor(NamedTuple):
     read: Callable[[], np.ndarray]
     dtype: str = "float32"
 
+    def transposed(self) -> "Tensor":
+        """Return the tensor with its axes reversed; its values are still read later."""
+        return Tensor(self.shape[::-1], lambda: self.read().T, self.dtype)
+
 
 def open_sharded(index: Path, open_shard: Callable[[Path], dict[str, Tensor]]) -> dict[str, Tensor]:
     """Return the tensors of all shards that an index lists.

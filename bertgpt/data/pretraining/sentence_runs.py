@@ -73,6 +73,9 @@ class SentenceRuns:
     A run has at most T - 2 tokens, and a document has as few runs as possible, so all epochs have the same number of
     runs. Within this limit each epoch cuts a document at other places, between the earliest and the latest that are
     possible. Every token is in exactly one run of an epoch.
+
+    Attributes:
+        accepts: whether the lengths of an epoch's runs can be used; set by `pack_runs`.
     """
 
     # The keys of a batch that are [n W]; labels and loss_mask are after `to_columns`.
