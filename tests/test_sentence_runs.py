@@ -112,6 +112,17 @@ def test_packed_rows_hold_every_run_of_an_epoch_once(split, length, epoch):
     assert (members >= 0).any(1).all()  # no row is empty
 
 
+def test_spare_rows_let_almost_every_epoch_keep_its_first_cuts():
+    source = runs([[1] * 80] * 400, 64)
+    pack_runs(source)
+    drawn = []
+    cut = source._cut
+    source._cut = lambda rng: drawn.append(rng) or cut(rng)
+    for epoch in range(1, 21):
+        source.plan(epoch)
+    assert len(drawn) == 20  # these need from 577 to 600 rows, and epoch 0 needs 580
+
+
 def test_cuts_that_pack_badly_are_drawn_again():
     source = runs([[2, 2, 2, 2, 2]] * 3, 8)
     source.accepts = lambda lengths: lengths.tolist() == [6, 8] * 3
