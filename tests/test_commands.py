@@ -41,15 +41,21 @@ RUN = {
 }
 
 
-@pytest.fixture(scope="module")
-def config_file(corpus_file, tmp_path_factory):
-    """A small BERT run's file; `out` and everything else by overrides."""
-    folder = tmp_path_factory.mktemp("run")
-    values = {**RUN, "out": str(folder / "bert")}
-    values["data"] = {**RUN["data"], "train": str(corpus_file), "store": str(folder / "bert_store")}
+def write_config(folder, out, corpus_file, **changes):
+    """Writes a small BERT run's file, whose run and store will be in the folder; `changes` of its sections, by name."""
+    values = {**RUN, "out": str(folder / out)}
+    values["data"] = {**RUN["data"], "train": str(corpus_file), "store": str(folder / f"{out}_store")}
+    for section, keys in changes.items():
+        values[section] = {**values[section], **keys}
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def config_file(corpus_file, tmp_path_factory):
+    """A small BERT run's file; `out` and everything else by overrides."""
+    return write_config(tmp_path_factory.mktemp("run"), "bert", corpus_file)
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,7 @@ from pathlib import Path
 import jax
 import numpy as np
 import pytest
-import yaml
-from test_commands import RUN, fails, same
+from test_commands import fails, same, write_config
 
 import bertgpt
 from bertgpt.checkpoints.load import contents_of_folder
@@ -25,13 +24,8 @@ WARNS = pytest.mark.filterwarnings("default::UserWarning")
 @pytest.fixture(scope="module")
 def config_file(corpus_file, tmp_path_factory):
     """A small run that learns masked tokens alone, in packed rows with whole words masked."""
-    folder = tmp_path_factory.mktemp("run")
-    values = {**RUN, "train": {**RUN["train"], "objective": "mlm"}, "out": str(folder / "mlm")}
-    values["data"] = {**RUN["data"], "train": str(corpus_file), "store": str(folder / "store")}
-    values["data"] |= {"pack": True, "whole_word": True, "mask_rate": 0.3, "mask_split": [0.9, 0.05, 0.05]}
-    path = folder / "run.yaml"
-    path.write_text(yaml.safe_dump(values), encoding="utf-8")
-    return path
+    data = {"pack": True, "whole_word": True, "mask_rate": 0.3, "mask_split": [0.9, 0.05, 0.05]}
+    return write_config(tmp_path_factory.mktemp("run"), "mlm", corpus_file, data=data, train={"objective": "mlm"})
 
 
 @pytest.fixture(scope="module")
