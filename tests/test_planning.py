@@ -113,7 +113,7 @@ def test_what_is_kept_is_neither_the_parameters_nor_the_batch():
     batch = {"x": jax.ShapeDtypeStruct((4, 3), jnp.float32)}
     state = jax.eval_shape(functools.partial(create_tiny, model))
     config = sections.RunConfig(train=sections.TrainSection(batch_size=4))
-    kept = planning.kept_bytes(planning.Plan(config, model, task, parallel.Jit(), state, batch))
+    kept = planning.kept_bytes(planning.Plan(config, model, task, parallel.Jit(), state, batch, batch))
     assert kept == 4 * 4 * 5 + 4  # exp's result [4 5], and a factor of the loss; x is of the batch
 
 

@@ -47,6 +47,10 @@ class Strategy(Protocol):
         """Lower the train step for the shapes of a state and a global batch, without allocating arrays."""
         ...
 
+    def lower_eval(self, step: Step, state: TrainState, batch: dict[str, Any]) -> Any:
+        """The same for an evaluation step."""
+        ...
+
     def compile_eval(self, step: Step) -> Step:
         """Compile (params, batch) -> (sums, outputs)."""
         ...
@@ -82,8 +86,9 @@ class Jit:
     name = "jit"
     devices = 1
 
-    def __init__(self) -> None:
-        self.replicated: Sharding = SingleDeviceSharding(jax.local_devices()[0])
+    def __init__(self, device: Any = None) -> None:
+        """`device`: the device; None: the first one of this process."""
+        self.replicated: Sharding = SingleDeviceSharding(device or jax.local_devices()[0])
         self.rows: Sharding = self.replicated
 
     def distribute(self, local: GradFn) -> GradFn:
@@ -107,8 +112,14 @@ class Jit:
         return run
 
     def lower(self, step: Step, state: TrainState, batch: dict[str, Any]) -> Any:
-        rows = {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.rows) for name, x in batch.items()}
-        return self._jitted(step, state).lower(self.abstract_state(state), rows)
+        return self._jitted(step, state).lower(self.abstract_state(state), self._abstract_rows(batch))
+
+    def lower_eval(self, step: Step, state: TrainState, batch: dict[str, Any]) -> Any:
+        compiled: Any = self.compile_eval(step)
+        return compiled.lower(self.abstract_state(state).params, self._abstract_rows(batch))
+
+    def _abstract_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
+        return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.rows) for name, x in batch.items()}
 
     def _jitted(self, step: Step, state: TrainState) -> Any:
         return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(state), self.replicated))
@@ -250,12 +261,19 @@ class Pmap:
         return jax.pmap(step, axis_name=DATA, devices=self.list, donate_argnums=0)
 
     def lower(self, step: Step, state: TrainState, batch: dict[str, Any]) -> Any:
-        def stacked(x: Any, *shape: int) -> Any:
-            return jax.ShapeDtypeStruct((self.devices, *shape), x.dtype)
+        compiled: Any = self.compile_train(step)
+        return compiled.lower(self._copies(state), self._abstract_rows(batch))
 
-        copies = jax.tree.map(lambda x: stacked(x, *x.shape), state)
-        rows = {n: stacked(x, x.shape[0] // self.devices, *x.shape[1:]) for n, x in batch.items()}
-        return self.compile_train(step).lower(copies, rows)  # type: ignore[attr-defined]
+    def lower_eval(self, step: Step, state: TrainState, batch: dict[str, Any]) -> Any:
+        compiled: Any = self.compile_eval(step)
+        return compiled.lower(self._copies(state.params), self._abstract_rows(batch))
+
+    def _copies(self, shapes: Any) -> Any:
+        return jax.tree.map(lambda x: jax.ShapeDtypeStruct((self.devices, *x.shape), x.dtype), shapes)
+
+    def _abstract_rows(self, batch: dict[str, Any]) -> dict[str, Any]:
+        shape = {name: (self.devices, x.shape[0] // self.devices, *x.shape[1:]) for name, x in batch.items()}
+        return {name: jax.ShapeDtypeStruct(shape[name], x.dtype) for name, x in batch.items()}
 
     def compile_eval(self, step: Step) -> Step:
         def run(params: Any, batch: Any) -> Any:
@@ -287,43 +305,49 @@ class Pmap:
         return np.asarray(value).reshape(-1, *value.shape[2:])
 
 
-def make_strategy(section: ParallelSection) -> Strategy:
+def make_strategy(section: ParallelSection, devices: list[Any] | None = None) -> Strategy:
     """Return the strategy that a configuration selects.
 
-    `auto` is a mesh for several processes or fsdp, pmap for several devices in one process, else jit.
+    `auto` is a mesh for several devices, else jit.
+
+    Args:
+        section: `parallel` of the configuration.
+        devices: the devices; None: all that JAX has.
 
     Raises:
         InputError: the sizes do not fit the devices, or the strategy does not support them.
     """
-    data, fsdp = mesh_shape(section)
+    devices = jax.devices() if devices is None else devices
+    processes = len({device.process_index for device in devices})
+    data, fsdp = mesh_shape(section, len(devices))
     name = section.strategy
     if name == "auto":
-        name = "mesh" if jax.process_count() > 1 or fsdp > 1 else "pmap" if data > 1 else "jit"
-    if jax.process_count() > 1 and name != "mesh":
-        raise InputError(f"parallel.strategy {name} runs in one process, but there are {jax.process_count()}; use mesh")
+        name = "mesh" if processes > 1 or data * fsdp > 1 else "jit"
+    if processes > 1 and name != "mesh":
+        raise InputError(f"parallel.strategy {name} runs in one process, but there are {processes}; use mesh")
     if name != "mesh" and fsdp > 1:
         raise InputError(f"parallel.fsdp is {section.fsdp}, which parallel.strategy {name} does not support; use mesh")
     if name == "jit" and section.data > 1:
         raise InputError(f"parallel.data is {section.data}, but parallel.strategy jit uses 1 device; use pmap or mesh")
-    if jax.process_count() > 1 and data * fsdp < jax.device_count():
+    if processes > 1 and data * fsdp < len(devices):
         raise InputError(
-            f"parallel.data is {section.data} and parallel.fsdp {section.fsdp}, but {jax.process_count()} processes "
-            f"must use all {jax.device_count()} devices; set one of the two to -1, for the rest"
+            f"parallel.data is {section.data} and parallel.fsdp {section.fsdp}, but {processes} processes "
+            f"must use all {len(devices)} devices; set one of the two to -1, for the rest"
         )
-    devices = jax.devices()[: data * fsdp]
+    used = devices[: data * fsdp]
     if name == "mesh":
         # Auto axes: under Explicit ones, which make_mesh gives by default, Linen's Embed raises ShardingTypeError.
-        return OnMesh(jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=devices))
-    return Pmap(devices) if name == "pmap" else Jit()
+        return OnMesh(jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=used))
+    return Pmap(used) if name == "pmap" else Jit(used[0])
 
 
-def mesh_shape(section: ParallelSection) -> tuple[int, int]:
-    """The number of devices on both axes; -1 is replaced by the number that the other axis leaves.
+def mesh_shape(section: ParallelSection, count: int) -> tuple[int, int]:
+    """The number of devices on both axes, of `count` in all; -1 is replaced by the number that the other axis leaves.
 
     Raises:
         InputError: the sizes do not fit the number of devices.
     """
-    count, data, fsdp = jax.device_count(), section.data, section.fsdp
+    data, fsdp = section.data, section.fsdp
     given = f"parallel.data is {data} and parallel.fsdp {fsdp}, but there are {count} devices"
     if data == fsdp == -1 or min(data, fsdp) < -1 or 0 in (data, fsdp):
         raise InputError(f"{given}; give two numbers, or set one of them to -1, for the rest")

@@ -209,15 +209,19 @@ def eval_line(step: int, figures: dict[str, float]) -> str:
     return f"step {step} held-out: " + "  ".join(parts)
 
 
-def opening(config: Any, model: Any, strategy: Any, parameters: int) -> list[str]:
-    """The first lines of a log: model, dtype, devices, strategy, steps, attention; a warning if a GPU is unused."""
-    device = jax.devices()[0]
+def opening(config: Any, model: Any, strategy: Any, parameters: int, devices: list[Any] | None = None) -> list[str]:
+    """The first lines of a log: model, dtype, devices, strategy, steps, attention; a warning if a GPU is unused.
+
+    `devices`: those of the run; None: all that JAX has.
+    """
+    devices = jax.devices() if devices is None else devices
+    device, processes = devices[0], len({device.process_index for device in devices})
     width, length = model.hidden_size // model.num_heads, config.data.sequence_length
     obstacle = cudnn_obstacle(Request(device, config.train.dtype, length, width, model.attention_dropout))
-    processes = f" in {jax.process_count()} processes" if hosts.several() else ""
+    split = f" in {processes} processes" if processes > 1 else ""
     lines = [
-        f"{model.architecture} with {parameters:,} parameters, {config.train.dtype}, on {jax.device_count()} x "
-        f"{device.device_kind} ({device.platform}){processes}, strategy {strategy.name} over {strategy.devices}",
+        f"{model.architecture} with {parameters:,} parameters, {config.train.dtype}, on {len(devices)} x "
+        f"{device.device_kind} ({device.platform}){split}, strategy {strategy.name} over {strategy.devices}",
         f"{config.train.steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens, "
         + (f"objective {config.train.objective}, " if config.train.objective else "")
         + f"into {config.out}",

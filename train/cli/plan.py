@@ -6,9 +6,15 @@ from ..cli.pretrain import add_arguments as add_config
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Add the arguments: a configuration, overrides, and the number of devices."""
+    """Add the arguments: a configuration, overrides, and the devices."""
     add_config(parser)
-    parser.add_argument("--devices", type=int, help="number of devices to simulate (default: local devices)")
+    devices = parser.add_mutually_exclusive_group()
+    devices.add_argument("--devices", type=int, help="number of devices to simulate (default: local devices)")
+    devices.add_argument(
+        "--topology",
+        help="accelerators to compile for, here or elsewhere: v5e:2x4, v5p:2x2x1, v6e:4x4, h100:8, a100:8 (TPUs need "
+        "the extra aot-tpu, GPUs the extra cuda)",
+    )
 
 
 def run(options: argparse.Namespace) -> None:
@@ -25,7 +31,15 @@ def run(options: argparse.Namespace) -> None:
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", options.devices)
 
-    from ..jobs import planning
+    if options.topology is not None:
+        jax.config.update("jax_platforms", "cpu")  # no device of this machine is needed
 
-    for line in planning.describe(settings):
+        from ..jobs import compiling
+
+        lines = compiling.describe(settings, options.topology)
+    else:
+        from ..jobs import planning
+
+        lines = planning.describe(settings)
+    for line in lines:
         say(line)

@@ -14,12 +14,13 @@ from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import train_wordpiece
 
 from .. import flops, model_section, parallel, reports
+from ..cpu import fast_apply
 from ..folders import run_folder, token_store
 from ..optimizers import make_optimizer
 from ..parallel import Strategy
 from ..sections import RunConfig
 from ..state import PRNG, TrainState, create_state
-from ..step import Objective, apply, train_step
+from ..step import Objective, apply, eval_step, train_step
 from . import finetuning, objectives, task_rows
 
 
@@ -33,6 +34,7 @@ class Plan(NamedTuple):
         strategy: how a step runs on devices.
         state: shapes of the state at step 0.
         batch: shapes of the global batch.
+        eval_batch: shapes of the batch of an evaluation.
     """
 
     config: RunConfig
@@ -41,26 +43,41 @@ class Plan(NamedTuple):
     strategy: Strategy
     state: TrainState
     batch: dict[str, Any]
+    eval_batch: dict[str, Any]
 
 
-def make_plan(config: RunConfig) -> Plan:
+Examples = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # batches of one row: of training, of an evaluation
+
+
+def make_plan(config: RunConfig, devices: list[Any] | None = None) -> Plan:
     """The shapes of the run that `pretrain` or `finetune` would start.
+
+    Args:
+        config: the run's configuration.
+        devices: the devices of the run; None: all that JAX has.
 
     Raises:
         InputError: as `pretrain` or `finetune`.
     """
-    strategy = parallel.make_strategy(config.parallel)
+    strategy = parallel.make_strategy(config.parallel, devices)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
-    model, objective, example = _pretraining(config) if config.task.kind is None else _finetuning(config)
+    model, objective, examples = _pretraining(config) if config.task.kind is None else _finetuning(config)
+    if devices:
+        objective = objective._replace(apply=fast_apply(model, devices[0].platform))
     size = config.train.batch_size
-    batch = {name: jax.ShapeDtypeStruct((size, *value.shape[1:]), value.dtype) for name, value in example.items()}
+    batch = _shapes(examples[0], size)
+    eval_batch = _shapes(examples[1] | {"place": np.zeros(1, np.int32)}, size // config.train.accumulate)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
     state = jax.eval_shape(functools.partial(create_state, model, optimizer, config.seed))
-    return Plan(config, model, objective, strategy, state, batch)
+    return Plan(config, model, objective, strategy, state, batch, eval_batch)
 
 
-def _pretraining(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndarray]]:
-    """Model, objective and a batch of one row, from an artificial text."""
+def _shapes(example: dict[str, np.ndarray], rows: int) -> dict[str, Any]:
+    return {name: jax.ShapeDtypeStruct((rows, *value.shape[1:]), value.dtype) for name, value in example.items()}
+
+
+def _pretraining(config: RunConfig) -> tuple[Model, Objective, Examples]:
+    """Model, objective and batches of one row, from an artificial text."""
     initial = run_folder.find_initial_model(config)
     model_config = model_section.model_config(
         config, token_store.expected_vocab_size(config, initial), initial.config if initial else None
@@ -70,15 +87,17 @@ def _pretraining(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndar
     bounds = np.arange(0, 41, 10)
     empty = Split(np.zeros(40, np.uint16), bounds, np.arange(5), np.zeros(30, np.int64), 40)
     tokenizer = train_wordpiece(["a b"], 30)
-    source = objectives.train_source(empty, tokenizer, config)
-    return model, objectives.make_objective(objective, model), source.batch(np.arange(1))
+    sources = (objectives.train_source(empty, tokenizer, config), objectives.eval_source(empty, tokenizer, config))
+    train, held_out = (source.batch(np.arange(1)) for source in sources)
+    return model, objectives.make_objective(objective, model), (train, held_out)
 
 
-def _finetuning(config: RunConfig) -> tuple[Model, Objective, dict[str, np.ndarray]]:
-    """Model, objective and a batch of the first row; loads the initial model and the data, as the run does."""
+def _finetuning(config: RunConfig) -> tuple[Model, Objective, Examples]:
+    """Model, objective and batches of the first row; loads the initial model and the data, as the run does."""
     job = finetuning.make_job(config, finetuning.find_initial_model(config), task_rows.read_splits(config))
     finetuning.decide_steps(config, job)
-    return job.model, job.objective, job.train_source.batch(np.arange(1))
+    train, held_out = (source.batch(np.arange(1)) for source in (job.train_source, job.eval_source))
+    return job.model, job.objective, (train, held_out)
 
 
 def exact(plan: Plan) -> dict[str, int]:
@@ -138,8 +157,8 @@ def kept_bytes(plan: Plan) -> int:
     return _bytes(list(kept.values()))
 
 
-def compiled(plan: Plan) -> dict[str, float]:
-    """Compile the step for a device of this machine; return XLA's temporary bytes and the seconds to compile."""
+def lower_train(plan: Plan) -> Any:
+    """Lower the train step."""
     step = functools.partial(
         train_step,
         objective=plan.objective,
@@ -147,27 +166,35 @@ def compiled(plan: Plan) -> dict[str, float]:
         accumulate=plan.config.train.accumulate,
         distribute=plan.strategy.distribute,
     )
-    began = time.monotonic()
-    memory = plan.strategy.lower(step, plan.state, plan.batch).compile().memory_analysis()
-    return {"temporary_bytes": memory.temp_size_in_bytes, "compile_seconds": time.monotonic() - began}
+    return plan.strategy.lower(step, plan.state, plan.batch)
+
+
+def lower_eval(plan: Plan) -> Any:
+    """Lower the evaluation step."""
+    return plan.strategy.lower_eval(functools.partial(eval_step, objective=plan.objective), plan.state, plan.eval_batch)
 
 
 def describe(config: RunConfig) -> Iterator[str]:
-    """Yield the plan line by line; lines that need a compilation come last."""
+    """Yield the plan for the devices of this machine, line by line; lines that need a compilation come last."""
     plan = make_plan(config)
+    yield from describe_exact(plan, jax.devices())
+    yield f"compiling for {jax.devices()[0].device_kind} ..."
+    began = time.monotonic()
+    memory = lower_train(plan).compile().memory_analysis()
+    seconds = time.monotonic() - began
+    yield f"  {'XLA temporaries':<28}{memory.temp_size_in_bytes:>20,}  ({seconds:.0f} s to compile)"
+
+
+def describe_exact(plan: Plan, devices: list[Any]) -> Iterator[str]:
+    """Yield the lines that need no compilation."""
     figures = exact(plan)
-    model_config = plan.model.config
-    yield from reports.opening(config, model_config, plan.strategy, figures["parameters"])
+    yield from reports.opening(plan.config, plan.model.config, plan.strategy, figures["parameters"], devices)
     yield f"FLOPs per token, forward and backward: {figures['flops_per_token']:,}"
     yield "memory per device:"
     for name in ("parameter", "optimizer", "batch", "gradient"):
         yield f"  {name + ' bytes':<28}{figures[f'{name}_bytes']:>20,}"
     yield f"  {'parameters gathered':<28}{figures['gathered_bytes']:>20,}  (during a step)"
     yield f"  {'kept for the backward pass':<28}{figures['kept_bytes']:>20,}  (before XLA fuses; train.remat lowers it)"
-    yield f"compiling for {jax.devices()[0].device_kind} ..."
-    measured = compiled(plan)
-    seconds = measured["compile_seconds"]
-    yield f"  {'XLA temporaries':<28}{measured['temporary_bytes']:>20,}  ({seconds:.0f} s to compile)"
 
 
 def _bytes(tree: Any) -> int:

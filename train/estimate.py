@@ -1,0 +1,174 @@
+"""Time, memory traffic and collectives of a compiled program, from its text; nothing is measured."""
+
+import re
+from collections import Counter, deque
+from typing import Any, NamedTuple
+
+from . import flops, hlo
+from .hlo import Computation, Instruction, Program
+from .targets import Target
+
+NO_WORK = ("AllocateBuffer", "ConcatBitcast", "AssumeGatherIndicesInBound", "GatherScatterIndicesBitpacked", "Sharding")
+START, DONE = "AsyncCollectiveStart", "AsyncCollectiveDone"  # in libtpu's fusions
+LAYER = re.compile(r"block_\d+")
+
+
+class Collective(NamedTuple):
+    """An exchange between devices.
+
+    Attributes:
+        kind: such as "all-reduce".
+        dtype: of its arrays.
+        size: bytes of the whole arrays: of the sum, or of what is gathered or scattered.
+        devices: number of devices that take part.
+        is_async: whether the schedule has a start and an end, with other work between them.
+    """
+
+    kind: str
+    dtype: str
+    size: int
+    devices: int
+    is_async: bool = False
+
+    def seconds(self, link: float) -> float:
+        """The least time in a ring of devices, each of which sends `link` bytes per second."""
+        share = (self.devices - 1) / self.devices
+        passes = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        return passes * self.size / link
+
+
+class Estimate(NamedTuple):
+    """The parts of a step's time, in seconds; the step takes at least `floor`.
+
+    Attributes:
+        compute: the compiler's own estimates.
+        custom_calls: calls of which the compiler has no estimate: the larger of FLOPs / peak and bytes / bandwidth.
+        collectives: exchanges that no other work hides.
+        floor: bytes that the main memory must move, over its bandwidth.
+        largest: the parts of the model that take most, with the time of each.
+    """
+
+    compute: float
+    custom_calls: float
+    collectives: float
+    floor: float
+    largest: list[tuple[str, float]]
+
+    @property
+    def step(self) -> float:
+        """The time of the whole step."""
+        return max(self.compute + self.custom_calls + self.collectives, self.floor)
+
+
+def collectives(program: Program) -> Counter[Collective]:
+    """The collectives of a program, with how often each kind of them runs."""
+    found: Counter[Collective] = Counter()
+    for instruction, computation, times in program.scheduled():
+        if collective := _collective(program, instruction, computation):
+            found[collective] += times
+    return found
+
+
+def estimate(program: Program, target: Target) -> Estimate:
+    """The estimated time of a program on a device whose compiler estimates cycles.
+
+    Collectives share one link, in the order in which they start. Work that is scheduled between the start and the end
+    of one hides as much of it as the work takes.
+    """
+    peak = flops.peak(target.kind)
+    assert peak is not None
+    compute = custom = exposed = moved = 0.0
+    parts: Counter[str] = Counter()
+    waiting: deque[list[Any]] = deque()  # [name, seconds left] of the collectives under way
+    for instruction, computation, times in program.scheduled():
+        moved += times * hlo.traffic(program, instruction, computation)
+        work = instruction.cycles / target.clock
+        compute += times * work
+        if instruction.opcode == "custom-call" and not work:
+            called = _custom_call(instruction, hlo.traffic(program, instruction, computation), peak, target.bandwidth)
+            custom, work = custom + times * called, called
+        _hide(waiting, work)
+        left = 0.0
+        if collective := _collective(program, instruction, computation):
+            waiting.append([instruction.name, collective.seconds(target.link)])
+            left = 0.0 if collective.is_async else _finish(waiting, instruction.name)
+        elif name := _ended(program, instruction):
+            left = _finish(waiting, name)
+        exposed += times * left
+        parts[_part(instruction, collective)] += times * (work + left)
+    return Estimate(compute, custom, exposed, moved / target.bandwidth, parts.most_common(5))
+
+
+def _collective(program: Program, instruction: Instruction, computation: Computation) -> Collective | None:
+    """The collective that an instruction starts or runs; None: it does not."""
+    body = program.body(instruction)
+    if body:
+        targets = {i.target for i in body.values()}
+        inner = next((i for i in body.values() if i.opcode in hlo.COLLECTIVES), None)
+        if inner is None or DONE in targets or "async_collective_fusion" in instruction.attributes:
+            return None
+        scattered = inner.opcode == "all-reduce" and any(i.opcode == "dynamic-slice" for i in body.values())
+        found = _describe(inner, body, START in targets)
+        return found._replace(kind="reduce-scatter") if scattered else found
+    kind = instruction.opcode.removesuffix("-start")
+    if kind == "async":
+        inside = program.computations[instruction.callees[0]]
+        wrapped = next((i for i in inside.values() if i.opcode in hlo.COLLECTIVES), None)
+        return _describe(wrapped, inside, True) if wrapped else None
+    if kind not in hlo.COLLECTIVES:
+        return None
+    is_async = kind != instruction.opcode and '"is_sync":true' not in instruction.attributes
+    return _describe(instruction, computation, is_async)
+
+
+def _describe(instruction: Instruction, computation: Computation, is_async: bool) -> Collective:
+    kind, devices = instruction.opcode.removesuffix("-start"), instruction.group
+    given = [array for name in instruction.operands for array in hlo.arrays(computation[name].shape)]
+    size = sum(array.size for array in given) * (devices if kind == "all-gather" else 1)
+    dtypes = sorted({array.dtype for array in hlo.arrays(instruction.shape)})
+    return Collective(kind, "+".join(dtypes), size, devices, is_async)
+
+
+def _ended(program: Program, instruction: Instruction) -> str | None:
+    """The name of the instruction that started the collective which ends here; None: none ends."""
+    if any(i.target == DONE for i in program.body(instruction).values()):
+        return instruction.name.replace("-done", "-start")
+    if instruction.opcode.endswith("-done") and instruction.operands:
+        return instruction.operands[0]
+    return None
+
+
+def _hide(waiting: deque[list[Any]], work: float) -> None:
+    """Let the collectives under way advance by the time of other work, one after the other."""
+    for entry in waiting:
+        done = min(entry[1], work)
+        entry[1], work = entry[1] - done, work - done
+
+
+def _finish(waiting: deque[list[Any]], name: str) -> float:
+    """Wait for a collective, and for those that started before it; return the seconds. 0 if it is not under way."""
+    if all(entry[0] != name for entry in waiting):
+        return 0.0
+    seconds = 0.0
+    while waiting:
+        started, left = waiting.popleft()
+        seconds += left
+        if started == name:
+            break
+    return seconds
+
+
+def _custom_call(instruction: Instruction, moved: int, peak: float, bandwidth: float) -> float:
+    """The least time of a call, from the cost that its kernel states, and the bytes of its operands and results."""
+    if instruction.target in NO_WORK:
+        return 0.0
+    stated = re.search(r'"flops":"?(\d+)', instruction.attributes)
+    return max(int(stated[1]) / peak if stated else 0.0, moved / bandwidth)
+
+
+def _part(instruction: Instruction, collective: Collective | None) -> str:
+    """The part of the model that an instruction belongs to; the layers of a model are one part."""
+    if collective:
+        return f"{collective.kind} of {collective.dtype}"
+    path = re.sub(r"jit\(\w+\)/|shard_map/|jvp\(\)/", "", instruction.source)
+    return LAYER.sub("block_*", path) or instruction.opcode
