@@ -1,8 +1,8 @@
 """Time, memory traffic and collectives of a compiled program, from its text; nothing is measured."""
 
 import re
-from collections import Counter, deque
-from typing import Any, NamedTuple
+from collections import Counter
+from typing import NamedTuple
 
 from . import flops, hlo
 from .hlo import Computation, Instruction, Program
@@ -69,34 +69,51 @@ def collectives(program: Program) -> Counter[Collective]:
     return found
 
 
+class Link:
+    """The collectives under way on the link between devices: the seconds that each still needs, the oldest first."""
+
+    def __init__(self) -> None:
+        self.left: dict[str, float] = {}
+
+    def advance(self, seconds: float) -> None:
+        """Let the collectives run while the device does other work."""
+        for name, left in self.left.items():
+            done = min(left, seconds)
+            self.left[name], seconds = left - done, seconds - done
+
+    def wait(self, name: str) -> float:
+        """Wait for a collective, and for those that are older; return the seconds. 0 if it is not under way."""
+        if name not in self.left:
+            return 0.0
+        names = list(self.left)
+        return sum(self.left.pop(older) for older in names[: names.index(name) + 1])
+
+
 def estimate(program: Program, target: Target) -> Estimate:
     """The estimated time of a program on a device whose compiler estimates cycles.
 
-    Collectives share one link, in the order in which they start. Work that is scheduled between the start and the end
-    of one hides as much of it as the work takes.
+    Collectives run one after the other. Work that is scheduled between the start and the end of one hides as much of it
+    as the work takes.
     """
-    peak = flops.peak(target.kind)
-    assert peak is not None
     compute = custom = exposed = moved = 0.0
-    parts: Counter[str] = Counter()
-    waiting: deque[list[Any]] = deque()  # [name, seconds left] of the collectives under way
+    parts: dict[str, float] = {}
+    link = Link()
     for instruction, computation, times in program.scheduled():
-        moved += times * hlo.traffic(program, instruction, computation)
-        work = instruction.cycles / target.clock
-        compute += times * work
-        if instruction.opcode == "custom-call" and not work:
-            called = _custom_call(instruction, hlo.traffic(program, instruction, computation), peak, target.bandwidth)
-            custom, work = custom + times * called, called
-        _hide(waiting, work)
-        left = 0.0
-        if collective := _collective(program, instruction, computation):
-            waiting.append([instruction.name, collective.seconds(target.link)])
-            left = 0.0 if collective.is_async else _finish(waiting, instruction.name)
-        elif name := _ended(program, instruction):
-            left = _finish(waiting, name)
-        exposed += times * left
-        parts[_part(instruction, collective)] += times * (work + left)
-    return Estimate(compute, custom, exposed, moved / target.bandwidth, parts.most_common(5))
+        traffic = hlo.traffic(program, instruction, computation)
+        cycles = instruction.cycles / target.clock
+        called = 0.0 if cycles else _custom_call(instruction, traffic, target)
+        link.advance(cycles + called)
+        collective = _collective(program, instruction, computation)
+        if collective:
+            link.left[instruction.name] = collective.seconds(target.link)
+        ends = instruction.name if collective and not collective.is_async else _ended(program, instruction)
+        waited = link.wait(ends) if ends else 0.0
+        moved, compute = moved + times * traffic, compute + times * cycles
+        custom, exposed = custom + times * called, exposed + times * waited
+        part = _part(instruction, collective)
+        parts[part] = parts.get(part, 0.0) + times * (cycles + called + waited)
+    largest = sorted(parts.items(), key=lambda item: -item[1])[:5]
+    return Estimate(compute, custom, exposed, moved / target.bandwidth, largest)
 
 
 def _collective(program: Program, instruction: Instruction, computation: Computation) -> Collective | None:
@@ -138,32 +155,12 @@ def _ended(program: Program, instruction: Instruction) -> str | None:
     return None
 
 
-def _hide(waiting: deque[list[Any]], work: float) -> None:
-    """Let the collectives under way advance by the time of other work, one after the other."""
-    for entry in waiting:
-        done = min(entry[1], work)
-        entry[1], work = entry[1] - done, work - done
-
-
-def _finish(waiting: deque[list[Any]], name: str) -> float:
-    """Wait for a collective, and for those that started before it; return the seconds. 0 if it is not under way."""
-    if all(entry[0] != name for entry in waiting):
-        return 0.0
-    seconds = 0.0
-    while waiting:
-        started, left = waiting.popleft()
-        seconds += left
-        if started == name:
-            break
-    return seconds
-
-
-def _custom_call(instruction: Instruction, moved: int, peak: float, bandwidth: float) -> float:
-    """The least time of a call, from the cost that its kernel states, and the bytes of its operands and results."""
-    if instruction.target in NO_WORK:
+def _custom_call(instruction: Instruction, traffic: int, target: Target) -> float:
+    """The least time of a call, from the FLOPs that its kernel states and its traffic; 0 for other instructions."""
+    if instruction.opcode != "custom-call" or instruction.target in NO_WORK:
         return 0.0
     stated = re.search(r'"flops":"?(\d+)', instruction.attributes)
-    return max(int(stated[1]) / peak if stated else 0.0, moved / bandwidth)
+    return max(int(stated[1]) / (flops.peak(target.kind) or 1) if stated else 0.0, traffic / target.bandwidth)
 
 
 def _part(instruction: Instruction, collective: Collective | None) -> str:

@@ -179,20 +179,19 @@ def traffic(program: Program, instruction: Instruction, computation: Computation
         source, destination, *_ = arrays(instruction.shape)
         return destination.size * (source.in_main + destination.in_main)
     body = program.body(instruction)
-    read = 0
+    read = 0.0
     for number, name in enumerate(instruction.operands):
-        whole = in_main(computation[name].shape) if name in computation else 0
-        read += min(whole, _read_of(body, number))
+        read += min(in_main(computation[name].shape), _read_of(body, number))
     if instruction.opcode in PARTS:
         read = min(read, _size(instruction.shape))
-    return read + min(in_main(instruction.shape), _written(instruction, computation, body))
+    return int(read + min(in_main(instruction.shape), _written(instruction, computation, body)))
 
 
 def _size(shape: str) -> int:
     return sum(array.size for array in arrays(shape))
 
 
-def _read_of(body: Computation, number: int) -> int | float:
+def _read_of(body: Computation, number: int) -> float:
     """Bytes that a fusion reads of an operand; infinite if it reads more than slices, or is no fusion."""
     name = next((i.name for i in body.values() if i.opcode == "parameter" and i.arguments == str(number)), None)
     total = 0 if name else math.inf
@@ -206,7 +205,7 @@ def _read_of(body: Computation, number: int) -> int | float:
     return total
 
 
-def _written(instruction: Instruction, computation: Computation, body: Computation) -> int | float:
+def _written(instruction: Instruction, computation: Computation, body: Computation) -> float:
     """Bytes that an instruction writes if it updates an array in place; else infinite."""
     if body:
         instruction, computation = next(i for i in body.values() if i.is_root), body

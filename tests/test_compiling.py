@@ -1,0 +1,88 @@
+"""What is said of a run that is compiled for other devices; tests/aot has the compilations."""
+
+import pytest
+from test_planning import settings  # noqa: F401
+
+import bertgpt
+from train import targets
+from train.__main__ import main
+from train.jobs import compiling, planning
+from train.jobs.compiling import Compiled
+
+V5E = targets.TARGETS["v5e"]
+
+
+@pytest.mark.parametrize("topology", ["v5e", "v5e:", "v5e:2x", "v9:2x2", "h100:eight", "h100:-1", "2x4", "v5e:²x4"])
+def test_a_topology_of_another_form_is_refused(settings, capsys, topology):  # noqa: F811
+    assert main(["plan", str(settings("gpt1")[1]), "--topology", topology]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --topology {topology}: give a kind of accelerator and the number of devices")
+
+
+@pytest.mark.parametrize(("topology", "extra"), [("v5e:2x4", "aot-tpu"), ("h100:8", "cuda")])
+def test_a_missing_compiler_is_named(settings, capsys, monkeypatch, topology, extra):  # noqa: F811
+    monkeypatch.setattr(targets, "PACKAGES", {"tpu": ("no_libtpu", "aot-tpu"), "cuda": ("no_plugin", "cuda")})
+    assert main(["plan", str(settings("gpt1")[1]), "--topology", topology]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.endswith(f"pip install 'bertgpt[{extra}]'")
+
+
+def test_a_plan_is_for_a_topology_or_for_devices(settings, capsys):  # noqa: F811
+    assert main(["plan", str(settings("gpt1")[1]), "--topology", "v5e:2x4", "--devices", "8"]) == 2
+    assert "not allowed with argument" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("error", "needed"),
+    [
+        ("the total memory required for HLO temporaries (74.50G) exceeds available HBM (15.75G).", int(74.5 * 2**30)),
+        ("Ran out of memory in memory space hbm. Used 512.25M of 15.75G hbm. Exceeded", int(512.25 * 2**20)),
+        ("Ran out of memory.", 0),
+    ],
+)
+def test_the_bytes_that_a_compiler_asks_for(error, needed):
+    assert compiling._needed(error) == needed
+
+
+@pytest.mark.parametrize(
+    ("step", "expected"),
+    [
+        (Compiled({}, "text", 3 * 2**30), "fits into 15.75 GiB of a device: 12.75 GiB are left"),
+        (Compiled({}, "text", 16 * 2**30), "does not fit into 15.75 GiB of a device: it needs 16.00 GiB, 0.25 GiB too"),
+        (
+            Compiled({}, "", 20 * 2**30),
+            "does not fit into 15.75 GiB of a device: it needs 20.00 GiB, 4.25 GiB too many",
+        ),
+        (Compiled({}, "", 0), "does not fit into 15.75 GiB of a device"),
+    ],
+)
+def test_whether_a_step_fits(step, expected):
+    assert compiling.verdict(step, V5E).startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"),
+    [
+        (1.5, ["train.accumulate=2", "train.remat=dots", "train.remat=full", "parallel.fsdp=8"]),
+        (2.5, ["train.remat=dots", "train.remat=full", "parallel.fsdp=8"]),
+    ],
+)
+def test_remedies_are_tried_in_order_without_those_that_cannot_help(settings, share, expected):  # noqa: F811
+    plan = planning.make_plan(settings("gpt1", "parallel.strategy=mesh")[0])
+    figures = planning.exact(plan)
+    lasting = sum(figures[f"{name}_bytes"] for name in ("parameter", "optimizer", "gradient"))
+    memory = lasting + 1000
+    needed = lasting + int(share * 1000)
+    assert list(compiling.remedies(plan, Compiled({}, "", needed), memory)) == expected
+    assert list(compiling.remedies(plan, Compiled({}, "", needed), lasting - 1)) == ["parallel.fsdp=8"]
+
+
+def test_a_single_device_has_no_remedy_by_sharding(settings):  # noqa: F811
+    plan = planning.make_plan(settings("gpt1", "parallel.strategy=jit", "train.remat=dots")[0])
+    expected = [*(f"train.accumulate={count}" for count in (2, 4, 8, 16)), "train.remat=full"]
+    assert list(compiling.remedies(plan, Compiled({}, "", 0), 2**40)) == expected
+
+
+def test_gpus_come_in_whole_hosts():
+    with pytest.raises(bertgpt.InputError, match="h100:12: give up to 8 GPUs, or a multiple of them"):
+        targets._gpus("h100", 12)
