@@ -10,6 +10,7 @@ comma := ,
 STAMP := $(VENV)/.installed$(EXTRA)
 SCALE_STAMP := $(VENV)/.installed-scale
 PARITY_STAMP := $(VENV)/.installed-parity
+AOT_STAMP := $(VENV)/.installed-aot-tpu
 FUZZ_STAMP := $(VENV)/.installed-fuzz
 # Of make fuzz: for each target, and which (all where empty; python -m fuzz list names them).
 FUZZ_SECONDS ?= 60
@@ -18,7 +19,7 @@ FUZZ_TARGETS ?=
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-tasks test lint parity fuzz install clean
+.PHONY: demo demo-tasks test lint parity aot fuzz install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -66,6 +67,13 @@ parity: $(PARITY_STAMP)
 
 $(PARITY_STAMP): $(STAMP)
 	$(PY) -m pip install --quiet --editable '.[parity]'
+	touch $@
+
+aot: $(AOT_STAMP)
+	$(PY) -m pytest tests/aot
+
+$(AOT_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[aot-tpu]'
 	touch $@
 
 fuzz: export PYTHONPATH := $(CURDIR):$(CURDIR)/tests

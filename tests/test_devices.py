@@ -2,6 +2,7 @@
 
 import functools
 import math
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -287,8 +288,9 @@ def test_every_train_step_lowers_for_tpu_and_cuda_from_here(architecture, name, 
 @pytest.mark.parametrize(
     ("section", "name", "devices"),
     [
-        (ParallelSection(), "pmap", 8),
-        (ParallelSection(data=2), "pmap", 2),
+        (ParallelSection(), "mesh", 8),
+        (ParallelSection(data=2), "mesh", 2),
+        (ParallelSection("pmap", 2), "pmap", 2),
         (ParallelSection(data=1), "jit", 1),
         (ParallelSection("mesh", 4), "mesh", 4),
         (ParallelSection("mesh", 2, 2), "mesh", 4),
@@ -361,17 +363,23 @@ def test_a_sharded_state_is_made_and_kept_in_its_parts():
     assert parts(state) == before
 
 
-def test_several_processes_take_a_mesh_and_refuse_pmap(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
-    assert parallel.make_strategy(ParallelSection()).name == "mesh"
-    with pytest.raises(bertgpt.InputError, match="parallel.strategy pmap runs in one process"):
-        parallel.make_strategy(ParallelSection("pmap"))
+class OfProcess(NamedTuple):
+    """Stands for a device of one of several processes."""
+
+    process_index: int
 
 
-def test_several_processes_use_all_devices(monkeypatch):
-    monkeypatch.setattr(jax, "process_count", lambda: 2)
+TWO_PROCESSES = [OfProcess(number // 4) for number in range(8)]
+
+
+def test_several_processes_refuse_pmap():
+    with pytest.raises(bertgpt.InputError, match="parallel.strategy pmap runs in one process, but there are 2"):
+        parallel.make_strategy(ParallelSection("pmap"), TWO_PROCESSES)
+
+
+def test_several_processes_use_all_devices():
     with pytest.raises(bertgpt.InputError, match="2 processes must use all 8 devices"):
-        parallel.make_strategy(ParallelSection(data=4))
+        parallel.make_strategy(ParallelSection(data=4), TWO_PROCESSES)
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(12, 1), (8, 2)])

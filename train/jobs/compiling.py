@@ -137,18 +137,20 @@ def describe_program(step: Compiled, target: Target, plan: Plan) -> Iterator[str
     program = hlo.parse(step.text)
     if target.clock:
         yield from describe_time(estimate.estimate(program, target), target, plan)
-    counted = estimate.collectives(program)
-    yield "collectives of a step:" if counted else "collectives of a step: none"
-    sizes: Counter[tuple[str, str, bool]] = Counter()
-    times: Counter[tuple[str, str, bool]] = Counter()
+    found = summary(estimate.collectives(program))
+    yield "collectives of a step:" + ("" if found else " none")
+    yield from (f"  {line}" for line in found)
+
+
+def summary(counted: Counter[estimate.Collective]) -> list[str]:
+    """Collectives by kind, dtype and whether they are asynchronous: their number and bytes, the largest first."""
+    sizes: Counter[str] = Counter()
+    times: Counter[str] = Counter()
     for collective, count in counted.items():
-        kind = (collective.kind, collective.dtype, collective.is_async)
+        kind = f"{'asynchronous' if collective.is_async else 'synchronous'} {collective.dtype} {collective.kind}"
         sizes[kind] += count * collective.size
         times[kind] += count
-    for kind, size in sizes.most_common():
-        name, dtype, is_async = kind
-        how = "asynchronous" if is_async else "synchronous"
-        yield f"  {f'{times[kind]} x {name}':<28}{size:>20,} bytes, {dtype}, {how}"
+    return [f"{times[kind]} {kind} ({size / 1e6:,.1f} MB)" for kind, size in sizes.most_common()]
 
 
 def describe_time(estimated: estimate.Estimate, target: Target, plan: Plan) -> Iterator[str]:

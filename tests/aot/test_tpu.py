@@ -1,0 +1,116 @@
+"""The train step of a small BERT, compiled by the real TPU compiler; no TPU is needed, but the extra aot-tpu is."""
+
+import functools
+import math
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+import yaml
+from jax.experimental import pallas as pl
+from jax.sharding import SingleDeviceSharding
+
+from train import config as configs
+from train import estimate, hlo, targets
+from train.__main__ import main
+from train.jobs import compiling, planning
+
+TOPOLOGY = "v5e:2x4"
+LARGE = 2**20  # multiply-adds of a product
+
+
+@pytest.fixture(scope="module")
+def recipe(tmp_path_factory):
+    """The file of a run's configuration."""
+    values = {
+        "model": {"preset": "bert_tiny"},
+        "tokenizer": {"vocab_size": 30522},
+        "data": {"train": "text"},
+        "train": {"batch_size": 64, "dtype": "bfloat16"},
+    }
+    path = tmp_path_factory.mktemp("aot") / "run.yaml"
+    path.write_text(yaml.safe_dump(values), encoding="utf-8")
+    return path
+
+
+@pytest.fixture(scope="module")
+def said(recipe, tmp_path_factory):
+    """What the command prints; its results stay in a cache of the tests."""
+    patch = pytest.MonkeyPatch()
+    patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+    lines = []
+    patch.setattr("train.reports.say", lines.append)
+    assert main(["plan", str(recipe), "--topology", TOPOLOGY]) == 0
+    yield lines
+    patch.undo()
+
+
+@pytest.fixture(scope="module")
+def made(said, recipe):
+    """The plan and the compiled step, from the cache."""
+    devices = targets.devices(TOPOLOGY)
+    plan = planning.make_plan(configs.load(str(recipe)), devices)
+    patch = pytest.MonkeyPatch()
+    patch.delattr(compiling, "_compile")  # a step that is compiled again would fail
+    step = compiling.compile_step(plan, TOPOLOGY, devices)
+    patch.undo()
+    return plan, step
+
+
+def test_the_command_says_what_the_compiler_made(said):
+    text = "\n".join(said)
+    assert "on 8 x TPU v5 lite (tpu), strategy mesh over 8" in text
+    assert "train step: fits into 15.75 GiB of a device" in text
+    assert "evaluation of 64 rows: fits into 15.75 GiB of a device" in text
+    assert re.search(r"synchronous f32 all-reduce \(1[78]\.\d MB\)", text)  # 4.43 million float32 gradients
+    compute, collectives, step = (
+        float(re.search(rf"^  {name} +([\d.]+)", text, re.M)[1]) for name in ("compute", "collectives", "step")
+    )
+    assert compute > 0
+    assert collectives > 0
+    assert step == pytest.approx(compute + collectives, abs=0.02)
+
+
+def test_large_products_take_bfloat16(made):
+    program = hlo.parse(made[1].text)
+    products = [
+        (instruction, computation)
+        for computation in program.computations.values()
+        for instruction in computation.values()
+        if instruction.opcode in ("convolution", "dot")
+    ]
+    seen = 0
+    for product, computation in products:
+        left, right = (hlo.arrays(computation[name].shape)[0] for name in product.operands)
+        (result,) = hlo.arrays(product.shape)
+        if math.sqrt(left.size * right.size * result.size) > LARGE:
+            assert "bf16" in (left.dtype, right.dtype), product
+            seen += 1
+    assert seen >= 30  # 2 layers of 6 products and 2 of attention, forward and backward, and the vocabulary's
+
+
+def test_the_state_is_donated(made):
+    plan, step = made
+    (aliases,) = re.findall(r"input_output_alias=\{(.*?)\}, entry_computation", step.text)
+    assert aliases.count("alias)") == len(jax.tree.leaves(plan.state))
+
+
+def test_no_float32_table_is_gathered_whole(made):
+    plan, step = made
+    table = 4 * plan.model.config.vocab_size * plan.model.config.hidden_size
+    for collective in estimate.collectives(hlo.parse(step.text)):
+        assert not (collective.kind == "all-gather" and "f32" in collective.dtype and collective.size >= table)
+
+
+def test_a_pallas_kernel_counts_by_the_flops_that_it_states():
+    def kernel(x, y):
+        y[...] = x[...] + 1
+
+    target, place = targets.TARGETS["v5e"], SingleDeviceSharding(targets.devices(TOPOLOGY)[0])
+    cost = pl.CostEstimate(flops=197 * 10**9, bytes_accessed=1, transcendentals=0)
+    call = functools.partial(pl.pallas_call, kernel, cost_estimate=cost)
+    shape = jax.ShapeDtypeStruct((128, 128), jnp.float32, sharding=place)
+    lowered = jax.jit(call(out_shape=shape), out_shardings=place).lower(shape)
+    found = estimate.estimate(hlo.parse(lowered.compile().as_text()), target)
+    assert found.custom_calls == pytest.approx(1e-3)
