@@ -19,7 +19,7 @@ FUZZ_TARGETS ?=
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-tasks test lint parity aot fuzz install clean
+.PHONY: demo demo-tasks test lint parity aot device-report fuzz install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -68,6 +68,9 @@ parity: $(PARITY_STAMP)
 $(PARITY_STAMP): $(STAMP)
 	$(PY) -m pip install --quiet --editable '.[parity]'
 	touch $@
+
+device-report: $(SCALE_STAMP)
+	$(PY) -m benchmarks.device_report
 
 aot: $(AOT_STAMP)
 	$(PY) -m pytest tests/aot

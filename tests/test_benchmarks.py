@@ -5,11 +5,12 @@ import os
 import threading
 import time
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
 
-from benchmarks import side_by_side
+from benchmarks import accelerators, device_report, side_by_side
 from benchmarks.side_by_side import Range, Side, Work
 from bertgpt.config import ModelConfig
 from bertgpt.data.text.store import TextSource
@@ -297,3 +298,42 @@ def test_the_first_word_is_timed(capsys, monkeypatch):
     lines = capsys.readouterr().out.splitlines()
     assert lines[0].startswith("1 runs each")
     assert [line.split(":")[0] for line in lines[1:]] == list(start.COMMANDS)
+
+
+@pytest.mark.parametrize(
+    ("devices", "topology"),
+    [
+        ("1 x TPU v5 lite (tpu)", "v5e:1x1"),
+        ("8 x TPU v6 lite (tpu)", "v6e:2x4"),
+        ("4 x TPU v5 (tpu)", "v5p:2x2x1"),
+        ("2 x NVIDIA H100 80GB HBM3 (gpu)", "h100:2"),
+        ("1 x NVIDIA L4 (gpu)", None),
+        ("1 x cpu (cpu)", None),
+    ],
+)
+def test_a_device_report_puts_estimates_beside_what_a_device_measures(devices, topology):
+    found = list(device_report.parts(f"jax 0.10.2\ndevices: {devices}", quick=False))
+    titles = [title for title, *_ in found]
+    steps = [title.removeprefix("Train step: ") for title in titles if title.startswith("Train step")]
+    accounts = [arguments for title, arguments, _ in found if title.startswith("The compiler's account")]
+    assert len(steps) == 10
+    assert len(accounts) == (10 if topology else 0)
+    assert all(f"--topologies {topology}" in " ".join(arguments) for arguments in accounts)
+    assert found[0][2]["JAX_PLATFORMS"] == {"tpu": "tpu,cpu", "gpu": "cuda,cpu", "cpu": "cpu,cpu"}[devices[-4:-1]]
+    assert all((Path(__file__).parents[1] / name).exists() for name in found[0][1] if name.endswith(".py"))
+
+
+def test_a_device_report_has_every_part_though_one_fails(tmp_path, monkeypatch):
+    commands = [("Good", "print('fine')"), ("Bad", "raise SystemExit('too hot')"), ("Last", "print('also')")]
+    parts = [(title, ["-c", code], {"X": "1"}) for title, code in commands]
+    monkeypatch.setattr(device_report, "parts", lambda versions, quick: parts)
+    assert device_report.main(["--out", str(tmp_path / "new" / "report.md")]) == 1
+    text = (tmp_path / "new" / "report.md").read_text()
+    assert text.index("\njax ") < text.index("## Good") < text.index("fine\n") < text.index("## Bad")
+    assert text.index("It failed with exit code 1:\n\n```\ntoo hot\n```") < text.index("also")
+    assert "`X=1 python -c print('fine')`" in text
+
+
+def test_the_recipes_that_are_compiled_for_accelerators_are_all_that_pretrain():
+    folder = Path(__file__).parents[1] / "configs"
+    assert set(accelerators.RECIPES) == {path.stem for path in folder.glob("*.yaml")}

@@ -117,6 +117,17 @@ def test_the_body_of_a_loop_counts_as_often_as_it_runs():
     assert timed(["%x = f32[8] parameter(0)", loop, "ROOT %m = f32[8] negate(%w), " + cycles(US)], body) == (7, 0, 0)
 
 
+@pytest.mark.parametrize(("direction", "trips"), [("LT", 5), ("NE", None)])
+def test_a_loop_runs_until_its_counter_reaches_the_constant(direction, trips):
+    lines = ["%i = s32[] parameter(0)", "%n = s32[]{:T(128)} constant(5)"]
+    condition = computation("c", *lines, f"ROOT %t = pred[] compare(%i, %n), direction={direction}")
+    body = computation("b", "%i = s32[] parameter(0)", "ROOT %n = s32[] negate(%i), " + cycles(2 * US))
+    entry = ["%i = s32[] parameter(0)", "ROOT %w = s32[] while(%i), condition=%c, body=%b"]
+    made = program(entry, condition, body)
+    assert made.trips(made.computations["main.1"]["w"]) == trips
+    assert timed(entry, condition, body) == (2 * (trips or 1), 0, 0)
+
+
 SOURCE = "%x = f32[225000]{0} parameter(0)"  # 900,000 bytes: 10 us over the link
 GROUP = "replica_groups={{0,1,2,3,4,5,6,7}}"
 

@@ -57,12 +57,6 @@ class Instruction(NamedTuple):
         return [name.lstrip("%") for name in names]
 
     @property
-    def trips(self) -> int:
-        """How often a loop runs its body; 1 for other instructions, and where the compiler does not know it."""
-        found = re.search(r'"known_trip_count":\{"n":"(\d+)"', self.attributes)
-        return int(found[1]) if found else 1
-
-    @property
     def target(self) -> str:
         """The function of a custom call."""
         found = re.search(r'custom_call_target="([^"]*)"', self.attributes)
@@ -99,9 +93,26 @@ class Program(NamedTuple):
         for instruction in computation.values():
             if instruction.opcode in ("while", "call", "conditional"):
                 for callee in instruction.callees:
-                    yield from self.scheduled(callee, times * instruction.trips)
+                    yield from self.scheduled(callee, times * (self.trips(instruction) or 1))
             else:
                 yield instruction, computation, times
+
+    def trips(self, instruction: Instruction) -> int | None:
+        """How often a loop runs its body; 1 for other instructions; None: the text does not say.
+
+        JAX's loops over a fixed number count from 0, while the counter is less than a constant.
+        """
+        if instruction.opcode != "while":
+            return 1
+        if found := re.search(r'"known_trip_count":\{"n":"(\d+)"', instruction.attributes):
+            return int(found[1])
+        condition = re.search(r"condition=%?([\w.\-]+)", instruction.attributes)
+        computation = self.computations[condition[1]] if condition else {}
+        for test in computation.values():
+            if test.opcode == "compare" and test.is_root and "direction=LT" in test.attributes:
+                limits = [computation[name] for name in test.operands if computation[name].opcode == "constant"]
+                return int(limits[0].arguments) if limits else None
+        return None
 
     def body(self, instruction: Instruction) -> Computation:
         """The instructions of a fusion; none for another instruction."""

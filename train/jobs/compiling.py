@@ -137,6 +137,8 @@ def describe_program(step: Compiled, target: Target, plan: Plan) -> Iterator[str
     program = hlo.parse(step.text)
     if target.clock:
         yield from describe_time(estimate.estimate(program, target), target, plan)
+        if any(program.trips(x) is None for computation in program.computations.values() for x in computation.values()):
+            yield "warning: the program has a loop of unknown length, which counts once"
     found = summary(estimate.collectives(program))
     yield "collectives of a step:" + ("" if found else " none")
     yield from (f"  {line}" for line in found)
