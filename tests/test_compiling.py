@@ -21,7 +21,7 @@ def test_a_topology_of_another_form_is_refused(settings, capsys, topology):  # n
 
 @pytest.mark.parametrize(("topology", "extra"), [("v5e:2x4", "aot-tpu"), ("h100:8", "cuda")])
 def test_a_missing_compiler_is_named(settings, capsys, monkeypatch, topology, extra):  # noqa: F811
-    monkeypatch.setattr(targets, "PACKAGES", {"tpu": ("no_libtpu", "aot-tpu"), "cuda": ("no_plugin", "cuda")})
+    monkeypatch.setattr(targets, "COMPILERS", {"tpu": ("no_libtpu",), "cuda": ("no_plugin", "none")})
     assert main(["plan", str(settings("gpt1")[1]), "--topology", topology]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.endswith(f"pip install 'bertgpt[{extra}]'")

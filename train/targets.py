@@ -45,7 +45,8 @@ TARGETS = {
     "h100": Target("cuda", "NVIDIA H100 80GB HBM3", int(0.75 * 84929347584), 3352e9),
     "a100": Target("cuda", "NVIDIA A100-SXM4-40GB", int(0.75 * 42331013120), 1555e9),
 }
-PACKAGES = {"tpu": ("libtpu", "aot-tpu"), "cuda": ("jax_cuda12_plugin", "cuda")}
+COMPILERS = {"tpu": ("libtpu",), "cuda": ("jax_cuda12_plugin", "jax_cuda13_plugin")}  # packages; any one of them
+EXTRAS = {"tpu": "aot-tpu", "cuda": "cuda"}
 GPUS_PER_HOST = 8
 # The specifications of XLA's GPU compiler.
 SHARED = (
@@ -91,8 +92,8 @@ def devices(topology: str) -> list[Any]:
         InputError: the package with the compiler is not installed, or there is no such topology.
     """
     target, (name, _, sizes) = find(topology), topology.partition(":")
-    package, extra = PACKAGES[target.platform]
-    if importlib.util.find_spec(package) is None:
+    if not _installed(target):
+        package, extra = COMPILERS[target.platform][0], EXTRAS[target.platform]
         raise InputError(f"--topology {topology} needs the package {package}; pip install 'bertgpt[{extra}]'")
     try:
         if target.platform == "tpu":
@@ -104,8 +105,13 @@ def devices(topology: str) -> list[Any]:
 
 def version(target: Target) -> str:
     """The compiler of a target, with its version."""
-    package = PACKAGES[target.platform][0]
-    return f"{package} {importlib.metadata.version(package)}, jaxlib {importlib.metadata.version('jaxlib')}"
+    names = (*_installed(target), "jaxlib")
+    return ", ".join(f"{name} {importlib.metadata.version(name)}" for name in names)
+
+
+def _installed(target: Target) -> list[str]:
+    """The installed packages that contain the target's compiler."""
+    return [name for name in COMPILERS[target.platform] if importlib.util.find_spec(name)]
 
 
 def _tpus(topology: str, sizes: list[int]) -> list[Any]:

@@ -2,7 +2,10 @@
 
 import functools
 import math
+import os
 import re
+import subprocess
+import sys
 
 import jax
 import jax.numpy as jnp
@@ -11,9 +14,12 @@ import yaml
 from jax.experimental import pallas as pl
 from jax.sharding import SingleDeviceSharding
 
+from bertgpt.errors import InputError
+from bertgpt.model import attention
 from train import config as configs
 from train import estimate, hlo, targets
 from train.__main__ import main
+from train.atomic_files import user_cache
 from train.jobs import compiling, planning
 
 TOPOLOGY = "v5e:2x4"
@@ -101,6 +107,46 @@ def test_no_float32_table_is_gathered_whole(made):
     table = 4 * plan.model.config.vocab_size * plan.model.config.hidden_size
     for collective in estimate.collectives(hlo.parse(step.text)):
         assert not (collective.kind == "all-gather" and "f32" in collective.dtype and collective.size >= table)
+
+
+def test_the_target_decides_dense_layers_and_attention(recipe, monkeypatch, tmp_path):
+    asked = []
+    spy = attention.Kernel("spy", lambda request: asked.append(request.device.device_kind) or "no", None)
+    monkeypatch.setattr(attention, "KERNELS", (spy, *attention.KERNELS))
+    monkeypatch.setattr(compiling, "_compile", lambda *_: compiling.Compiled({}, "", 0))
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    devices = targets.devices(TOPOLOGY)
+    plan = planning.make_plan(configs.load(str(recipe), ["data.sequence_length=64"]), devices)
+    compiling.compile_step(plan, TOPOLOGY, devices)
+    assert set(asked) == {"TPU v5 lite"}
+    assert plan.objective.apply == plan.model.apply  # on the CPU that is here, it would be another function
+
+
+def test_no_tpu_is_looked_for_and_none_is_locked():
+    """This process has loaded libtpu; the variables are those of another machine."""
+    code = "from train import targets; print(len(targets.devices('v5p:2x2x2')), targets.devices('v6e:1x1'))"
+    wrong = {"TPU_ACCELERATOR_TYPE": "v4-8", "TPU_WORKER_HOSTNAMES": "host0,host1"}
+    assert len(targets.devices(TOPOLOGY)) == 8
+    done = subprocess.run([sys.executable, "-c", code], env=os.environ | wrong, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "")
+    assert done.stdout.startswith("8 [TpuDevice")
+
+
+@pytest.mark.parametrize("topology", ["v5e:3x7", "v5p:2x2"])
+def test_a_topology_that_libtpu_does_not_know_is_refused(topology):
+    with pytest.raises(InputError, match=f"--topology {topology}: "):
+        targets.devices(topology)
+
+
+def test_a_damaged_result_is_compiled_again(made, recipe, monkeypatch):
+    (path,) = sorted((user_cache() / "programs").glob("*.json.gz"), key=lambda path: -path.stat().st_size)[:1]
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) // 2])
+    again = compiling.Compiled({}, "again", 0)
+    monkeypatch.setattr(compiling, "_compile", lambda *_: again)
+    assert compiling.compile_step(made[0], TOPOLOGY, targets.devices(TOPOLOGY)) == again
+    assert compiling.compile_step(made[0], TOPOLOGY, targets.devices(TOPOLOGY)) == again
+    path.write_bytes(content)
 
 
 def test_a_pallas_kernel_counts_by_the_flops_that_it_states():
