@@ -42,6 +42,8 @@ def test_every_recipe_loads_and_says_how_to_run_it(recipe):
     assert f"python -m train {verb} {recipe.relative_to(ROOT)}" in header
     for word in ("Hardware:", "Time:", "Expected:"):
         assert word in header
+    if verb == "pretrain":
+        assert f"python -m train plan {recipe.relative_to(ROOT)} --topology v5e:2x4" in header
 
 
 def test_published_recipes_have_the_papers_hyperparameters():
