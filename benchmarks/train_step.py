@@ -31,11 +31,10 @@ from bertgpt.tokenizers import train_wordpiece
 from train import flops, parallel
 from train.folders.run_folder import fitting_objective
 from train.jobs import objectives
-from train.loader import real_tokens
 from train.optimizers import make_optimizer
 from train.sections import OptimizerSection, ParallelSection, RunConfig
 from train.state import create_state
-from train.step import eval_step, train_step
+from train.step import eval_step, real_tokens, train_step
 
 Batch = dict[str, np.ndarray]
 BATCHES = 4  # used in turn
@@ -89,7 +88,11 @@ def make_batches(config: ModelConfig, data: str, batch: int, length: int, *packs
 def amounts(config: ModelConfig, batches: list[Batch]) -> list[dict[str, float]]:
     """Return the amounts of each batch. FLOPs are as in flops.py: vocabulary logits only at masked positions."""
     return [
-        {"tokens": batch["input_ids"].size, "real_tokens": real_tokens(batch), "flops": flops.step_flops(config, batch)}
+        {
+            "tokens": batch["input_ids"].size,
+            "real_tokens": int(real_tokens(batch)),
+            "flops": flops.step_flops(config, batch),
+        }
         for batch in batches
     ]
 

@@ -67,12 +67,13 @@ class Strategy(Protocol):
         """Put this process's rows of a batch on its devices."""
         ...
 
-    def scalar(self, value: Any) -> float:
-        """Copy a metric to the host."""
-        ...
+    def fetch(self, figures: Any, rows: Any = ()) -> Any:
+        """Copy two pytrees to the host as NumPy arrays, in one transfer.
 
-    def gathered(self, value: Any) -> np.ndarray:
-        """Copy an output of each row of a batch to the host."""
+        Args:
+            figures: arrays that all devices share, such as metrics of several steps.
+            rows: outputs [B ...] of each row of a batch.
+        """
         ...
 
 
@@ -130,11 +131,8 @@ class Jit:
     def put_batch(self, batch: dict[str, np.ndarray]) -> Any:
         return {name: jax.make_array_from_process_local_data(self.rows, value) for name, value in batch.items()}
 
-    def scalar(self, value: Any) -> float:
-        return float(value)
-
-    def gathered(self, value: Any) -> np.ndarray:
-        return np.asarray(value)
+    def fetch(self, figures: Any, rows: Any = ()) -> Any:
+        return jax.device_get((figures, rows))
 
 
 class OnMesh(Jit):
@@ -280,11 +278,9 @@ class Pmap:
     def put_batch(self, batch: dict[str, np.ndarray]) -> Any:
         return {name: value.reshape(self.devices, -1, *value.shape[1:]) for name, value in batch.items()}
 
-    def scalar(self, value: Any) -> float:
-        return float(value.addressable_data(0)[0])
-
-    def gathered(self, value: Any) -> np.ndarray:
-        return np.asarray(value).reshape(-1, *value.shape[2:])
+    def fetch(self, figures: Any, rows: Any = ()) -> Any:
+        figures, rows = jax.device_get((jax.tree.map(lambda x: x.addressable_data(0), figures), rows))
+        return jax.tree.map(lambda x: x[0], figures), jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
 
 def make_strategy(section: ParallelSection) -> Strategy:
