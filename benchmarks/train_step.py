@@ -3,6 +3,7 @@
 python -m benchmarks.train_step [--model bert_base] [--batch 16] [--length 128] [--dtype float32]
 python -m benchmarks.train_step --dtype bfloat16 --against transformers
 python -m benchmarks.train_step --data demo --length 512 --pack --against transformers --pad longest
+python -m benchmarks.train_step --model bert_tiny --host
 
 A step is the whole update with dropout and AdamW, for masked tokens and next sentence (BERT) or next tokens (GPT-1).
 transformers has the same sizes and batches, its own loss, and fused AdamW. It runs under torch.compile, with bf16
@@ -19,8 +20,9 @@ from typing import Any
 import jax
 import numpy as np
 
-from benchmarks import side_by_side
+from benchmarks import host_time, side_by_side
 from benchmarks.corpus import demo_split
+from benchmarks.host_time import HostTime
 from benchmarks.side_by_side import Make, Range, Work
 from bertgpt import presets
 from bertgpt.config import ModelConfig
@@ -31,11 +33,11 @@ from bertgpt.tokenizers import train_wordpiece
 from train import flops, parallel
 from train.folders.run_folder import fitting_objective
 from train.jobs import objectives
-from train.loader import real_tokens
+from train.loader import Source
 from train.optimizers import make_optimizer
 from train.sections import OptimizerSection, ParallelSection, RunConfig
 from train.state import create_state
-from train.step import eval_step, train_step
+from train.step import eval_step, real_tokens, train_step
 
 Batch = dict[str, np.ndarray]
 BATCHES = 4  # used in turn
@@ -70,17 +72,30 @@ def random_split(vocab_size: int) -> Split:
     return Split(tokens, sentences, documents, np.bincount(tokens, minlength=vocab_size), 6 * len(tokens))
 
 
-def make_batches(config: ModelConfig, data: str, batch: int, length: int, *packs: bool) -> list[list[Batch]]:
-    """Return batches of the same text for each value of `packs`, created as in a training run."""
+def make_run(config: ModelConfig, batch: int, length: int) -> RunConfig:
+    """Return the settings of a training run; the others are the defaults."""
+    run = RunConfig()
+    run.data.sequence_length, run.train.objective = length, fitting_objective(config.architecture, ())
+    run.train.batch_size = batch
+    return run
+
+
+def make_sources(config: ModelConfig, data: str, run: RunConfig, *packs: bool) -> list[Source]:
+    """Return the examples of the same text for each value of `packs`."""
     if data == "demo":
         split, tokenizer = demo_split()
     else:
         split, tokenizer = random_split(config.vocab_size), train_wordpiece(["a b"], FIRST_ID)
-    run = RunConfig()
-    run.data.sequence_length, run.train.objective = length, fitting_objective(config.architecture, ())
     made = []
     for run.data.pack in packs:
-        source = objectives.train_source(split, tokenizer, run)
+        made.append(objectives.train_source(split, tokenizer, run))
+    return made
+
+
+def make_batches(config: ModelConfig, data: str, batch: int, length: int, *packs: bool) -> list[list[Batch]]:
+    """Return batches of the same text for each value of `packs`, created as in a training run."""
+    made = []
+    for source in make_sources(config, data, make_run(config, batch, length), *packs):
         rows = np.random.default_rng(0).integers(0, len(source), (BATCHES, batch))
         made.append([source.batch(numbers) for numbers in rows])
     return made
@@ -89,7 +104,11 @@ def make_batches(config: ModelConfig, data: str, batch: int, length: int, *packs
 def amounts(config: ModelConfig, batches: list[Batch]) -> list[dict[str, float]]:
     """Return the amounts of each batch. FLOPs are as in flops.py: vocabulary logits only at masked positions."""
     return [
-        {"tokens": batch["input_ids"].size, "real_tokens": real_tokens(batch), "flops": flops.step_flops(config, batch)}
+        {
+            "tokens": batch["input_ids"].size,
+            "real_tokens": int(real_tokens(batch)),
+            "flops": flops.step_flops(config, batch),
+        }
         for batch in batches
     ]
 
@@ -246,6 +265,15 @@ def theirs(config: ModelConfig, dtype: str, batches: list[Batch]) -> Work:
     return Work(step, side_by_side.torch_wait, amounts(config, batches), about, side_by_side.torch_peak_bytes)
 
 
+def measure_host(options: argparse.Namespace, config: ModelConfig, seconds: float) -> HostTime:
+    """Return the host's time beside a step of the given duration."""
+    run = make_run(config, options.batch, options.length)
+    (source,) = make_sources(config, options.data, run, options.pack)
+    name = str(run.train.objective)
+    objective = objectives.make_objective(name, objectives.make_model(name, config, options.dtype, options.remat))
+    return host_time.measure(run, objective, source, ParallelSection(data=-1), seconds)
+
+
 def make_sides(options: argparse.Namespace, config: ModelConfig) -> dict[str, Make]:
     """Return bertgpt's side and, with --against, transformers'; only bertgpt packs rows."""
     beside = options.against is not None
@@ -282,6 +310,13 @@ def parse(arguments: list[str] | None) -> tuple[argparse.Namespace, ModelConfig]
     parser.add_argument("--data", default="random", choices=("random", "demo"), help="random ids, or the demo corpus")
     parser.add_argument("--pack", action="store_true", help="pack several examples into a row (bertgpt only)")
     parser.add_argument("--against", choices=("transformers",))
+    parser.add_argument(
+        "--host",
+        action="store_true",
+        help="also measure the host's time per step: that of the training loop on its thread, with an empty step in "
+        "place of the real one, and a pause of the real one's duration that is not counted. It is the time to get the "
+        "next batch from the loader, check and send it and start the step, and the step's share of a log line",
+    )
     parser.add_argument(
         "--pad",
         default="full",
@@ -325,6 +360,10 @@ def main(arguments: list[str] | None = None) -> None:
     if options.against:
         report["ratio"] = found = side_by_side.ratio(results["bertgpt"], results["transformers"], REPORTED)
         print(f"real tokens/s, bertgpt / transformers: {side_by_side.show(found, 2)}")
+    if options.host:
+        seconds = side_by_side.of(results["bertgpt"], "seconds").median
+        report["host"] = host = measure_host(options, config, seconds)
+        print(host_time.describe(host, seconds))
     bars: dict[str, Range] = {name: side_by_side.of(result, REPORTED) for name, result in results.items()}
     device = results["bertgpt"]["about"]["device"]
     side_by_side.write(options.out, name_of(options), report, bars, f"{title}\n{device}: {REPORTED.replace('_', ' ')}")

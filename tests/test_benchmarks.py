@@ -15,6 +15,7 @@ from benchmarks.side_by_side import Range, Side, Work
 from bertgpt.config import ModelConfig
 from bertgpt.data.text.store import TextSource
 from bertgpt.errors import InputError
+from train.jobs import objectives
 from train.sections import ParallelSection
 
 SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 64, "max_positions": 64, "vocab_size": 64}
@@ -196,6 +197,33 @@ def test_the_train_step_is_timed_and_written_down(model, tiny_presets, tmp_path,
     assert (tmp_path / f"{name}.png").stat().st_size > 1000
 
 
+def test_the_hosts_time_is_that_of_calls_without_pauses():
+    from benchmarks.host_time import Call, summary
+
+    calls, clock = [], 0.0
+    for number in range(1, 14):  # a row of metrics after every fourth step, 10 seconds long
+        calls.append(Call(clock, clock + 1, clock + 101, number * 4.0))
+        clock += 101 + (12 if number % 4 == 0 else 2)
+    host = summary(calls, 4)
+    assert host == ((5.5, 5.5, 5.5), (4, 4, 4), 1, 10)
+
+
+@pytest.mark.parametrize("strategy", ["jit", "pmap", "mesh"])
+def test_the_host_is_timed_in_the_loop_of_a_run(strategy):
+    from benchmarks import host_time, train_step
+
+    config = tiny("bert")
+    run = train_step.make_run(config, 8, 32)
+    run.train.log_every = 3
+    (source,) = train_step.make_sources(config, "random", run, False)
+    objective = objectives.make_objective("mlm_nsp", objectives.make_model("mlm_nsp", config))
+    section = ParallelSection(strategy, data=1 if strategy == "jit" else 2)
+    host = host_time.measure(run, objective, source, section, 0.001)
+    assert 0 < host.dispatch < host.step.high
+    assert 0 < host.cpu.low <= host.cpu.high
+    assert "of a step of 50 ms" in host_time.describe(host, 0.05)
+
+
 def test_a_save_is_timed_with_the_steps_beside_it():
     from benchmarks import checkpoint
 
@@ -251,6 +279,16 @@ def test_the_loader_is_timed_packed_and_not(bert_split, wordpiece, tmp_path, cap
     speeds = json.loads((tmp_path / "loader.json").read_text())["speeds"]
     assert list(speeds) == names
     assert all(speed[0] > 0 for speed in speeds.values())
+
+
+def test_encoding_is_timed_for_every_kind_of_task(wordpiece, capsys, monkeypatch):
+    from benchmarks import encode
+
+    source = types.SimpleNamespace(documents=lambda split: [["the cat sat on a mat . " * 40]])
+    monkeypatch.setattr(encode, "demo", lambda: (source, wordpiece))
+    encode.main(["--rows", "12"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split(" | ")[0] for line in lines[3:]] == [f"| {kind}" for kind in encode.KINDS]
 
 
 def test_preparation_is_timed_beside_the_tokenizers_own_call(corpus_file, wordpiece, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,6 @@ from conftest import TINY
 
 import bertgpt
 from bertgpt.data.pretraining.packing import assemble, lay_out
-from bertgpt.losses import SumWeight
 from train import parallel, step
 from train.optimizers import make_optimizer
 from train.sections import OptimizerSection, ParallelSection
@@ -90,7 +89,7 @@ def follow(strategy, accumulate, objective, batch, steps):
     state, path = strategy.put_state(make_state(objective)), []
     for n in range(steps):
         state, metrics = train(state, strategy.put_batch(batch))
-        path.append({name: strategy.scalar(value) for name, value in metrics.items()})
+        path.append(strategy.fetch(metrics)[0])
         if n == 0:
             gradient = jax.device_get(strategy.to_checkpoint(state).opt_state[0])
     assert strategy.to_checkpoint(state).step == steps
@@ -117,7 +116,7 @@ def test_masked_tokens_alone_are_learned_alike_on_several_devices(name):
     objective, batch = make_objective("mlm"), make_batch("mlm")
     paths = [follow(STRATEGIES[each][0](), STRATEGIES[each][1], objective, batch, 2)[0] for each in ("jit", name)]
     for metrics, reference in zip(*paths, strict=True):
-        assert metrics.keys() == reference.keys() == {"mlm_loss", "loss", "grad_norm"}
+        assert metrics.keys() == reference.keys() == {"mlm_loss", "loss", "grad_norm", "tokens"}
         for key, value in metrics.items():
             np.testing.assert_allclose(value, reference[key], **CLOSE, err_msg=key)
 
@@ -142,13 +141,14 @@ def test_the_gradient_and_ten_losses_are_those_of_one_device(case, plain, name):
 
 
 def test_the_gradient_of_one_device_is_the_mean_losses_gradient(case, plain):
-    _, _, expected, means = case
+    _, batch, expected, means = case
     path, gradient = plain
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **CLOSE), gradient, expected)
     for name, mean in means.items():
         np.testing.assert_allclose(path[0][name], mean, **CLOSE)
     np.testing.assert_allclose(path[0]["loss"], sum(means.values()), **CLOSE)
     np.testing.assert_allclose(path[0]["grad_norm"], optax.tree.norm(expected), **CLOSE)
+    assert path[0]["tokens"] == batch["attention_mask" if "attention_mask" in batch else "loss_mask"].sum()
     assert path[9]["loss"] < path[0]["loss"] - 0.1
 
 
@@ -173,7 +173,7 @@ def test_evaluation_sums_are_those_of_the_whole_batch(case, name):
     )
     params = strategy.put_state(make_state(objective)).params
     sums, _ = evaluate(params, strategy.put_batch(batch))
-    sums = {key: SumWeight(*map(strategy.scalar, value)) for key, value in sums.items()}
+    sums, _ = strategy.fetch(sums)
     assert {key: value.weight for key, value in sums.items()} == {
         "mlm_loss": 15,
         "mlm_accuracy": 15,
@@ -184,6 +184,22 @@ def test_evaluation_sums_are_those_of_the_whole_batch(case, name):
     }
     for key, mean in means.items():
         np.testing.assert_allclose(sums[key].mean(), mean, **CLOSE)
+
+
+@pytest.mark.parametrize("name", ["jit", "pmap over 8", "mesh 4 x 2"])
+def test_figures_and_rows_come_to_the_host_in_one_transfer(name, monkeypatch):
+    strategy, transfers, get = STRATEGIES[name][0](), [], jax.device_get
+    batch = {"x": np.arange(16, dtype=np.float32).reshape(8, 2)}
+    evaluate = strategy.compile_eval(lambda params, batch: ({"sum": batch["x"].sum()}, {"twice": 2 * batch["x"]}))
+    sums, rows = evaluate({}, strategy.put_batch(batch))
+    monkeypatch.setattr(jax, "device_get", lambda tree: (transfers.append(jax.tree.leaves(tree)), get(tree))[1])
+    figures, kept = strategy.fetch([sums, sums], rows)
+    assert [figure["sum"] for figure in figures] == [120, 120]
+    np.testing.assert_array_equal(kept["twice"], 2 * batch["x"])
+    (leaves,) = transfers
+    assert len(leaves) == 3
+    assert all(isinstance(leaf, jax.Array) for leaf in leaves)
+    assert not any(isinstance(leaf, jax.Array) for leaf in jax.tree.leaves((figures, kept)))
 
 
 def packed_batch():

@@ -15,6 +15,7 @@ import bertgpt
 from bertgpt.data.tasks import readers
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 from train import config as configs
+from train import parallel
 from train.__main__ import main
 from train.folders.run_folder import find_initial_model, load_run
 from train.jobs import evaluating, finetuning, task_rows
@@ -182,6 +183,16 @@ def test_every_tasks_train_step_lowers_for_tpu_and_cuda_from_here(name, bases, t
     step = functools.partial(train_step, objective=plan.objective, optimizer=make_optimizer(plan.config.optimizer, 9))
     exported = jax.export.export(jax.jit(step), platforms=["tpu", "cuda"])(plan.state, plan.batch)
     assert exported.platforms == ("tpu", "cuda")
+
+
+def test_a_batch_of_an_evaluation_is_one_transfer(bases, tmp_path, monkeypatch):
+    fetched, fetch = [], parallel.Jit.fetch
+    monkeypatch.setattr(parallel.Jit, "fetch", lambda *trees: (fetched.append(len(trees)), fetch(*trees))[1])
+    data = write(tmp_path / "rows.jsonl", classes() * 2)
+    (tmp_path / "run.yaml").write_text("seed: 0\n")
+    arguments = ["task.kind=classification", "train.steps=2", *files(bases / "bert", data, tmp_path / "run")]
+    assert main(["finetune", str(tmp_path / "run.yaml"), *OPTIONS[:5], "parallel.strategy=jit", *arguments]) == 0
+    assert len(fetched) == 5  # 16 rows in batches of 8, before and after training, and the figures of both steps
 
 
 def check_prediction(name, line, row, exact):

@@ -184,30 +184,48 @@ def test_stopped_on_four_a_run_goes_on_on_two_under_another_mesh(config_file, tw
     assert_close(rows(out), rows(still))
 
 
-def test_a_task_is_scored_in_two_processes_as_in_one(config_file, wordpiece):
-    """Predictions of every row come together in the rows' order; the last batch is ragged."""
+@pytest.fixture(scope="module")
+def task(config_file, wordpiece) -> Path:
+    """The folder of a fine-tuning recipe; its training and evaluation files are one part of the rows each."""
     folder = config_file.parent / "task"
     folder.mkdir()
     words = list("abcdefghijk")
     labels = [[1, 0, 0, 1, 1, 0, 1, 0, 0, 0, 1][n] for n in range(11)]
     lines = [json.dumps({"text": words[n] * (n + 1), "label": label}) for n, label in enumerate(labels)]
     (folder / "rows.jsonl").write_text("\n".join(lines))
+    (folder / "eval.jsonl").write_text("\n".join(lines[::-1]))
+    (folder / "wrong.jsonl").write_text("\n".join([*lines, json.dumps({"text": "a", "label": 7})]))
     wordpiece.save(str(folder / "tokenizer.json"))
     model = {"preset": "bert_tiny", "hidden_size": 16, "num_heads": 2, "num_layers": 1, "max_positions": 32}
     values = {
         "model": model,
         "tokenizer": {"path": str(folder)},
         "task": {"kind": "classification"},
-        "data": {"train": str(folder / "rows.jsonl"), "eval": str(folder / "rows.jsonl"), "sequence_length": 32},
+        "data": {"train": str(folder / "rows.jsonl"), "eval": str(folder / "eval.jsonl"), "sequence_length": 32},
         "train": {"steps": 4, "batch_size": 8, "log_every": 1, "eval_every": 2},
         "optimizer": {"learning_rate": 0.01},
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
-    ends = finish(start(folder / "run.yaml", 2, "two", verb="finetune"))
+    return folder
+
+
+def test_a_task_is_scored_in_two_processes_as_in_one(task):
+    """Predictions of every row come together in the rows' order; the last batch is ragged."""
+    ends = finish(start(task / "run.yaml", 2, "two", verb="finetune"))
     assert [code for code, *_ in ends] == [0, 0], ends
-    settings = [f"out={folder / 'one'}", *MESH_OF_TWO]
-    finetuning.finetune(configs.load(str(folder / "run.yaml"), settings))
-    assert_close(rows(folder / "two"), rows(folder / "one"))
+    settings = [f"out={task / 'one'}", *MESH_OF_TWO]
+    finetuning.finetune(configs.load(str(task / "run.yaml"), settings))
+    assert_close(rows(task / "two"), rows(task / "one"))
+    files = [{file.name: file.read_bytes() for file in (task / out / "encoded").iterdir()} for out in ("one", "two")]
+    assert len(files[0]) == 2
+    assert files[0] == files[1]
+
+
+def test_a_row_that_one_process_cannot_encode_is_told_by_all(task):
+    ends = finish(start(task / "run.yaml", 2, "wrong", f"data.eval={task / 'wrong.jsonl'}", verb="finetune"), END)
+    assert [code for code, *_ in ends] == [2, 2], ends
+    for _, _, errors in ends:
+        assert "wrong.jsonl line 12: label '7' is not among those of the training data" in errors
 
 
 def test_rows_that_a_mesh_holds_in_another_order_are_put_in_theirs():

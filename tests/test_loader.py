@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from train import loader
+from train.step import real_tokens
 
 
 class Rows:
@@ -107,5 +108,5 @@ def test_two_processes_evaluate_exactly_the_examples(process):
 
 def test_real_tokens_are_counted_by_the_attention_mask_else_the_loss_mask():
     batch = {"loss_mask": np.array([[1, 0, 0]]), "attention_mask": np.array([[1, 1, 0]])}
-    assert loader.real_tokens(batch) == 2
-    assert loader.real_tokens({"loss_mask": batch["loss_mask"]}) == 1
+    assert real_tokens(batch) == 2
+    assert real_tokens({"loss_mask": batch["loss_mask"]}) == 1

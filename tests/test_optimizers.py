@@ -43,6 +43,18 @@ def test_corner_points_of_the_schedule(schedule, rates):
     np.testing.assert_allclose([rate(n) for n in (0, 9, 10, 45, 55, 100, 150)], rates, rtol=1e-5, atol=1e-6)
 
 
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+@pytest.mark.parametrize("warmup", [0, 7])
+def test_the_host_computes_the_learning_rates_of_the_step(schedule, warmup):
+    section = OptimizerSection(learning_rate=2.5e-4, warmup_steps=warmup, schedule=schedule)
+    counts = [*range(0, 1000, 9), 999, 1000, 1001]
+    on_host = [optimizers.make_schedule(section, 1000, np)(count) for count in counts]
+    on_device = jax.vmap(optimizers.make_schedule(section, 1000))(jnp.array(counts))
+    assert {type(rate) for rate in on_host} <= {np.float32, np.ndarray}
+    assert {rate.dtype for rate in on_host} == {np.dtype("float32")}
+    np.testing.assert_allclose(on_host, on_device, rtol=1e-6, atol=2.5e-4 * 1e-7)
+
+
 def test_without_warmup_the_first_update_has_the_full_rate():
     assert optimizers.make_schedule(OptimizerSection(learning_rate=2.0), 100)(0) == 2
 

@@ -32,7 +32,7 @@ from bertgpt.errors import InputError
 from bertgpt.inference.predict import task_tokens
 from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.tokenizers import train_bpe, train_wordpiece
-from train import loader, step
+from train import step
 from train.jobs import finetuning
 
 T = 32
@@ -281,7 +281,7 @@ def test_every_token_of_a_document_but_its_first_is_predicted_once_an_epoch(docu
     np.testing.assert_array_equal(batch["labels"][real], batch["input_ids"][real] + 1)
     expected = set(range(len(split.tokens))) - set(split.sentences.tolist())
     assert sorted(batch["labels"][real].tolist()) == sorted(expected)
-    assert loader.real_tokens(batch) == len(expected)
+    assert step.real_tokens(batch) == len(expected)
 
 
 def test_a_long_document_is_cut_elsewhere_in_later_epochs():
@@ -403,7 +403,7 @@ def test_the_model_takes_packed_examples_as_if_alone(name, bert_split, wordpiece
     assert len(rows) > 1
     slots, single = alone(source, rows)
     packed = source.batch(rows)
-    assert loader.real_tokens(packed) == loader.real_tokens(single) == slots.length.sum()
+    assert step.real_tokens(packed) == step.real_tokens(single) == slots.length.sum()
 
     def loss(params, batch):
         output = step.apply(objective, params, batch)
@@ -505,6 +505,6 @@ def test_rows_of_the_demo_corpus_are_full():
     assert fills[512] > 0.95
     assert fills[128] > 0.9
     batch = source.batch(np.arange(64) * 7)
-    assert loader.real_tokens(batch) / batch["input_ids"].size > 0.95
+    assert step.real_tokens(batch) / batch["input_ids"].size > 0.95
     assert batch["nsp_loss_mask"].sum(1).max() > 6
-    assert math.isclose(batch["loss_mask"].sum() / loader.real_tokens(batch), 0.15, rel_tol=0.02)
+    assert math.isclose(batch["loss_mask"].sum() / step.real_tokens(batch), 0.15, rel_tol=0.02)

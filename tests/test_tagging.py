@@ -47,11 +47,26 @@ def names(task: Tagging, feature: dict) -> str:
     return " ".join(map(task.template.tokenizer.id_to_token, feature["input_ids"]))
 
 
+def read_in(example) -> list[list[tuple[int, int]]]:
+    """For each window the (word, position) pairs that are read there."""
+    return [list(zip(reads.words.tolist(), reads.positions.tolist(), strict=True)) for reads in example.decode_info]
+
+
+def spans_of(example) -> list[tuple[int, int]]:
+    """Start and end of each word."""
+    found = {
+        word: tuple(span)
+        for reads in example.decode_info
+        for word, span in zip(reads.words.tolist(), reads.spans.tolist(), strict=True)
+    }
+    return [found[word] for word in range(len(found))]
+
+
 def pointing(task: Tagging, example, tags: list[str], noise: int = 0) -> list[dict[str, np.ndarray]]:
     """Outputs, padded as the model's are, that favour the tags where words are read and random labels elsewhere."""
     rng = np.random.default_rng(noise)
     outputs = []
-    for pairs in example.decode_info.reads:
+    for pairs in read_in(example):
         logits = rng.normal(size=(task.template.length, len(task.labels))).astype(np.float32)
         for word, position in pairs:
             logits[position, task.labels.index(tags[word])] = 9
@@ -94,10 +109,9 @@ def test_the_shapes_and_dtypes_of_features_and_batches(make_task):
 
 
 def test_the_note_says_where_words_stand_and_are_read(make_task):
-    decode_info = make_task().encode(make_row(HENSON, TAGS)).decode_info
-    assert decode_info.text == "Jim Henson was a puppeteer"
-    assert decode_info.spans == [(0, 3), (4, 10), (11, 14), (15, 16), (17, 26)]
-    assert decode_info.reads == [list(enumerate(POSITIONS))]
+    example = make_task().encode(make_row(HENSON, TAGS))
+    assert spans_of(example) == [(0, 3), (4, 10), (11, 14), (15, 16), (17, 26)]
+    assert read_in(example) == [list(enumerate(POSITIONS))]
 
 
 def test_without_labels_the_places_to_read_are_marked_all_the_same(make_task):
@@ -111,13 +125,13 @@ def test_without_labels_the_places_to_read_are_marked_all_the_same(make_task):
 def test_words_and_tags_are_lists_or_parted_by_white_space(make_task, words, tags):
     example = make_task().encode(make_row(words, tags))
     assert example.features[0]["labels"].tolist() == [0, 2, 4, 0, 0, 0, 0, 0, 0]
-    assert [example.decode_info.text[start:end] for start, end in example.decode_info.spans] == HENSON
+    text = words if isinstance(words, str) else " ".join(words)
+    assert [text[start:end] for start, end in spans_of(example)] == HENSON
 
 
 def test_labelled_words_of_a_string_are_parted_by_white_space_alone(make_task):
     example = make_task().encode(make_row("York. x", "B-LOC O"))
-    assert example.decode_info.text == "York. x"
-    assert example.decode_info.spans == [(0, 5), (6, 7)]
+    assert spans_of(example) == [(0, 5), (6, 7)]
 
 
 def test_columns_have_the_names_that_are_set(make_task):
@@ -132,7 +146,7 @@ def test_a_word_without_pieces_is_read_as_unknown(make_task, nothing):
     example = make_task().encode(make_row(["Jim", nothing, "York"], ["O", "B-PER", "O"]))
     assert names(make_task(), example.features[0]) == "[CLS] jim [UNK] york [SEP]"
     assert example.features[0]["labels"].tolist() == [0, 0, 2, 0, 0]
-    assert example.decode_info.spans == [(0, 3), (4, 4 + len(nothing)), (5 + len(nothing), 9 + len(nothing))]
+    assert spans_of(example) == [(0, 3), (4, 4 + len(nothing)), (5 + len(nothing), 9 + len(nothing))]
 
 
 def test_a_word_longer_than_a_window_keeps_its_first_pieces(make_task):
@@ -166,7 +180,7 @@ def test_a_long_sentence_is_read_in_windows_each_word_where_it_has_most_context(
         [0, 0, 0, 0, 0, 0, 0, 0],
         [0, 0, 1, 3, 0],
     ]
-    assert example.decode_info.reads == [[(0, 1), (1, 2), (2, 4)], [(3, 2), (4, 3), (5, 5)], [(6, 2), (7, 3)]]
+    assert read_in(example) == [[(0, 1), (1, 2), (2, 4)], [(3, 2), (4, 3), (5, 5)], [(6, 2), (7, 3)]]
     assert not example.cut
 
 
@@ -244,7 +258,7 @@ def test_outputs_that_point_at_the_gold_tags_decode_to_them(make_task, sentence,
     example = task.encode(row)
     assert sum(feature["loss_mask"].sum() for feature in example.features) == len(words)
     assert all(len(feature["input_ids"]) <= length for feature in example.features)
-    for feature, pairs in zip(example.features, example.decode_info.reads, strict=True):
+    for feature, pairs in zip(example.features, read_in(example), strict=True):
         assert [task.labels[feature["labels"][position]] for _, position in pairs] == [tags[word] for word, _ in pairs]
         assert np.flatnonzero(feature["loss_mask"]).tolist() == [position for _, position in pairs]
     prediction = task.decode(example, pointing(task, example, tags, noise))
@@ -295,13 +309,13 @@ RAW = [
 def test_the_words_of_raw_text_are_the_tokenizers(make_task, text, words):
     task = make_task()
     example = task.encode(make_row(text), labelled=False)
-    assert [text[start:end] for start, end in example.decode_info.spans] == words
+    assert [text[start:end] for start, end in spans_of(example)] == words
     tags = ["O", "B-LOC", "I-LOC", "O", "O", "O", "O"]
     prediction = task.decode(example, pointing(task, example, tags))
     assert (prediction["text"], prediction["words"]) == (text, words)
     (entity,) = prediction["entities"]
     assert entity["text"] == text[entity["start"] : entity["end"]]
-    start, end = text.index(words[1], len(words[0])), example.decode_info.spans[min(2, len(words) - 1)][1]
+    start, end = text.index(words[1], len(words[0])), spans_of(example)[min(2, len(words) - 1)][1]
     assert (entity["start"], entity["end"]) == (start, end)
 
 
@@ -311,9 +325,9 @@ def test_raw_text_is_read_as_the_tokenizer_reads_it(make_task, text):
     task = make_task()
     example = task.encode(make_row(text), labelled=False)
     assert example.features[0]["input_ids"].tolist() == task.template.tokenizer.encode(text).ids
-    starts, ends = (list(side) for side in zip(*example.decode_info.spans, strict=True))
+    starts, ends = (list(side) for side in zip(*spans_of(example), strict=True))
     assert all(start < end <= later for start, end, later in zip(starts, ends, [*starts[1:], len(text)], strict=True))
-    assert "".join(text[start:end] for start, end in example.decode_info.spans) == "".join(text.split())
+    assert "".join(text[start:end] for start, end in spans_of(example)) == "".join(text.split())
 
 
 def test_raw_text_is_parted_by_white_space_where_the_tokenizer_has_no_words(tmp_path, tiny):

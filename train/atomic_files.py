@@ -13,9 +13,9 @@ def user_cache() -> Path:
     return (Path(home) if home else Path.home() / ".cache") / "bertgpt"
 
 
-def write_whole(path: Path, text: str | bytes) -> None:
+def write_whole(path: Path, content: str | bytes) -> None:
     """Write a file atomically: under a temporary name, which is renamed when the content is on disk."""
-    with _written(path, text) as temporary:
+    with _written(path, content) as temporary:
         temporary.replace(path)
 
 
@@ -31,12 +31,12 @@ def write_first(path: Path, text: str) -> None:
 
 
 @contextlib.contextmanager
-def _written(path: Path, text: str | bytes) -> Iterator[Path]:
-    """A temporary file next to `path` that contains the text, flushed to disk; removed at the end."""
+def _written(path: Path, content: str | bytes) -> Iterator[Path]:
+    """A temporary file next to `path` with this content, flushed to disk; removed at the end."""
     temporary = path.with_name(f".{path.name}.{socket.gethostname()}.{os.getpid()}.tmp")
     try:
         with temporary.open("wb") as file:
-            file.write(text.encode() if isinstance(text, str) else text)
+            file.write(content.encode() if isinstance(content, str) else content)
             file.flush()
             os.fsync(file.fileno())
         yield temporary

@@ -60,11 +60,11 @@ def _score(
     under_way: deque[Any] = deque()  # so that the device does not wait for the host
 
     def fetch() -> None:
-        outcome, kept = under_way.popleft()
+        outcome, kept = strategy.fetch(*under_way.popleft())
         for name, value in outcome.items():
-            add(sums, name, strategy.scalar(value.sum), strategy.scalar(value.weight))
+            add(sums, name, float(value.sum), float(value.weight))
         for name, value in kept.items():
-            outputs.setdefault(name, []).append(strategy.gathered(value))
+            outputs.setdefault(name, []).append(value)
 
     for batch in eval_batches(config, job, source):
         if stop is not None and stop.requested():

@@ -137,7 +137,8 @@ def _versions() -> dict[str, str]:
 def after_first(folder: Path, work: Callable[[], bool], waiting: str) -> bool:
     """Run `work` in the first process while the other processes wait for it.
 
-    They wait for a file, because a collective operation would time out.
+    They wait for a file, because a collective operation would time out. If the first process fails, the others exit
+    too.
 
     Args:
         folder: shared by all processes.
@@ -154,16 +155,35 @@ def after_first(folder: Path, work: Callable[[], bool], waiting: str) -> bool:
         outcome = work()
         mark.touch()
     else:
-        outcome, began, told = True, time.monotonic(), False
-        while not mark.exists():  # if the first process fails, this one exits too
-            time.sleep(0.2)
-            if not told and time.monotonic() - began > PATIENCE:
-                told = True
-                print(f"process {jax.process_index()}: {waiting}", file=sys.stderr, flush=True)
+        outcome = True
+        _wait_for([mark], waiting)
     sync(f"{mark} is seen")
     if is_first():
         mark.unlink()
     return outcome
+
+
+def after_all(folder: Path, work: Callable[[], None], waiting: str) -> None:
+    """Run `work` in every process, and return when all have run it; like `after_first` by files, one per process."""
+    if not several():
+        return work()
+    name = f".done_{agreed(secrets.randbelow(2**31))}"
+    marks = [folder / f"{name}_{process}" for process in range(jax.process_count())]
+    work()
+    marks[jax.process_index()].touch()
+    _wait_for(marks, waiting)
+    sync(f"{name} are seen")
+    marks[jax.process_index()].unlink()
+
+
+def _wait_for(marks: Sequence[Path], waiting: str) -> None:
+    """Wait until the files exist; after `PATIENCE` seconds log a line."""
+    began, told = time.monotonic(), False
+    while not all(mark.exists() for mark in marks):
+        time.sleep(0.2)
+        if not told and time.monotonic() - began > PATIENCE:
+            told = True
+            print(f"process {jax.process_index()}: {waiting}", file=sys.stderr, flush=True)
 
 
 def agreed(number: int) -> int:

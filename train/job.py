@@ -71,7 +71,7 @@ class CompiledSteps(NamedTuple):
         strategy: how a step runs on the devices.
         train: (state, batch) -> (state, metrics).
         evaluate: (params, batch) -> (sums, outputs).
-        schedule: update number -> learning rate.
+        schedule: update number -> learning rate, computed on the host.
     """
 
     config: RunConfig

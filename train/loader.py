@@ -63,10 +63,5 @@ def eval_batches(source: Source, batch_size: int, seed: int | None, examples: in
         yield masked | {"place": place}
 
 
-def real_tokens(batch: dict[str, np.ndarray]) -> int:
-    """The number of tokens in a batch that are not padding."""
-    return int(batch["attention_mask" if "attention_mask" in batch else "loss_mask"].sum())
-
-
 def _blank(mask: np.ndarray, rows: np.ndarray) -> np.ndarray:
     return np.where(rows.reshape(-1, *[1] * (mask.ndim - 1)), 0, mask)

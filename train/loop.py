@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
+import numpy as np
 
 from bertgpt.errors import InputError
 
@@ -154,7 +155,7 @@ def build(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[Compile
         functools.partial(train_step, objective=job.objective, optimizer=optimizer, accumulate=config.train.accumulate),
         functools.partial(eval_step, objective=job.objective),
     )
-    schedule = make_schedule(config.optimizer, config.train.steps)
+    schedule = make_schedule(config.optimizer, config.train.steps, np)
     create = strategy.compile_init(functools.partial(create_state, job.model, optimizer, config.seed))
     return CompiledSteps(config, job, strategy, train, evaluate, schedule), create
 

@@ -1,5 +1,6 @@
 """Adam and LAMB as in BERT and GPT-1, their learning rate schedules, and the weight decay mask."""
 
+import math
 from typing import Any
 
 import jax
@@ -17,21 +18,31 @@ def warmup_steps(section: OptimizerSection, steps: int) -> int:
     return section.warmup_steps or round(section.warmup_fraction * steps)
 
 
-def make_schedule(section: OptimizerSection, steps: int) -> optax.Schedule:
+def make_schedule(section: OptimizerSection, steps: int, library: Any = jnp) -> optax.Schedule:
     """The learning rate at update 0, 1, 2, ...: linear warm-up from 0, then constant, or linear or cosine decay to 0 at
     `steps`.
 
     Both decays count from update 0, not from the end of the warm-up, as in the released code (optimization.py of
     google-research/bert, opt.py of openai/finetune-transformer-lm).
+
+    Args:
+        section: the schedule's settings.
+        steps: updates of the run.
+        library: jax.numpy for use inside a step; numpy for float32 values without a computation on the device, equal to
+            those of a step up to rounding.
     """
     warmup = warmup_steps(section, steps)
 
     def schedule(count: Any) -> Array:
-        count = jnp.asarray(count, jnp.float32)
-        done = jnp.clip(count / steps, 0, 1)
-        decay = {"linear": 1 - done, "cosine": 0.5 * (1 + jnp.cos(jnp.pi * done)), "constant": jnp.ones_like(done)}
-        warm = jnp.minimum(1, count / max(1, warmup))
-        return section.learning_rate * jnp.where(count < warmup, warm, decay[section.schedule])
+        count = library.asarray(count, library.float32)
+        done = library.clip(count / steps, 0, 1)
+        decay = {
+            "linear": 1 - done,
+            "cosine": 0.5 * (1 + library.cos(math.pi * done)),
+            "constant": library.ones_like(done),
+        }
+        warm = library.minimum(1, count / max(1, warmup))
+        return section.learning_rate * library.where(count < warmup, warm, decay[section.schedule])
 
     return schedule
 

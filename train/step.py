@@ -18,6 +18,7 @@ from .state import TrainState, step_key
 
 Sums = dict[str, SumWeight]
 PACKED = ("position_ids", "pack_ids", "cls_positions")  # additional inputs of a batch with several examples per row
+TOKENS = "tokens"  # the metric that counts the real tokens of a global batch
 IN_BLOCKS = (("output_logits", False),)  # the losses compute logits over the vocabulary in blocks of rows
 
 
@@ -111,15 +112,16 @@ def train_step(
         distribute: makes `gradients` run on several devices.
 
     Returns:
-        The state after the update, and the batch's mean losses with `loss` (their weighted sum) and `grad_norm` (before
-        clipping).
+        The state after the update, and the batch's mean losses with `loss` (their weighted sum), `grad_norm` (before
+        clipping) and `tokens` (see `real_tokens`).
     """
     local = functools.partial(gradients, objective=objective, accumulate=accumulate)
     grads, sums = distribute(local)(state.params, batch, step_key(state))
+    tokens = sums.pop(TOKENS).sum
     updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
     params = optax.apply_updates(state.params, updates)
     metrics = {name: value.mean() for name, value in sums.items()}
-    metrics |= {"loss": objective.total(metrics), "grad_norm": optax.tree.norm(grads)}
+    metrics |= {"loss": objective.total(metrics), "grad_norm": optax.tree.norm(grads), TOKENS: tokens}
     return dataclasses.replace(state, step=state.step + 1, params=params, opt_state=opt_state), metrics
 
 
@@ -137,8 +139,9 @@ def gradients(
         accumulate: number of micro-batches.
 
     Returns:
-        Gradient and loss sums; their sum over devices is that of the global batch.
+        Gradient and loss sums, with the count of `TOKENS`; their sum over devices is that of the global batch.
     """
+    tokens = SumWeight(real_tokens(batch).astype(jnp.float32), jnp.ones(()))
     batch = normalize_loss_masks(batch, axes)
 
     def loss(params: Any, batch: Batch, key: Array) -> tuple[Array, Sums]:
@@ -152,11 +155,18 @@ def gradients(
         return jax.tree.map(jnp.add, total, added), None
 
     if accumulate == 1:
-        return jax.grad(loss, has_aux=True)(params, batch, key)
+        grads, sums = jax.grad(loss, has_aux=True)(params, batch, key)
+        return grads, sums | {TOKENS: tokens}
     batches = jax.tree.map(lambda x: x.reshape(accumulate, -1, *x.shape[1:]), batch)
     shapes = jax.eval_shape(jax.grad(loss, has_aux=True), params, jax.tree.map(lambda x: x[0], batches), key)
     zeros = jax.tree.map(lambda x: jnp.zeros(x.shape, x.dtype), shapes)
-    return jax.lax.scan(micro_batch, zeros, (jnp.arange(accumulate), batches))[0]
+    grads, sums = jax.lax.scan(micro_batch, zeros, (jnp.arange(accumulate), batches))[0]
+    return grads, sums | {TOKENS: tokens}
+
+
+def real_tokens(batch: Batch) -> Any:
+    """The number of tokens in a batch that are not padding, as an integer or float scalar of the batch's library."""
+    return batch["attention_mask" if "attention_mask" in batch else "loss_mask"].sum()
 
 
 def normalize_loss_masks(batch: Batch, axes: tuple[str, ...] = ()) -> Batch:

@@ -17,7 +17,7 @@ from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.sft import Responses
 from bertgpt.data.tasks.squad import Answers
 from bertgpt.data.tasks.tagging import Tagging
-from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings
+from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings, encode_rows
 from bertgpt.data.tasks.templates import END, GPT_TASK_TOKENS, SequenceTemplate, make_template
 from bertgpt.errors import InputError, check_ids
 from bertgpt.inference.decoding import generate
@@ -176,7 +176,7 @@ def predict_rows(
     model: Model, params: Any, data: TaskData, rows: Sequence[Row], fields: tuple[str, ...], batch_size: int = 32
 ) -> list[dict[str, Any]]:
     """Like `predict`, for rows with a given encoding (`data`) and given output fields."""
-    examples = [data.encode(row, labelled=False) for row in rows]
+    examples = list(encode_rows(data, rows, labelled=False))
     source = TaskExamples(data, examples)
     outputs = []
     for start in range(0, len(source), batch_size):

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 from bertgpt.data.tasks.classification import most_choices
 from bertgpt.data.tasks.readers import read_all_rows
 from bertgpt.data.tasks.rows import Row
+from bertgpt.data.tasks.task import encode_rows
 from bertgpt.data.tasks.templates import END
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import SPECS, kind_of, predict_rows, respond, task_data
@@ -76,7 +77,8 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     config, run = tuned.config, tuned.run
     rows = held_out_rows(tuned)
     data = _task_data(tuned, rows)
-    examples = finetuning.encode(data, rows, "eval")
+    examples = list(encode_rows(data, rows))
+    finetuning.say_encoded(examples, "eval")
     job = finetuning.job_for(config.task, data, run.model, run.params, examples, examples)
     found: list[dict[str, Any]] = []
     figures = functools.partial(finetuning.figures, data, examples, predictions=found)

@@ -19,7 +19,7 @@ from bertgpt.data.pretraining.packing import Packed, most_examples
 from bertgpt.data.tasks.classification import find_labels, most_choices
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.tagging import find_tags
-from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings
+from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings, encode_rows
 from bertgpt.errors import InputError
 from bertgpt.inference.predict import SPECS, architecture_of, decode_all, task_data, task_tokens
 from bertgpt.model.blocks import Model
@@ -29,6 +29,7 @@ from .. import config as configs
 from .. import hosts, loop, model_section, parallel
 from ..cpu import fast_apply
 from ..folders import locks, run_folder
+from ..folders.encoded import encode_splits
 from ..folders.run_folder import InitialModel
 from ..job import TrainJob
 from ..reports import report, say
@@ -69,7 +70,7 @@ def _finetune(config: RunConfig, out: Path) -> None:
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     rows = read_splits(config)
     initial = find_initial_model(config)
-    job = make_job(config, initial, rows)
+    job = make_job(config, initial, rows, out / "encoded")
     decide_steps(config, job)
     if initial.step and loop.is_finished(out, initial.step, config.train.steps):
         return
@@ -112,8 +113,10 @@ def find_initial_model(config: RunConfig) -> InitialModel:
     return InitialModel(model_section.model_config(config, vocabulary_size(tokenizer)), tokenizer)
 
 
-def make_job(config: RunConfig, initial: InitialModel, rows: dict[str, list[Row]]) -> TrainJob:
-    """Build the job: model, objective, examples and figures."""
+def make_job(
+    config: RunConfig, initial: InitialModel, rows: dict[str, list[Row]], folder: Path | None = None
+) -> TrainJob:
+    """Build the job: model, objective, examples and figures; `folder` keeps the encoded rows for the next start."""
     settings, kind = config.task, str(config.task.kind)
     # the vocabulary of a resumed run already has the task's tokens
     given = (
@@ -129,7 +132,12 @@ def make_job(config: RunConfig, initial: InitialModel, rows: dict[str, list[Row]
     model_config = config_for(labelled_config(settings, given, rows["train"]), tokenizer)
     choices = most_choices([*rows["train"], *rows["eval"]], settings.choices)
     data = task_data(settings, model_config, tokenizer, config.data.sequence_length, choices)
-    examples = {split: encode(data, found, split) for split, found in rows.items()}
+    if folder is None:
+        examples = {split: list(encode_rows(data, found)) for split, found in rows.items()}
+    else:
+        examples = encode_splits(data, rows, folder)
+    for split, found in examples.items():
+        say_encoded(found, split)
     model: Model = getattr(bertgpt, architecture)(model_config)
     params = None
     if initial.model is not None:
@@ -200,20 +208,18 @@ def labelled_config(settings: TaskSettings, config: ModelConfig, rows: Sequence[
     return dataclasses.replace(config, labels=labels, num_labels=len(labels), problem_type=SPECS[kind].problem)
 
 
-def encode(data: TaskData, rows: Sequence[Row], split: str) -> list[Example]:
-    """Encode a split's rows, and log how many inputs are truncated and how many rows are skipped.
+def say_encoded(examples: Sequence[Example], split: str) -> None:
+    """Log how many inputs of a split are truncated and how many of its rows are skipped.
 
     Raises:
-        InputError: a row lacks a column or has an invalid value, or all rows are too long.
+        InputError: all rows are too long.
     """
-    examples = [data.encode(row) for row in rows]
     inputs = sum(len(example.features) for example in examples)
     cut = sum(example.cut and bool(example.features) for example in examples)
     dropped = sum(not example.features for example in examples)
-    say(f"{split}: {len(rows):,} rows, {inputs:,} inputs; {cut:,} truncated, {dropped:,} skipped as too long")
+    say(f"{split}: {len(examples):,} rows, {inputs:,} inputs; {cut:,} truncated, {dropped:,} skipped as too long")
     if not inputs:
         raise InputError(f"data.{split}: every row is too long; raise data.sequence_length")
-    return examples
 
 
 def make_objective(settings: TaskSettings, model: Model) -> Objective:

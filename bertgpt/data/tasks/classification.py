@@ -41,11 +41,17 @@ class Classification:
     label: str = "label"
     both_orders: bool = False
     per_token: tuple[str, ...] = TEXT_KEYS
+    info = None
+
+    def texts(self, row: Row, labelled: bool = True) -> list[str]:
+        """The first text, and the second one if there is any."""
+        first = row.text(self.text, "task.text")
+        return [first, row.text(self.pair, "task.pair")] if self.pair else [first]
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
         """One feature. `labels` is int32 (multi-label: float32 [L]; regression: float32); `loss_mask` is float32 1."""
-        first = self.template.content(row, row.text(self.text, "task.text"))
-        second = self.template.content(row, row.text(self.pair, "task.pair")) if self.pair else None
+        ids = [self.template.content(row, text) for text in self.texts(row)]
+        first, second = ids[0], ids[1] if self.pair else None
         feature = self.template.join(first, second)
         if self.both_orders and second is not None:
             feature = stack([feature, self.template.join(second, first)], 2, self.template.pad)
@@ -53,7 +59,7 @@ class Classification:
         feature["loss_mask"] = np.float32(1)  # type: ignore[assignment]
         if labelled:
             feature["labels"] = self._target(row)
-        return Example(row, [feature], None, self.template.overflows(first, second))
+        return Example(row, [feature], cut=self.template.overflows(first, second))
 
     def _target(self, row: Row) -> Any:
         if self.problem == "regression":
@@ -104,6 +110,11 @@ class Choice:
     choices: str | list[str] = "choices"
     label: str = "label"
     per_token: tuple[str, ...] = TEXT_KEYS
+    info = None
+
+    def texts(self, row: Row, labelled: bool = True) -> list[str]:
+        """The text and its choices."""
+        return [row.text(self.text, "task.text"), *self.options(row)]
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
         """One feature, with token vectors [C T], `labels` int32, `choice_mask` float32 [C], `loss_mask` float32 1."""
@@ -117,7 +128,7 @@ class Choice:
         feature["loss_mask"] = np.float32(1)  # type: ignore[assignment]
         if labelled:
             feature["labels"] = np.int32(self.gold(row))  # type: ignore[assignment]
-        return Example(row, [feature], None, any(self.template.overflows(first, second) for second in ids))
+        return Example(row, [feature], cut=any(self.template.overflows(first, second) for second in ids))
 
     def options(self, row: Row) -> list[str]:
         """The row's choices.

@@ -40,6 +40,11 @@ class Responses:
     messages: str = "messages"
     cut: bool = True
     per_token: tuple[str, ...] = ("input_ids", "attention_mask", "labels", "loss_mask")
+    info = None
+
+    def texts(self, row: Row, labelled: bool = True) -> list[str]:
+        """The texts of all turns."""
+        return [turn.text for turn in self.turns(row, labelled)]
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
         """One feature, or none if the row is too long and cannot, or must not, be truncated.

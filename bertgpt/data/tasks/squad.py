@@ -67,11 +67,16 @@ class Answers:
     context_column: str = "context"
     answers_column: str = "answers"
     per_token: tuple[str, ...] = ("input_ids", "attention_mask", "token_type_ids")
+    info = Window
 
     def __post_init__(self) -> None:
         for name in ("stride", "max_question", "n_best", "max_answer"):
             if getattr(self, name) < 1:
                 raise InputError(f"task.{name} is {getattr(self, name)}; it must be at least 1")
+
+    def texts(self, row: Row, labelled: bool = True) -> list[str]:
+        """The question and the context."""
+        return [row.text(self.question_column, "task.question"), row.text(self.context_column, "task.context")]
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
         """A feature for each window: [CLS] question [SEP] window [SEP].

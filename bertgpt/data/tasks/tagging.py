@@ -24,18 +24,18 @@ SCHEMES = ("BIES", "BILU", "BMESW")  # letters that are used together: IOB, IOE 
 Span = tuple[int, int]  # first, and one past the last
 
 
-class Sentence(NamedTuple):
-    """What a prediction needs in addition to the model's outputs.
+class Reads(NamedTuple):
+    """The n words whose output is used in one window; each word of a row is in one window.
 
     Attributes:
-        text: the row's text, or its words joined by spaces.
-        spans: start and end of each word, in characters of the text.
-        reads: for each window, the (word, position) pairs whose output is used; each word is in one window's pairs.
+        words: [n] int64, their numbers in the row.
+        positions: [n] int64, the positions of their first pieces in the input.
+        spans: [n 2] int64, start and end of each in characters of the text.
     """
 
-    text: str
-    spans: list[Span]
-    reads: list[list[tuple[int, int]]]
+    words: np.ndarray
+    positions: np.ndarray
+    spans: np.ndarray
 
 
 @dataclasses.dataclass(frozen=True)
@@ -57,9 +57,15 @@ class Tagging:
     tags_column: str = "tags"
     stride: int = 32
     per_token = ("input_ids", "attention_mask", "token_type_ids", "labels", "loss_mask")
+    info = Reads
+
+    def texts(self, row: Row, labelled: bool = True) -> list[str]:
+        """The words."""
+        text, spans = self._sentence(row, labelled)
+        return [text[start:end] for start, end in spans]
 
     def encode(self, row: Row, labelled: bool = True) -> Example:
-        """[CLS] pieces [SEP], in several windows if a sentence is too long; `decode_info` is a `Sentence`.
+        """[CLS] pieces [SEP], in several windows if a sentence is too long; `decode_info` is a `Reads` for each.
 
         Features have `loss_mask` float32 [T], 1 at the first piece of each word read there, and `labels` int32 [T].
 
@@ -68,9 +74,9 @@ class Tagging:
         """
         text, spans = self._sentence(row, labelled)
         targets = self._targets(row, len(spans)) if labelled else None
-        room, encode = self.template.length - 2, self.template.tokenizer.encode
+        room = self.template.length - 2
         unknown = [special_id(self.template.tokenizer, "[UNK]")]  # some words have no pieces; they become [UNK]
-        whole = [encode(text[start:end], add_special_tokens=False).ids or unknown for start, end in spans]
+        whole = [self.template.pieces(text[start:end]).ids or unknown for start, end in spans]
         pieces = [word[:room] for word in whole]
         sizes = [len(word) for word in pieces]
         windows = cut_windows(sizes, room, self.stride)
@@ -79,16 +85,21 @@ class Tagging:
             self._feature(list(itertools.chain(*pieces[first:end])), chosen, targets)
             for (first, end), chosen in zip(windows, reads, strict=True)
         ]
-        return Example(row, features, Sentence(text, spans, reads), cut=pieces != whole)
+        return Example(row, features, [_reads(chosen, spans) for chosen in reads], cut=pieces != whole)
+
+    def _text(self, row: Row) -> str:
+        """The row's text, or its words joined by spaces."""
+        if isinstance(row.get(self.words_column, "task.words"), str):
+            return row.text(self.words_column, "task.words")
+        return " ".join(_strings(row, self.words_column, "task.words"))
 
     def _sentence(self, row: Row, labelled: bool) -> tuple[str, list[Span]]:
         """The text, and the spans of its words."""
+        text = self._text(row)
         if isinstance(row.get(self.words_column, "task.words"), str):
-            text = row.text(self.words_column, "task.words")
             spans = word_spans(text, None if labelled else self.template.tokenizer)
         else:
             words = _strings(row, self.words_column, "task.words")
-            text = " ".join(words)
             starts = itertools.accumulate((len(word) + 1 for word in words), initial=0)
             spans = [(start, start + len(word)) for start, word in zip(starts, words, strict=False)]
         if not spans:
@@ -131,11 +142,12 @@ class Tagging:
             and `probability` (the mean over words). `entities` is empty if the labels mark none, such as parts of
             speech.
         """
-        text, spans, reads = example.decode_info
-        logits = np.empty((len(spans), len(self.labels)))
-        for output, pairs in zip(outputs, reads, strict=True):
-            for word, position in pairs:
-                logits[word] = output["logits"][position]
+        text, count = self._text(example.row), sum(len(reads.words) for reads in example.decode_info)
+        logits, bounds = np.empty((count, len(self.labels))), np.empty((count, 2), np.int64)
+        for output, reads in zip(outputs, example.decode_info, strict=True):
+            logits[reads.words] = output["logits"][reads.positions]
+            bounds[reads.words] = reads.spans
+        spans = [(start, end) for start, end in bounds.tolist()]
         probabilities = (1 / np.exp(logits - logits.max(axis=1, keepdims=True)).sum(axis=1)).tolist()  # of the tag
         tags = [self.labels[index] for index in logits.argmax(axis=1)]
         return {
@@ -153,6 +165,12 @@ class Tagging:
             entity = {"label": label, "text": text[place], "start": place.start, "end": place.stop}
             entities.append({**entity, "probability": float(np.mean(shares[first:end]))})
         return entities
+
+
+def _reads(pairs: list[tuple[int, int]], spans: list[Span]) -> Reads:
+    """The (word, position) pairs of a window as arrays, with the words' spans."""
+    words, positions = np.array(pairs, np.int64).reshape(-1, 2).T
+    return Reads(words, positions, np.array(spans, np.int64)[words])
 
 
 def _strings(row: Row, column: str, key: str) -> list[str]:

@@ -1,15 +1,18 @@
 """What all fine-tuning tasks share: settings, examples and batches."""
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.templates import Feature, SequenceTemplate
+from bertgpt.errors import InputError
 from bertgpt.settings import setting
 
+TOGETHER = 1000  # rows whose texts are tokenized together
 KINDS = (
     "classification",
     "multi_label",
@@ -28,13 +31,14 @@ class Example(NamedTuple):
         row: its source.
         features: one, or several if the text is read in windows. All have the same keys, among them `input_ids`,
             `attention_mask`, `token_type_ids` (BERT only) and `loss_mask`. Empty if the row is skipped.
-        decode_info: what `decode` needs to turn the model's outputs into a prediction.
+        decode_info: what `decode` needs for each feature besides the row and the model's outputs: a `TaskData.info` of
+            arrays. Empty if it needs nothing.
         cut: whether some of the text did not fit.
     """
 
     row: Row
     features: list[Feature]
-    decode_info: Any = None
+    decode_info: Sequence[Any] = ()
     cut: bool = False
 
 
@@ -88,6 +92,19 @@ class TaskData(Protocol):
         """The keys of its features whose last axis is T; they are padded."""
         ...
 
+    @property
+    def info(self) -> Any:
+        """The class of `Example.decode_info`, a NamedTuple of arrays; None if it is empty."""
+        ...
+
+    def texts(self, row: Row, labelled: bool = True) -> list[str]:
+        """The texts that `encode` tokenizes.
+
+        Raises:
+            InputError: the row cannot be used.
+        """
+        ...
+
     def encode(self, row: Row, labelled: bool = True) -> Example:
         """The row as input of the model, with its labels if `labelled`.
 
@@ -99,6 +116,21 @@ class TaskData(Protocol):
     def decode(self, example: Example, outputs: Sequence[dict[str, np.ndarray]]) -> dict[str, Any]:
         """A prediction as JSON values, from the model's outputs [T ...] for each feature of the example."""
         ...
+
+
+def encode_rows(data: TaskData, rows: Sequence[Row], labelled: bool = True) -> Iterator[Example]:
+    """The examples of `data.encode` for each row, with the texts of many rows tokenized together.
+
+    Raises:
+        InputError: a row cannot be used; the error is that of the first such row.
+    """
+    for start in range(0, len(rows), TOGETHER):
+        chosen, texts = rows[start : start + TOGETHER], list[str]()
+        for row in chosen:
+            with contextlib.suppress(InputError):  # `encode` raises it, after the rows before this one
+                texts += data.texts(row, labelled)
+        prepared = dataclasses.replace(data, template=data.template.knowing(texts))  # type: ignore[type-var]
+        yield from (prepared.encode(row, labelled) for row in chosen)
 
 
 class TaskExamples:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 from tokenizers import Encoding, Tokenizer
@@ -32,6 +32,7 @@ class SequenceTemplate:
         pad: the id of padding.
         length: T, the maximum tokens of an input.
         bert: whether inputs have segments.
+        known: results of the tokenizer for some texts, which it need not compute again.
     """
 
     tokenizer: Tokenizer
@@ -41,6 +42,7 @@ class SequenceTemplate:
     pad: int
     length: int
     bert: bool
+    known: Mapping[str, Encoding] = dataclasses.field(default_factory=dict, compare=False, repr=False)
 
     @functools.cached_property
     def special(self) -> frozenset[int]:
@@ -49,13 +51,26 @@ class SequenceTemplate:
         tokens = self.tokenizer.get_added_tokens_decoder().items()
         return frozenset(index for index, token in tokens if token.special and token.content != unknown)
 
+    def pieces(self, text: str) -> Encoding:
+        """A text's pieces with their offsets; there may be none."""
+        found = self.known.get(text)
+        return self.tokenizer.encode(text, add_special_tokens=False) if found is None else found
+
+    def knowing(self, texts: Iterable[str]) -> "SequenceTemplate":
+        """This template with `known` for the given texts, which are tokenized together, on all cores."""
+        distinct = list(dict.fromkeys(texts))
+        if self.tokenizer.padding is not None:  # pads a text to the longest of its batch
+            return self
+        encodings = self.tokenizer.encode_batch(distinct, add_special_tokens=False)
+        return dataclasses.replace(self, known=dict(zip(distinct, encodings, strict=True)))
+
     def encoding(self, row: Row, text: str) -> Encoding:
         """A text's pieces with their offsets, without special tokens around them.
 
         Raises:
             InputError: the text has no pieces except special tokens.
         """
-        encoding = self.tokenizer.encode(text, add_special_tokens=False)
+        encoding = self.pieces(text)
         if self.special.issuperset(encoding.ids):
             raise InputError(f"{row.place}: {text[:40]!r} has no tokens except special ones; give a text")
         return encoding
