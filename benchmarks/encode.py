@@ -11,8 +11,9 @@ import argparse
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -70,20 +71,32 @@ def make_data(kind: str, texts: list[str], wordpiece: Any, length: int) -> TaskD
     return task_data(settings, presets.get("gpt1" if gpt else "bert_tiny", **sizes), tokenizer, length, 4)
 
 
-def measure(data: TaskData, rows: list[Row]) -> dict[str, float]:
-    """Return the seconds of each way, and the megabytes of the files."""
-    found = {}
+class Seconds(NamedTuple):
+    """Seconds that work took, and its CPU time on the main thread and on all threads."""
+
+    wall: float
+    main: float
+    all: float
+
+    def __str__(self) -> str:
+        return f"{self.wall:.1f} ({self.main:.1f} / {self.all:.1f})"
+
+
+def timed(work: Callable[[], Any]) -> Seconds:
+    """Run the work once."""
+    clocks = (time.perf_counter, time.thread_time, time.process_time)
+    start = [clock() for clock in clocks]
+    work()
+    return Seconds(*(clock() - began for clock, began in zip(clocks, start, strict=True)))
+
+
+def measure(data: TaskData, rows: list[Row]) -> tuple[Seconds, Seconds, Seconds, float]:
+    """Return the time of each way in the order of the table, and the megabytes of the files."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        for way in ("together", "files"):
-            start = time.perf_counter()
-            encode_splits(data, {"train": rows}, folder)
-            found[way] = time.perf_counter() - start
-        found["megabytes"] = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
-    start = time.perf_counter()
-    for row in rows:
-        data.encode(row)
-    return found | {"alone": time.perf_counter() - start}
+        together, files = (timed(lambda: encode_splits(data, {"train": rows}, folder)) for _ in range(2))
+        megabytes = sum(file.stat().st_size for file in folder.iterdir()) / 1e6
+    return timed(lambda: [data.encode(row) for row in rows]), together, files, megabytes
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -99,11 +112,12 @@ def main(arguments: list[str] | None = None) -> None:
     texts = ["\n".join(document) for document in source.documents("train")]
     words = " ".join(texts).split()
     print(f"{options.rows:,} rows, length {options.length}, on {side_by_side.processor()}")
+    print("seconds (CPU time of the main thread / of all threads)")
     print("| kind | one at a time | together, and written | from files | files |\n|---|---|---|---|---|")
     for kind in options.kinds:
-        found = measure(make_data(kind, texts, wordpiece, options.length), make_rows(kind, words, options.rows))
-        cells = [f"{found[way]:.1f} s" for way in ("alone", "together", "files")]
-        print(f"| {kind} | {' | '.join(cells)} | {found['megabytes']:,.0f} MB |", flush=True)
+        data = make_data(kind, texts, wordpiece, options.length)
+        *ways, megabytes = measure(data, make_rows(kind, words, options.rows))
+        print(f"| {kind} | {' | '.join(map(str, ways))} | {megabytes:,.0f} MB |", flush=True)
 
 
 if __name__ == "__main__":

@@ -288,7 +288,7 @@ def test_encoding_is_timed_for_every_kind_of_task(wordpiece, capsys, monkeypatch
     monkeypatch.setattr(encode, "demo", lambda: (source, wordpiece))
     encode.main(["--rows", "12"])
     lines = capsys.readouterr().out.splitlines()
-    assert [line.split(" | ")[0] for line in lines[3:]] == [f"| {kind}" for kind in encode.KINDS]
+    assert [line.split(" | ")[0] for line in lines[4:]] == [f"| {kind}" for kind in encode.KINDS]
 
 
 def test_preparation_is_timed_beside_the_tokenizers_own_call(corpus_file, wordpiece, tmp_path, capsys, monkeypatch):
