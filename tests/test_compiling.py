@@ -68,7 +68,7 @@ def test_whether_a_step_fits(step, expected):
     ],
 )
 def test_remedies_are_tried_in_order_without_those_that_cannot_help(settings, share, expected):  # noqa: F811
-    plan = planning.make_plan(settings("gpt1", "parallel.strategy=mesh")[0])
+    plan = planning.make_plan(settings("gpt1", "parallel.fsdp=2")[0])
     figures = planning.exact(plan)
     lasting = sum(figures[f"{name}_bytes"] for name in ("parameter", "optimizer", "gradient"))
     memory = lasting + 1000

@@ -27,7 +27,7 @@ STRATEGIES = {
     "jit, accumulated": (parallel.Jit, 4),
     "pmap over 2, accumulated": (lambda: parallel.Pmap(jax.devices()[:2]), 2),
     "pmap over 8": (lambda: parallel.Pmap(jax.devices()), 1),
-    "mesh over 8": (lambda: parallel.make_strategy(ParallelSection("mesh")), 1),
+    "mesh 8 x 1": (lambda: parallel.make_strategy(ParallelSection("mesh", -1, 1)), 1),
     "mesh 4 x 2": (lambda: parallel.make_strategy(ParallelSection("mesh", -1, 2)), 1),
     "mesh 2 x 4": (lambda: parallel.make_strategy(ParallelSection("mesh", 2, -1)), 1),
     "mesh 1 x 8": (lambda: parallel.make_strategy(ParallelSection("mesh", 1, 8)), 1),
@@ -164,7 +164,7 @@ def test_a_mean_of_device_means_would_be_another_gradient(case):
 
 
 @pytest.mark.parametrize("case", ["bert"], indirect=True)
-@pytest.mark.parametrize("name", ["pmap over 8", "mesh over 8"])
+@pytest.mark.parametrize("name", ["pmap over 8", "mesh 8 x 1"])
 def test_evaluation_sums_are_those_of_the_whole_batch(case, name):
     objective, batch, _, means = case
     strategy = STRATEGIES[name][0]()
@@ -234,7 +234,7 @@ def test_packed_rows_give_one_gradient_however_they_are_split(name):
 
 def test_pmap_and_every_mesh_of_as_many_devices_agree_under_dropout():
     objective, batch = make_objective("gpt", dropout=0.1), make_batch("gpt")
-    names = ("pmap over 8", "mesh over 8", "mesh 2 x 4")
+    names = ("pmap over 8", "mesh 8 x 1", "mesh 2 x 4")
     first, *others = ([m["loss"] for m in follow(STRATEGIES[n][0](), 1, objective, batch, 3)[0]] for n in names)
     for path in others:
         np.testing.assert_allclose(path, first, rtol=1e-5)
@@ -319,6 +319,55 @@ def test_strategy_is_chosen_by_name_and_devices(section, name, devices):
     assert (strategy.name, strategy.devices) == (name, devices)
 
 
+@pytest.mark.parametrize(
+    ("section", "count", "shape"),
+    [
+        (ParallelSection(), 1, (1, 1)),
+        (ParallelSection(), 8, (1, 8)),
+        (ParallelSection(), 12, (2, 6)),
+        (ParallelSection(), 16, (2, 8)),
+        (ParallelSection(), 11, (11, 1)),
+        (ParallelSection("mesh"), 8, (1, 8)),
+        (ParallelSection("pmap"), 8, (8, 1)),
+        (ParallelSection(data=4), 8, (4, 1)),
+        (ParallelSection(fsdp=1), 8, (8, 1)),
+    ],
+)
+def test_a_mesh_of_all_devices_shards_over_up_to_8(section, count, shape):
+    assert parallel.mesh_shape(section, count) == shape
+
+
+@pytest.mark.parametrize(
+    "section",
+    [
+        OptimizerSection(learning_rate=0.1),
+        OptimizerSection(learning_rate=0.1, bias_correction=False, clip_norm=0.0),
+        OptimizerSection(learning_rate=0.1, name="lamb", clip_norm=0.1),
+    ],
+    ids=["AdamW", "Adam without bias correction", "LAMB"],
+)
+def test_the_update_of_a_sharded_state_is_that_of_whole_arrays(section):
+    optimizer, params = make_optimizer(section, 9), initial_params(make_objective("bert"))
+    rng = np.random.default_rng(0)
+    grads = [jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params) for _ in range(3)]
+
+    @jax.jit
+    def update(params, opt_state, grad):
+        updates, opt_state = optimizer.update(grad, opt_state, params)
+        return optax.apply_updates(params, updates), opt_state
+
+    def updated(place):
+        params_now, opt_state = place(params), place(optimizer.init(params))
+        for grad in grads:
+            params_now, opt_state = update(params_now, opt_state, place(grad))
+        return params_now, opt_state
+
+    mesh = parallel.make_strategy(ParallelSection())
+    sharded = updated(lambda tree: jax.device_put(tree, mesh.shardings(tree)))
+    assert not sharded[0]["bert"]["stack"]["block_0"]["feed_forward"]["up"]["kernel"].is_fully_replicated
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-5, atol=1e-6), sharded, updated(lambda x: x))
+
+
 @pytest.mark.parametrize("count", [9, 0])
 def test_a_number_of_devices_that_are_not_there_is_refused(count):
     with pytest.raises(bertgpt.InputError, match=f"parallel.data is {count} and parallel.fsdp 1, but there are 8 dev"):
@@ -374,7 +423,7 @@ def test_a_sharded_state_is_made_and_kept_in_its_parts():
 
     before = parts(state)
     kernel = state.params["bert"]["stack"]["block_0"]["feed_forward"]["up"]["kernel"]
-    assert (kernel.shape, kernel.addressable_shards[0].data.shape) == ((16, 32), (16, 4))
+    assert (kernel.shape, kernel.addressable_shards[0].data.shape) == ((16, 32), (2, 32))
     state, _ = train(strategy.put_state(state), strategy.put_batch(make_batch("bert")))
     assert parts(state) == before
 

@@ -16,11 +16,12 @@ from .step import GradFn
 
 AXES = DATA, FSDP = "data", "fsdp"  # of a mesh: both split the batch, fsdp also parameters and optimizer state
 BATCH_SPEC, REPLICATED = PartitionSpec(AXES), PartitionSpec()
-SHARDING_RULES = {  # last key of a path -> axes to split, best first; an array that does not divide is replicated
+MOST_SHARDS = 8  # of parameters and optimizer state by default: the devices of one host
+# Last key of a path -> axes to split, best first. An array that does not divide is replicated, and so are biases and
+# gains: they are many small arrays that would each need an exchange of its own.
+SHARDING_RULES = {
     "embedding": (1, 0),  # the width first: vocabularies of 30,522 and 40,478 do not divide by 8
-    "kernel": (1, 0),
-    "bias": (0,),
-    "scale": (0,),
+    "kernel": (0, 1),  # rows first: a part of 96 columns would be padded to the TPU's 128
 }
 Step = Callable[..., Any]
 
@@ -343,10 +344,16 @@ def make_strategy(section: ParallelSection, devices: list[Any] | None = None) ->
 def mesh_shape(section: ParallelSection, count: int) -> tuple[int, int]:
     """The number of devices on both axes, of `count` in all; -1 is replaced by the number that the other axis leaves.
 
+    Without a number for `fsdp`, a mesh of all devices shards over the largest divisor of their number up to
+    `MOST_SHARDS`.
+
     Raises:
         InputError: the sizes do not fit the number of devices.
     """
     data, fsdp = section.data, section.fsdp
+    if fsdp is None:
+        shards = data == -1 and section.strategy in ("auto", "mesh")
+        fsdp = max(size for size in range(1, MOST_SHARDS + 1) if count % size == 0) if shards else 1
     given = f"parallel.data is {data} and parallel.fsdp {fsdp}, but there are {count} devices"
     if data == fsdp == -1 or min(data, fsdp) < -1 or 0 in (data, fsdp):
         raise InputError(f"{given}; give two numbers, or set one of them to -1, for the rest")

@@ -156,8 +156,11 @@ class ParallelSection:
 
     strategy: str = setting("auto", "how the step is compiled", choices=("auto", "jit", "pmap", "mesh"), resumable=True)
     data: int = setting(-1, "devices on the data axis; -1: all that remain", resumable=True)
-    fsdp: int = setting(
-        1, "devices that shard parameters, optimizer state and batch; -1: all that remain", resumable=True
+    fsdp: int | None = setting(
+        None,
+        "devices that shard parameters, optimizer state and batch; null: up to 8 if `parallel.data` is -1, else 1; -1: "
+        "all that remain",
+        resumable=True,
     )
 
 

@@ -14,6 +14,7 @@ from jax.errors import JaxRuntimeError
 from .. import config as configs
 from .. import estimate, flops, hlo, targets
 from ..atomic_files import user_cache, write_whole
+from ..parallel import FSDP, OnMesh
 from ..sections import RunConfig
 from ..targets import GIB, Target
 from . import planning
@@ -197,8 +198,7 @@ def remedies(plan: Plan, step: Compiled, memory: int) -> Iterator[str]:
     if lasting < memory:
         yield from _accumulations(plan, step.needed, lasting, memory)
         yield from (f"train.remat={remat}" for remat in ("dots", "full") if remat != plan.config.train.remat)
-    shards = plan.config.parallel.fsdp
-    if plan.strategy.name == "mesh" and plan.strategy.devices > shards:
+    if isinstance(plan.strategy, OnMesh) and plan.strategy.devices > plan.strategy.mesh.shape[FSDP]:
         yield f"parallel.fsdp={plan.strategy.devices}"
 
 
