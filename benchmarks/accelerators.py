@@ -26,7 +26,7 @@ RECIPES: dict[str, list[str]] = {  # with what stands for a model that is not he
     "bert_demo": [],
     "gpt1_demo": [],
     "bert_base": [],
-    "bert_base_512": [*SIZES, "model.preset=bert_base"],
+    "bert_base_512": [*SIZES, "model.preset=bert_base", "model.activation=gelu_tanh"],
     "bert_large": [],
     "gpt1": [],
     "bert_mlm": [*SIZES, "model.preset=bert_base"],
