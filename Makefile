@@ -1,9 +1,9 @@
-# Every target makes .venv itself. EXTRA=cuda or EXTRA=tpu brings the accelerator's JAX.
+# Every target makes .venv itself. EXTRA=cuda, EXTRA=cuda13 or EXTRA=tpu brings the accelerator's JAX.
 PYTHON ?= python3
 EXTRA ?=
 VENV := .venv
-ifneq ($(filter-out cuda tpu,$(EXTRA)),)
-$(error EXTRA is $(EXTRA); it may be cuda or tpu)
+ifneq ($(filter-out cuda cuda13 tpu,$(EXTRA)),)
+$(error EXTRA is $(EXTRA); it may be cuda, cuda13 or tpu)
 endif
 PY := $(VENV)/bin/python
 comma := ,

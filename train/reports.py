@@ -229,7 +229,8 @@ def opening(config: Any, model: Any, strategy: Any, parameters: int, devices: li
     ]
     if device.platform == "cpu" and has_nvidia():
         lines.append(
-            "warning: there is an NVIDIA GPU, but JAX sees only the CPU; install bertgpt[cuda] (make EXTRA=cuda)"
+            "warning: there is an NVIDIA GPU, but JAX sees only the CPU; install bertgpt[cuda] or bertgpt[cuda13] "
+            "(make install EXTRA=cuda or EXTRA=cuda13)"
         )
     return lines
 
