@@ -119,7 +119,7 @@ class OurStep:
     def __init__(
         self, config: ModelConfig, dtype: str, remat: str, batches: list[Batch], section: ParallelSection
     ) -> None:
-        self.strategy, self.batches = parallel.make_strategy(section), batches
+        self.strategy, self.batches = parallel.make_strategy(section, dtype), batches
         parallel.check_batch(len(batches[0]["input_ids"]), 1, self.strategy)
         name = fitting_objective(config.architecture, ())
         model, optimizer = objectives.make_model(name, config, dtype, remat), make_optimizer(OPTIMIZER, 1)

@@ -2,6 +2,7 @@
 
 import functools
 import math
+import re
 from typing import NamedTuple
 
 import jax
@@ -411,6 +412,22 @@ def test_under_fsdp_a_device_holds_its_part_alone(preset):
         assert max(shares) <= 1 / fsdp + 0.01, shares
 
 
+def test_parts_of_parameters_are_sent_in_the_dtype_of_the_computation_and_gradients_in_float32():
+    objective, batch = make_objective("bert", dtype=jnp.bfloat16), make_batch("bert")
+    strategy = parallel.make_strategy(ParallelSection(), "bfloat16")
+    bound = functools.partial(step.train_step, objective=objective, optimizer=OPTIMIZER, distribute=strategy.distribute)
+    state = make_state(objective)
+    text = strategy.lower(bound, jax.eval_shape(lambda: state), batch).as_text()
+    sent = {re.search(r"x(bf16|f32)>$", line)[1] for line in text.splitlines() if "all_gather" in line}
+    assert sent == {"bf16"}
+    summed = re.findall(r'"stablehlo.reduce_scatter".*?\}\) : \(tensor<[^>]*?(bf16|f32)>', text, re.DOTALL)
+    assert set(summed) == {"f32"}
+    path, gradient = follow(strategy, 1, objective, batch, 3)
+    expected, _ = follow(parallel.Jit(), 1, objective, batch, 3)
+    assert {leaf.dtype for leaf in jax.tree.leaves(gradient)} == {np.dtype("float32")}
+    np.testing.assert_allclose([m["loss"] for m in path], [m["loss"] for m in expected], rtol=0.01)
+
+
 def test_a_sharded_state_is_made_and_kept_in_its_parts():
     strategy, objective = parallel.make_strategy(ParallelSection("mesh", 1, 8)), make_objective("bert")
     optimizer = make_optimizer(OptimizerSection(), 9)
@@ -439,12 +456,12 @@ TWO_PROCESSES = [OfProcess(number // 4) for number in range(8)]
 
 def test_several_processes_refuse_pmap():
     with pytest.raises(bertgpt.InputError, match="parallel.strategy pmap runs in one process, but there are 2"):
-        parallel.make_strategy(ParallelSection("pmap"), TWO_PROCESSES)
+        parallel.make_strategy(ParallelSection("pmap"), devices=TWO_PROCESSES)
 
 
 def test_several_processes_use_all_devices():
     with pytest.raises(bertgpt.InputError, match="2 processes must use all 8 devices"):
-        parallel.make_strategy(ParallelSection(data=4), TWO_PROCESSES)
+        parallel.make_strategy(ParallelSection(data=4), devices=TWO_PROCESSES)
 
 
 @pytest.mark.parametrize(("batch_size", "accumulate"), [(12, 1), (8, 2)])

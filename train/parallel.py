@@ -5,8 +5,10 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
+from jax.typing import DTypeLike
 
 from bertgpt.errors import InputError
 
@@ -151,13 +153,15 @@ class OnMesh(Jit):
     """One program over the global arrays of a mesh, on one or many hosts.
 
     The batch is split over both axes; parameters and optimizer state over `fsdp`, by `SHARDING_RULES`. In a step, each
-    device gathers all parameters, computes the gradient of its rows, and keeps its part of the summed gradient.
+    device gathers all parameters, rounded to the dtype of the computation, computes the gradient of its rows, and keeps
+    its part of the summed gradient, in float32.
     """
 
     name = "mesh"
 
-    def __init__(self, mesh: Mesh) -> None:
-        self.mesh = mesh
+    def __init__(self, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> None:
+        """`dtype`: that of the computation, in which devices send each other their parts of the parameters."""
+        self.mesh, self.dtype = mesh, dtype
         self.devices = mesh.devices.size
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.rows = NamedSharding(mesh, BATCH_SPEC)
@@ -178,7 +182,7 @@ class OnMesh(Jit):
 
             def on_device(params: Any, batch: Any, key: Any) -> Any:
                 key = jax.random.fold_in(key, jax.lax.axis_index(AXES))
-                grads, sums = local(gather(params, places), batch, key, AXES)
+                grads, sums = local(gather(params, places, self.dtype), batch, key, AXES)
                 return scatter(grads, places), jax.lax.psum(sums, AXES)
 
             return self._map(on_device, (places, BATCH_SPEC, REPLICATED), (places, REPLICATED))(params, batch, key)
@@ -190,7 +194,7 @@ class OnMesh(Jit):
             places = specs(params, self.mesh)
 
             def on_device(params: Any, batch: Any) -> Any:
-                sums, kept = step(gather(params, places), batch)
+                sums, kept = step(gather(params, places, self.dtype), batch)
                 return jax.lax.psum(sums, AXES), kept
 
             return self._map(on_device, (places, BATCH_SPEC), (REPLICATED, BATCH_SPEC))(params, batch)
@@ -201,11 +205,13 @@ class OnMesh(Jit):
         return jax.shard_map(function, mesh=self.mesh, in_specs=inputs, out_specs=outputs, check_vma=False)
 
 
-def gather(params: Any, places: Any) -> Any:
-    """Gather the whole parameters from the parts on each device."""
+def gather(params: Any, places: Any, dtype: DTypeLike) -> Any:
+    """Gather the whole parameters from the parts on each device; values are rounded to `dtype`, arrays keep theirs."""
 
     def whole(part: Any, place: PartitionSpec) -> Any:
-        return jax.lax.all_gather(part, FSDP, axis=place.index(FSDP), tiled=True) if FSDP in place else part
+        if FSDP not in place:
+            return part
+        return jax.lax.all_gather(part.astype(dtype), FSDP, axis=place.index(FSDP), tiled=True).astype(part.dtype)
 
     return jax.tree.map(whole, params, places)
 
@@ -305,13 +311,16 @@ class Pmap:
         return jax.tree.map(lambda x: x[0], figures), jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:]), rows)
 
 
-def make_strategy(section: ParallelSection, devices: list[Any] | None = None) -> Strategy:
+def make_strategy(
+    section: ParallelSection, dtype: DTypeLike = jnp.float32, devices: list[Any] | None = None
+) -> Strategy:
     """Return the strategy that a configuration selects.
 
     `auto` is a mesh for several devices, else jit.
 
     Args:
         section: `parallel` of the configuration.
+        dtype: that of the computation.
         devices: the devices; None: all that JAX has.
 
     Raises:
@@ -337,7 +346,7 @@ def make_strategy(section: ParallelSection, devices: list[Any] | None = None) ->
     used = devices[: data * fsdp]
     if name == "mesh":
         # Auto axes: under Explicit ones, which make_mesh gives by default, Linen's Embed raises ShardingTypeError.
-        return OnMesh(jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=used))
+        return OnMesh(jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=used), dtype)
     return Pmap(used) if name == "pmap" else Jit(used[0])
 
 

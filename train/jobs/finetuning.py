@@ -66,7 +66,7 @@ def finetune(config: RunConfig) -> None:
 
 def _finetune(config: RunConfig, out: Path) -> None:
     loop.check_out(out, config)
-    strategy = parallel.make_strategy(config.parallel)
+    strategy = parallel.make_strategy(config.parallel, config.train.dtype)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     rows = read_splits(config)
     initial = find_initial_model(config)

@@ -59,7 +59,7 @@ def make_plan(config: RunConfig, devices: list[Any] | None = None) -> Plan:
     Raises:
         InputError: as `pretrain` or `finetune`.
     """
-    strategy = parallel.make_strategy(config.parallel, devices)
+    strategy = parallel.make_strategy(config.parallel, config.train.dtype, devices)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     model, objective, examples = _pretraining(config) if config.task.kind is None else _finetuning(config)
     if devices:

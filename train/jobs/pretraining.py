@@ -64,7 +64,7 @@ def _pretrain(config: RunConfig, out: Path) -> None:
     vocab_size = token_store.expected_vocab_size(config, initial)
     base = initial.config if initial else None
     model_section.model_config(config, vocab_size, base)  # raises for a mistake before the long work
-    strategy = parallel.make_strategy(config.parallel)
+    strategy = parallel.make_strategy(config.parallel, config.train.dtype)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     token_store.prepare_store(config, initial)
     job = make_job(config, load_tokenizer(token_store.store_folder(config)), initial)
