@@ -17,7 +17,7 @@ from jax.sharding import SingleDeviceSharding
 
 from bertgpt.errors import InputError
 from train import config as configs
-from train import estimate, flops, hlo, targets
+from train import estimate, flops, hlo, parallel, targets
 from train.jobs import compiling, planning
 from train.targets import GIB
 
@@ -34,9 +34,9 @@ RECIPES: dict[str, list[str]] = {  # with what stands for a model that is not he
 TOPOLOGIES = ("v5e:2x4", "h100:8")
 FURTHER = (("bert_large", "v5e:4x4"),)
 SIDE = 16384  # of the product that is compared with a device's peak
-HEAD = (
-    "| recipe | topology | strategy | memory, GiB | step, ms | compute | collectives | model FLOPs at the peak, ms "
-    "| MFU | tokens/s | collectives of a step |\n|---|---|---|---|---|---|---|---|---|---|---|"
+COLUMNS = (
+    *("recipe", "topology", "strategy", "memory, GiB", "step, ms", "compute", "without an estimate", "collectives"),
+    *("model FLOPs at the peak, ms", "MFU", "tokens/s", "collectives of a step"),
 )
 
 
@@ -45,22 +45,29 @@ def row(recipe: str, topology: str, overrides: Sequence[str]) -> str:
     target, devices = targets.find(topology), targets.devices(topology)
     config = configs.load(recipe, ["data.train=text", *RECIPES[recipe], *overrides])
     plan = planning.make_plan(config, devices)
-    step = compiling.compile_step(plan, topology, devices)
+    step = compiling.compile_step(plan, topology)
     share = f"{step.needed / GIB:.2f} of {target.memory / GIB:.2f}"
     if not compiling.fits(step, target):
-        return f"| {recipe} | {topology} | {plan.strategy.name} | {share}: does not fit |" + " |" * 7
+        return f"| {recipe} | {topology} | {strategy_of(plan)} | {share}: does not fit |" + " |" * 8
     program = hlo.parse(step.text)
     exchanged = ", ".join(compiling.summary(estimate.collectives(program))) or "none"
     peak = flops.peak(target.kind) or 1
     ideal = flops.step_flops(plan.model.config, plan.batch) / plan.strategy.devices / peak
-    times = ["-"] * 3
+    times = ["-"] * 4
     rates = ["-"] * 2
     if target.clock:
         found = estimate.estimate(program, target)
-        times = [f"{1e3 * seconds:.1f}" for seconds in (found.step, found.compute, found.collectives)]
+        times = [f"{1e3 * seconds:.1f}" for seconds in (found.step, found.compute, found.other, found.collectives)]
         rates = [f"{ideal / found.step:.1%}", f"{planning.tokens(plan.batch) / found.step:,.0f}"]
-    cells = [recipe, topology, plan.strategy.name, share, *times, f"{1e3 * ideal:.1f}", *rates, exchanged]
+    cells = [recipe, topology, strategy_of(plan), share, *times, f"{1e3 * ideal:.1f}", *rates, exchanged]
     return "| " + " | ".join(cells) + " |"
+
+
+def strategy_of(plan: planning.Plan) -> str:
+    """The name of a plan's strategy; of a mesh with its sizes."""
+    if isinstance(plan.strategy, parallel.OnMesh):
+        return "mesh, " + " x ".join(str(size) for size in plan.strategy.mesh.devices.shape)
+    return plan.strategy.name
 
 
 def clock_row(topology: str) -> str:
@@ -90,7 +97,8 @@ def main(arguments: list[str] | None = None) -> int:
             return 0
         pairs = [(name, place) for name in options.recipes or RECIPES for place in options.topologies or TOPOLOGIES]
         pairs += () if options.topologies else [pair for pair in FURTHER if pair[0] in (options.recipes or RECIPES)]
-        print(HEAD)
+        print("| " + " | ".join(COLUMNS) + " |")
+        print("|---" * len(COLUMNS) + "|")
         for recipe, topology in pairs:
             print(row(recipe, topology, options.overrides), flush=True)
     except InputError as error:

@@ -3,8 +3,9 @@
 python -m benchmarks.device_report [--out runs/device_report.md] [--quick]
 
 Each part is a command of its own, so that one that fails does not end the others. `make device-report EXTRA=cuda` (or
-tpu) installs what this needs. The file is written anew after each part. The compiler's estimates stand beside the
-measured train steps where the device is one that `plan --topology` knows; for GPUs they are memory and collectives.
+tpu) installs what this needs. The file is written anew after each part. Beside each measured train step stands the
+compiler's account of the recipe with the same sizes, where the device is one that `plan --topology` knows; for GPUs it
+is memory and collectives.
 """
 
 import argparse
@@ -67,7 +68,7 @@ def find_topology(kind: str, count: int) -> str | None:
 
 
 def estimated(model: str, rows: int, length: int, dropout: str, topology: str) -> list[str]:
-    """The arguments that compile the same step for a topology."""
+    """The arguments that compile the step of the model's recipe, with these sizes, for a topology."""
     values = (f"train.batch_size={rows}", f"data.sequence_length={length}", f"model.attention_dropout={dropout}")
     return ["-m", "benchmarks.accelerators", "--recipes", model, "--topologies", topology, *values]
 

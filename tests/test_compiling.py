@@ -4,6 +4,7 @@ import pytest
 from test_planning import settings  # noqa: F401
 
 import bertgpt
+from train import config as configs
 from train import targets
 from train.__main__ import main
 from train.jobs import compiling, planning
@@ -51,7 +52,7 @@ def test_the_bytes_that_a_compiler_asks_for(error, needed):
         (Compiled({}, "text", 16 * 2**30), "does not fit into 15.75 GiB of a device: it needs 16.00 GiB, 0.25 GiB too"),
         (
             Compiled({}, "", 20 * 2**30),
-            "does not fit into 15.75 GiB of a device: it needs 20.00 GiB, 4.25 GiB too many",
+            "does not fit into 15.75 GiB of a device: it needs 20.00 GiB, 4.25 GiB too much",
         ),
         (Compiled({}, "", 0), "does not fit into 15.75 GiB of a device"),
     ],
@@ -70,7 +71,7 @@ def test_whether_a_step_fits(step, expected):
 def test_remedies_are_tried_in_order_without_those_that_cannot_help(settings, share, expected):  # noqa: F811
     plan = planning.make_plan(settings("gpt1", "parallel.fsdp=2")[0])
     figures = planning.exact(plan)
-    lasting = sum(figures[f"{name}_bytes"] for name in ("parameter", "optimizer", "gradient"))
+    lasting = 2 * figures["parameter_bytes"] + figures["optimizer_bytes"]
     memory = lasting + 1000
     needed = lasting + int(share * 1000)
     assert list(compiling.remedies(plan, Compiled({}, "", needed), memory)) == expected
@@ -83,6 +84,24 @@ def test_a_single_device_has_no_remedy_by_sharding(settings):  # noqa: F811
     assert list(compiling.remedies(plan, Compiled({}, "", 0), 2**40)) == expected
 
 
-def test_gpus_come_in_whole_hosts():
-    with pytest.raises(bertgpt.InputError, match="h100:12: give up to 8 GPUs, or a multiple of them"):
-        targets._gpus("h100", 12)
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [
+        (["train.remat=full", "train.batch_size=8"], []),
+        (["parallel.strategy=pmap", "train.remat=full", "train.batch_size=8"], ["parallel.strategy=mesh"]),
+        (["parallel.data=4", "train.remat=full", "train.batch_size=4"], ["parallel.data=1 parallel.fsdp=4"]),
+        (["train.remat=dots", "train.batch_size=8"], ["train.remat=full"]),
+    ],
+)
+def test_remedies_are_settings_that_a_run_accepts(settings, overrides, expected):  # noqa: F811
+    plan = planning.make_plan(settings("gpt1", *overrides)[0])
+    found = list(compiling.remedies(plan, Compiled({}, "", 0), 2**40))
+    assert found == expected
+    for remedy in found:
+        assert planning.make_plan(configs.override(plan.config, remedy.split())).state == plan.state
+
+
+@pytest.mark.parametrize("sizes", ["12", "0", "8x2"])
+def test_gpus_come_in_whole_hosts(sizes):
+    with pytest.raises(bertgpt.InputError, match=f"h100:{sizes}: give up to 8 GPUs, or a multiple of them"):
+        targets._gpus("h100", sizes)

@@ -2,6 +2,7 @@
 
 import pytest
 
+from bertgpt.errors import InputError
 from train import estimate, hlo, targets
 from train.estimate import Collective
 
@@ -15,7 +16,7 @@ def cycles(number):
 
 def program(entry, *others):
     """The text of a program with the given lines in its entry, and further computations."""
-    text = "HloModule jit_step, is_scheduled=true\n\n" + "\n\n".join(others)
+    text = "HloModule jit_step, is_scheduled=true, replica_count=2, num_partitions=4\n\n" + "\n\n".join(others)
     return hlo.parse(text + "\n\nENTRY %main.1 (x: f32[8]) -> f32[8] {\n" + "".join(f"  {x}\n" for x in entry) + "}\n")
 
 
@@ -63,11 +64,25 @@ def test_bytes_and_place_of_arrays(shape, expected):
 
 @pytest.mark.parametrize(
     ("groups", "devices"),
-    [("{{0,1,2,3},{4,5,6,7}}", 4), ("[2,4]<=[8]", 4), ("[1,8]<=[8]", 8), ("{{0},{1}}", 1), ("{}", 1)],
+    [
+        ("{{0,1,2,3},{4,5,6,7}}", 4),
+        ("[2,4]<=[8]", 4),
+        ("[1,8]<=[8]", 8),
+        ("{{0},{1}}", 1),
+        ("{}", 8),
+        ("mesh['a'=4,'b'=2] {'a'}", 4),
+        ("mesh['axis_0'=8] {'axis_0'}", 8),
+    ],
 )
 def test_devices_of_a_collective(groups, devices):
-    (found,) = only(f"%r = f32[8] all-reduce(%x), replica_groups={groups}, to_apply=%add").values()
-    assert found.group == devices
+    made = program([f"%r = f32[8] all-reduce(%x), replica_groups={groups}, to_apply=%add"])
+    assert made.group(made.computations["main.1"]["r"]) == devices
+
+
+def test_groups_of_another_form_are_refused():
+    made = program(["%r = f32[8] all-reduce(%x), replica_groups=<0,1>, to_apply=%add"])
+    with pytest.raises(InputError, match="cannot read the groups of devices of r: "):
+        made.group(made.computations["main.1"]["r"])
 
 
 PARAMETERS = ("%x = f32[100,8]{1,0} parameter(0)", "%i = s32[4]{0} parameter(1)", "%near = f32[8]{0:S(1)} parameter(2)")
@@ -106,9 +121,9 @@ def test_bytes_that_an_instruction_moves(line, expected):
 
 
 def timed(entry, *others):
-    """(compute, custom calls, collectives) of a program on a v5e, in microseconds."""
+    """(compute, what has no estimate, collectives) of a program on a v5e, in microseconds."""
     found = estimate.estimate(program(entry, *others), TARGET)
-    return tuple(round(1e6 * seconds, 6) for seconds in (found.compute, found.custom_calls, found.collectives))
+    return tuple(round(1e6 * seconds, 6) for seconds in (found.compute, found.other, found.collectives))
 
 
 def test_the_body_of_a_loop_counts_as_often_as_it_runs():
@@ -238,6 +253,15 @@ def test_a_step_takes_at_least_the_time_of_its_memory_traffic():
     assert found.step == found.floor == pytest.approx(2 * 900_000 / 819e9)
     slow = estimate.estimate(program([SOURCE, "ROOT %n = f32[225000] negate(%x), " + cycles(9 * US)]), TARGET)
     assert slow.step == slow.compute == pytest.approx(9e-6)
+
+
+def test_an_instruction_without_an_estimate_takes_at_least_its_traffic():
+    lines = [
+        SOURCE,
+        "%c = (f32[225000]{0:S(1)}, f32[225000], u32[]) copy-start(%x)",
+        "ROOT %n = f32[225000] negate(%x)",
+    ]
+    assert timed(lines) == (0, pytest.approx(2 * 900_000 / 819e9 * 1e6), 0)  # the copy runs beside other work
 
 
 def test_the_layers_of_a_model_are_one_part():

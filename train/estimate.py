@@ -21,7 +21,7 @@ class Collective(NamedTuple):
         dtype: of its arrays.
         size: bytes of the whole arrays: of the sum, or of what is gathered or scattered.
         devices: number of devices that take part.
-        is_async: whether the schedule has a start and an end, with other work between them.
+        is_async: whether the schedule has a start and an end, so that other work may stand between them.
     """
 
     kind: str
@@ -42,14 +42,14 @@ class Estimate(NamedTuple):
 
     Attributes:
         compute: the compiler's own estimates.
-        custom_calls: calls of which the compiler has no estimate: the larger of FLOPs / peak and bytes / bandwidth.
+        other: work of which the compiler has no estimate: bytes / bandwidth, of a kernel at least FLOPs / peak.
         collectives: exchanges that no other work hides.
         floor: bytes that the main memory must move, over its bandwidth.
         largest: the parts of the model that take most, with the time of each.
     """
 
     compute: float
-    custom_calls: float
+    other: float
     collectives: float
     floor: float
     largest: list[tuple[str, float]]
@@ -57,7 +57,7 @@ class Estimate(NamedTuple):
     @property
     def step(self) -> float:
         """The time of the whole step."""
-        return max(self.compute + self.custom_calls + self.collectives, self.floor)
+        return max(self.compute + self.other + self.collectives, self.floor)
 
 
 def collectives(program: Program) -> Counter[Collective]:
@@ -95,25 +95,25 @@ def estimate(program: Program, target: Target) -> Estimate:
     Collectives run one after the other. Work that is scheduled between the start and the end of one hides as much of it
     as the work takes.
     """
-    compute = custom = exposed = moved = 0.0
+    compute = other = exposed = moved = 0.0
     parts: dict[str, float] = {}
     link = Link()
     for instruction, computation, times in program.scheduled():
         traffic = hlo.traffic(program, instruction, computation)
+        collective, ended = _collective(program, instruction, computation), _ended(program, instruction)
         cycles = instruction.cycles / target.clock
-        called = 0.0 if cycles else _custom_call(instruction, traffic, target)
-        link.advance(cycles + called)
-        collective = _collective(program, instruction, computation)
+        unknown = 0.0 if cycles or collective or ended else _least(instruction, traffic, target)
+        link.advance(cycles + unknown)
         if collective:
             link.left[instruction.name] = collective.seconds(target.link)
-        ends = instruction.name if collective and not collective.is_async else _ended(program, instruction)
-        waited = link.wait(ends) if ends else 0.0
+            ended = None if collective.is_async else instruction.name
+        waited = link.wait(ended) if ended else 0.0
         moved, compute = moved + times * traffic, compute + times * cycles
-        custom, exposed = custom + times * called, exposed + times * waited
+        other, exposed = other + times * unknown, exposed + times * waited
         part = _part(instruction, collective)
-        parts[part] = parts.get(part, 0.0) + times * (cycles + called + waited)
+        parts[part] = parts.get(part, 0.0) + times * (cycles + unknown + waited)
     largest = sorted(parts.items(), key=lambda item: -item[1])[:5]
-    return Estimate(compute, custom, exposed, moved / target.bandwidth, largest)
+    return Estimate(compute, other, exposed, moved / target.bandwidth, largest)
 
 
 def _collective(program: Program, instruction: Instruction, computation: Computation) -> Collective | None:
@@ -125,25 +125,25 @@ def _collective(program: Program, instruction: Instruction, computation: Computa
         if inner is None or DONE in targets or "async_collective_fusion" in instruction.attributes:
             return None
         scattered = inner.opcode == "all-reduce" and any(i.opcode == "dynamic-slice" for i in body.values())
-        found = _describe(inner, body, START in targets)
+        found = _describe(program, inner, body, START in targets)
         return found._replace(kind="reduce-scatter") if scattered else found
     kind = instruction.opcode.removesuffix("-start")
     if kind == "async":
         inside = program.computations[instruction.callees[0]]
         wrapped = next((i for i in inside.values() if i.opcode in hlo.COLLECTIVES), None)
-        return _describe(wrapped, inside, True) if wrapped else None
+        return _describe(program, wrapped, inside, True) if wrapped else None
     if kind not in hlo.COLLECTIVES:
         return None
     is_async = kind != instruction.opcode and '"is_sync":true' not in instruction.attributes
-    return _describe(instruction, computation, is_async)
+    return _describe(program, instruction, computation, is_async)
 
 
-def _describe(instruction: Instruction, computation: Computation, is_async: bool) -> Collective:
-    kind, devices = instruction.opcode.removesuffix("-start"), instruction.group
+def _describe(program: Program, instruction: Instruction, computation: Computation, is_async: bool) -> Collective:
+    kind = instruction.opcode.removesuffix("-start")
+    devices = 2 if kind == "collective-permute" else program.group(instruction)
     given = [array for name in instruction.operands for array in hlo.arrays(computation[name].shape)]
     size = sum(array.size for array in given) * (devices if kind == "all-gather" else 1)
-    dtypes = sorted({array.dtype for array in hlo.arrays(instruction.shape)})
-    return Collective(kind, "+".join(dtypes), size, devices, is_async)
+    return Collective(kind, "+".join(sorted({array.dtype for array in given})), size, devices, is_async)
 
 
 def _ended(program: Program, instruction: Instruction) -> str | None:
@@ -155,11 +155,14 @@ def _ended(program: Program, instruction: Instruction) -> str | None:
     return None
 
 
-def _custom_call(instruction: Instruction, traffic: int, target: Target) -> float:
-    """The least time of a call, from the FLOPs that its kernel states and its traffic; 0 for other instructions."""
-    if instruction.opcode != "custom-call" or instruction.target in NO_WORK:
+def _least(instruction: Instruction, traffic: int, target: Target) -> float:
+    """The least time of an instruction without an estimate: of its traffic, and of the FLOPs that a kernel states.
+
+    Asynchronous copies are 0: they run beside other work, and `Estimate.floor` counts them.
+    """
+    if instruction.opcode in ("copy-start", "slice-start") or instruction.target in NO_WORK:
         return 0.0
-    stated = re.search(r'"flops":"?(\d+)', instruction.attributes)
+    stated = re.search(r'"flops":"?(\d+)', instruction.attributes) if instruction.opcode == "custom-call" else None
     return max(int(stated[1]) / (flops.peak(target.kind) or 1) if stated else 0.0, traffic / target.bandwidth)
 
 

@@ -8,6 +8,8 @@ import re
 from collections.abc import Iterator
 from typing import NamedTuple
 
+from bertgpt.errors import InputError
+
 COMPUTATION = re.compile(r"^(ENTRY )?%?([\w.\-]+) \(.*\{$")
 ARRAY = re.compile(r"(\w+)\[([\d,]*)\](?:\{([^{}]*)\})?")  # dtype, dimensions, layout
 ON_CHIP = re.compile(r"S\([1-9]")  # a memory space of the layout: VMEM and smaller memories, not the device's main one
@@ -68,24 +70,16 @@ class Instruction(NamedTuple):
         found = re.search(r'op_name="([^"]*)"', self.attributes)
         return found[1] if found else ""
 
-    @property
-    def group(self) -> int:
-        """The number of devices that take part in a collective together; 1 if the text does not say."""
-        listed = re.search(r"replica_groups=\{\{([\d,]+)\}", self.attributes)
-        if listed:
-            return len(listed[1].split(","))
-        found = re.search(r"replica_groups=\[\d+,(\d+)\]", self.attributes)
-        return int(found[1]) if found else 1
-
 
 Computation = dict[str, Instruction]  # instructions by name, in order
 
 
 class Program(NamedTuple):
-    """A compiled program: its computations by name, and the name of the entry."""
+    """A compiled program: its computations by name, the name of the entry, and the number of devices that run it."""
 
     computations: dict[str, Computation]
     entry: str
+    devices: int
 
     def scheduled(self, name: str | None = None, times: int = 1) -> Iterator[tuple[Instruction, Computation, int]]:
         """Each instruction that runs, its computation, and how often it runs; the bodies of loops in their place."""
@@ -114,6 +108,29 @@ class Program(NamedTuple):
                 return int(limits[0].arguments) if limits else None
         return None
 
+    def group(self, instruction: Instruction) -> int:
+        """The number of devices that take part in a collective together.
+
+        Raises:
+            InputError: the text gives the groups in a form that is not known here.
+        """
+        found = re.search(
+            r"replica_groups=(\{\{[^}]*\}|\{\}|\[\d+,\d+\]|mesh\[[^\]]*\] *\{[^}]*\})", instruction.attributes
+        )
+        if found is None:
+            if "replica_groups=" in instruction.attributes:
+                raise InputError(
+                    f"cannot read the groups of devices of {instruction.name}: {instruction.attributes[:200]}"
+                )
+            return self.devices
+        groups = found[1]
+        if groups.startswith("mesh"):  # mesh['x'=4,'y'=2] {'x'}: the product of the named axes
+            sizes = dict(re.findall(r"'([^']*)'=(\d+)", groups))
+            return math.prod(int(sizes[axis]) for axis in re.findall(r"'([^']*)'", groups[groups.index("]") :]))
+        if groups.startswith("["):  # [number of groups,size]
+            return int(groups[1:-1].split(",")[1])
+        return groups.count(",") + 1 if groups != "{}" else self.devices
+
     def body(self, instruction: Instruction) -> Computation:
         """The instructions of a fusion; none for another instruction."""
         return self.computations[instruction.callees[0]] if instruction.opcode == "fusion" else {}
@@ -130,7 +147,9 @@ def parse(text: str) -> Program:
         elif current is not None and line.startswith("  ") and " = " in line:
             instruction = _instruction(line.strip())
             current[instruction.name] = instruction
-    return Program(computations, entry)
+    header = text.partition("\n")[0]
+    counts = [re.search(rf"{name}=(\d+)", header) for name in ("num_partitions", "replica_count")]
+    return Program(computations, entry, math.prod(int(count[1]) if count else 1 for count in counts))
 
 
 def _instruction(line: str) -> Instruction:

@@ -18,7 +18,7 @@ from .step import GradFn
 
 AXES = DATA, FSDP = "data", "fsdp"  # of a mesh: both split the batch, fsdp also parameters and optimizer state
 BATCH_SPEC, REPLICATED = PartitionSpec(AXES), PartitionSpec()
-MOST_SHARDS = 8  # of parameters and optimizer state by default: the devices of one host
+MOST_SHARDS = 8  # of parameters and optimizer state by default: the devices of a common host
 # Last key of a path -> axes to split, best first. An array that does not divide is replicated, and so are biases and
 # gains: they are many small arrays that would each need an exchange of its own.
 SHARDING_RULES = {

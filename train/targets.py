@@ -2,7 +2,6 @@
 
 import importlib.metadata
 import importlib.util
-import math
 import os
 from typing import Any, NamedTuple
 
@@ -98,7 +97,7 @@ def devices(topology: str) -> list[Any]:
     try:
         if target.platform == "tpu":
             return _tpus(topology, [int(size) for size in sizes.split("x")])
-        return _gpus(name, math.prod(int(size) for size in sizes.split("x")))
+        return _gpus(name, sizes)
     except JaxRuntimeError as error:
         raise InputError(f"--topology {topology}: {' '.join(str(error).split())}") from error
 
@@ -122,15 +121,19 @@ def _tpus(topology: str, sizes: list[int]) -> list[Any]:
         "TPU_SKIP_MDS_QUERY": "1",
         "TPU_WORKER_HOSTNAMES": "localhost",
     }
-    one_host = len(sizes) == 2 and math.prod(sizes) <= 8  # 1, 4 or 8 chips of v5e and v6e
+    flat = not topology.startswith("v5p")
+    if len(sizes) != (2 if flat else 3):
+        raise InputError(f"--topology {topology}: give {'2 sizes, such as 2x4' if flat else '3 sizes, such as 2x2x1'}")
+    one_host = sizes in ([1, 1], [2, 2], [2, 4])  # of v5e and v6e
     options = {"chips_per_host_bounds": (*sizes, 1)} if one_host else {}
     return topologies.get_topology_desc(topology, "tpu", **options).devices
 
 
-def _gpus(name: str, count: int) -> list[Any]:
+def _gpus(name: str, sizes: str) -> list[Any]:
+    count = int(sizes) if sizes.isdigit() else 0
     hosts, rest = divmod(count, GPUS_PER_HOST)
     if count < 1 or (hosts and rest):
-        raise InputError(f"--topology {name}:{count}: give up to {GPUS_PER_HOST} GPUs, or a multiple of them")
+        raise InputError(f"--topology {name}:{sizes}: give up to {GPUS_PER_HOST} GPUs, or a multiple of them")
     text = (
         f'gpu_device_info {{ {SHARED} {GPUS[name]} }} platform_name: "CUDA" dnn_version_info {{ major: 9 minor: 8 }} '
         f'runtime_version {{ major: 12 minor: 9 patch: 0 }} device_description_str: "{TARGETS[name].kind}"'

@@ -3,3 +3,4 @@
 import jax
 
 jax.config.update("jax_disable_most_optimizations", False)
+jax.config.update("jax_default_matmul_precision", None)

@@ -3,12 +3,12 @@
 import gzip
 import hashlib
 import json
+import os
 import re
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-import jax
 from jax.errors import JaxRuntimeError
 
 from .. import config as configs
@@ -21,6 +21,9 @@ from . import planning
 from .planning import Plan
 
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
+FORMAT = "2"  # of a kept result
+FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")  # environment variables that change what the compilers make
+REMAT = ("none", "dots", "full")
 OPTIONS = {"tpu": {}, "cuda": {"xla_gpu_autotune_level": 0}}  # autotuning would need a GPU
 
 
@@ -28,7 +31,7 @@ class Compiled(NamedTuple):
     """What a compiler made of a step.
 
     Attributes:
-        memory: bytes per device by name: arguments, temporaries, code, peak; empty if the step does not fit.
+        memory: bytes per device by name; empty if the step does not fit.
         text: the optimized program; empty if the step does not fit.
         needed: bytes that the step needs on a device; 0: unknown, but more than the device has.
     """
@@ -48,14 +51,14 @@ def describe(config: RunConfig, topology: str) -> Iterator[str]:
     plan = planning.make_plan(config, devices)
     yield from planning.describe_exact(plan, devices)
     yield f"compiling the train step for {topology} with {targets.version(target)} (minutes, the first time) ..."
-    step = compile_step(plan, topology, devices)
+    step = compile_step(plan, topology)
     yield from describe_memory(step, target)
     if not fits(step, target):
         yield from describe_remedies(plan, step, topology, devices)
         return
     yield from describe_program(step, target, plan)
     yield "compiling the evaluation ..."
-    evaluation = compile_step(plan, topology, devices, evaluation=True)
+    evaluation = compile_step(plan, topology, evaluation=True)
     rows = next(iter(plan.eval_batch.values())).shape[0]
     yield f"evaluation of {rows:,} rows: {verdict(evaluation, target)}"
     if evaluation.text and target.clock:
@@ -63,15 +66,16 @@ def describe(config: RunConfig, topology: str) -> Iterator[str]:
         yield f"  estimated time, not measured {1e3 * seconds:>20.2f} ms"
 
 
-def compile_step(plan: Plan, topology: str, devices: list[Any], evaluation: bool = False) -> Compiled:
+def compile_step(plan: Plan, topology: str, evaluation: bool = False) -> Compiled:
     """Compile a run's train step, or its evaluation.
 
-    The result is kept in the user's cache folder, under a hash of the program, the topology and the compiler's version.
+    The result is kept in the user's cache folder, under a hash of the program, the topology, and the
+    compiler's version and flags.
     """
     target = targets.find(topology)
-    with jax.default_device(devices[0]):  # attention asks which device will compute
-        lowered = planning.lower_eval(plan) if evaluation else planning.lower_train(plan)
-    content = "\n".join((topology, targets.version(target), lowered.as_text()))
+    lowered = planning.lower_eval(plan) if evaluation else planning.lower_train(plan)
+    flags = [os.environ.get(name, "") for name in FLAGS]
+    content = "\n".join((FORMAT, topology, targets.version(target), *flags, str(OPTIONS), lowered.as_text()))
     path = user_cache() / "programs" / f"{hashlib.sha256(content.encode()).hexdigest()}.json.gz"
     if path.exists():
         try:
@@ -94,11 +98,11 @@ def _compile(lowered: Any, target: Target) -> Compiled:
     analysis = compiled.memory_analysis()
     memory = {
         "arguments": analysis.argument_size_in_bytes,
+        "results, not in place": analysis.output_size_in_bytes - analysis.alias_size_in_bytes,
         "temporaries": analysis.temp_size_in_bytes,
         "code": analysis.generated_code_size_in_bytes,
-        "peak": analysis.peak_memory_in_bytes,
     }
-    return Compiled(memory, compiled.as_text(), memory["peak"] + memory["code"])
+    return Compiled(memory, compiled.as_text(), sum(memory.values()))
 
 
 def _needed(error: str) -> int:
@@ -123,7 +127,7 @@ def verdict(step: Compiled, target: Target) -> str:
     if not step.needed:
         return f"does not fit into {have}"
     excess = (step.needed - target.memory) / GIB
-    return f"does not fit into {have}: it needs {step.needed / GIB:.2f} GiB, {excess:.2f} GiB too many"
+    return f"does not fit into {have}: it needs {step.needed / GIB:.2f} GiB, {excess:.2f} GiB too much"
 
 
 def describe_memory(step: Compiled, target: Target) -> Iterator[str]:
@@ -138,8 +142,8 @@ def describe_program(step: Compiled, target: Target, plan: Plan) -> Iterator[str
     program = hlo.parse(step.text)
     if target.clock:
         yield from describe_time(estimate.estimate(program, target), target, plan)
-        if any(program.trips(x) is None for computation in program.computations.values() for x in computation.values()):
-            yield "warning: the program has a loop of unknown length, which counts once"
+    if any(program.trips(x) is None for computation in program.computations.values() for x in computation.values()):
+        yield "warning: the program has a loop of unknown length, which counts once"
     found = summary(estimate.collectives(program))
     yield "collectives of a step:" + ("" if found else " none")
     yield from (f"  {line}" for line in found)
@@ -163,9 +167,9 @@ def describe_time(estimated: estimate.Estimate, target: Target, plan: Plan) -> I
     yield "time of a step, estimated from the compiled program, not measured (ms):"
     for name, seconds, note in (
         ("compute", estimated.compute, f"the compiler's cycles at {target.clock / 1e9:g} GHz"),
-        ("custom calls", estimated.custom_calls, "at least"),
+        ("without an estimate", estimated.other, "at least"),
         ("collectives", estimated.collectives, "those that no other work hides"),
-        ("memory traffic", estimated.floor, "at least; beside the others"),
+        ("memory traffic", estimated.floor, "the least time of the whole step"),
         ("step", estimated.step, ""),
         ("model FLOPs at the peak", model_flops / peak, f"{model_flops:.3g} FLOPs per device"),
     ):
@@ -179,27 +183,30 @@ def describe_time(estimated: estimate.Estimate, target: Target, plan: Plan) -> I
 
 def describe_remedies(plan: Plan, step: Compiled, topology: str, devices: list[Any]) -> Iterator[str]:
     """Yield which of accumulate, remat and fsdp makes a step fit, tried in this order; each try is a compilation."""
-    target = targets.find(topology)
+    target, tried = targets.find(topology), []
     for overrides in remedies(plan, step, target.memory):
         yield f"trying {overrides} ..."
-        changed = configs.override(plan.config, [overrides])
-        tried = compile_step(planning.make_plan(changed, devices), topology, devices)
-        yield f"  {verdict(tried, target)}"
-        if fits(tried, target):
+        changed = planning.make_plan(configs.override(plan.config, overrides.split()), devices)
+        found = compile_step(changed, topology)
+        yield f"  {verdict(found, target)}"
+        if fits(found, target):
             yield f"set {overrides}"
             return
-    yield "none of train.accumulate, train.remat and parallel.fsdp alone makes it fit; use several, or more devices"
+        tried.append(overrides)
+    yield (f"not enough: {', '.join(tried)}; " if tried else "") + "use several settings together, or more devices"
 
 
 def remedies(plan: Plan, step: Compiled, memory: int) -> Iterator[str]:
     """The settings that may make a step fit, without those that cannot."""
-    figures = planning.exact(plan)
-    lasting = sum(figures[f"{name}_bytes"] for name in ("parameter", "optimizer", "gradient"))
+    figures, strategy, section = planning.exact(plan), plan.strategy, plan.config.parallel
+    lasting = 2 * figures["parameter_bytes"] + figures["optimizer_bytes"]  # parameters, their gradient, and the state
     if lasting < memory:
         yield from _accumulations(plan, step.needed, lasting, memory)
-        yield from (f"train.remat={remat}" for remat in ("dots", "full") if remat != plan.config.train.remat)
-    if isinstance(plan.strategy, OnMesh) and plan.strategy.devices > plan.strategy.mesh.shape[FSDP]:
-        yield f"parallel.fsdp={plan.strategy.devices}"
+        yield from (f"train.remat={remat}" for remat in REMAT[REMAT.index(plan.config.train.remat) + 1 :])
+    if strategy.name == "pmap":
+        yield "parallel.strategy=mesh"
+    if isinstance(strategy, OnMesh) and strategy.devices > strategy.mesh.shape[FSDP]:
+        yield ("" if section.data == -1 else "parallel.data=1 ") + f"parallel.fsdp={strategy.devices}"
 
 
 def _accumulations(plan: Plan, needed: int, lasting: int, memory: int) -> Iterator[str]:

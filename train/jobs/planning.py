@@ -35,6 +35,7 @@ class Plan(NamedTuple):
         state: shapes of the state at step 0.
         batch: shapes of the global batch.
         eval_batch: shapes of the batch of an evaluation.
+        device: for which the steps are traced; None: JAX's default.
     """
 
     config: RunConfig
@@ -44,6 +45,7 @@ class Plan(NamedTuple):
     state: TrainState
     batch: dict[str, Any]
     eval_batch: dict[str, Any]
+    device: Any = None
 
 
 Examples = tuple[dict[str, np.ndarray], dict[str, np.ndarray]]  # batches of one row: of training, of an evaluation
@@ -62,14 +64,16 @@ def make_plan(config: RunConfig, devices: list[Any] | None = None) -> Plan:
     strategy = parallel.make_strategy(config.parallel, config.train.dtype, devices)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     model, objective, examples = _pretraining(config) if config.task.kind is None else _finetuning(config)
-    if devices:
-        objective = objective._replace(apply=fast_apply(model, devices[0].platform))
+    device = devices[0] if devices else None
+    if device is not None:
+        objective = objective._replace(apply=fast_apply(model, device.platform))
     size = config.train.batch_size
     batch = _shapes(examples[0], size)
     eval_batch = _shapes(examples[1] | {"place": np.zeros(1, np.int32)}, size // config.train.accumulate)
     optimizer = make_optimizer(config.optimizer, config.train.steps)
-    state = jax.eval_shape(functools.partial(create_state, model, optimizer, config.seed))
-    return Plan(config, model, objective, strategy, state, batch, eval_batch)
+    with jax.default_device(device):  # attention asks which device will compute
+        state = jax.eval_shape(functools.partial(create_state, model, optimizer, config.seed))
+    return Plan(config, model, objective, strategy, state, batch, eval_batch, device)
 
 
 def _shapes(example: dict[str, np.ndarray], rows: int) -> dict[str, Any]:
@@ -151,7 +155,8 @@ def kept_bytes(plan: Plan) -> int:
         return jax.vjp(loss, params)[1]
 
     key = jax.eval_shape(lambda: jax.random.key(0, impl=PRNG))
-    traced = jax.make_jaxpr(backward)(plan.state.params, batch, key).jaxpr
+    with jax.default_device(plan.device):
+        traced = jax.make_jaxpr(backward)(plan.state.params, batch, key).jaxpr
     given = {id(variable) for variable in traced.invars}
     kept = {id(variable): variable.aval for variable in traced.outvars if id(variable) not in given}
     return _bytes(list(kept.values()))
@@ -166,12 +171,15 @@ def lower_train(plan: Plan) -> Any:
         accumulate=plan.config.train.accumulate,
         distribute=plan.strategy.distribute,
     )
-    return plan.strategy.lower(step, plan.state, plan.batch)
+    with jax.default_device(plan.device):
+        return plan.strategy.lower(step, plan.state, plan.batch)
 
 
 def lower_eval(plan: Plan) -> Any:
     """Lower the evaluation step."""
-    return plan.strategy.lower_eval(functools.partial(eval_step, objective=plan.objective), plan.state, plan.eval_batch)
+    step = functools.partial(eval_step, objective=plan.objective)
+    with jax.default_device(plan.device):
+        return plan.strategy.lower_eval(step, plan.state, plan.eval_batch)
 
 
 def describe(config: RunConfig) -> Iterator[str]:
