@@ -138,10 +138,11 @@ def test_a_topology_that_libtpu_does_not_know_is_refused(topology):
         targets.devices(topology)
 
 
-def test_a_damaged_result_is_compiled_again(made, recipe, monkeypatch):
+@pytest.mark.parametrize("damage", [lambda x: x[: len(x) // 2], lambda x: x[:500] + bytes(100) + x[600:]])
+def test_a_damaged_result_is_compiled_again(made, monkeypatch, damage):
     (path,) = sorted((user_cache() / "programs").glob("*.json.gz"), key=lambda path: -path.stat().st_size)[:1]
     content = path.read_bytes()
-    path.write_bytes(content[: len(content) // 2])
+    path.write_bytes(damage(content))
     again = compiling.Compiled({}, "again", 0)
     monkeypatch.setattr(compiling, "_compile", lambda *_: again)
     assert compiling.compile_step(made[0], TOPOLOGY) == again

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 import re
+import zlib
 from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
@@ -80,7 +81,7 @@ def compile_step(plan: Plan, topology: str, evaluation: bool = False) -> Compile
     if path.exists():
         try:
             return Compiled(**json.loads(gzip.decompress(path.read_bytes())))
-        except (OSError, EOFError, ValueError, TypeError):
+        except (OSError, EOFError, zlib.error, ValueError, TypeError):
             pass  # damaged: compile again
     compiled = _compile(lowered, target)
     path.parent.mkdir(parents=True, exist_ok=True)
