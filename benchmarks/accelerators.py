@@ -1,6 +1,6 @@
 """The pretraining recipes compiled for TPUs and GPUs: memory, estimated time and collectives of a train step.
 
-python -m benchmarks.accelerators [--recipes bert_base gpt1] [--topologies v5e:2x4 h100:8] [overrides ...]
+python -m benchmarks.accelerators [overrides ...] [--recipes bert_base gpt1] [--topologies v5e:2x4 h100:8]
 python -m benchmarks.accelerators --clocks
 
 Nothing is measured on a device, and none is needed. A compilation takes minutes. Finished ones are kept in the user's
@@ -81,14 +81,19 @@ def clock_row(topology: str) -> str:
     return f"| {topology} | {target.kind} | {target.clock / 1e9:g} GHz | {share:.1%} |"
 
 
-def main(arguments: list[str] | None = None) -> int:
-    """Print the rows as they are compiled."""
+def parse(arguments: list[str] | None) -> argparse.Namespace:
+    """The options."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("overrides", nargs="*", help="dotted.key=value, for every recipe")
+    parser.add_argument("overrides", nargs="*", help="dotted.key=value, for every recipe; before the options")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, metavar="NAME")
     parser.add_argument("--topologies", nargs="+", metavar="TOPOLOGY")
     parser.add_argument("--clocks", action="store_true", help="compare the compiler's cycles with the peak instead")
-    options = parser.parse_intermixed_args(arguments)
+    return parser.parse_args(arguments)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Print the rows as they are compiled."""
+    options = parse(arguments)
     jax.config.update("jax_platforms", "cpu")
     try:
         if options.clocks:

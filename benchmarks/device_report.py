@@ -70,7 +70,7 @@ def find_topology(kind: str, count: int) -> str | None:
 def estimated(model: str, rows: int, length: int, dropout: str, topology: str) -> list[str]:
     """The arguments that compile the step of the model's recipe, with these sizes, for a topology."""
     values = (f"train.batch_size={rows}", f"data.sequence_length={length}", f"model.attention_dropout={dropout}")
-    return ["-m", "benchmarks.accelerators", "--recipes", model, "--topologies", topology, *values]
+    return ["-m", "benchmarks.accelerators", *values, "--recipes", model, "--topologies", topology]
 
 
 def run(part: Part) -> str:

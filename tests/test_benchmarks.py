@@ -356,7 +356,9 @@ def test_a_device_report_puts_estimates_beside_what_a_device_measures(devices, t
     accounts = [arguments for title, arguments, _ in found if title.startswith("The compiler's account")]
     assert len(steps) == 10
     assert len(accounts) == (10 if topology else 0)
-    assert all(f"--topologies {topology}" in " ".join(arguments) for arguments in accounts)
+    for _, _, *arguments in accounts:
+        options = accelerators.parse(arguments)
+        assert (options.topologies, len(options.recipes), len(options.overrides)) == ([topology], 1, 3)
     assert found[0][2]["JAX_PLATFORMS"] == {"tpu": "tpu,cpu", "gpu": "cuda,cpu", "cpu": "cpu,cpu"}[devices[-4:-1]]
     assert all((Path(__file__).parents[1] / name).exists() for name in found[0][1] if name.endswith(".py"))
 

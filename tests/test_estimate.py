@@ -72,6 +72,7 @@ def test_bytes_and_place_of_arrays(shape, expected):
         ("{}", 8),
         ("mesh['a'=4,'b'=2] {'a'}", 4),
         ("mesh['axis_0'=8] {'axis_0'}", 8),
+        ("mesh['a'=1,'b'=8,'c'=2], device_ids=([2,8]T(1,0)) {'b'}, use_global_device_ids=true", 8),
     ],
 )
 def test_devices_of_a_collective(groups, devices):

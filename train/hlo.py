@@ -115,7 +115,7 @@ class Program(NamedTuple):
             InputError: the text gives the groups in a form that is not known here.
         """
         found = re.search(
-            r"replica_groups=(\{\{[^}]*\}|\{\}|\[\d+,\d+\]|mesh\[[^\]]*\] *\{[^}]*\})", instruction.attributes
+            r"replica_groups=(\{\{[^}]*\}|\{\}|\[\d+,\d+\]|mesh\[[^\]]*\][^{]*\{[^}]*\})", instruction.attributes
         )
         if found is None:
             if "replica_groups=" in instruction.attributes:
