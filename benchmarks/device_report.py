@@ -9,6 +9,7 @@ is memory and collectives.
 """
 
 import argparse
+import itertools
 import os
 import re
 import subprocess
@@ -17,16 +18,24 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from bertgpt.errors import InputError
 from train import targets
 from train.atomic_files import write_whole
 
-STEPS = (  # model, rows, tokens per row: the rows of docs/performance.md for a GPU or TPU
-    ("bert_base", 64, 128),
-    ("bert_base", 16, 512),
-    ("bert_large", 64, 128),
-    ("bert_large", 16, 512),
-    ("gpt1", 16, 512),
+STEPS = (  # model, rows, tokens per row, dtype, whether rows are packed: the rows of docs/performance.md
+    ("bert_base", 64, 128, "bfloat16", False),
+    ("bert_base", 16, 512, "bfloat16", False),
+    ("bert_large", 64, 128, "bfloat16", False),
+    ("bert_large", 16, 512, "bfloat16", False),
+    ("gpt1", 16, 512, "bfloat16", False),
+    ("bert_base", 16, 128, "bfloat16", False),
+    ("bert_base", 16, 128, "float32", False),
+    ("gpt1", 4, 512, "bfloat16", False),
+    ("gpt1", 4, 512, "float32", False),
+    ("bert_base", 4, 512, "bfloat16", True),
+    ("bert_large", 8, 128, "bfloat16", False),
 )
+QUICK = (("bert_tiny", 16, 128, "bfloat16", False),)
 ATTENTION_DROPOUT = ("0.1", "0")  # cuDNN's attention needs 0
 TESTS = ("bert", "gpt", "layers", "masks", "losses", "decoding", "inference", "goldens", "optimizers", "precision")
 PLATFORMS = {"gpu": "cuda", "tpu": "tpu", "cpu": "cpu"}  # of jax.default_backend(): as JAX_PLATFORMS wants it
@@ -40,37 +49,35 @@ def parts(versions: str, quick: bool) -> Iterator[Part]:
         versions: what `python -m train --version` printed.
         quick: with a small model, to try the report itself.
     """
-    count, kind, platform = re.search(r"devices: (\d+) x (.*) \((\w+)\)", versions).groups()  # type: ignore[union-attr]
+    found = re.search(r"devices: (\d+) x (.*) \((\w+)\)", versions)
+    if found is None:
+        raise InputError(f"python -m train --version names no devices: {versions}")
     tests = [f"tests/test_{name}.py" for name in (TESTS[3:4] if quick else TESTS)]
-    yield "Tests", ["-m", "pytest", "-n", "0", *tests], {"JAX_PLATFORMS": f"{PLATFORMS[platform]},cpu"}
-    topology = find_topology(kind, int(count))
-    for model, rows, length in (("bert_tiny", 16, 128),) if quick else STEPS:
-        for dropout in ATTENTION_DROPOUT:
-            title = f"{model}, {rows} x {length}, attention dropout {dropout}"
-            sizes = ["--model", model, "--batch", str(rows), "--length", str(length)]
-            options = ["--dtype", "bfloat16", "--attention-dropout", dropout, *(["--repeats", "1"] if quick else [])]
-            yield f"Train step: {title}", ["-m", "benchmarks.train_step", *sizes, *options], {}
-            if topology and not quick:
-                yield f"The compiler's account: {title}", estimated(model, rows, length, dropout, topology), {}
-    options = ["--repeats", "1", "--new", "32"] if quick else ["--batch", "1", "8", "--dtype", "bfloat16", "float32"]
-    yield "Generation", ["-m", "benchmarks.generate", *options], {}
+    yield "Tests", ["-m", "pytest", "-n", "0", *tests], {"JAX_PLATFORMS": f"{PLATFORMS[found[3]]},cpu"}
+    topology = None if quick else find_topology(found[2], int(found[1]))
+    repeats = ["--repeats", "1"] if quick else []
+    for (model, rows, length, dtype, packs), dropout in itertools.product(QUICK if quick else STEPS, ATTENTION_DROPOUT):
+        title = f"{model}, {rows} x {length}{' packed' if packs else ''}, {dtype}, attention dropout {dropout}"
+        options = ["--model", model, "--batch", str(rows), "--length", str(length), "--dtype", dtype, *repeats]
+        options += ["--attention-dropout", dropout, *(["--data", "demo", "--pack"] if packs else [])]
+        yield f"Train step: {title}", ["-m", "benchmarks.train_step", *options], {}
+        if topology:
+            values = {"train.batch_size": rows, "data.sequence_length": length, "train.dtype": dtype}
+            values |= {"model.attention_dropout": dropout, "data.pack": packs}
+            overrides = [f"{key}={str(value).lower()}" for key, value in values.items()]
+            account = ["-m", "benchmarks.accelerators", *overrides, "--recipes", model, "--topologies", topology]
+            yield f"The compiler's account: {title}", account, {}
+    options = ["--new", "32"] if quick else ["--batch", "1", "8", "--dtype", "bfloat16", "float32"]
+    yield "Generation", ["-m", "benchmarks.generate", *options, *repeats], {}
 
 
 def find_topology(kind: str, count: int) -> str | None:
     """The name of a topology of `count` devices of a kind; None if `plan --topology` knows none."""
-    shapes = {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4"}
-    for name, target in targets.TARGETS.items():
-        if target.kind == kind and target.platform == "cuda":
-            return f"{name}:{count}"
-        if target.kind == kind and count in shapes:
-            return f"{name}:{shapes[count]}" + ("x1" if name == "v5p" else "")
-    return None
-
-
-def estimated(model: str, rows: int, length: int, dropout: str, topology: str) -> list[str]:
-    """The arguments that compile the step of the model's recipe, with these sizes, for a topology."""
-    values = (f"train.batch_size={rows}", f"data.sequence_length={length}", f"model.attention_dropout={dropout}")
-    return ["-m", "benchmarks.accelerators", *values, "--recipes", model, "--topologies", topology]
+    name = next((name for name, target in targets.TARGETS.items() if target.kind == kind), None)
+    if name is None or targets.TARGETS[name].platform == "cuda":
+        return name and f"{name}:{count}"
+    shapes = {4: "2x2x1", 8: "2x2x2", 16: "2x2x4"} if name == "v5p" else {1: "1x1", 4: "2x2", 8: "2x4", 16: "4x4"}
+    return f"{name}:{shapes[count]}" if count in shapes else None
 
 
 def run(part: Part) -> str:

@@ -13,11 +13,13 @@ import hypothesis
 import jax
 import numpy as np
 import pytest
+import yaml
 from model_folders import make
 
 import bertgpt
 from bertgpt.data.text import store
 from bertgpt.tokenizers import train_bpe, train_wordpiece
+from train import config as configs
 
 jax.config.update("jax_numpy_rank_promotion", "raise")
 jax.config.update("jax_default_matmul_precision", "highest")
@@ -90,6 +92,20 @@ def tiny_bert():
 @pytest.fixture(scope="session")
 def tiny_gpt():
     return bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**TINY))
+
+
+@pytest.fixture
+def plan_settings(tmp_path):
+    """(preset, overrides) -> the configuration of a run, and its file; the text that it names does not exist."""
+
+    def make(preset, *overrides):
+        values = {"model": {"preset": preset, **TINY}, "data": {"train": "text", "sequence_length": 16}}
+        values |= {"train": {"batch_size": 16}, "tokenizer": {"vocab_size": 64}, "out": str(tmp_path / "out")}
+        path = tmp_path / "run.yaml"
+        path.write_text(yaml.safe_dump(values), encoding="utf-8")
+        return configs.load(str(path), overrides), path
+
+    return make
 
 
 @pytest.fixture

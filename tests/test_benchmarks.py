@@ -344,6 +344,7 @@ def test_the_first_word_is_timed(capsys, monkeypatch):
         ("1 x TPU v5 lite (tpu)", "v5e:1x1"),
         ("8 x TPU v6 lite (tpu)", "v6e:2x4"),
         ("4 x TPU v5 (tpu)", "v5p:2x2x1"),
+        ("8 x TPU v5 (tpu)", "v5p:2x2x2"),
         ("2 x NVIDIA H100 80GB HBM3 (gpu)", "h100:2"),
         ("1 x NVIDIA L4 (gpu)", None),
         ("1 x cpu (cpu)", None),
@@ -354,11 +355,11 @@ def test_a_device_report_puts_estimates_beside_what_a_device_measures(devices, t
     titles = [title for title, *_ in found]
     steps = [title.removeprefix("Train step: ") for title in titles if title.startswith("Train step")]
     accounts = [arguments for title, arguments, _ in found if title.startswith("The compiler's account")]
-    assert len(steps) == 10
-    assert len(accounts) == (10 if topology else 0)
+    assert len(steps) == 22
+    assert len(accounts) == (22 if topology else 0)
     for _, _, *arguments in accounts:
         options = accelerators.parse(arguments)
-        assert (options.topologies, len(options.recipes), len(options.overrides)) == ([topology], 1, 3)
+        assert (options.topologies, len(options.recipes), len(options.overrides)) == ([topology], 1, 5)
     assert found[0][2]["JAX_PLATFORMS"] == {"tpu": "tpu,cpu", "gpu": "cuda,cpu", "cpu": "cpu,cpu"}[devices[-4:-1]]
     assert all((Path(__file__).parents[1] / name).exists() for name in found[0][1] if name.endswith(".py"))
 

@@ -24,11 +24,6 @@ def computation(name, *lines):
     return f"%{name} (x: f32[8]) -> f32[8] {{\n" + "".join(f"  {line}\n" for line in lines) + "}"
 
 
-def only(*entry):
-    """The instructions of a program's entry."""
-    return program(entry).computations["main.1"]
-
-
 def moved(lines, *others):
     """Bytes of main memory that the last line of an entry moves."""
     made = program(lines, *others)
@@ -41,7 +36,7 @@ def test_an_instruction_is_taken_apart():
         "ROOT %a.1 = (f32[2,3]{1,0:T(8,128)S(1)}, /*index=1*/u32[]{:S(2)}) fusion(%b, /*index=1*/%c-d.2), "
         'kind=kLoop, calls=%fused.3, metadata={op_name="jit(f)/block_0/mul"}, ' + cycles(7)
     )
-    (found,) = only(line).values()
+    (found,) = program([line]).computations["main.1"].values()
     assert (found.name, found.opcode, found.operands, found.is_root) == ("a.1", "fusion", ["b", "c-d.2"], True)
     assert found.shape == "(f32[2,3]{1,0:T(8,128)S(1)}, /*index=1*/u32[]{:S(2)})"
     assert (found.callees, found.cycles, found.source) == (["fused.3"], 7, "jit(f)/block_0/mul")

@@ -10,32 +10,14 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import pytest
-import yaml
 from quick import QUICK
 
 from bertgpt.losses import SumWeight
-from train import config as configs
 from train import parallel, sections
 from train.__main__ import main
 from train.jobs import planning
 from train.state import TrainState, create_state
 from train.step import Objective
-
-SIZES = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 32, "max_positions": 32, "vocab_size": 64}
-
-
-@pytest.fixture
-def settings(tmp_path):
-    """(preset, overrides) -> the configuration and its file; the text it names is never read."""
-
-    def make(preset, *overrides):
-        values = {"model": {"preset": preset, **SIZES}, "data": {"train": "text", "sequence_length": 16}}
-        values |= {"train": {"batch_size": 16}, "tokenizer": {"vocab_size": 64}, "out": str(tmp_path / "out")}
-        path = tmp_path / "run.yaml"
-        path.write_text(yaml.safe_dump(values), encoding="utf-8")
-        return configs.load(str(path), overrides), path
-
-    return make
 
 
 def held(tree):
@@ -50,8 +32,8 @@ def held(tree):
 
 @pytest.mark.parametrize("preset", ["bert_tiny", "gpt1"])
 @pytest.mark.parametrize("setting", ["strategy=jit", "strategy=pmap", "fsdp=8", "fsdp=2"])
-def test_bytes_are_those_that_a_device_holds(settings, preset, setting):
-    plan = planning.make_plan(settings(preset, f"parallel.{setting}")[0])
+def test_bytes_are_those_that_a_device_holds(plan_settings, preset, setting):
+    plan = planning.make_plan(plan_settings(preset, f"parallel.{setting}")[0])
     figures = planning.exact(plan)
     optimizer = planning.make_optimizer(plan.config.optimizer, plan.config.train.steps)
     create = plan.strategy.compile_init(functools.partial(create_state, plan.model, optimizer, 0))
@@ -68,10 +50,10 @@ def test_bytes_are_those_that_a_device_holds(settings, preset, setting):
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("preset", ["bert_tiny", "gpt1"])
-def test_remat_keeps_less_for_the_backward_pass(settings, preset, dtype):
+def test_remat_keeps_less_for_the_backward_pass(plan_settings, preset, dtype):
     options = ["parallel.strategy=jit", f"train.dtype={dtype}"]
     none, dots, full = (
-        planning.exact(planning.make_plan(settings(preset, f"train.remat={remat}", *options)[0]))
+        planning.exact(planning.make_plan(plan_settings(preset, f"train.remat={remat}", *options)[0]))
         for remat in ("none", "dots", "full")
     )
     assert 0 < full["kept_bytes"] < 0.6 * dots["kept_bytes"] < 0.6 * none["kept_bytes"]
@@ -79,15 +61,17 @@ def test_remat_keeps_less_for_the_backward_pass(settings, preset, dtype):
 
 
 @pytest.mark.parametrize("preset", ["bert_tiny", "gpt1"])
-def test_a_packed_batch_is_planned_with_its_further_arrays(settings, preset):
-    plain, packed = (planning.make_plan(settings(preset, f"data.pack={pack}")[0]).batch for pack in ("false", "true"))
+def test_a_packed_batch_is_planned_with_its_further_arrays(plan_settings, preset):
+    plain, packed = (
+        planning.make_plan(plan_settings(preset, f"data.pack={pack}")[0]).batch for pack in ("false", "true")
+    )
     assert packed.keys() - plain.keys() >= {"pack_ids", "position_ids"}
     assert packed["pack_ids"].shape == (16, 16)
 
 
 @pytest.mark.parametrize("setting", ["strategy=jit", "strategy=pmap", "fsdp=4"])
-def test_the_command_tells_the_plan_and_makes_nothing(settings, tmp_path, capsys, setting):
-    _, path = settings("gpt1")
+def test_the_command_tells_the_plan_and_makes_nothing(plan_settings, tmp_path, capsys, setting):
+    _, path = plan_settings("gpt1")
     before = {id(array) for array in jax.live_arrays()}
     assert main(["plan", str(path), f"parallel.{setting}"]) == 0
     assert {id(array) for array in jax.live_arrays()} <= before
@@ -122,8 +106,8 @@ def create_tiny(model):
     return TrainState(jnp.int32(0), params, (), jax.random.key_data(jax.random.key(0, impl="rbg")))
 
 
-def test_a_plan_for_more_devices_than_are_here(settings):
-    _, path = settings("gpt1")
+def test_a_plan_for_more_devices_than_are_here(plan_settings):
+    _, path = plan_settings("gpt1")
     command = [sys.executable, "-m", "train", "plan", str(path), "parallel.fsdp=16", "--devices", "16"]
     done = subprocess.run(command, env={**os.environ, "XLA_FLAGS": QUICK}, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

@@ -124,7 +124,7 @@ def _tpus(topology: str, sizes: list[int]) -> list[Any]:
     flat = not topology.startswith("v5p")
     if len(sizes) != (2 if flat else 3):
         raise InputError(f"--topology {topology}: give {'2 sizes, such as 2x4' if flat else '3 sizes, such as 2x2x1'}")
-    one_host = sizes in ([1, 1], [2, 2], [2, 4])  # of v5e and v6e
+    one_host = sizes in ([1, 1], [2, 2], [2, 4])  # of v5e and v6e; otherwise a host has 4 chips
     options = {"chips_per_host_bounds": (*sizes, 1)} if one_host else {}
     return topologies.get_topology_desc(topology, "tpu", **options).devices
 

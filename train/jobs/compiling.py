@@ -16,7 +16,7 @@ from .. import config as configs
 from .. import estimate, flops, hlo, targets
 from ..atomic_files import user_cache, write_whole
 from ..parallel import FSDP, OnMesh
-from ..sections import RunConfig
+from ..sections import KEYS, RunConfig
 from ..targets import GIB, Target
 from . import planning
 from .planning import Plan
@@ -24,7 +24,6 @@ from .planning import Plan
 UNITS = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 FORMAT = "2"  # of a kept result
 FLAGS = ("LIBTPU_INIT_ARGS", "XLA_FLAGS")  # environment variables that change what the compilers make
-REMAT = ("none", "dots", "full")
 OPTIONS = {"tpu": {}, "cuda": {"xla_gpu_autotune_level": 0}}  # autotuning would need a GPU
 
 
@@ -122,13 +121,15 @@ def fits(step: Compiled, target: Target) -> bool:
 
 def verdict(step: Compiled, target: Target) -> str:
     """Whether a step fits, and by how much."""
-    have = f"{target.memory / GIB:.2f} GiB of a device"
-    if fits(step, target):
-        return f"fits into {have}: {(target.memory - step.needed) / GIB:.2f} GiB are left"
+    have = f"a device's {target.memory / GIB:.2f} GiB"
     if not step.needed:
-        return f"does not fit into {have}"
-    excess = (step.needed - target.memory) / GIB
-    return f"does not fit into {have}: it needs {step.needed / GIB:.2f} GiB, {excess:.2f} GiB too much"
+        return f"does not fit: it needs more than {have}"
+    needs, left = f"it needs {step.needed / GIB:.2f} of {have}", (target.memory - step.needed) / GIB
+    return (
+        f"fits: {needs}; {left:.2f} GiB are left"
+        if fits(step, target)
+        else f"does not fit: {needs}, {-left:.2f} GiB too much"
+    )
 
 
 def describe_memory(step: Compiled, target: Target) -> Iterator[str]:
@@ -203,7 +204,8 @@ def remedies(plan: Plan, step: Compiled, memory: int) -> Iterator[str]:
     lasting = 2 * figures["parameter_bytes"] + figures["optimizer_bytes"]  # parameters, their gradient, and the state
     if lasting < memory:
         yield from _accumulations(plan, step.needed, lasting, memory)
-        yield from (f"train.remat={remat}" for remat in REMAT[REMAT.index(plan.config.train.remat) + 1 :])
+        levels = KEYS["train.remat"].rules.choices  # from least to most memory saved
+        yield from (f"train.remat={remat}" for remat in levels[levels.index(plan.config.train.remat) + 1 :])
     if strategy.name == "pmap":
         yield "parallel.strategy=mesh"
     if isinstance(strategy, OnMesh) and strategy.devices > strategy.mesh.shape[FSDP]:
