@@ -19,12 +19,12 @@ def test_a_topology_of_another_form_is_refused(plan_settings, capsys, topology):
     assert line.startswith(f"error: --topology {topology}: give a kind of accelerator and the number of devices")
 
 
-@pytest.mark.parametrize(("topology", "extra"), [("v5e:2x4", "aot-tpu"), ("h100:8", "cuda")])
-def test_a_missing_compiler_is_named(plan_settings, capsys, monkeypatch, topology, extra):
+@pytest.mark.parametrize(("topology", "extra", "made"), [("v5e:2x4", "aot-tpu", "tpu"), ("h100:8", "cuda", "cuda")])
+def test_a_missing_compiler_is_named(plan_settings, capsys, monkeypatch, topology, extra, made):
     monkeypatch.setattr(targets, "COMPILERS", {"tpu": ("no_libtpu",), "cuda": ("no_plugin", "none")})
     assert main(["plan", str(plan_settings("gpt1")[1]), "--topology", topology]) == 2
     (line,) = capsys.readouterr().err.splitlines()
-    assert line.endswith(f"pip install 'bertgpt[{extra}]'")
+    assert line.endswith(f"pip install 'bertgpt[{extra}]', or in a clone: make install EXTRA={made}")
 
 
 def test_a_plan_is_for_a_topology_or_for_devices(plan_settings, capsys):

@@ -93,7 +93,10 @@ def devices(topology: str) -> list[Any]:
     target, (name, _, sizes) = find(topology), topology.partition(":")
     if not _installed(target):
         package, extra = COMPILERS[target.platform][0], EXTRAS[target.platform]
-        raise InputError(f"--topology {topology} needs the package {package}; pip install 'bertgpt[{extra}]'")
+        make = f"make install EXTRA={target.platform}"
+        raise InputError(
+            f"--topology {topology} needs the package {package}; pip install 'bertgpt[{extra}]', or in a clone: {make}"
+        )
     try:
         if target.platform == "tpu":
             return _tpus(topology, [int(size) for size in sizes.split("x")])
