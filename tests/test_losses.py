@@ -1,5 +1,7 @@
 """Losses against literal values; sums that add up to the whole."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,6 +11,7 @@ from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
 from bertgpt import InputError, ModelOutput, losses
+from bertgpt.losses import chunked_cross_entropy
 from bertgpt.losses.chunked_cross_entropy import LMHead
 
 LOG3 = 1.0986123  # logits (0, log 3) are probabilities (1/4, 3/4)
@@ -99,8 +102,8 @@ def test_bert_losses_are_each_under_their_own_mask(bert):
 
 
 def test_bert_accuracies_are_each_under_their_own_mask(bert):
-    sums = losses.bert_accuracies(*bert)
-    assert {name: tuple(map(float, value)) for name, value in sums.items()} == {
+    sums = losses.bert_scores(*bert)
+    assert {name: tuple(map(float, value)) for name, value in sums.items() if not name.endswith("_loss")} == {
         "mlm_accuracy": (2, 2),
         "nsp_accuracy": (1, 2),
         "nsp_recall_is_next": (0, 1),
@@ -112,7 +115,7 @@ def test_gpt_loss_and_accuracy_take_labels_as_they_are():
     output = ModelOutput(last_hidden_state=jnp.zeros(()), head_logits=LOGITS[None])
     batch = {"labels": LABELS[None], "loss_mask": np.array([[1, 1, 0]])}
     np.testing.assert_allclose(losses.gpt_losses(output, batch)["lm_loss"], (1.6739764, 2), rtol=1e-6)
-    np.testing.assert_allclose(losses.gpt_accuracies(output, batch)["lm_accuracy"], (1, 2))
+    np.testing.assert_allclose(losses.gpt_scores(output, batch)["lm_accuracy"], (1, 2))
 
 
 MASK = np.array([1.0, 0.0, 2.0], np.float32)
@@ -197,6 +200,35 @@ def value_and_gradient():
         return losses.cross_entropy(blocked(logits), labels[None], mask[None]).sum
 
     return [jax.jit(jax.value_and_grad(loss)) for loss in (plain, in_blocks)]
+
+
+@given(arrays(np.int32, 6, elements=CLASSES), WEIGHTS)
+def test_loss_and_accuracy_in_one_pass_are_those_of_two(labels, mask):
+    logits = np.sin(np.arange(24, dtype=np.float32)).reshape(6, 4)
+    loss, right = losses.loss_and_accuracy(blocked(logits), labels[None], mask[None])
+    expected = losses.cross_entropy(logits, labels, mask), losses.accuracy(logits, labels, mask)
+    np.testing.assert_allclose(loss, expected[0], rtol=1e-6)
+    np.testing.assert_array_equal(right, expected[1])
+    assert losses.loss_and_accuracy(logits, labels, mask)[1] == expected[1]
+
+
+def test_an_evaluation_computes_the_logits_once():
+    def products(score):
+        head = LMHead(jnp.ones((2, 3, 4)), jnp.ones((5, 4)))
+        batch = {"labels": np.zeros((2, 3), int), "loss_mask": np.ones((2, 3))}
+        output = ModelOutput(None, mlm_logits=head, head_logits=head)
+        return str(jax.make_jaxpr(lambda: score(output, batch))()).count("dot_general")
+
+    assert products(losses.mlm_scores) == products(losses.gpt_scores) == 1
+
+
+@pytest.mark.parametrize(("platform", "rows", "blocks"), [("cpu", 8, 4), ("tpu", 8, 1), ("gpu", 8, 1), ("tpu", 64, 6)])
+def test_an_accelerator_has_one_block_where_the_logits_fit(monkeypatch, platform, rows, blocks):
+    monkeypatch.setattr(chunked_cross_entropy, "target_device", lambda: SimpleNamespace(platform=platform))
+    head = LMHead(*(jax.ShapeDtypeStruct(shape, np.float32) for shape in ((rows, 512, 1), (40478, 1))))
+    labels, mask = (jax.ShapeDtypeStruct((rows, 512), dtype) for dtype in (np.int32, np.float32))
+    gradient = jax.grad(lambda head, *given: losses.cross_entropy(head, *given).sum)
+    assert f"length={blocks}" in str(jax.make_jaxpr(gradient)(head, labels, mask))
 
 
 @given(arrays(np.int32, 6, elements=CLASSES), WEIGHTS)

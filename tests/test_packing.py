@@ -408,17 +408,15 @@ def test_the_model_takes_packed_examples_as_if_alone(name, bert_split, wordpiece
     def loss(params, batch):
         output = step.apply(objective, params, batch)
         means = {key: value.mean() for key, value in objective.losses(output, batch).items()}
-        return objective.total(means), (means, objective.accuracies(output, batch), output)
+        return objective.total(means), (means, objective.scores(output, batch), output)
 
     params = jax.jit(objective.model.init)(jax.random.key(0), single["input_ids"])["params"]
     both = jax.jit(jax.grad(loss, has_aux=True))
-    (grad, (means, accuracies, output)), (grad_one, (means_one, accuracies_one, one)) = (
+    (grad, (means, scores, output)), (grad_one, (means_one, scores_one, one)) = (
         both(params, batch) for batch in (packed, single)
     )
     close = {"rtol": 1e-5, "atol": 1e-5}
-    jax.tree.map(
-        lambda a, b: np.testing.assert_allclose(a, b, **close), (means, accuracies), (means_one, accuracies_one)
-    )
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), (means, scores), (means_one, scores_one))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, **close), grad, grad_one)
     assert max(abs(leaf).max() for leaf in jax.tree.leaves(grad)) > 1e-2
     if isinstance(output.logits, LMHead):

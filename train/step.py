@@ -29,7 +29,7 @@ class Objective(NamedTuple):
         model: called with the batch's `inputs` by name.
         inputs: keys of the batch; keys of `PACKED` that the batch has are added.
         losses: (output, batch) -> sums by name; the weighted sum of their means is minimized.
-        accuracies: (output, batch) -> sums that only an evaluation computes.
+        scores: (output, batch) -> sums of an evaluation: losses and accuracies.
         weights: (loss, weight) pairs; a loss without a weight has weight 1.
         options: (name, value) pairs of further arguments of the model.
         outputs: fields of the model's output that an evaluation keeps.
@@ -39,7 +39,7 @@ class Objective(NamedTuple):
     model: Model
     inputs: tuple[str, ...]
     losses: Callable[[Any, Batch], Sums]
-    accuracies: Callable[[Any, Batch], Sums]
+    scores: Callable[[Any, Batch], Sums]
     weights: tuple[tuple[str, float], ...] = ()
     options: tuple[tuple[str, Any], ...] = ()
     outputs: tuple[str, ...] = ()
@@ -65,18 +65,18 @@ def single_device(local: GradFn) -> GradFn:
 def bert_objective(model: Model) -> Objective:
     """Masked tokens and next sentences: BERT's pretraining objective."""
     inputs = ("input_ids", "attention_mask", "token_type_ids", "masked_positions")
-    return Objective(model, inputs, losses.bert_losses, losses.bert_accuracies, options=IN_BLOCKS)
+    return Objective(model, inputs, losses.bert_losses, losses.bert_scores, options=IN_BLOCKS)
 
 
 def mlm_objective(model: Model) -> Objective:
     """Masked tokens alone."""
     inputs = ("input_ids", "attention_mask", "masked_positions")
-    return Objective(model, inputs, losses.mlm_losses, losses.mlm_accuracies, options=IN_BLOCKS)
+    return Objective(model, inputs, losses.mlm_losses, losses.mlm_scores, options=IN_BLOCKS)
 
 
 def gpt_objective(model: Model) -> Objective:
     """The next token: GPT-1's pretraining objective."""
-    return Objective(model, ("input_ids",), losses.gpt_losses, losses.gpt_accuracies, options=IN_BLOCKS)
+    return Objective(model, ("input_ids",), losses.gpt_losses, losses.gpt_scores, options=IN_BLOCKS)
 
 
 def apply(objective: Objective, params: Any, batch: Batch, key: Array | None = None) -> Any:
@@ -191,6 +191,6 @@ def eval_step(params: Any, batch: Batch, *, objective: Objective) -> tuple[Sums,
         per row, with each row's `place`.
     """
     output = apply(objective, params, batch)
-    sums = objective.losses(output, batch) | objective.accuracies(output, batch)
+    sums = objective.scores(output, batch)
     kept = {name: getattr(output, name) for name in objective.outputs}
     return sums, kept | ({"place": batch["place"]} if kept else {})

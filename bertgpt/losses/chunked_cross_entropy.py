@@ -7,7 +7,10 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-POSITIONS = 1024  # per block, unless one row has more: with 40,478 tokens, the logits of a block take 166 MB
+from bertgpt.devices import target_device
+
+POSITIONS_ON_CPU = 1024  # per block: measured; with 40,478 tokens, the logits of a block take 166 MB
+BYTES = 2**30  # of the logits of a block on other devices, where each block reads and writes the whole table's gradient
 
 
 class LMHead(NamedTuple):
@@ -45,22 +48,23 @@ def summed_cross_entropy(head: LMHead, labels: Array, weights: Array) -> Array:
     differentiation.
     """
 
-    def block(rows: Any) -> Array:
-        x, labels, weights = rows
+    return summed_loss_and_hits(head, labels, weights, weights)[0]
+
+
+def summed_loss_and_hits(head: LMHead, labels: Array, weights: Array, counts: Array) -> tuple[Array, Array]:
+    """Return the loss of `summed_cross_entropy`, and the sum of `counts` [B P] where the label has the highest logit.
+
+    The logits are computed once for both.
+    """
+
+    def block(rows: Any) -> tuple[Array, Array]:
+        x, labels, weights, counts = rows
         logits = head._replace(x=x).logits()
-        return ((jax.nn.logsumexp(logits, axis=-1) - _at(logits, labels)) * weights).sum()
+        losses = jax.nn.logsumexp(logits, axis=-1) - _at(logits, labels)
+        return (losses * weights).sum(), ((logits.argmax(-1) == labels) * counts).sum()
 
-    return jax.lax.map(block, _blocks(head.x, labels, weights)).sum()
-
-
-def summed_hits(head: LMHead, labels: Array, weights: Array) -> Array:
-    """Return the sum of the weights where the label has the highest logit. Shapes as in `summed_cross_entropy`."""
-
-    def block(rows: Any) -> Array:
-        x, labels, weights = rows
-        return ((head._replace(x=x).logits().argmax(-1) == labels) * weights).sum()
-
-    return jax.lax.map(block, _blocks(head.x, labels, weights)).sum()
+    losses, hits = jax.lax.map(block, _blocks(head.shape[-1], head.x, labels, weights, counts))
+    return losses.sum(), hits.sum()
 
 
 @summed_cross_entropy.defjvp
@@ -93,7 +97,7 @@ def _with_gradient(head: LMHead, labels: Array, weights: Array) -> tuple[Array, 
     # under shard_map the carry must vary by device, so add 0 * x
     zero = sum(0 * part.ravel()[:1].astype(jnp.float32).sum() for part in jax.tree.leaves((head, labels, weights)))
     zeros = jax.tree.map(lambda part: jnp.full(part.shape, zero), (table, head.bias))
-    (d_table, d_bias), made = jax.lax.scan(block, zeros, _blocks(head.x, labels, weights))
+    (d_table, d_bias), made = jax.lax.scan(block, zeros, _blocks(head.shape[-1], head.x, labels, weights))
     losses, dx = (part.reshape(-1, *part.shape[2:])[: labels.shape[0]] for part in made)
     return losses, LMHead(dx, d_table, d_bias)
 
@@ -102,10 +106,15 @@ def _at(logits: Array, labels: Array) -> Array:
     return jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
 
 
-def _blocks(*arrays: Array) -> tuple[Array, ...]:
+def _blocks(classes: int, *arrays: Array) -> tuple[Array, ...]:
     """Reshape each [B P ...] to [N R P ...], N blocks of R rows; the last block is padded with zeros."""
     batch, positions = arrays[0].shape[:2]
-    count = max(1, math.ceil(batch / max(1, POSITIONS // max(1, positions))))
+    count = max(1, math.ceil(batch / max(1, _positions(classes) // max(1, positions))))
     rows = math.ceil(batch / count)
     fill = count * rows - batch
     return tuple(jnp.pad(x, ((0, fill), *[(0, 0)] * (x.ndim - 1))).reshape(count, rows, *x.shape[1:]) for x in arrays)
+
+
+def _positions(classes: int) -> int:
+    """The number of positions of a block, unless one row has more."""
+    return POSITIONS_ON_CPU if target_device().platform == "cpu" else BYTES // (4 * classes)

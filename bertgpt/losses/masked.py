@@ -17,7 +17,7 @@ from jax import Array
 
 from bertgpt.errors import InputError
 from bertgpt.ids import narrowed
-from bertgpt.losses.chunked_cross_entropy import LMHead, summed_cross_entropy, summed_hits
+from bertgpt.losses.chunked_cross_entropy import LMHead, summed_cross_entropy, summed_loss_and_hits
 
 Batch = dict[str, Any]
 
@@ -46,18 +46,23 @@ def cross_entropy(logits: Array | LMHead, labels: Array, mask: Array) -> SumWeig
     Raises:
         InputError: labels or mask have another shape, or labels are not integers.
     """
+    labels, weights, total = _weighted(logits, labels, mask)
+    if isinstance(logits, LMHead):
+        return SumWeight(summed_cross_entropy(logits, labels, weights), total)
+    logits = logits.astype(jnp.float32)
+    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
+    return SumWeight(((jax.nn.logsumexp(logits, axis=-1) - picked) * weights).sum(), total)
+
+
+def _weighted(logits: Array | LMHead, labels: Array, mask: Array) -> tuple[Array, Array, Array]:
+    """Return labels that exist, the weight of each (NaN instead of a label that does not exist), and the mask's sum."""
     *shape, classes = logits.shape
     _check_shapes(shape, labels=labels, mask=mask)
     if labels.dtype.kind not in "iu":
         raise InputError(f"labels are {labels.dtype}; they must be integers")
     labels, mask = jnp.asarray(narrowed(labels), jnp.int32), jnp.asarray(mask, jnp.float32)
     exists = (labels >= 0) & (labels < classes)
-    labels, weights = jnp.where(exists, labels, 0), jnp.where(exists | (mask == 0), mask, jnp.nan)
-    if isinstance(logits, LMHead):
-        return SumWeight(summed_cross_entropy(logits, labels, weights), mask.sum())
-    logits = logits.astype(jnp.float32)
-    picked = jnp.take_along_axis(logits, labels[..., None], axis=-1)[..., 0]
-    return SumWeight(((jax.nn.logsumexp(logits, axis=-1) - picked) * weights).sum(), mask.sum())
+    return jnp.where(exists, labels, 0), jnp.where(exists | (mask == 0), mask, jnp.nan), mask.sum()
 
 
 def _check_shapes(shape: Sequence[int], **arrays: Array) -> None:
@@ -69,12 +74,20 @@ def _check_shapes(shape: Sequence[int], **arrays: Array) -> None:
 
 def accuracy(logits: Array | LMHead, labels: Array, mask: Array) -> SumWeight:
     """Return the share of labels that have the highest logit. Shapes as in `cross_entropy`."""
-    _check_shapes(logits.shape[:-1], labels=labels, mask=mask)
-    labels = narrowed(labels)
     if isinstance(logits, LMHead):
-        mask = mask.astype(jnp.float32)
-        return SumWeight(summed_hits(logits, labels, mask), mask.sum())
-    return masked_sum((logits.argmax(-1) == labels).astype(jnp.float32), mask)
+        return loss_and_accuracy(logits, labels, mask)[1]
+    _check_shapes(logits.shape[:-1], labels=labels, mask=mask)
+    return masked_sum((logits.argmax(-1) == narrowed(labels)).astype(jnp.float32), mask)
+
+
+def loss_and_accuracy(logits: Array | LMHead, labels: Array, mask: Array) -> tuple[SumWeight, SumWeight]:
+    """Return `cross_entropy` and `accuracy`; the logits of an `LMHead` are computed once for both."""
+    if not isinstance(logits, LMHead):
+        return cross_entropy(logits, labels, mask), accuracy(logits, labels, mask)
+    existing, weights, total = _weighted(logits, labels, mask)
+    counts = jnp.where(jnp.isnan(weights), 0, weights)
+    loss, hits = summed_loss_and_hits(logits, existing, weights, counts)
+    return SumWeight(loss, total), SumWeight(hits, total)
 
 
 def mlm_loss(mlm_logits: Array | LMHead, batch: Batch) -> SumWeight:
@@ -98,10 +111,11 @@ def bert_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
     return mlm_losses(output, batch) | {"nsp_loss": nsp_loss(output.nsp_logits, batch)}
 
 
-def bert_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
-    """The accuracy of both objectives, and the recall of each NSP class (their mean is the balanced accuracy)."""
+def bert_scores(output: Any, batch: Batch) -> dict[str, SumWeight]:
+    """Loss and accuracy of both objectives, and the recall of each NSP class (their mean is the balanced accuracy)."""
     label, mask = batch["next_sentence_label"], batch["nsp_loss_mask"]
-    return mlm_accuracies(output, batch) | {
+    return mlm_scores(output, batch) | {
+        "nsp_loss": nsp_loss(output.nsp_logits, batch),
         "nsp_accuracy": accuracy(output.nsp_logits, label, mask),
         "nsp_recall_is_next": accuracy(output.nsp_logits, label, mask * (label == 0)),
         "nsp_recall_not_next": accuracy(output.nsp_logits, label, mask * (label == 1)),
@@ -113,9 +127,10 @@ def mlm_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
     return {"mlm_loss": mlm_loss(output.mlm_logits, batch)}
 
 
-def mlm_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
-    """The share of masked tokens whose original token has the highest logit."""
-    return {"mlm_accuracy": accuracy(output.mlm_logits, batch["labels"], batch["loss_mask"])}
+def mlm_scores(output: Any, batch: Batch) -> dict[str, SumWeight]:
+    """The loss, and the share of masked tokens whose original token has the highest logit."""
+    loss, right = loss_and_accuracy(output.mlm_logits, batch["labels"], batch["loss_mask"])
+    return {"mlm_loss": loss, "mlm_accuracy": right}
 
 
 def gpt_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
@@ -123,9 +138,10 @@ def gpt_losses(output: Any, batch: Batch) -> dict[str, SumWeight]:
     return {"lm_loss": lm_loss(output.logits, batch)}
 
 
-def gpt_accuracies(output: Any, batch: Batch) -> dict[str, SumWeight]:
-    """The share of next tokens that have the highest logit."""
-    return {"lm_accuracy": accuracy(output.logits, batch["labels"], batch["loss_mask"])}
+def gpt_scores(output: Any, batch: Batch) -> dict[str, SumWeight]:
+    """The loss, and the share of next tokens that have the highest logit."""
+    loss, right = loss_and_accuracy(output.logits, batch["labels"], batch["loss_mask"])
+    return {"lm_loss": loss, "lm_accuracy": right}
 
 
 def class_loss(logits: Array, batch: Batch, problem: str) -> SumWeight:

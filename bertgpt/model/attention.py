@@ -11,6 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
+from bertgpt.devices import target_device
 from bertgpt.model.dropout import Dropout
 from bertgpt.model.layers import dense
 from bertgpt.model.masks import cache_mask, dense_mask
@@ -136,12 +137,6 @@ def attend(
     )
     kernel = next(kernel for kernel in KERNELS if kernel.obstacle(request) is None)
     return kernel.function(query, key, value, Masks(causal, attention_mask, pack_ids), cache, dropout)
-
-
-def target_device() -> Any:
-    """Return the device that JAX computes on by default."""
-    chosen = jax.config.jax_default_device  # type: ignore[attr-defined]  # a device, its kind, or None
-    return chosen if isinstance(chosen, jax.Device) else jax.devices(chosen)[0]
 
 
 def cudnn_obstacle(request: Request) -> str | None:

@@ -236,17 +236,30 @@ def _losses_of(settings: TaskSettings, model: Model) -> Objective:
     outputs = SPECS[kind].outputs
     if kind == "question_answering":
         weights = (("start_loss", 0.5), ("end_loss", 0.5))
-        return Objective(model, inputs, losses.span_losses, losses.span_accuracies, weights, outputs=outputs)
+        return Objective(
+            model,
+            inputs,
+            losses.span_losses,
+            _scores(losses.span_losses, losses.span_accuracies),
+            weights,
+            outputs=outputs,
+        )
     task_losses, accuracies = _losses(kind)
     if not causal or not settings.lm_weight:
-        return Objective(model, inputs, task_losses, accuracies, outputs=outputs)
+        return Objective(model, inputs, task_losses, _scores(task_losses, accuracies), outputs=outputs)
     field = "logits" if kind == "multiple_choice" else "lm_logits"
 
     def with_lm(output: Any, batch: losses.Batch) -> dict[str, losses.SumWeight]:
         return task_losses(output, batch) | {"lm_loss": losses.auxiliary_lm_loss(getattr(output, field), batch)}
 
     options = () if kind == "multiple_choice" else (("output_lm_logits", True),)
-    return Objective(model, inputs, with_lm, accuracies, (("lm_loss", settings.lm_weight),), options, outputs)
+    weights = (("lm_loss", settings.lm_weight),)
+    return Objective(model, inputs, with_lm, _scores(with_lm, accuracies), weights, options, outputs)
+
+
+def _scores(task_losses: Any, accuracies: Any) -> Any:
+    """The losses and the accuracies, as one function of (output, batch)."""
+    return lambda output, batch: task_losses(output, batch) | accuracies(output, batch)
 
 
 def _losses(kind: str) -> tuple[Any, Any]:
