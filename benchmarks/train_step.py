@@ -28,7 +28,7 @@ from bertgpt import presets
 from bertgpt.config import ModelConfig
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
-from bertgpt.model.attention import Request, cudnn_obstacle
+from bertgpt.model.attention import Request, chosen
 from bertgpt.tokenizers import train_wordpiece
 from train import flops, parallel
 from train.folders.run_folder import fitting_objective
@@ -145,10 +145,10 @@ class OurStep:
 def ours(config: ModelConfig, dtype: str, remat: str, batches: list[Batch], section: ParallelSection) -> Work:
     """Work: bertgpt's step."""
     made = OurStep(config, dtype, remat, batches, section)
-    width, length = config.hidden_size // config.num_heads, batches[0]["input_ids"].shape[1]
-    obstacle = cudnn_obstacle(Request(jax.devices()[0], dtype, length, width, config.attention_dropout))
+    sizes = batches[0]["input_ids"].shape[1], config.num_heads, config.hidden_size // config.num_heads
+    kernel = chosen(Request(jax.devices()[0], dtype, *sizes, config.attention_dropout))
     about = side_by_side.jax_about(made.strategy.devices)
-    about |= {"runs": f"{made.strategy.name}, {'plain attention' if obstacle else 'cuDNN attention'}"}
+    about |= {"runs": f"{made.strategy.name}, attention: {kernel.name}"}
     return Work(made.step, made.wait, amounts(config, batches), about, side_by_side.jax_peak_bytes)
 
 

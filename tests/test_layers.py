@@ -344,8 +344,8 @@ def gpu(kind="NVIDIA H100 80GB HBM3", capability="9.0"):
     [
         (gpu(), "bfloat16", 512, 64, 0.0, None),
         (gpu(), "float16", 512, 128, 0.0, None),
-        (gpu("cpu"), "bfloat16", 512, 64, 0.0, "the device is a cpu"),
-        (gpu("Tesla T4"), "bfloat16", 512, 64, 0.0, "the device is a Tesla T4"),
+        (gpu("cpu"), "bfloat16", 512, 64, 0.0, "the device is cpu"),
+        (gpu("Tesla T4"), "bfloat16", 512, 64, 0.0, "the device is Tesla T4"),
         (gpu("NVIDIA T4", "7.5"), "bfloat16", 512, 64, 0.0, "compute capability 8.0 or higher, and the GPU has 7.5"),
         (gpu(), "float32", 512, 64, 0.0, "the dtype is float32"),
         (gpu(), "bfloat16", 512, 127, 0.0, "they are 127 and 512"),
@@ -355,7 +355,8 @@ def gpu(kind="NVIDIA H100 80GB HBM3", capability="9.0"):
     ],
 )
 def test_cudnn_is_taken_where_nothing_stands_against_it(device, dtype, length, width, dropout, obstacle):
-    found = attention.cudnn_obstacle(attention.Request(device, dtype, length, width, dropout))
+    (kernel,) = (kernel for kernel in attention.KERNELS if kernel.name == "cuDNN")
+    found = kernel.obstacle_to(attention.Request(device, dtype, length, 12, width, dropout), "auto")
     assert found is None if obstacle is None else obstacle in found
 
 
@@ -373,8 +374,8 @@ def test_cudnn_is_taken_where_nothing_stands_against_it(device, dtype, length, w
     ],
 )
 def test_the_first_kernel_that_can_serve_is_taken(request_of, name):
-    request = attention.Request(gpu(), "bfloat16", 512, 64)._replace(**request_of)
-    assert next(kernel.name for kernel in attention.KERNELS if kernel.obstacle(request) is None) == name
+    request = attention.Request(gpu(), "bfloat16", 512, 12, 64)._replace(**request_of)
+    assert attention.chosen(request).name == name
 
 
 def test_on_a_chosen_cpu_attention_is_plain_beside_a_gpu(monkeypatch):

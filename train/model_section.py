@@ -18,6 +18,7 @@ def model_config(config: RunConfig, vocab_size: int, base: ModelConfig | None = 
     """
     section = dataclasses.asdict(config.model)
     preset = section.pop("preset")
+    section.pop("attention")  # how it is computed, not what
     fields = {name: value for name, value in section.items() if value is not None and not name.startswith("init_")}
     if base is None:
         fields.setdefault("vocab_size", vocab_size)

@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertgpt.errors import InputError
-from bertgpt.model.attention import Request, cudnn_obstacle
+from bertgpt.model.attention import Request, chosen, passed_over
 
 from . import hosts
 from .atomic_files import write_whole
@@ -216,8 +216,10 @@ def opening(config: Any, model: Any, strategy: Any, parameters: int, devices: li
     """
     devices = jax.devices() if devices is None else devices
     device, processes = devices[0], len({device.process_index for device in devices})
-    width, length = model.hidden_size // model.num_heads, config.data.sequence_length
-    obstacle = cudnn_obstacle(Request(device, config.train.dtype, length, width, model.attention_dropout))
+    sizes = config.data.sequence_length, model.num_heads, model.hidden_size // model.num_heads
+    request = Request(device, config.train.dtype, *sizes, model.attention_dropout)
+    kernel = chosen(request, config.model.attention)
+    reasons = [] if kernel.device else passed_over(request, config.model.attention)
     split = f" in {processes} processes" if processes > 1 else ""
     lines = [
         f"{model.architecture} with {parameters:,} parameters, {config.train.dtype}, on {len(devices)} x "
@@ -225,7 +227,7 @@ def opening(config: Any, model: Any, strategy: Any, parameters: int, devices: li
         f"{config.train.steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens, "
         + (f"objective {config.train.objective}, " if config.train.objective else "")
         + f"into {config.out}",
-        "attention: " + ("cuDNN" if obstacle is None else f"plain (cuDNN not used: {obstacle})"),
+        f"attention: {kernel.name}" + (f" ({'; '.join(reasons)})" if reasons else ""),
     ]
     if device.platform == "cpu" and has_nvidia():
         lines.append(

@@ -47,6 +47,12 @@ class ModelSection:
     activation: str | None = setting(None, "gelu_erf, gelu_tanh or relu")
     initializer_range: float | None = setting(None, "standard deviation of the initial weights")
     classifier_dropout: float | None = setting(None, "dropout before a task head; null: `model.hidden_dropout`")
+    attention: str = setting(
+        "auto",
+        "auto: the fastest kernel for the device; plain: written out; fused: cuDNN or the TPU kernel, or an error",
+        choices=("auto", "plain", "fused"),
+        resumable=True,
+    )
 
 
 @dataclasses.dataclass

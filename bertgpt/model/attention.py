@@ -12,6 +12,7 @@ from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
 from bertgpt.devices import target_device
+from bertgpt.errors import InputError
 from bertgpt.model.dropout import Dropout
 from bertgpt.model.layers import dense
 from bertgpt.model.masks import cache_mask, dense_mask
@@ -80,6 +81,7 @@ class Request(NamedTuple):
         device: the device that computes.
         dtype: the dtype of queries, keys and values.
         length: T, the number of query tokens.
+        heads: H, the number of heads.
         width: W, the width of a head.
         dropout: the dropout rate of the probabilities.
         cached: whether keys and values are in a cache.
@@ -89,6 +91,7 @@ class Request(NamedTuple):
     device: Any
     dtype: DTypeLike
     length: int
+    heads: int
     width: int
     dropout: float = 0.0
     cached: bool = False
@@ -102,11 +105,48 @@ class Kernel(NamedTuple):
         name: the name shown to the user.
         obstacle: a function that returns why the kernel cannot serve a request, in one phrase; None if it can.
         function: (query, key, value, masks, cache, dropout) -> AttentionOutput.
+        device: of a fused kernel: how the names of its devices begin.
     """
 
     name: str
     obstacle: Callable[[Request], str | None]
     function: Callable[..., AttentionOutput]
+    device: str = ""
+
+    def obstacle_to(self, request: Request, choice: str) -> str | None:
+        """Why the kernel does not serve a request under a choice of CHOICES; None if it can."""
+        kind = request.device.device_kind
+        if self.device and choice == "plain":
+            return "model.attention is plain"
+        if not kind.startswith(self.device):
+            return f"it needs a device of {self.device}, and the device is {kind}"
+        return self.obstacle(request)
+
+
+CHOICES = ("auto", "plain", "fused")  # the fastest, never a fused kernel, always one
+
+
+def chosen(request: Request, choice: str = "auto") -> Kernel:
+    """Return the first kernel of `KERNELS` that can serve a request.
+
+    Raises:
+        InputError: `choice` is fused, but no fused kernel can serve the request.
+    """
+    kernel = next(kernel for kernel in KERNELS if kernel.obstacle_to(request, choice) is None)
+    if choice == "fused" and not (kernel.device or request.cached or request.probabilities):
+        raise InputError(
+            f"model.attention is fused, but no fused kernel can compute this ({'; '.join(passed_over(request))}); "
+            "set model.attention=auto"
+        )
+    return kernel
+
+
+def passed_over(request: Request, choice: str = "auto") -> list[str]:
+    """Return the fused kernels that do not serve a request, with the reasons; only those of its kind of device, if any."""
+    kernels = [kernel for kernel in KERNELS if kernel.device]
+    near = [kernel for kernel in kernels if request.device.device_kind.startswith(kernel.device)]
+    reasons = {kernel.name: kernel.obstacle_to(request, choice) for kernel in near or kernels}
+    return [f"{name} not used: {reason}" for name, reason in reasons.items() if reason]
 
 
 def attend(
@@ -120,6 +160,7 @@ def attend(
     cache: Cache | None = None,
     dropout: Dropout | None = None,
     probabilities: bool = False,
+    choice: str = "auto",
 ) -> AttentionOutput:
     """Compute self-attention with the first kernel of `KERNELS` that can.
 
@@ -130,20 +171,21 @@ def attend(
         cache: the cache with earlier tokens, to which these keys and values were already appended; None: no cache.
         dropout: dropout of the probabilities.
         probabilities: whether to return the probabilities.
+        choice: which kernels may serve, one of CHOICES.
+
+    Raises:
+        InputError: as `chosen`.
     """
     rate = 0.0 if dropout is None or dropout.deterministic else dropout.rate
-    request = Request(
-        target_device(), query.dtype, query.shape[1], query.shape[3], rate, cache is not None, probabilities
-    )
-    kernel = next(kernel for kernel in KERNELS if kernel.obstacle(request) is None)
-    return kernel.function(query, key, value, Masks(causal, attention_mask, pack_ids), cache, dropout)
+    _, length, heads, width = query.shape
+    request = Request(target_device(), query.dtype, length, heads, width, rate, cache is not None, probabilities)
+    masks = Masks(causal, attention_mask, pack_ids)
+    return chosen(request, choice).function(query, key, value, masks, cache, dropout)
 
 
 def cudnn_obstacle(request: Request) -> str | None:
     """Return why cuDNN's fused attention cannot serve a request; None if it can."""
-    device, dtype, length, width = request[:4]
-    if not device.device_kind.startswith("NVIDIA"):
-        return f"it needs an NVIDIA GPU, and the device is a {device.device_kind}"
+    device, dtype, length, _, width = request[:5]
     if float(device.compute_capability) < 8:
         return f"it needs compute capability 8.0 or higher, and the GPU has {device.compute_capability}"
     if jnp.dtype(dtype) not in (jnp.bfloat16, jnp.float16):
@@ -176,6 +218,35 @@ def cudnn_attention(
         mask = jnp.broadcast_to(mask, (mask.shape[0], 1, length, length))
     options = {"mask": mask, "is_causal": masks.causal, "implementation": implementation}
     return AttentionOutput(jax.nn.dot_product_attention(query, key, value, **options))
+
+
+def tpu_obstacle(request: Request) -> str | None:
+    """Return why our TPU kernel cannot serve a request; None if it can."""
+    if request.cached or request.probabilities:
+        return "it supports no cache and returns no probabilities"
+    from bertgpt.model import tpu_attention  # only here: Pallas takes time to import
+
+    return tpu_attention.obstacle(request.length, request.heads, request.width, request.dtype)
+
+
+def of_tpu(
+    query: Array,
+    key: Array,
+    value: Array,
+    masks: Masks,
+    cache: None = None,
+    dropout: Dropout | None = None,
+    interpret: bool = False,
+) -> AttentionOutput:
+    """The same as our `dot_product_attention`, with the same probabilities dropped, by `tpu_attention`."""
+    from bertgpt.model import tpu_attention
+
+    if dropout is None or dropout.deterministic or not dropout.rate:
+        return AttentionOutput(tpu_attention.attention(query, key, value, **masks._asdict(), interpret=interpret))
+    batch, length, heads, _ = query.shape
+    dropout.check(batch * heads * length**2)
+    given = masks._asdict() | {"rate": dropout.rate, "words": dropout.words(), "interpret": interpret}
+    return AttentionOutput(tpu_attention.attention(query, key, value, **given))
 
 
 def decode_obstacle(request: Request) -> str | None:
@@ -233,7 +304,8 @@ def dot_product_attention(
 
 KERNELS = (  # in order of preference; the last one serves every request
     Kernel("decode", decode_obstacle, decode_attention),
-    Kernel("cuDNN", cudnn_obstacle, cudnn_attention),
+    Kernel("cuDNN", cudnn_obstacle, cudnn_attention, "NVIDIA"),
+    Kernel("the TPU kernel", tpu_obstacle, of_tpu, "TPU"),
     Kernel("plain", lambda request: None, dot_product_attention),
 )
 
@@ -244,6 +316,7 @@ class Attention(nn.Module):
     config: ModelConfig
     causal: bool
     dtype: DTypeLike = jnp.float32
+    choice: str = "auto"
 
     @nn.compact
     def __call__(
@@ -273,6 +346,7 @@ class Attention(nn.Module):
             cache=cache,
             dropout=Dropout(config.attention_dropout, deterministic=deterministic),
             probabilities=output_attentions,
+            choice=self.choice,
         )
         mixed = mixed.astype(self.dtype)
         if cache is not None:

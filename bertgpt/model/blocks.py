@@ -42,6 +42,7 @@ class Block(nn.Module):
     config: ModelConfig
     causal: bool
     dtype: DTypeLike = jnp.float32
+    choice: str = "auto"
 
     @nn.compact
     def __call__(
@@ -53,7 +54,7 @@ class Block(nn.Module):
         cache: Cache | None = None,
         output_attentions: bool = False,
     ) -> tuple[Array, Cache | None, Array | None]:
-        attention = Attention(self.config, self.causal, self.dtype, name="attention")
+        attention = Attention(self.config, self.causal, self.dtype, self.choice, name="attention")
         feed_forward = FeedForward(self.config, self.dtype, name="feed_forward")
         dropout = Dropout(self.config.hidden_dropout, deterministic=deterministic)
         attention_norm, feed_forward_norm = (
@@ -73,11 +74,14 @@ class Model(nn.Module):
         dtype: the dtype of the computation; parameters stay float32.
         remat: activation checkpointing (a key of REMAT): "dots" and "full" recompute more in the backward pass and use
             less memory. Outputs and gradients are the same.
+        attention: "auto" takes the fastest kernel for the device, "plain" the form that is written out, "fused" a
+            fused kernel or an error.
     """
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
+    attention: str = "auto"
 
 
 class Stack(Model):
@@ -107,7 +111,7 @@ class Stack(Model):
             Block if kept is None else nn.remat(Block, policy=kept, static_argnums=(4, 6))
         )  # deterministic and output_attentions
         for layer in range(self.config.num_layers):
-            block = make(self.config, self.config.causal, self.dtype, name=f"block_{layer}")
+            block = make(self.config, self.config.causal, self.dtype, self.attention, name=f"block_{layer}")
             of_layer = cache[layer] if cache else None
             results.append(block(x, attention_mask, pack_ids, deterministic, of_layer, output_attentions))
             x = results[-1][0]

@@ -10,6 +10,8 @@ from jax import Array
 
 from bertgpt.errors import InputError
 
+SPREAD = np.uint32(0xED5AD4BB)  # odd, so places stay distinct
+
 
 class Dropout(nn.Module):
     """Zero each value with probability `rate` (at least 0, below 1), and scale the rest to preserve the mean.
@@ -25,21 +27,35 @@ class Dropout(nn.Module):
     def __call__(self, x: Any, deterministic: bool | None = None) -> Any:
         if nn.merge_param("deterministic", self.deterministic, deterministic) or self.rate == 0:
             return x
-        if not 0 < self.rate < 1 or x.size > 2**32:  # uint32 indices would repeat
-            raise InputError(
-                f"dropout of {x.size} values at rate {self.rate}; it takes at most 2**32 values and a rate below 1"
-            )
-        key = jax.random.key_data(self.make_rng("dropout"))
+        self.check(x.size)
         place = jax.lax.iota(jnp.uint32, x.size).reshape(x.shape)
-        drawn = murmur3_fmix32(murmur3_fmix32(place ^ key[0]) ^ key[1])
-        kept = drawn >= np.uint32(self.rate * 2**32)
+        kept = keeps(place * SPREAD, self.words(), self.rate)
         return jnp.where(kept, x / np.float32(1 - self.rate), 0).astype(x.dtype)  # bfloat16 cannot represent 0.9
 
+    def check(self, size: int) -> None:
+        """
+        Raises:
+            InputError: the rate or the number of values is out of range.
+        """
+        if not 0 < self.rate < 1 or size > 2**32:  # uint32 indices would repeat
+            raise InputError(
+                f"dropout of {size} values at rate {self.rate}; it takes at most 2**32 values and a rate below 1"
+            )
 
-def murmur3_fmix32(x: Array) -> Array:
-    """uint32 -> uint32, a bijection whose output bits each depend on all input bits: the finalizer of MurmurHash3
-    (Appleby 2011).
+    def words(self) -> Array:
+        """The key of this call as two words, uint32 [2]; another call has another key."""
+        return jax.random.key_data(self.make_rng("dropout"))[:2]
+
+
+def keeps(spread: Array, words: Any, rate: float) -> Array:
+    """Decide by a hash, under a key of two words, which values to keep; each is dropped with probability `rate`.
+
+    `spread` is place x SPREAD, uint32, for the index of each value: a kernel multiplies once for many places. Every
+    operation counts, since a step hashes each probability of attention several times. Constants and shifts are those
+    of `triple32` (Wellons 2018, github.com/skeeto/hash-prospector), with the key in place of its outer shifts. Signed
+    numbers are compared, as a TPU does.
     """
-    x = (x ^ (x >> 16)) * np.uint32(0x85EBCA6B)
-    x = (x ^ (x >> 13)) * np.uint32(0xC2B2AE35)
-    return x ^ (x >> 16)
+    x = (spread + words[0]) ^ words[1]
+    x = (x ^ (x >> 17)) * np.uint32(0xAC4C1B51)
+    x = (x ^ (x >> 15)) * np.uint32(0x31848BAB)
+    return x.astype(jnp.int32) >= np.int32(int(rate * 2**32) - 2**31)

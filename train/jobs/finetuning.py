@@ -143,7 +143,7 @@ def make_job(
     if initial.model is not None:
         key = jax.random.key(config.seed)
         model, params = adapt(initial.model, initial.params, architecture, model_config, tokenizer, key=key)
-    model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat)
+    model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat, attention=config.model.attention)
     job = job_for(settings, data, model, params, examples["train"], examples["eval"], rows_digest(config))
     if config.data.pack:
         packed = Packed(TaskExamples(data, examples["train"]), most_examples(data.template.length), config.seed)
@@ -253,8 +253,8 @@ def _losses_of(settings: TaskSettings, model: Model) -> Objective:
         return task_losses(output, batch) | {"lm_loss": losses.auxiliary_lm_loss(getattr(output, field), batch)}
 
     options = () if kind == "multiple_choice" else (("output_lm_logits", True),)
-    weights = (("lm_loss", settings.lm_weight),)
-    return Objective(model, inputs, with_lm, _scores(with_lm, accuracies), weights, options, outputs)
+    scores = _scores(with_lm, accuracies)
+    return Objective(model, inputs, with_lm, scores, (("lm_loss", settings.lm_weight),), options, outputs)
 
 
 def _scores(task_losses: Any, accuracies: Any) -> Any:

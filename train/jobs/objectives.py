@@ -44,9 +44,11 @@ def decide(config: RunConfig, initial: InitialModel | None) -> str:
     return check_family(config.train.objective, family, "the model")
 
 
-def make_model(objective: str, config: ModelConfig, dtype: str = "float32", remat: str = "none") -> Model:
+def make_model(
+    objective: str, config: ModelConfig, dtype: str = "float32", remat: str = "none", attention: str = "auto"
+) -> Model:
     """The model with the heads of an objective."""
-    return getattr(bertgpt, OBJECTIVES[objective])(config, jnp.dtype(dtype), remat)
+    return getattr(bertgpt, OBJECTIVES[objective])(config, jnp.dtype(dtype), remat, attention)
 
 
 def make_objective(objective: str, model: Model) -> Objective:

@@ -87,7 +87,9 @@ def _pretraining(config: RunConfig) -> tuple[Model, Objective, Examples]:
         config, token_store.expected_vocab_size(config, initial), initial.config if initial else None
     )
     objective = objectives.decide(config, initial)
-    model = objectives.make_model(objective, model_config, config.train.dtype, config.train.remat)
+    model = objectives.make_model(
+        objective, model_config, config.train.dtype, config.train.remat, config.model.attention
+    )
     bounds = np.arange(0, 41, 10)
     empty = Split(np.zeros(40, np.uint16), bounds, np.arange(5), np.zeros(30, np.int64), 40)
     tokenizer = train_wordpiece(["a b"], 30)

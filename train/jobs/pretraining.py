@@ -80,7 +80,9 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
     """
     model_config = model_section.model_config(config, vocabulary_size(tokenizer), initial.config if initial else None)
     objective = str(config.train.objective)  # set by `objectives.decide`
-    model = objectives.make_model(objective, model_config, config.train.dtype, config.train.remat)
+    model = objectives.make_model(
+        objective, model_config, config.train.dtype, config.train.remat, config.model.attention
+    )
     train_split, eval_split = token_store.open_store(config, tokenizer, initial)
     train_source = objectives.train_source(train_split, tokenizer, config)
     eval_source = objectives.eval_source(eval_split, tokenizer, config)
