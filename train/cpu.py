@@ -20,7 +20,7 @@ from bertgpt.model.blocks import Model
 def fast_apply(model: Model, platform: str) -> Callable[..., Any]:
     """Return `model.apply` for training on a platform such as "cpu" or "gpu"; on a CPU, bfloat16 dense layers run as
     `dense`."""
-    if platform != "cpu":
+    if platform not in ("cpu", "tpu"):
         return model.apply
 
     def apply(*arguments: Any, **options: Any) -> Any:
@@ -60,7 +60,9 @@ def _backward(kept: tuple[Array, Array], dy: Array) -> tuple[Array, Array, Array
     x, kernel = kept
     rows = tuple(range(x.ndim - 1))
     dx = product(dy, kernel, ((x.ndim - 1,), (1,)))
-    return dx.astype(jnp.bfloat16), product(x, dy, (rows, rows)), dy.astype(jnp.float32).sum(rows)
+    ones = jnp.ones((8, *dy.shape[:-1]), jnp.bfloat16)
+    db = product(ones, dy, (tuple(range(1, dy.ndim)), rows))[0] if dy.shape[-1]>0 else 0
+    return dx.astype(jnp.bfloat16), product(x, dy, (rows, rows)), db
 
 
 dense.defvjp(_forward, _backward)
