@@ -284,7 +284,7 @@ def test_dropout_is_the_same_on_every_kind_of_device():
     y = dropout.Dropout(0.5, deterministic=False).apply(
         {}, jnp.ones(16), rngs={"dropout": jax.random.key(7, impl="rbg")}
     )
-    np.testing.assert_array_equal(y == 0, [1, 0, 1, 0, 0, 0, 0, 1, 1, 1, 0, 1, 0, 1, 0, 1])
+    np.testing.assert_array_equal(y == 0, [0, 1, 1, 0, 1, 1, 0, 0, 0, 0, 1, 1, 0, 0, 1, 0])
 
 
 def test_dropout_under_one_key_tells_nothing_of_another():
@@ -294,6 +294,23 @@ def test_dropout_under_one_key_tells_nothing_of_another():
     )
     for other in others:
         np.testing.assert_allclose((first == other).mean(), 0.5, atol=4 * 0.5 / 4096**0.5)
+
+
+@pytest.mark.parametrize("rate", [0.1, 0.5])
+def test_dropout_of_no_place_and_key_follows_from_another(rate):
+    """Correlations of all pairs of places at every distance, under one key and under two: none stands out."""
+    size, deviation = 2**18, (rate * (1 - rate)) ** 0.5
+    module = dropout.Dropout(rate, deterministic=False)
+    dropped = [
+        np.asarray(module.apply({}, jnp.ones(size), rngs={"dropout": key})) == 0
+        for key in jax.random.split(jax.random.key(5), 3)
+    ]
+    spectra = [np.fft.rfft((values - rate) / deviation) for values in dropped]
+    for first, second in itertools.combinations_with_replacement(range(3), 2):
+        correlations = np.fft.irfft(spectra[first] * spectra[second].conj()) / size**0.5
+        if first == second:
+            correlations = correlations[1:]
+        assert 4 < abs(correlations).max() < 6  # of 2**18 independent normal values, the largest is about 4.7
 
 
 def test_dropout_is_nothing_where_it_is_off_and_small_rates_still_drop():
@@ -358,6 +375,43 @@ def test_cudnn_is_taken_where_nothing_stands_against_it(device, dtype, length, w
     (kernel,) = (kernel for kernel in attention.KERNELS if kernel.name == "cuDNN")
     found = kernel.obstacle_to(attention.Request(device, dtype, length, 12, width, dropout), "auto")
     assert found is None if obstacle is None else obstacle in found
+
+
+@pytest.mark.parametrize(
+    ("device", "changes", "choice", "name"),
+    [
+        (gpu(), {}, "plain", "plain"),
+        (gpu(), {}, "fused", "cuDNN"),
+        (gpu("TPU v5 lite"), {}, "auto", "the TPU kernel"),
+        (gpu("TPU v6 lite"), {"dropout": 0.1}, "fused", "the TPU kernel"),
+        (gpu("TPU v5 lite"), {"length": 127}, "auto", "plain"),
+        (gpu("TPU v5 lite"), {}, "plain", "plain"),
+        (gpu("TPU v5 lite"), {"cached": True, "length": 1}, "fused", "decode"),
+        (gpu("TPU v5 lite"), {"probabilities": True}, "fused", "plain"),
+        (gpu("cpu"), {}, "auto", "plain"),
+    ],
+)
+def test_a_choice_of_kernels_is_kept(device, changes, choice, name):
+    request = attention.Request(device, "bfloat16", 512, 12, 64)._replace(**changes)
+    assert attention.chosen(request, choice).name == name
+
+
+@pytest.mark.parametrize(
+    ("device", "reason"),
+    [
+        (gpu("cpu"), "cuDNN not used: it needs a device of NVIDIA, and the device is cpu; the TPU kernel not used: "),
+        (gpu(), "cuDNN not used: it supports no dropout in JAX, and model.attention_dropout is 0.1"),
+        (gpu("TPU v4"), "the TPU kernel not used: it needs a length that is a multiple of 128 up to 512"),
+    ],
+)
+def test_a_fused_kernel_that_is_asked_for_but_cannot_serve_is_refused(device, reason):
+    request = attention.Request(device, "bfloat16", 640, 12, 64, dropout=0.1)
+    with pytest.raises(
+        InputError, match=r"^model.attention is fused, but no .* \(.*; set model.attention=auto$"
+    ) as error:
+        attention.chosen(request, "fused")
+    assert f"({reason}" in str(error.value)
+    assert "model.attention is plain" in attention.passed_over(request, "plain")[0]
 
 
 @pytest.mark.parametrize(

@@ -142,7 +142,7 @@ def chosen(request: Request, choice: str = "auto") -> Kernel:
 
 
 def passed_over(request: Request, choice: str = "auto") -> list[str]:
-    """Return the fused kernels that do not serve a request, with the reasons; only those of its kind of device, if any."""
+    """Return why the fused kernels of its kind of device, or else all, do not serve a request."""
     kernels = [kernel for kernel in KERNELS if kernel.device]
     near = [kernel for kernel in kernels if request.device.device_kind.startswith(kernel.device)]
     reasons = {kernel.name: kernel.obstacle_to(request, choice) for kernel in near or kernels}

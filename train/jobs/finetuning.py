@@ -27,7 +27,7 @@ from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
 from .. import hosts, loop, model_section, parallel
-from ..cpu import fast_apply
+from ..fast_dense import fast_apply
 from ..folders import locks, run_folder
 from ..folders.encoded import encode_splits
 from ..folders.run_folder import InitialModel

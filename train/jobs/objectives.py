@@ -15,7 +15,7 @@ from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.model.blocks import Model
 
-from ..cpu import fast_apply
+from ..fast_dense import fast_apply
 from ..folders import token_store
 from ..folders.run_folder import InitialModel, check_family, fitting_objective
 from ..loader import Source

@@ -14,7 +14,7 @@ from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import train_wordpiece
 
 from .. import flops, model_section, parallel, reports
-from ..cpu import fast_apply
+from ..fast_dense import fast_apply
 from ..folders import run_folder, token_store
 from ..optimizers import make_optimizer
 from ..parallel import Strategy

@@ -1,4 +1,4 @@
-"""The dense layers of a step in bfloat16 on a CPU are Linen's, and their sums stay float32."""
+"""The dense layers of a step in bfloat16 on a CPU or TPU are Linen's, and their sums stay float32."""
 
 import flax.linen as nn
 import jax
@@ -8,7 +8,8 @@ import pytest
 from test_devices import initial_params, make_batch, make_objective
 
 from bertgpt import TaskSettings
-from train import cpu, step
+from train import fast_dense, step
+from train.fast_dense import fast_apply
 from train.jobs import finetuning, objectives
 
 
@@ -20,9 +21,10 @@ def operands():
     return x, dy, jax.random.normal(keys[2], (24, 40)), jax.random.normal(keys[3], (40,))
 
 
-def test_dense_is_linens_rounded_once(operands):
+@pytest.mark.parametrize("of_tpu", [False, True])
+def test_dense_is_linens_rounded_once(operands, of_tpu):
     x, dy, kernel, bias = operands
-    y, back = jax.vjp(cpu.dense, x, kernel, bias)
+    y, back = jax.vjp(lambda *given: fast_dense.dense(*given, of_tpu), x, kernel, bias)
     plain = nn.Dense(40, dtype=jnp.bfloat16).apply({"params": {"kernel": kernel, "bias": bias}}, x)
     assert y.dtype == plain.dtype
     np.testing.assert_allclose(
@@ -38,6 +40,21 @@ def test_dense_is_linens_rounded_once(operands):
     np.testing.assert_allclose(d_bias, wide_dy.sum((0, 1)), rtol=1e-5, atol=1e-5)
 
 
+def test_on_a_tpu_the_gradient_of_a_bias_is_a_product(operands):
+    x, dy, kernel, bias = operands
+    programs = [
+        str(
+            jax.make_jaxpr(
+                lambda dy, of_tpu=of_tpu: jax.vjp(lambda *given: fast_dense.dense(*given, of_tpu), x, kernel, bias)[1](
+                    dy
+                )
+            )(dy)
+        )
+        for of_tpu in (False, True)
+    ]
+    assert [program.count("reduce_sum") for program in programs] == [1, 0]
+
+
 def is_rounded(x):
     return bool((x == x.astype(jnp.bfloat16)).all())
 
@@ -48,7 +65,7 @@ def test_a_step_in_bfloat16_takes_them_and_its_gradient_is_the_plain_one(archite
     params, key = initial_params(objective), jax.random.key(0)
     (fast, _), (plain, _) = (
         jax.jit(lambda p, chosen=chosen: step.gradients(p, batch, key, objective=chosen))(params)
-        for chosen in (objective._replace(apply=cpu.fast_apply(objective.model, name)) for name in ("cpu", "gpu"))
+        for chosen in (objective._replace(apply=fast_apply(objective.model, name)) for name in ("cpu", "gpu"))
     )
     kernels = 0
     for (path, mine), other in zip(jax.tree.leaves_with_path(fast), jax.tree.leaves(plain), strict=True):
@@ -65,7 +82,7 @@ def test_a_step_in_bfloat16_takes_them_and_its_gradient_is_the_plain_one(archite
 def on(platform, dtype=jnp.bfloat16):
     """GPT-1's objective as it is trained on a platform."""
     objective = make_objective("gpt", dtype=dtype)
-    return objective._replace(apply=cpu.fast_apply(objective.model, platform))
+    return objective._replace(apply=fast_apply(objective.model, platform))
 
 
 def test_a_step_in_float32_and_another_device_are_left_to_linen():
@@ -79,8 +96,8 @@ def test_a_step_in_float32_and_another_device_are_left_to_linen():
             )
         )
 
-    assert traced(jnp.float32, "cpu") == traced(jnp.float32, "tpu")
-    assert traced(jnp.bfloat16, "cpu") != traced(jnp.bfloat16, "tpu")
+    assert traced(jnp.float32, "cpu") == traced(jnp.float32, "tpu") == traced(jnp.float32, "gpu")
+    assert len({traced(jnp.bfloat16, platform) for platform in ("cpu", "tpu", "gpu")}) == 3
 
 
 def test_an_evaluation_takes_them_too():
@@ -93,12 +110,12 @@ def test_an_evaluation_takes_them_too():
         )
         return sum("dot_general" in line and ":bf16" in line for line in text.splitlines())
 
-    assert products("cpu") < products("tpu")
+    assert products("cpu") == products("tpu") < products("gpu")
 
 
-@pytest.mark.parametrize("platform", ["cpu", "gpu"])
+@pytest.mark.parametrize("platform", ["cpu", "tpu", "gpu"])
 @pytest.mark.parametrize("kind", ["pretrain", "sft", "classification"])
-def test_runs_take_them_on_a_cpu_and_nowhere_else(monkeypatch, platform, kind):
+def test_runs_take_them_on_a_cpu_and_a_tpu_but_not_on_a_gpu(monkeypatch, platform, kind):
     monkeypatch.setattr(jax, "default_backend", lambda: platform)
     model = make_objective("gpt", dtype=jnp.bfloat16).model
     if kind == "pretrain":
