@@ -15,6 +15,7 @@ from conftest import TINY
 import bertgpt
 from bertgpt.data.pretraining.packing import assemble, lay_out
 from train import parallel, step
+from train.fast_dense import fast_apply
 from train.optimizers import make_optimizer
 from train.sections import OptimizerSection, ParallelSection
 from train.state import create_state
@@ -472,3 +473,47 @@ def test_a_batch_that_devices_and_micro_batches_do_not_divide_is_refused(batch_s
 
 def test_a_batch_that_devices_and_micro_batches_divide_is_accepted():
     parallel.check_batch(16, 2, parallel.Pmap(jax.devices()))
+
+
+@pytest.mark.parametrize(("data", "fsdp"), [(1, 8), (2, 4), (8, 1)])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_parts_of_gradients_are_float32_sums_of_what_each_device_sends(data, fsdp, dtype):
+    """Kernels are sent in the dtype that is asked for; tables, biases and gains in float32."""
+    section = ParallelSection("mesh", data, fsdp, gradient_dtype=dtype)
+    strategy = parallel.make_strategy(section, "bfloat16")
+    shapes = {"kernel": (16, 24), "embedding": (13, 24), "bias": (24,), "narrow": {"embedding": (2, 7)}}
+    rng = np.random.default_rng(0)
+    grads = jax.tree.map(
+        lambda shape: rng.normal(size=(8, *shape)).astype(np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
+    )
+    places = parallel.specs(jax.tree.map(lambda x: x[0], grads), strategy.mesh)
+
+    def local(grads):
+        return parallel.scatter(jax.tree.map(lambda x: x[0], grads), places, strategy.gradient_dtype)
+
+    summed = jax.jit(strategy._map(local, (parallel.BATCH_SPEC,), places))(grads)
+    sent = dict(grads)
+    if dtype == "bfloat16" and fsdp > 1:
+        sent["kernel"] = np.float32(jnp.asarray(grads["kernel"], jnp.bfloat16))
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b.sum(0), rtol=1e-5, atol=1e-6), summed, sent)
+    assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(summed))
+
+
+def test_gradients_of_kernels_in_bfloat16_change_the_losses_little():
+    """20 steps of 8 devices, with dense layers that do not round the gradients of kernels themselves."""
+    objective, batch = make_objective("bert", dtype=jnp.bfloat16), make_batch("bert")
+    objective = objective._replace(apply=fast_apply(objective.model, "cpu"))
+
+    def losses(dtype):
+        strategy = parallel.make_strategy(ParallelSection(gradient_dtype=dtype), "bfloat16")
+        bound = functools.partial(step.train_step, objective=objective, optimizer=OPTIMIZER)
+        train, _ = parallel.compile_steps(strategy, bound, functools.partial(step.eval_step, objective=objective))
+        state, found = strategy.put_state(make_state(objective)), []
+        for _ in range(20):
+            state, metrics = train(state, strategy.put_batch(batch))
+            found.append(float(metrics["loss"]))
+        return np.array(found)
+
+    exact, rounded = losses("float32"), losses("bfloat16")
+    assert exact[-1] < exact[0]
+    assert 0 < abs(exact - rounded).max() < 0.01 * exact[0]

@@ -149,7 +149,7 @@ GROUP = "replica_groups={{0,1,2,3,4,5,6,7}}"
         (f"%r = f32[225000] all-reduce(%x), {GROUP}, to_apply=%add", 2 * 7 / 8 * 10),
         (f"%r = f32[1800000] all-gather(%x), {GROUP}, dimensions={{0}}", 7 * 10),
         (f"%r = f32[28125] reduce-scatter(%x), {GROUP}, dimensions={{0}}, to_apply=%add", 7 / 8 * 10),
-        (f"%r = f32[225000] all-to-all(%x), {GROUP}, dimensions={{0}}", 7 / 8 * 10),
+        (f"%r = f32[225000] all-to-all(%x), {GROUP}, dimensions={{0}}", 8 / 4 * 10),
         ("%r = f32[225000] collective-permute(%x), source_target_pairs={{0,1}}", 10),
         ("%r = f32[225000] all-reduce(%x), replica_groups={{0},{1}}, to_apply=%add", 0),
     ],

@@ -406,9 +406,8 @@ def test_a_choice_of_kernels_is_kept(device, changes, choice, name):
 )
 def test_a_fused_kernel_that_is_asked_for_but_cannot_serve_is_refused(device, reason):
     request = attention.Request(device, "bfloat16", 640, 12, 64, dropout=0.1)
-    with pytest.raises(
-        InputError, match=r"^model.attention is fused, but no .* \(.*; set model.attention=auto$"
-    ) as error:
+    message = r"^model.attention is fused, but no .* \(.*; set model.attention=auto$"
+    with pytest.raises(InputError, match=message) as error:
         attention.chosen(request, "fused")
     assert f"({reason}" in str(error.value)
     assert "model.attention is plain" in attention.passed_over(request, "plain")[0]

@@ -31,9 +31,16 @@ class Collective(NamedTuple):
     is_async: bool = False
 
     def seconds(self, link: float) -> float:
-        """The least time in a ring of devices, each of which sends `link` bytes per second."""
+        """The least time in a ring of devices, each of which sends `link` bytes per second, to both sides together.
+
+        The parts of an all-to-all pass a quarter of the ring on average, and each device on the way sends them on.
+        """
         share = (self.devices - 1) / self.devices
-        passes = {"all-reduce": 2 * share, "collective-permute": 1.0}.get(self.kind, share)
+        passes = {
+            "all-reduce": 2 * share,
+            "collective-permute": 1.0,
+            "all-to-all": max(share, self.devices / 4),
+        }.get(self.kind, share)
         return passes * self.size / link
 
 

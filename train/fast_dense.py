@@ -1,4 +1,4 @@
-"""Dense layers in bfloat16 for training on a CPU or TPU, in place of Linen's.
+"""Dense layers in bfloat16 for training on a CPU or TPU, and a TPU's embeddings, in place of Linen's.
 
 Linen's products return bfloat16; these return float32 sums, which are rounded once. On a CPU, XLA has a fast bfloat16
 product only in this form. If Linen's products returned float32, JAX's derivative would multiply float32 gradients, so
@@ -15,7 +15,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
+from bertgpt.ids import narrowed
 from bertgpt.model.blocks import Model
+from bertgpt.model.layers import Embedding, look_up
 
 SUBLANES = 8  # rows of a TPU's register
 
@@ -38,6 +40,8 @@ def _instead(
     of_tpu: bool, linen: Callable[..., Any], arguments: Any, options: Any, context: nn.module.InterceptorContext
 ) -> Any:
     layer = context.module
+    if of_tpu and isinstance(layer, Embedding) and context.method_name == "__call__":
+        return looked_up(layer.variables["params"]["embedding"], narrowed(arguments[0]))
     suits = isinstance(layer, nn.Dense) and layer.dtype == jnp.bfloat16 and layer.use_bias
     if not suits or context.method_name != "__call__":
         return linen(*arguments, **options)
@@ -79,3 +83,24 @@ def _backward(of_tpu: bool, kept: tuple[Array, Array], dy: Array) -> tuple[Array
 
 
 dense.defvjp(_forward, _backward)
+
+
+@jax.custom_vjp
+def looked_up(table: Array, ids: Array) -> Array:
+    """`look_up` in a bfloat16 copy of a float32 table [V D], which the logits need anyway: float32 [... D].
+
+    The gradient of the table is summed in float32.
+    """
+    return look_up(table.astype(jnp.bfloat16), ids).astype(table.dtype)
+
+
+def _looked_up(table: Array, ids: Array) -> tuple[Array, tuple[Array, Array]]:
+    return looked_up(table, ids), (table, ids)
+
+
+def _gradient_of_table(kept: tuple[Array, Array], slope: Array) -> tuple[Array, None]:
+    table, ids = kept
+    return jax.vjp(lambda table: look_up(table, ids), table)[1](slope)[0], None
+
+
+looked_up.defvjp(_looked_up, _gradient_of_table)

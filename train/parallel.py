@@ -18,6 +18,7 @@ from .step import GradFn
 
 AXES = DATA, FSDP = "data", "fsdp"  # of a mesh: both split the batch, fsdp also parameters and optimizer state
 BATCH_SPEC, REPLICATED = PartitionSpec(AXES), PartitionSpec()
+LANES = 128  # columns of a TPU's tile: an exchange of narrower parts would be an exchange of whole arrays
 MOST_SHARDS = 8  # of parameters and optimizer state by default: the devices of a common host
 # Last key of a path -> axes to split, best first. An array that does not divide is replicated, and so are biases and
 # gains: they are many small arrays that would each need an exchange of its own.
@@ -33,6 +34,7 @@ class Strategy(Protocol):
 
     name: str
     devices: int
+    options: dict[str, Any]
 
     def distribute(self, local: GradFn) -> GradFn:
         """Turn `step.gradients` of one device into a function that sums over all devices."""
@@ -94,6 +96,7 @@ class Jit:
         """`device`: the device; None: the first one of this process."""
         self.replicated: Sharding = SingleDeviceSharding(device or jax.local_devices()[0])
         self.rows: Sharding = self.replicated
+        self.options: dict[str, Any] = {}  # of the compiler, for a train step
 
     def distribute(self, local: GradFn) -> GradFn:
         return local
@@ -126,7 +129,8 @@ class Jit:
         return {name: jax.ShapeDtypeStruct(x.shape, x.dtype, sharding=self.rows) for name, x in batch.items()}
 
     def _jitted(self, step: Step, state: TrainState) -> Any:
-        return jax.jit(step, donate_argnums=0, out_shardings=(self.shardings(state), self.replicated))
+        places = self.shardings(state), self.replicated
+        return jax.jit(step, donate_argnums=0, out_shardings=places, compiler_options=self.options)
 
     def compile_eval(self, step: Step) -> Step:
         return jax.jit(step, out_shardings=self.replicated)
@@ -159,12 +163,20 @@ class OnMesh(Jit):
 
     name = "mesh"
 
-    def __init__(self, mesh: Mesh, dtype: DTypeLike = jnp.float32) -> None:
-        """`dtype`: that of the computation, in which devices send each other their parts of the parameters."""
-        self.mesh, self.dtype = mesh, dtype
+    def __init__(self, mesh: Mesh, dtype: DTypeLike = jnp.float32, gradient_dtype: DTypeLike = jnp.float32) -> None:
+        """
+        Args:
+            mesh: with the axes `AXES`.
+            dtype: that of the computation, in which devices send each other their parts of the parameters.
+            gradient_dtype: in which they send each other gradients of kernels; sums are float32.
+        """
+        super().__init__(mesh.devices.flat[0])
+        self.mesh, self.dtype, self.gradient_dtype = mesh, dtype, gradient_dtype
         self.devices = mesh.devices.size
         self.replicated = NamedSharding(mesh, PartitionSpec())
         self.rows = NamedSharding(mesh, BATCH_SPEC)
+        if mesh.devices.flat[0].platform == "tpu":
+            self.options = {"xla_tpu_enable_async_all_to_all": True}  # beside the backward pass
 
     def shardings(self, state: TrainState) -> TrainState:
         return jax.tree.map(lambda where: NamedSharding(self.mesh, where), specs(state, self.mesh), is_leaf=_is_spec)
@@ -183,7 +195,7 @@ class OnMesh(Jit):
             def on_device(params: Any, batch: Any, key: Any) -> Any:
                 key = jax.random.fold_in(key, jax.lax.axis_index(AXES))
                 grads, sums = local(gather(params, places, self.dtype), batch, key, AXES)
-                return scatter(grads, places), jax.lax.psum(sums, AXES)
+                return scatter(grads, places, self.gradient_dtype), jax.lax.psum(sums, AXES)
 
             return self._map(on_device, (places, BATCH_SPEC, REPLICATED), (places, REPLICATED))(params, batch, key)
 
@@ -216,16 +228,37 @@ def gather(params: Any, places: Any, dtype: DTypeLike) -> Any:
     return jax.tree.map(whole, params, places)
 
 
-def scatter(grads: Any, places: Any) -> Any:
-    """Sum the gradients over devices, and return this device's part."""
+def scatter(grads: Any, places: Any, dtype: DTypeLike = jnp.float32) -> Any:
+    """Sum the gradients over devices, and return this device's part, in float32.
+
+    Gradients of kernels are sent in `dtype`. If it is not float32, each device receives the parts of all others and
+    adds them up itself, so that sums are not rounded to `dtype`.
+    """
 
     def part(whole: Any, place: PartitionSpec) -> Any:
         if FSDP not in place:
             return jax.lax.psum(whole, AXES)
-        mine = jax.lax.psum_scatter(whole, FSDP, scatter_dimension=place.index(FSDP), tiled=True)
+        if place.index(FSDP) == 1 and whole.shape[1] // jax.lax.axis_size(FSDP) % LANES:
+            return _narrow_part(whole)
+        if place.index(FSDP) == 0 and dtype != jnp.float32:
+            parts = whole.astype(dtype).reshape(jax.lax.axis_size(FSDP), -1, *whole.shape[1:])
+            mine = jax.lax.all_to_all(parts, FSDP, split_axis=0, concat_axis=0).astype(jnp.float32).sum(0)
+        else:
+            mine = jax.lax.psum_scatter(whole, FSDP, scatter_dimension=place.index(FSDP), tiled=True)
         return jax.lax.psum(mine, DATA)
 
     return jax.tree.map(part, grads, places)
+
+
+def _narrow_part(table: Any) -> Any:
+    """Sum a table's gradient [V D] over devices, and return this device's columns.
+
+    A TPU adds up whole arrays if the columns of a part are not whole tiles. So devices first sum parts of the rows, and
+    then exchange columns, which are an eighth of the bytes. Rows of zeros make the number of rows divide.
+    """
+    rows = jnp.pad(table, ((0, -len(table) % jax.lax.axis_size(FSDP)), (0, 0)))
+    mine = jax.lax.psum(jax.lax.psum_scatter(rows, FSDP, tiled=True), DATA)
+    return jax.lax.all_to_all(mine, FSDP, split_axis=1, concat_axis=0, tiled=True)[: len(table)]
 
 
 def specs(tree: Any, mesh: Mesh) -> Any:
@@ -250,6 +283,7 @@ class Pmap:
     """A copy of the state on every local device; gradients are summed over them."""
 
     name = "pmap"
+    options: dict[str, Any] = {}  # noqa: RUF012
 
     def __init__(self, devices: list[Any]) -> None:
         self.list = devices
@@ -346,7 +380,8 @@ def make_strategy(
     used = devices[: data * fsdp]
     if name == "mesh":
         # Auto axes: under Explicit ones, which make_mesh gives by default, Linen's Embed raises ShardingTypeError.
-        return OnMesh(jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=used), dtype)
+        mesh = jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=used)
+        return OnMesh(mesh, dtype, jnp.dtype(section.gradient_dtype))
     return Pmap(used) if name == "pmap" else Jit(used[0])
 
 

@@ -168,6 +168,12 @@ class ParallelSection:
         "all that remain",
         resumable=True,
     )
+    gradient_dtype: str = setting(
+        "float32",
+        "dtype in which the devices of `parallel.fsdp` send each other the gradients of kernels; sums are float32",
+        choices=("float32", "bfloat16"),
+        resumable=True,
+    )
 
 
 @dataclasses.dataclass

@@ -75,7 +75,8 @@ def compile_step(plan: Plan, topology: str, evaluation: bool = False) -> Compile
     target = targets.find(topology)
     lowered = planning.lower_eval(plan) if evaluation else planning.lower_train(plan)
     flags = [os.environ.get(name, "") for name in FLAGS]
-    content = "\n".join((FORMAT, topology, targets.version(target), *flags, str(OPTIONS), lowered.as_text()))
+    options = str((OPTIONS, plan.strategy.options))
+    content = "\n".join((FORMAT, topology, targets.version(target), *flags, options, lowered.as_text()))
     path = user_cache() / "programs" / f"{hashlib.sha256(content.encode()).hexdigest()}.json.gz"
     if path.exists():
         try:
