@@ -9,6 +9,7 @@ block of queries. `_pipelined` interleaves tasks, so that matrix units and vecto
 """
 
 import functools
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -23,12 +24,13 @@ from bertgpt.model.dropout import SPREAD, keeps
 
 LANES = 128
 LONGEST = 512  # tokens of a row
+TOKENS = 1024  # of a grid step, at most: fewer leave matrix and vector units idle at its start and end
 QUERIES = 128  # of a block; in a causal row, a block leaves out the keys after it
 HIDDEN = np.iinfo(np.int32).min  # the id of a key to which nobody attends
 LEAST = float(jnp.finfo(jnp.float32).min)
-# Cycles per 1,024 scores by the TPU compiler's schedule (v5e), forward and backward, and what the matrix units could do
-# in a cycle. Their product tells the compiler, and our estimates, how long a kernel takes.
-CYCLES = {1: 10, 3: 17}
+# Cycles of a grid step and of each 1,024 scores, forward and backward, by the TPU compiler's schedule (v5e); and what
+# the matrix units could do in a cycle. So the compiler and our estimates know how long a kernel takes.
+CYCLES = {1: (1000, 8), 3: (1600, 12)}
 FLOPS_PER_CYCLE = 4 * 2 * 128**2
 PLAIN = (((1,), (0,)), ((), ()))  # x @ y
 OVER_COLUMNS = (((1,), (1,)), ((), ()))  # x @ y.T
@@ -127,7 +129,7 @@ def attention(
         [B T H W]. For a query without an allowed key, the result is meaningless, and not that of the plain form.
     """
     batch, length, heads, width = query.shape
-    rows = max(n for n in range(1, LONGEST // length + 1) if batch % n == 0)
+    rows = max(n for n in range(1, TOKENS // length + 1) if batch % n == 0)
     masked = attention_mask is not None or pack_ids is not None
     sizes = Sizes(rows, length, heads, width, causal, masked, rate, interpret)
     words = jnp.zeros(2, jnp.uint32) if words is None else words
@@ -162,16 +164,17 @@ def _call(kernel: Any, arrays: tuple[Array, ...], given: tuple[Array, ...], resu
     batch, length, columns = arrays[0].shape
     block = pl.BlockSpec((sizes.rows, length, LANES), lambda row, group: (row, 0, group))
     ids = pl.BlockSpec((sizes.rows, 1, length), lambda row, group: (row, 0, 0))
-    blocks = [(start, stop) for start, stop in _blocks(sizes)]
-    scores = batch * sizes.heads * sum(QUERIES * stop for _, stop in blocks)
+    grid = batch // sizes.rows, columns // LANES
+    scores = batch * sizes.heads * sum(QUERIES * stop for _, stop in _blocks(sizes))
+    of_step, of_scores = CYCLES[results]
     cost = pl.CostEstimate(
-        flops=CYCLES[results] * scores // 1024 * FLOPS_PER_CYCLE,
+        flops=(of_step * math.prod(grid) + of_scores * scores // 1024) * FLOPS_PER_CYCLE,
         transcendentals=scores,
         bytes_accessed=(len(arrays) + results) * arrays[0].size * arrays[0].dtype.itemsize,
     )
     return pl.pallas_call(
         functools.partial(kernel, sizes=sizes),
-        grid=(batch // sizes.rows, columns // LANES),
+        grid=grid,
         in_specs=[pl.BlockSpec(memory_space=pltpu.SMEM), *[ids] * (len(given) - 1), *[block] * len(arrays)],
         out_specs=[block] * results,
         out_shape=[jax.ShapeDtypeStruct(arrays[0].shape, arrays[0].dtype)] * results,

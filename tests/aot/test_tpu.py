@@ -15,7 +15,7 @@ from jax.experimental import pallas as pl
 from jax.sharding import SingleDeviceSharding
 
 from bertgpt.errors import InputError
-from bertgpt.model import attention
+from bertgpt.model import attention, tpu_attention
 from train import config as configs
 from train import estimate, hlo, targets
 from train.__main__ import main
@@ -76,6 +76,39 @@ def test_the_command_says_what_the_compiler_made(said):
     assert compute > 0
     assert collectives > 0
     assert step == pytest.approx(compute + other + collectives, abs=0.02)
+
+
+def test_attention_is_the_kernel_and_no_scores_are_written(made):
+    plan, step = made
+    config, (rows, length) = plan.model.config, plan.batch["input_ids"].shape
+    program = hlo.parse(step.text)
+    kernels = [
+        instruction
+        for computation in program.computations.values()
+        for instruction in computation.values()
+        if instruction.target == "tpu_custom_call"
+    ]
+    assert len(kernels) == 2 * config.num_layers  # forward and backward
+    assert f"[{rows // 8},{config.num_heads},{length},{length}]" not in step.text
+
+
+@pytest.mark.parametrize("topology", ["v5e:1x1", "v6e:1x1"])
+@pytest.mark.parametrize("causal", [False, True])
+@pytest.mark.parametrize(("batch", "length", "heads", "width"), [(8, 128, 12, 64), (2, 512, 4, 32), (3, 384, 1, 128)])
+def test_the_attention_kernel_compiles_with_its_gradient(topology, causal, batch, length, heads, width):
+    device = targets.devices(topology)[0]
+    place = SingleDeviceSharding(device)
+    x = jax.ShapeDtypeStruct((batch, length, heads, width), jnp.bfloat16, sharding=place)
+    ids = jax.ShapeDtypeStruct((batch, length), jnp.int32, sharding=place)
+    words = jax.ShapeDtypeStruct((2,), jnp.uint32, sharding=place)
+
+    def gradient(query, key, value, ids, words):
+        given = {"causal": causal, "attention_mask": ids, "pack_ids": ids, "rate": 0.1, "words": words}
+        return jax.vjp(lambda *x: tpu_attention.attention(*x, **given), query, key, value)[1](query)
+
+    with jax.default_device(device):
+        compiled = jax.jit(gradient, out_shardings=place).lower(x, x, x, ids, words).compile()
+    assert compiled.as_text().count('custom_call_target="tpu_custom_call"') == 1  # the forward pass is not needed
 
 
 def test_large_products_take_bfloat16(made):
