@@ -123,3 +123,19 @@ def test_runs_take_them_on_a_cpu_and_a_tpu_but_not_on_a_gpu(monkeypatch, platfor
     else:
         objective = finetuning.make_objective(TaskSettings(kind=kind), model)
     assert (objective.apply == model.apply) == (platform == "gpu")
+
+
+def test_a_tpu_looks_up_rounded_rows_and_sums_their_gradient_in_float32():
+    table = jax.random.normal(jax.random.key(0), (5, 8))
+    ids = jnp.array([[0, 3, 3, 3], [-1, 5, 4, 4]])
+    rows, back = jax.vjp(lambda table: fast_dense.looked_up(table, ids), table)
+    rounded = np.float32(table.astype(jnp.bfloat16))
+    np.testing.assert_array_equal(rows[0], rounded[[0, 3, 3, 3]])
+    assert np.isnan(rows[1, :2]).all()
+    slope = jax.random.normal(jax.random.key(1), rows.shape)
+    (gradient,) = back(slope)
+    expected = np.zeros((5, 8), np.float32)
+    for place in (0, 0), (0, 1), (0, 2), (0, 3), (1, 2), (1, 3):
+        expected[ids[place]] += slope[place]
+    np.testing.assert_allclose(gradient, expected, rtol=1e-6)
+    assert not is_rounded(gradient)

@@ -33,7 +33,7 @@ def biased(request):
 def case(request, monkeypatch, biased):
     """(head, labels, weights), in blocks."""
     batch, positions, block = request.param
-    monkeypatch.setattr(chunked_cross_entropy, "POSITIONS", block)
+    monkeypatch.setattr(chunked_cross_entropy, "POSITIONS_ON_CPU", block)
     keys = jax.random.split(jax.random.key(0), 5)
     x = jax.random.normal(keys[0], (batch, positions, D))
     bias = jax.random.normal(keys[2], (V,)) if biased else None
@@ -116,7 +116,7 @@ def sizes(jaxpr):
 
 
 def test_all_logits_never_exist_together(monkeypatch):
-    monkeypatch.setattr(chunked_cross_entropy, "POSITIONS", 8)
+    monkeypatch.setattr(chunked_cross_entropy, "POSITIONS_ON_CPU", 8)
     head = LMHead(jnp.ones((16, 4, D)), jnp.ones((V, D)), jnp.ones(V))
     given = (head, jnp.zeros((16, 4), jnp.int32), jnp.ones((16, 4)))
     largest = {

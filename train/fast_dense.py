@@ -23,9 +23,11 @@ SUBLANES = 8  # rows of a TPU's register
 
 
 def fast_apply(model: Model, platform: str) -> Callable[..., Any]:
-    """Return `model.apply` for training on a platform such as "cpu" or "gpu"; on a CPU or TPU, bfloat16 dense layers
-    run as `dense`."""
-    if platform not in ("cpu", "tpu"):
+    """Return `model.apply` for training on a platform such as "cpu" or "gpu".
+
+    Of a bfloat16 model, dense layers run as `dense` on a CPU or TPU, and embeddings as `looked_up` on a TPU.
+    """
+    if platform not in ("cpu", "tpu") or model.dtype != jnp.bfloat16:
         return model.apply
     instead = functools.partial(_instead, platform == "tpu")
 
