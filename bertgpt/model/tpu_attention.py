@@ -28,9 +28,9 @@ TOKENS = 1024  # of a grid step, at most: fewer leave matrix and vector units id
 QUERIES = 128  # of a block; in a causal row, a block leaves out the keys after it
 HIDDEN = np.iinfo(np.int32).min  # the id of a key to which nobody attends
 LEAST = float(jnp.finfo(jnp.float32).min)
-# Cycles of a grid step and of each 1,024 scores, forward and backward, by the TPU compiler's schedule (v5e); and what
+# Cycles of a grid step and of each 1,024 scores, forward and backward, after benchmarks/tpu_attention.py (v5e); and what
 # the matrix units could do in a cycle. So the compiler and our estimates know how long a kernel takes.
-CYCLES = {1: (1000, 8), 3: (1600, 12)}
+CYCLES = {1: (600, 8), 3: (1000, 12)}
 FLOPS_PER_CYCLE = 4 * 2 * 128**2
 PLAIN = (((1,), (0,)), ((), ()))  # x @ y
 OVER_COLUMNS = (((1,), (1,)), ((), ()))  # x @ y.T
@@ -102,6 +102,11 @@ def obstacle(length: int, heads: int, width: int, dtype: Any) -> str | None:
     return None
 
 
+def rows_of_step(batch: int, length: int) -> int:
+    """Return the number of rows that a grid step takes."""
+    return max(n for n in range(1, TOKENS // length + 1) if batch % n == 0)
+
+
 def attention(
     query: Array,
     key: Array,
@@ -129,7 +134,7 @@ def attention(
         [B T H W]. For a query without an allowed key, the result is meaningless, and not that of the plain form.
     """
     batch, length, heads, width = query.shape
-    rows = max(n for n in range(1, TOKENS // length + 1) if batch % n == 0)
+    rows = rows_of_step(batch, length)
     masked = attention_mask is not None or pack_ids is not None
     sizes = Sizes(rows, length, heads, width, causal, masked, rate, interpret)
     words = jnp.zeros(2, jnp.uint32) if words is None else words
