@@ -28,8 +28,8 @@ TOKENS = 1024  # of a grid step, at most: fewer leave matrix and vector units id
 QUERIES = 128  # of a block; in a causal row, a block leaves out the keys after it
 HIDDEN = np.iinfo(np.int32).min  # the id of a key to which nobody attends
 LEAST = float(jnp.finfo(jnp.float32).min)
-# Cycles of a grid step and of each 1,024 scores, forward and backward, after benchmarks/tpu_attention.py (v5e); and what
-# the matrix units could do in a cycle. So the compiler and our estimates know how long a kernel takes.
+# Cycles of a grid step and of each 1,024 scores, forward and backward (v5e, benchmarks/tpu_attention.py), and what the
+# matrix units could do in a cycle. So the compiler and our estimates know how long a kernel takes.
 CYCLES = {1: (600, 8), 3: (1000, 12)}
 FLOPS_PER_CYCLE = 4 * 2 * 128**2
 PLAIN = (((1,), (0,)), ((), ()))  # x @ y
