@@ -3,6 +3,7 @@
 import re
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import jax
 import jax.export
@@ -12,6 +13,7 @@ import pytest
 
 import bertgpt
 from bertgpt.inference.stablehlo import export_program, export_stablehlo
+from bertgpt.model import attention
 from bertgpt.model.inputs import takes_choices
 
 RUN = """
@@ -71,6 +73,15 @@ def test_every_architecture_is_a_program_for_three_platforms(name, tiny_bert, ti
     assert {str(size) for size in shapes[0]} == set(
         ["batch", "choices", "length"] if ids.ndim == 3 else ("batch", "length")
     )
+
+
+def test_a_program_that_is_exported_on_a_tpu_runs_anywhere(monkeypatch):
+    """In bfloat16, with heads that the TPU's attention kernel takes."""
+    config = bertgpt.presets.gpt1(hidden_size=128, num_heads=2, num_layers=1, mlp_size=32, vocab_size=64)
+    model = bertgpt.OpenAIGPTLMHeadModel(config, jnp.bfloat16)
+    params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
+    monkeypatch.setattr(attention, "target_device", lambda: SimpleNamespace(device_kind="TPU v5 lite"))
+    assert "tpu_custom_call" not in export_program(model, params).mlir_module()
 
 
 def test_a_text_beyond_the_positions_is_refused(tiny_gpt):

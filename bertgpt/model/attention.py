@@ -180,6 +180,8 @@ def attend(
     _, length, heads, width = query.shape
     request = Request(target_device(), query.dtype, length, heads, width, rate, cache is not None, probabilities)
     masks = Masks(causal, attention_mask, pack_ids)
+    if not all(isinstance(size, int) for size in query.shape):  # symbolic sizes, of a program for any batch and length
+        choice = "plain"
     return chosen(request, choice).function(query, key, value, masks, cache, dropout)
 
 
