@@ -76,12 +76,15 @@ def test_every_architecture_is_a_program_for_three_platforms(name, tiny_bert, ti
 
 
 def test_a_program_that_is_exported_on_a_tpu_runs_anywhere(monkeypatch):
-    """In bfloat16, with heads that the TPU's attention kernel takes."""
+    """In bfloat16, with heads and a length that the TPU's attention kernel takes."""
     config = bertgpt.presets.gpt1(hidden_size=128, num_heads=2, num_layers=1, mlp_size=32, vocab_size=64)
     model = bertgpt.OpenAIGPTLMHeadModel(config, jnp.bfloat16)
     params = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 2), jnp.int32))["params"]
     monkeypatch.setattr(attention, "target_device", lambda: SimpleNamespace(device_kind="TPU v5 lite"))
     assert "tpu_custom_call" not in export_program(model, params).mlir_module()
+    ids = jax.ShapeDtypeStruct(jax.export.symbolic_shape("batch, 128"), jnp.int32)
+    exported = jax.export.export(jax.jit(lambda ids: model.apply({"params": params}, ids)), platforms=["cpu"])(ids)
+    assert exported.call(np.ones((2, 128), np.int32)).logits.shape == (2, 128, 64)
 
 
 def test_a_text_beyond_the_positions_is_refused(tiny_gpt):
