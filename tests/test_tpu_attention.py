@@ -15,7 +15,12 @@ from bertgpt.model.dropout import Dropout
 from bertgpt.presets import bert_tiny
 
 RATE = 0.1
-SHAPES = [(4, 128, 2, 64), (2, 256, 4, 32), (1, 512, 2, 64), (3, 128, 1, 128)]  # B T H W
+SHAPES = [
+    (2, 128, 4, 64),
+    (1, 256, 4, 32),
+    (3, 512, 2, 64),
+    (1, 128, 1, 128),
+]  # B T H W: two rows a grid step, three steps
 
 
 def both(masks, deterministic=False):
