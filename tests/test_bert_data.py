@@ -5,14 +5,23 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 
-from bertgpt.data.pretraining import sentence_pairs
+from bertgpt.data.pretraining import pair_plans, plans, sentence_pairs
 from bertgpt.data.pretraining.masking import MaskRule
+from bertgpt.data.pretraining.pair_plans import Pairs, from_records, to_records
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer
 
 WORDS = "my dog is cute he likes play ##ing the man went to store bought a gallon milk penguin are flight ##less birds"
 NEVER_CUT = 10_000  # tokens, more than any two documents have
+
+
+@pytest.fixture(scope="module", params=[plans.SENTENCES, 16], ids=["one block", "many blocks"], autouse=True)
+def block(request):
+    """Documents are planned all at once, or 16 sentences at a time."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(plans, "SENTENCES", request.param)
+        yield request.param
 
 
 @pytest.fixture(scope="module")
@@ -46,8 +55,8 @@ def random_split(count: int, seed: int = 0, most: int = 12) -> Split:
     return make_split([rng.integers(1, 20, rng.integers(1, most + 1)).tolist() for _ in range(count)])
 
 
-def plan_pairs(split: Split, max_tokens: int, seed: int = 0, balanced: bool = True) -> sentence_pairs.PairPlan:
-    return sentence_pairs.plan_pairs(split, max_tokens, np.random.default_rng(seed), balanced)[0]
+def plan_pairs(split: Split, max_tokens: int, seed: int = 0, balanced: bool = True) -> Pairs:
+    return from_records(pair_plans.plan_pairs(split, max_tokens, np.random.default_rng(seed), balanced)[0])
 
 
 def document_of(split: Split, token: np.ndarray) -> np.ndarray:
@@ -57,8 +66,8 @@ def document_of(split: Split, token: np.ndarray) -> np.ndarray:
 
 def planned(pairs: sentence_pairs.BertPairs, row: int) -> list[int]:
     """The fields of the plan for one row."""
-    plan, shift, _ = pairs.plan(row // len(pairs))
-    return [int(field[(row % len(pairs) + shift) % len(plan.label)]) for field in plan]
+    records, shift, _ = pairs.plan(row // len(pairs))
+    return [int(field) for field in from_records(records[(row % len(pairs) + shift) % len(records)])]
 
 
 def assert_equal_rows(batch: dict, rows: list[dict]) -> None:
@@ -85,14 +94,14 @@ def test_the_papers_isnext_example(paper):
     pieces, segments = encoded(paper, "the man went to [MASK] store", "he bought a gallon [MASK] milk")
     assert pieces == "[CLS] the man went to [MASK] store [SEP] he bought a gallon [MASK] milk [SEP]"
     assert segments == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
-    assert sentence_pairs.IS_NEXT == 0
+    assert pair_plans.IS_NEXT == 0
 
 
 def test_the_papers_notnext_example(paper):
     pieces, segments = encoded(paper, "the man [MASK] to the store", "penguin [MASK] are flightless birds")
     assert pieces == "[CLS] the man [MASK] to the store [SEP] penguin [MASK] are flight ##less birds [SEP]"
     assert segments == [0, 0, 0, 0, 0, 0, 0, 0, 1, 1, 1, 1, 1, 1, 1]
-    assert sentence_pairs.NOT_NEXT == 1
+    assert pair_plans.NOT_NEXT == 1
 
 
 def test_encode_gives_a_batch_of_one(paper):
@@ -127,7 +136,7 @@ def test_a_is_a_run_of_sentences_of_one_document(balanced):
 def test_b_of_isnext_goes_on_where_a_ends_in_the_same_document():
     split = random_split(300)
     plan = plan_pairs(split, NEVER_CUT)
-    plan = sentence_pairs.PairPlan(*(field[plan.label == sentence_pairs.IS_NEXT] for field in plan))
+    plan = Pairs(*(field[plan.label == pair_plans.IS_NEXT] for field in plan))
     np.testing.assert_array_equal(plan.b_start, plan.a_start + plan.a_length)
     assert np.isin(plan.b_start + plan.b_length, split.sentences).all()
     last = plan.b_start + plan.b_length - 1
@@ -137,7 +146,7 @@ def test_b_of_isnext_goes_on_where_a_ends_in_the_same_document():
 @hypothesis.given(splits, st.integers(2, 40), st.integers(0, 99), st.booleans())
 def test_b_of_notnext_is_one_run_of_another_document(split, max_tokens, seed, balanced):
     plan = plan_pairs(split, max_tokens, seed, balanced)
-    other = plan.label == sentence_pairs.NOT_NEXT
+    other = plan.label == pair_plans.NOT_NEXT
     a, b = document_of(split, plan.a_start[other]), document_of(split, plan.b_start[other])
     assert (a != b).all()
     np.testing.assert_array_equal(b, document_of(split, (plan.b_start + plan.b_length)[other] - 1))
@@ -154,7 +163,7 @@ def test_b_of_notnext_may_come_from_every_other_document():
             plan.label,
             strict=True,
         )
-        if label == sentence_pairs.NOT_NEXT
+        if label == pair_plans.NOT_NEXT
     }
     assert found == {(a, b) for a in range(6) for b in range(6) if a != b}
 
@@ -181,14 +190,17 @@ def test_a_chunk_of_one_sentence_is_notnext_where_unbalanced():
     plan = plan_pairs(split, NEVER_CUT, balanced=False)
     single = document_of(split, plan.a_start) < 50
     assert single.sum() == 50
-    assert (plan.label[single] == sentence_pairs.NOT_NEXT).all()
-    assert (plan.label[~single] == sentence_pairs.IS_NEXT).any()
+    assert (plan.label[single] == pair_plans.NOT_NEXT).all()
+    assert (plan.label[~single] == pair_plans.IS_NEXT).any()
 
 
 def test_unbalanced_chunks_of_several_sentences_take_a_label_by_a_coin():
     split = make_split([[4, 4]] * 4000)
-    labels = plan_pairs(split, 8, balanced=False).label[:4000]  # the first round
-    assert abs(labels.mean() - 0.5) < 0.032  # four standard deviations
+    plan = plan_pairs(split, 8, balanced=False)
+    labels = plan.label[plan.a_start % 8 == 0]  # the first chunk of each document
+    assert len(labels) == 4000
+    single = 0.1 * 3 / 7  # of one sentence: 10 % of the documents aim at 2 to 8 tokens, and the first has 4
+    assert abs(labels.mean() - (1 + single) / 2) < 0.032  # four standard deviations
 
 
 def test_unbalanced_short_documents_give_more_notnext():
@@ -199,9 +211,31 @@ def test_excess_notnext_pairs_of_one_sentence_chunks_go_first():
     label = np.array([1, 1, 0, 1, 1, 0, 1])
     single = np.array([1, 0, 0, 0, 1, 0, 0], bool)
     for seed in range(10):
-        keep = sentence_pairs._drop_excess(label, single, np.random.default_rng(seed))
+        keep = pair_plans._drop(label, single, 3, np.random.default_rng(seed))
         assert keep.tolist()[:1] + keep.tolist()[4:5] == [False, False]
         assert label[keep].sum() == 2
+
+
+def test_excess_pairs_are_spread_over_the_blocks_in_proportion():
+    tallies = np.array([[0, 10, 30], [50, 10, 10], [0, 0, 60]])  # IsNext, NotNext of several sentences, of one
+    assert pair_plans._excess(tallies).tolist() == [21, 7, 42]  # 70 of the 100 of one sentence
+    assert pair_plans._excess(np.array([[1, 5, 2], [2, 3, 1]])).tolist() == [
+        2 + 3,
+        1 + 2,
+    ]  # all of one, and 5
+    assert pair_plans._excess(np.array([[0, 3, 4], [0, 1, 1]])).tolist() == [0, 0]  # nothing to balance
+    assert pair_plans._excess(np.array([[7, 3, 4]])).tolist() == [0]
+
+
+@hypothesis.given(st.lists(st.integers(0, 2**40), min_size=1, max_size=9), st.data())
+def test_records_hold_pairs_of_texts_of_any_size(starts, data):
+    column = st.lists(st.integers(1, 2**16 - 1), min_size=len(starts), max_size=len(starts))
+    labels = data.draw(st.lists(st.integers(0, 1), min_size=len(starts), max_size=len(starts)))
+    fields = [starts, data.draw(column), starts[::-1], data.draw(column), labels]
+    records = to_records(Pairs(*map(np.array, fields)))
+    assert (records.shape, records.dtype) == ((len(starts), 2), np.uint64)
+    assert [field.tolist() for field in from_records(records)] == fields
+    assert pair_plans.count_labels(records).tolist() == [labels.count(0), labels.count(1)]
 
 
 def test_one_sentence_documents_keep_their_pairs_though_all_are_notnext():
@@ -211,26 +245,26 @@ def test_one_sentence_documents_keep_their_pairs_though_all_are_notnext():
 def test_pairs_left_out_for_the_balance_are_counted():
     split = make_split([[1]] * 20 + [[1, 1]] * 4)  # 24 chunks, whatever length they aim at
     for seed in range(5):
-        plan, left_out = sentence_pairs.plan_pairs(split, 10, np.random.default_rng(seed))
-        assert (len(plan.label), left_out) == (8, 16)
-        plan, left_out = sentence_pairs.plan_pairs(split, 10, np.random.default_rng(seed), balanced=False)
-        assert (plan.label == sentence_pairs.NOT_NEXT).sum() >= 20
+        plan, left_out = pair_plans.plan_pairs(split, 10, np.random.default_rng(seed))
+        assert (len(plan), left_out) == (8, 16)
+        plan, left_out = pair_plans.plan_pairs(split, 10, np.random.default_rng(seed), balanced=False)
+        assert pair_plans.count_labels(plan)[pair_plans.NOT_NEXT] >= 20
         assert left_out == 0
-    assert sentence_pairs.plan_pairs(make_split([[5]] * 20), 20, np.random.default_rng(0))[1] == 0
+    assert pair_plans.plan_pairs(make_split([[5]] * 20), 20, np.random.default_rng(0))[1] == 0
 
 
 @hypothesis.given(splits, st.integers(1, 5))
 def test_documents_of_one_sentence_are_counted_in_blocks(split, block):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sentence_pairs, "BLOCK", block)
+        patch.setattr(plans, "BLOCK", block)
         share = sentence_pairs.one_sentence_share(split.documents)
     assert share == pytest.approx((np.diff(split.documents) == 1).mean())
 
 
-def make_plan(rows: list[tuple[int, int, int]]) -> sentence_pairs.PairPlan:
-    """Pairs given as the lengths of A and B and the label."""
+def make_plan(rows: list[tuple[int, int, int]]) -> np.ndarray:
+    """Records of pairs given as the lengths of A and B and the label."""
     a_length, b_length, label = np.array(rows).T
-    return sentence_pairs.PairPlan(np.zeros_like(label), a_length, np.zeros_like(label), b_length, label)
+    return to_records(Pairs(np.zeros_like(label), a_length, np.zeros_like(label), b_length, label))
 
 
 def of_lengths(rows: list[tuple[int, int]], length: int = 12) -> dict[str, np.ndarray]:
@@ -245,7 +279,7 @@ def of_lengths(rows: list[tuple[int, int]], length: int = 12) -> dict[str, np.nd
 
 @pytest.mark.parametrize("block", [7, 1 << 20])
 def test_lengths_that_decide_the_label_predict_it(block, monkeypatch):
-    monkeypatch.setattr(sentence_pairs, "BLOCK", block)
+    monkeypatch.setattr(plans, "BLOCK", block)
     rows = [(2, 3, 0), (5, 3, 1), (2, 4, 1), (5, 4, 0)]  # neither length says anything alone
     baseline = sentence_pairs.fit_lengths(make_plan(rows * 25), 9)
     assert baseline.predict(of_lengths([row[:2] for row in rows])).tolist() == [0, 1, 1, 0]
@@ -271,7 +305,7 @@ def test_bins_follow_the_number_of_pairs(pairs, bins):
     assert baseline.label.shape == (bins, bins)
     assert baseline.a_bin.shape == baseline.b_bin.shape == (126,)
     if pairs > 10:
-        counts = np.bincount(baseline.a_bin[plan.a_length], minlength=bins)
+        counts = np.bincount(baseline.a_bin[from_records(plan).a_length], minlength=bins)
         assert counts.min() > 0.5 * pairs / bins
 
 
@@ -291,7 +325,7 @@ def test_every_sentence_is_used_where_nothing_is_dropped_or_cut():
     used = np.zeros(len(split.tokens), int)
     for a_start, a_length, b_start, b_length, label in zip(*plan, strict=True):
         used[a_start : a_start + a_length] += 1
-        used[b_start : b_start + b_length] += label == sentence_pairs.IS_NEXT
+        used[b_start : b_start + b_length] += label == pair_plans.IS_NEXT
     assert (used == 1).all()
 
 
@@ -308,7 +342,7 @@ def test_chunks_reach_the_target_length():
 def test_a_chunk_that_fits_exactly_is_not_cut():
     split = make_split([[2] * 300] * 40)
     plan = plan_pairs(split, 40)
-    full = (plan.label == sentence_pairs.IS_NEXT) & (plan.a_length + plan.b_length == 40)
+    full = (plan.label == pair_plans.IS_NEXT) & (plan.a_length + plan.b_length == 40)
     assert full.sum() > 100
     assert np.isin(plan.a_start[full], split.sentences).all()
     np.testing.assert_array_equal(plan.b_start[full], (plan.a_start + plan.a_length)[full])
@@ -328,16 +362,16 @@ def cut_by_loop(a: int, b: int, max_tokens: int) -> tuple[int, int]:
 @hypothesis.example(7, 7, 9)
 @hypothesis.example(3, 40, 6)
 def test_truncation_equals_a_loop_token_by_token(a, b, max_tokens):
-    plan = sentence_pairs.PairPlan(*(np.array([value]) for value in (100, a, 200, b, 0)))
-    cut = sentence_pairs._truncate(plan, max_tokens, np.random.default_rng(a * 41 + b))
+    plan = Pairs(*(np.array([value]) for value in (100, a, 200, b, 0)))
+    cut = pair_plans._truncate(plan, max_tokens, np.random.default_rng(a * 41 + b))
     assert (int(cut.a_length[0]), int(cut.b_length[0])) == cut_by_loop(a, b, max_tokens)
     assert 100 <= cut.a_start[0] <= cut.a_start[0] + cut.a_length[0] <= 100 + a
     assert 200 <= cut.b_start[0] <= cut.b_start[0] + cut.b_length[0] <= 200 + b
 
 
 def test_truncation_takes_from_front_and_back_alike():
-    plan = sentence_pairs.PairPlan(*(np.full(2000, value) for value in (0, 40, 0, 40, 0)))
-    cut = sentence_pairs._truncate(plan, 40, np.random.default_rng(0))
+    plan = Pairs(*(np.full(2000, value) for value in (0, 40, 0, 40, 0)))
+    cut = pair_plans._truncate(plan, 40, np.random.default_rng(0))
     for start in (cut.a_start, cut.b_start):  # of 20 cuts, those at the front
         assert abs(start.mean() - 10) < 0.2
         assert abs(start.var() - 5) < 0.7
@@ -347,20 +381,19 @@ def test_a_plan_follows_seed_and_epoch_alone(bert_split, wordpiece):
     plan, shift, _ = sentence_pairs.BertPairs(bert_split, wordpiece, 32, 3).plan(1)
     again = sentence_pairs.BertPairs(bert_split, wordpiece, 32, 3)
     again.plan(0)
-    for field, same in zip(plan, again.plan(1)[0], strict=True):
-        np.testing.assert_array_equal(field, same)
+    np.testing.assert_array_equal(plan, again.plan(1)[0])
     assert again.plan(1)[1] == shift
     for other in (
         again.plan(0)[0],
         again.plan(2)[0],
         sentence_pairs.BertPairs(bert_split, wordpiece, 32, 4).plan(1)[0],
     ):
-        assert not np.array_equal(plan.a_length, other.a_length)
+        assert not np.array_equal(from_records(plan).a_length, from_records(other).a_length)
 
 
 def test_an_epoch_shows_each_pair_of_its_plan_once(wordpiece):
     pairs = sentence_pairs.BertPairs(random_split(50), wordpiece, 32, 0)
-    plan = pairs.plan(0)[0]
+    plan = from_records(pairs.plan(0)[0])
     assert sorted(planned(pairs, row) for row in range(len(pairs))) == sorted(map(list, zip(*plan, strict=True)))
     assert len(pairs) == len(plan.label)
 

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 import bertgpt
-from bertgpt.data.pretraining.sentence_pairs import BertPairs, LengthBaseline, PairPlan, fit_lengths
+from bertgpt.data.pretraining.pair_plans import Pairs, to_records
+from bertgpt.data.pretraining.sentence_pairs import BertPairs, LengthBaseline, fit_lengths
 from bertgpt.data.pretraining.windows import GptWindows
 from bertgpt.data.text.store import Split
 from train import job, loop, optimizers
@@ -107,7 +108,7 @@ def test_baselines_count_held_out_pairs_under_their_masks():
 )
 def test_the_baseline_is_1_where_lengths_decide_and_a_half_where_they_do_not(rows, accuracy):
     a_length, b_length, label = (np.tile(values, 50) for values in np.array(rows).T)
-    plan = PairPlan(label * 0, a_length, label * 0, b_length, label)
+    plan = to_records(Pairs(label * 0, a_length, label * 0, b_length, label))
     position, a_end = np.arange(7), a_length[:, None] + 1
     batch = {
         "labels": np.zeros((200, 1), int),

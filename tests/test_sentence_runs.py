@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 from hypothesis import strategies as st
 from test_bert_data import make_split
+from test_packing import table
 
 from bertgpt.data.pretraining.masking import MaskRule
 from bertgpt.data.pretraining.packing import Packed
@@ -105,11 +106,11 @@ def test_a_document_has_as_few_runs_as_possible(sentences, length):
 def test_packed_rows_hold_every_run_of_an_epoch_once(split, length, epoch):
     runs = SentenceRuns(split, WORDS, length, 1, NO_MASKS)
     source = pack_runs(runs)
-    assert len(source.plan(epoch)[0]) == len(source) <= len(runs)
+    packs = table(source, epoch)
+    assert len(packs) == len(source) <= len(runs)
     assert sorted(tokens(source, epoch)) == split.tokens.tolist()
-    members = source.plan(epoch)[0]
-    assert sorted(members[members >= 0]) == list(range(len(runs)))
-    assert (members >= 0).any(1).all()  # no row is empty
+    assert sorted(packs[packs >= 0]) == list(range(len(runs)))
+    assert (packs >= 0).any(1).all()  # no row is empty
 
 
 def test_spare_rows_let_almost_every_epoch_keep_its_first_cuts():
@@ -125,11 +126,11 @@ def test_spare_rows_let_almost_every_epoch_keep_its_first_cuts():
 
 def test_cuts_that_pack_badly_are_drawn_again():
     source = runs([[2, 2, 2, 2, 2]] * 3, 8)
-    source.accepts = lambda lengths: lengths.tolist() == [6, 8] * 3
-    assert [lengths(source, epoch) for epoch in range(1, 4)] == [[4, 6] * 3] * 3
+    source.accepts = lambda histogram: histogram.tolist() == [0] * 6 + [3, 0, 3]
+    assert [sorted(lengths(source, epoch)) for epoch in range(1, 4)] == [[4] * 3 + [6] * 3] * 3
     fallback = runs([[2, 2, 2, 2, 2]] * 3, 8)
     first = lengths(fallback, 0)
-    fallback.accepts = lambda lengths: False
+    fallback.accepts = lambda histogram: False
     assert lengths(fallback, 5) == first
 
 
@@ -156,9 +157,9 @@ def test_each_epoch_has_new_masks(bert_split, wordpiece):
 def test_a_packed_run_is_masked_as_if_alone(bert_split, wordpiece, rule):
     source = SentenceRuns(bert_split, wordpiece, 64, 0, rule)
     packed: Packed = pack_runs(source)
-    batch, members = packed.batch(np.arange(len(packed)) + len(packed)), packed.plan(1)
+    batch, members = packed.batch(np.arange(len(packed)) + len(packed)), table(packed, 1)
     row, place = 3, 0
-    run = members[0][(row + members[2]) % len(packed), place]
+    run = members[(row + packed.plan(1)[1]) % len(packed), place]
     alone = source.rows(np.array([1]), np.array([run]), 64)
     size = int(alone["attention_mask"].sum())
     begin = int(np.flatnonzero(batch["pack_ids"][row] == place + 1)[0])

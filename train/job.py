@@ -38,6 +38,7 @@ class TrainJob(NamedTuple):
         eval_examples: number of held-out examples that an evaluation scores.
         token_keys: batch keys of token ids, which are checked against the vocabulary.
         digest: hash of the data; a run cannot be resumed with other data.
+        plan: the version of the rule that chooses the examples of an epoch; a run cannot be resumed with another.
         host_sums: (held-out batch) -> further (sum, weight) by name, computed on the host.
         figures: (held-out means, outputs per example) -> all figures of an evaluation.
         second_eval: the held-out examples with whole-word masks, for further figures; None: without these.
@@ -57,6 +58,7 @@ class TrainJob(NamedTuple):
     digest: str
     host_sums: Callable[[dict[str, np.ndarray]], dict[str, tuple[float, float]]]
     figures: Callable[[dict[str, float], dict[str, np.ndarray]], dict[str, float]]
+    plan: int = 1
     second_eval: loader.Source | None = None
     best: Best = Best()
     evaluates_first: bool = False

@@ -1,7 +1,9 @@
 """Batches of a source: Grain shuffles, repeats, batches and prefetches; each process slices its share of a batch."""
 
-from collections.abc import Iterator
-from typing import Protocol
+import contextlib
+import threading
+from collections.abc import Callable, Iterator
+from typing import Any, Protocol
 
 import grain
 import jax
@@ -18,6 +20,36 @@ class Source(Protocol):
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """The examples of the given rows, stacked."""
         ...
+
+
+class PlannedAhead:
+    """A source whose plan of the next epoch is made in another thread, while the rows of an epoch are read.
+
+    Args:
+        source: with a method `plan` that keeps the plans of two epochs.
+        rows: number of rows that are read in all; no epoch beyond them is planned.
+    """
+
+    def __init__(self, source: Any, rows: int) -> None:
+        self.source, self.last = source, (rows - 1) // len(source)
+        self.started = 0  # the last epoch whose plan was started
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
+        """The examples of the given rows; starts the plan of the epoch after them."""
+        following = int(rows.max()) // len(self) + 1
+        if self.started < following <= self.last:
+            self.started = following
+            # if this fails, the loader makes the plan itself when it needs it, and reports the error
+            threading.Thread(target=_quietly, args=(self.source.plan, following), daemon=True).start()
+        return self.source.batch(rows)
+
+
+def _quietly(plan: Callable[[int], Any], epoch: int) -> None:
+    with contextlib.suppress(Exception):
+        plan(epoch)
 
 
 def batches(source: Source, batch_size: int, seed: int | None, start_row: int = 0) -> Iterator[dict[str, np.ndarray]]:

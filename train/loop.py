@@ -164,7 +164,7 @@ def resume(compiled: CompiledSteps, abstract_state: TrainState, checkpoints: Che
     """Load the newest intact checkpoint; return None if there is none.
 
     Raises:
-        InputError: the data changed since the checkpoint.
+        InputError: the data, or the rule that chooses examples, changed since the checkpoint.
     """
     found = restore_newest(checkpoints, abstract_state, reports.warn)
     if found is None:
@@ -173,6 +173,12 @@ def resume(compiled: CompiledSteps, abstract_state: TrainState, checkpoints: Che
     step = int(state.step)
     if extra["data"] != compiled.job.digest:
         raise InputError(f"the data changed since checkpoint {step}; start a new run with another out")
+    if extra.get("plan", 1) != compiled.job.plan:
+        raise InputError(
+            f"checkpoint {step} is of a version of bertgpt that chose other sentence pairs for a text of this size; "
+            "finish the run with that version, or start a new one (another out, with model.init_from to keep the "
+            "weights)"
+        )
     say(f"resuming from step {step}")
     eval_history, owed = tuple(extra.get("scored", ())), extra.get("owes_evaluation", False)
     steps, sums = extra.get("logged", (0, {}))
@@ -225,7 +231,10 @@ class TrainLoop:
         self.compiled, self.config, self.job = compiled, compiled.config, compiled.job
         self.state, self.step, row, self.eval_history, self.eval_pending, logged = progress
         self.stop, self.watchdog, self.metrics, self.checkpoints = stop, watchdog, metrics, checkpoints
-        self.batches = loader.batches(self.job.train_source, self.config.train.batch_size, self.config.seed, row)
+        source, size = self.job.train_source, self.config.train.batch_size
+        if hasattr(source, "plan"):
+            source = loader.PlannedAhead(source, self.config.train.steps * size)
+        self.batches = loader.batches(source, size, self.config.seed, row)
         self.profile = Profile(self.config.train.profile, Path(self.config.out) / "profile")
         self.window = Window(compiled, *logged)
 
@@ -292,6 +301,7 @@ class TrainLoop:
         return {
             "row": self.step * self.config.train.batch_size,
             "data": self.job.digest,
+            "plan": self.job.plan,
             "config": configs.to_dict(self.config),
             "architecture": type(self.job.model).__name__,
             "model": dataclasses.asdict(self.job.model.config),

@@ -8,6 +8,7 @@ import bertgpt
 from bertgpt.config import ModelConfig
 from bertgpt.data.pretraining.masking import PAPER, MaskRule
 from bertgpt.data.pretraining.packing import Packed, most_examples
+from bertgpt.data.pretraining.plans import Keep, in_memory
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
 from bertgpt.data.pretraining.sentence_runs import SentenceRuns, pack_runs
 from bertgpt.data.pretraining.windows import GptPieces, GptWindows
@@ -56,20 +57,23 @@ def make_objective(objective: str, model: Model) -> Objective:
     return STEPS[objective](model)._replace(apply=fast_apply(model, jax.default_backend()))
 
 
-def train_source(split: Split, tokenizer: Tokenizer, config: RunConfig) -> Source:
-    """The training examples, one per row; with `data.pack`, several per row."""
+def train_source(split: Split, tokenizer: Tokenizer, config: RunConfig, keep: Keep = in_memory) -> Source:
+    """The training examples, one per row; with `data.pack`, several per row. `keep` is where their plans are kept."""
     data, length, objective = config.data, config.data.sequence_length, config.train.objective
     if objective == "clm" and data.pack:
-        return Packed(GptPieces(split, length, config.seed), most_examples(length), config.seed)
-    examples = _examples(split, tokenizer, config, config.seed, mask_rule(data), data.balance_nsp)
+        pieces = GptPieces(split, length, config.seed, keep)
+        return Packed(pieces, most_examples(length), config.seed, keep=keep)
+    examples = _examples(split, tokenizer, config, config.seed, mask_rule(data), data.balance_nsp, keep)
     if not data.pack or isinstance(examples, GptWindows):
         return examples
     return pack_pairs(examples) if isinstance(examples, BertPairs) else pack_runs(examples)
 
 
-def eval_source(split: Split, tokenizer: Tokenizer, config: RunConfig, rule: MaskRule = PAPER) -> Source:
+def eval_source(
+    split: Split, tokenizer: Tokenizer, config: RunConfig, rule: MaskRule = PAPER, keep: Keep = in_memory
+) -> Source:
     """The held-out examples, one per row. They depend on the objective and the length, not on the training masks."""
-    return _examples(split, tokenizer, config, EVAL_SEED, rule)
+    return _examples(split, tokenizer, config, EVAL_SEED, rule, keep=keep)
 
 
 def mask_rule(data: DataSection) -> MaskRule:
@@ -79,11 +83,17 @@ def mask_rule(data: DataSection) -> MaskRule:
 
 
 def _examples(
-    split: Split, tokenizer: Tokenizer, config: RunConfig, seed: int, rule: MaskRule, balanced: bool = True
+    split: Split,
+    tokenizer: Tokenizer,
+    config: RunConfig,
+    seed: int,
+    rule: MaskRule,
+    balanced: bool = True,
+    keep: Keep = in_memory,
 ) -> BertPairs | SentenceRuns | GptWindows:
     length = config.data.sequence_length
     if config.train.objective == "clm":
         return GptWindows(split, length, seed)
     if config.train.objective == "mlm":
-        return SentenceRuns(split, tokenizer, length, seed, rule)
-    return BertPairs(split, tokenizer, length, seed, rule, balanced)
+        return SentenceRuns(split, tokenizer, length, seed, rule, keep)
+    return BertPairs(split, tokenizer, length, seed, rule, balanced, keep)

@@ -7,14 +7,8 @@ from tokenizers import Tokenizer
 
 from bertgpt.data.pretraining.masking import MaskRule
 from bertgpt.data.pretraining.packing import Packed
-from bertgpt.data.pretraining.sentence_pairs import (
-    IS_NEXT,
-    NOT_NEXT,
-    BertPairs,
-    LengthBaseline,
-    fit_lengths,
-    one_sentence_share,
-)
+from bertgpt.data.pretraining.pair_plans import IS_NEXT, NOT_NEXT, count_labels
+from bertgpt.data.pretraining.sentence_pairs import BertPairs, LengthBaseline, fit_lengths, one_sentence_share
 from bertgpt.data.text import store
 from bertgpt.errors import InputError
 from bertgpt.inference.decoding import generate
@@ -22,7 +16,7 @@ from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
 from .. import hosts, loop, model_section, parallel, reports
-from ..folders import locks, run_folder, token_store
+from ..folders import locks, plans, run_folder, token_store
 from ..job import CompiledSteps, TrainJob
 from ..loader import Source
 from ..reports import say, warn
@@ -84,19 +78,24 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
         objective, model_config, config.train.dtype, config.train.remat, config.model.attention
     )
     train_split, eval_split = token_store.open_store(config, tokenizer, initial)
-    train_source = objectives.train_source(train_split, tokenizer, config)
-    eval_source = objectives.eval_source(eval_split, tokenizer, config)
+    folder = token_store.store_folder(config)
+    keep_train, keep_eval = (
+        plans.keep(config, folder, split, name)
+        for split, name in zip((train_split, eval_split), store.SPLITS, strict=True)
+    )
+    train_source = objectives.train_source(train_split, tokenizer, config, keep_train)
+    eval_source = objectives.eval_source(eval_split, tokenizer, config, keep=keep_eval)
     pairs = {split: bert_pairs(source) for split, source in zip(store.SPLITS, (train_source, eval_source), strict=True)}
     for split, found in pairs.items():
         if found is not None:
             check_labels(found, split, config)
     examples = config.train.eval_examples
     log_frequency = unigram(train_split.counts)
-    lengths = fit_lengths(pairs["train"].plan(0).pairs, config.data.sequence_length - 3) if pairs["train"] else None
+    lengths = fit_lengths(pairs["train"].plan(0).records, config.data.sequence_length - 3) if pairs["train"] else None
     tokens_per_byte = len(eval_split.tokens) / eval_split.text_bytes
     second = None
     if config.data.whole_word and objective != "clm":
-        second = objectives.eval_source(eval_split, tokenizer, config, MaskRule(whole_word=True))
+        second = objectives.eval_source(eval_split, tokenizer, config, MaskRule(whole_word=True), keep_eval)
 
     return TrainJob(
         model=model,
@@ -109,9 +108,10 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
         # windows cover the text once; further masks can be sampled
         eval_examples=min(examples, len(eval_source)) if objective == "clm" else examples,
         token_keys=("input_ids", "labels"),
-        digest=store.digest(token_store.store_folder(config)),
+        digest=store.digest(folder),
         host_sums=lambda batch: baseline_sums(batch, log_frequency, lengths),
         figures=lambda means, _: reports.derived(means, tokens_per_byte),
+        plan=pairs["train"].plan_version if pairs["train"] else 1,
         second_eval=second,
     )
 
@@ -129,8 +129,8 @@ def check_labels(pairs: BertPairs, split: str, config: RunConfig) -> None:
         InputError: no pair is IsNext.
     """
     plan = pairs.plan(0)
-    counts = np.bincount(plan.pairs.label, minlength=2)
-    total = len(plan.pairs.label) + plan.left_out
+    counts = count_labels(plan.records)
+    total = len(plan.records) + plan.left_out
     not_next = (counts[NOT_NEXT] + plan.left_out) / total
     if counts[IS_NEXT] and not_next <= MOST_NOT_NEXT:
         return

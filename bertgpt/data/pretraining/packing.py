@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
+from bertgpt.data.pretraining.plans import Gather, Keep, Plan, blocks, in_memory
+
 Rows = dict[str, np.ndarray]
 HALVINGS = 2  # maximum number of times that the width is halved, for shorter examples
 TOKENS = 8  # of a row per example that it may contain: few examples are shorter
@@ -17,7 +19,21 @@ def most_examples(length: int) -> int:
     return max(2, length // TOKENS)
 
 
-def plan_packs(lengths: np.ndarray, capacity: int, limit: int, rng: np.random.Generator) -> np.ndarray:
+class Packs(NamedTuple):
+    """Which examples share a row. Pack i has the examples members[ends[i]:ends[i + 1]], the longest first.
+
+    Attributes:
+        members: [N] int32, the examples, pack by pack.
+        sizes: [N] uint16, their lengths.
+        ends: [M + 1] int64, 0, then the end of each pack.
+    """
+
+    members: np.ndarray
+    sizes: np.ndarray
+    ends: np.ndarray
+
+
+def plan_packs(lengths: np.ndarray, capacity: int, limit: int, rng: np.random.Generator) -> Packs:
     """Which examples share a row: each example once, longest first within a row.
 
     Shortest-pack-first (Krell et al. 2021, arXiv 2107.02027): lengths are placed in descending order, each into the
@@ -29,37 +45,62 @@ def plan_packs(lengths: np.ndarray, capacity: int, limit: int, rng: np.random.Ge
         capacity: T, tokens per row.
         limit: K, maximum number of examples per row.
         rng: decides which examples of a length go where, and the order of the rows.
-
-    Returns:
-        Indices of examples [M K] int32; -1 for unused entries.
     """
     patterns, packs = _patterns(np.bincount(lengths), capacity, limit)
-    sizes = patterns[rng.permutation(np.repeat(np.arange(len(packs)), packs))]  # [M K], 0 for unused entries
-    slots = np.flatnonzero(sizes)
-    slots = slots[np.argsort(sizes.ravel()[slots], kind="stable")]
-    examples = rng.permutation(len(lengths))
-    plan = np.full(sizes.shape, -1, np.int32)
-    plan.ravel()[slots] = examples[np.argsort(lengths[examples], kind="stable")]
-    return plan
+    pattern = np.repeat(np.arange(len(packs), dtype=np.int32), packs)  # of each row
+    rng.shuffle(pattern)
+    used = (patterns > 0).sum(1)
+    ends = np.concatenate([[0], np.cumsum(used[pattern])])
+    flat = patterns[patterns > 0].astype(np.uint16)
+    starts = np.cumsum(used) - used
+    sizes = np.concatenate([take_runs(flat, starts[pattern[b]], used[pattern[b]]) for b in blocks(len(pattern))])
+    examples = np.arange(len(lengths), dtype=np.int32)
+    rng.shuffle(examples)
+    lengths = lengths.astype(np.uint16)  # which are sorted by radix
+    examples = examples[np.argsort(lengths[examples], kind="stable")]
+    members = np.empty_like(examples)
+    members[np.argsort(sizes, kind="stable")] = examples
+    return Packs(members, sizes, ends)
 
 
-def count_packs(lengths: np.ndarray, capacity: int, limit: int) -> int:
-    """The number of packs M that `plan_packs` makes."""
-    return int(_patterns(np.bincount(lengths), capacity, limit)[1].sum())
+def take_runs(values: np.ndarray, starts: np.ndarray, counts: np.ndarray) -> np.ndarray:
+    """values[start : start + count] for each start and count [R], joined."""
+    ends = np.cumsum(counts)
+    return values[np.repeat(starts - (ends - counts), counts) + np.arange(ends[-1] if len(ends) else 0)]
 
 
-def spread(packs: np.ndarray, rows: int, rng: np.random.Generator) -> np.ndarray:
-    """Moves random examples to packs of their own, until there are `rows` packs: [M K] -> [rows K].
+def count_packs(histogram: np.ndarray, capacity: int, limit: int) -> int:
+    """The number of packs M that `plan_packs` makes if `histogram[n]` examples have length n."""
+    return int(_patterns(histogram, capacity, limit)[1].sum())
+
+
+def spread(packs: Packs, rows: int, rng: np.random.Generator) -> Packs:
+    """Moves random examples to packs of their own, until there are `rows` packs, in random order.
 
     `rows` is at least M, and at most the number of examples. No pack becomes empty.
     """
-    row, later = rng.permutation(np.argwhere(packs[:, 1:] >= 0))[: rows - len(packs)].T
-    place = later + 1
-    alone = np.full((len(row), packs.shape[1]), -1, packs.dtype)
-    alone[:, 0] = packs[row, place]
-    packs = packs.copy()
-    packs[row, place] = -1
-    return rng.permutation(np.concatenate([packs, alone]))
+    first = np.zeros(len(packs.members), bool)
+    first[packs.ends[:-1]] = True
+    later = np.flatnonzero(~first).astype(np.int32)
+    rng.shuffle(later)
+    moved = later[: rows - len(packs.ends) + 1]
+    counts = np.diff(packs.ends)
+    counts -= np.bincount(np.searchsorted(packs.ends, moved, side="right") - 1, minlength=len(counts))
+    counts = np.concatenate([counts, np.ones(len(moved), np.int64)])
+    starts = np.cumsum(counts) - counts
+    order = rng.permutation(rows)
+    stays = np.ones(len(packs.members), bool)
+    stays[moved] = False
+    members, sizes = (_reordered(values, stays, moved, starts[order], counts[order]) for values in packs[:2])
+    return Packs(members, sizes, np.concatenate([[0], np.cumsum(counts[order])]))
+
+
+def _reordered(
+    values: np.ndarray, stays: np.ndarray, moved: np.ndarray, starts: np.ndarray, counts: np.ndarray
+) -> np.ndarray:
+    """The values of the packs that `starts` and `counts` describe, after the moved ones are put at the end."""
+    values = np.concatenate([values[stays], values[moved]])
+    return np.concatenate([take_runs(values, starts[block], counts[block]) for block in blocks(len(starts))])
 
 
 def _patterns(histogram: np.ndarray, capacity: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
@@ -229,7 +270,13 @@ class Packed:
     """
 
     def __init__(
-        self, examples: Examples, limit: int, seed: int, most_masked: int | None = None, rows: int | None = None
+        self,
+        examples: Examples,
+        limit: int,
+        seed: int,
+        most_masked: int | None = None,
+        rows: int | None = None,
+        keep: Keep = in_memory,
     ) -> None:
         """
         Args:
@@ -238,20 +285,25 @@ class Packed:
             seed: of the plans.
             most_masked: P', if examples have `labels` at `masked_positions`.
             rows: number of rows of every epoch, at least as many as any epoch needs; None: as many as epoch 0 needs.
+            keep: where plans are kept.
         """
         self.examples, self.limit, self.seed, self.most_masked = examples, limit, seed, most_masked
-        self.fixed_rows = rows
-        self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs
-        self.length = len(self.plan(0)[0])
+        self.fixed_rows, self.keep = rows, keep
+        self.plan = functools.lru_cache(maxsize=2)(self._find_plan)  # two: a batch may span two epochs
+        self.length = len(self.plan(0)[0].ends) - 1
 
-    def _make_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray, int]:
-        """The packs [M K], the length of each example [N], and the pack in the epoch's first row."""
+    def _find_plan(self, epoch: int) -> tuple[Packs, int]:
+        """The packs, and the pack in the epoch's first row."""
+        plan = self.keep("packs", epoch, self._make_plan)
+        return Packs(**plan.arrays), plan.facts["shift"]
+
+    def _make_plan(self, epoch: int, gather: Gather) -> Plan:
         rng = np.random.default_rng([self.seed, epoch, 1])
-        lengths = self.examples.lengths(epoch)
-        packs = plan_packs(lengths, self.examples.sequence_length, self.limit, rng)
+        packs = plan_packs(self.examples.lengths(epoch), self.examples.sequence_length, self.limit, rng)
         if self.fixed_rows is not None:
             packs = spread(packs, self.fixed_rows, rng)
-        return packs, lengths, int(rng.integers(len(packs)))
+        shift = int(rng.integers(len(packs.ends) - 1))
+        return Plan({name: gather(name, [values]) for name, values in packs._asdict().items()}, {"shift": shift})
 
     def __len__(self) -> int:
         return self.length
@@ -276,13 +328,17 @@ class Packed:
     def _members(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows [B] -> their epochs [B], their examples [B K] (-1 for unused entries) and the lengths [B K]."""
         epochs, index = np.divmod(rows, len(self))
-        members = np.empty((len(rows), self.limit), np.int64)
-        lengths = np.empty((len(rows), self.limit), np.int64)
+        members = np.full((len(rows), self.limit), -1, np.int64)
+        lengths = np.zeros((len(rows), self.limit), np.int64)
         for epoch in np.unique(epochs):
-            here = epochs == epoch
-            packs, sizes, shift = self.plan(int(epoch))
-            members[here] = packs[(index[here] + shift) % len(packs)]
-            lengths[here] = np.where(members[here] >= 0, sizes[members[here]], 0)
+            here = np.flatnonzero(epochs == epoch)
+            packs, shift = self.plan(int(epoch))
+            pack = (index[here] + shift) % (len(packs.ends) - 1)
+            counts = packs.ends[pack + 1] - packs.ends[pack]
+            row = np.repeat(here, counts)
+            place = take_runs(np.arange(self.limit), np.zeros_like(counts), counts)
+            members[row, place] = take_runs(packs.members, packs.ends[pack], counts)
+            lengths[row, place] = take_runs(packs.sizes, packs.ends[pack], counts)
         return epochs, members, lengths
 
     def _parts(self, slots: Slots, epochs: np.ndarray, index: np.ndarray) -> Iterator[tuple[np.ndarray, Rows]]:

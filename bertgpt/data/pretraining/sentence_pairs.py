@@ -11,188 +11,23 @@ from tokenizers import Tokenizer
 from bertgpt.data.pretraining import counter
 from bertgpt.data.pretraining.masking import PAPER, Masker, MaskRule
 from bertgpt.data.pretraining.packing import Packed
+from bertgpt.data.pretraining.pair_plans import IS_NEXT, NOT_NEXT, Pairs, from_records, plan_pairs
+from bertgpt.data.pretraining.plans import Gather, Keep, Plan, blocks, check_length, has_one_block, in_memory
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import special_id
 
-SHORT = 0.1  # share of documents whose pairs have a random shorter length (create_pretraining_data.py, short_seq_prob)
-IS_NEXT, NOT_NEXT = 0, 1
-BLOCK = 1 << 20  # documents or pairs processed at a time, which keeps memory constant
 PAIRS_A_CELL = 200  # average number of pairs per cell of the length baseline's table
 MOST_BINS = 16  # maximum number of bins per half
 SHORTEST_PAIR = 5  # tokens: [CLS] a [SEP] b [SEP]
 TOKENS_A_PAIR = 32  # of a packed row, per pair that it may contain: each possible pair costs an entry in both heads
 
 
-class PairPlan(NamedTuple):
-    """The places of both halves of each pair in the token store: starts and lengths in tokens, each [N]."""
-
-    a_start: np.ndarray
-    a_length: np.ndarray
-    b_start: np.ndarray
-    b_length: np.ndarray
-    label: np.ndarray  # 0 = IsNext, 1 = NotNext
-
-
-class EpochPlan(NamedTuple):
-    """The pairs of one epoch.
-
-    Attributes:
-        pairs: all of them.
-        shift: the index of the pair in row 0 of the epoch.
-        left_out: how many NotNext pairs were dropped to balance the labels.
-    """
-
-    pairs: PairPlan
-    shift: int
-    left_out: int
-
-
-def plan_pairs(split: Split, max_tokens: int, rng: np.random.Generator, balanced: bool = True) -> tuple[PairPlan, int]:
-    """Splits every document into pairs of sentence runs, as Google's create_pretraining_data.py does.
-
-    Each round takes the next chunk of every document that has sentences left, with a few array operations.
-    `docs/data.md` lists the differences from Google's results.
-
-    Args:
-        split: the text, at least two documents.
-        max_tokens: the maximum of A and B together; T - 3.
-        rng: decides lengths, splits, labels, other documents and truncation.
-        balanced: True: as many IsNext as NotNext pairs. False: Google's rule, a coin flip per chunk.
-
-    Returns:
-        The pairs, and how many NotNext pairs were dropped for the balance. If no chunk has two sentences, every pair is
-        NotNext and all are kept.
-
-    Raises:
-        InputError: the split has only one document.
-    """
-    if len(split.documents) < 3:
-        raise InputError(
-            "next-sentence pairs need at least two documents, in training and in held-out text; separate documents "
-            "with blank lines (data.document=paragraph), or raise data.eval_fraction"
-        )
-    short = rng.random(len(split.documents) - 1) < SHORT
-    target = np.where(short, rng.integers(2, max_tokens + 1, len(short)), max_tokens)
-    start, rounds = split.documents[:-1].copy(), []
-    counts = np.zeros(2, np.int64)
-    while (document := np.flatnonzero(start < split.documents[1:])).size:
-        pairs, single, start[document] = _next_pairs(
-            split, document, start[document], target[document], counts if balanced else None, rng
-        )
-        counts += np.bincount(pairs.label, minlength=2)
-        rounds.append((pairs, single))
-    plan = PairPlan(*map(np.concatenate, zip(*(pairs for pairs, _ in rounds), strict=True)))
-    made = len(plan.label)
-    if balanced:
-        keep = _drop_excess(plan.label, np.concatenate([single for _, single in rounds]), rng)
-        plan = PairPlan(*(field[keep] for field in plan))
-    return _truncate(plan, max_tokens, rng), made - len(plan.label)
-
-
-def _next_pairs(
-    split: Split,
-    document: np.ndarray,
-    first: np.ndarray,
-    target: np.ndarray,
-    counts: np.ndarray | None,
-    rng: np.random.Generator,
-) -> tuple[PairPlan, np.ndarray, np.ndarray]:
-    """The next pair of each document from sentence `first` on.
-
-    Returns also whether its chunk was one sentence, and the first sentence of the document's next chunk. That is after
-    this chunk, or after A if B is from another document.
-    """
-    last = _run_end(split, first, target, split.documents[document + 1])
-    single = last - first == 1
-    label = _labels(single, counts, rng)
-    middle = np.where(single, last, first + 1 + _below(np.maximum(last - first - 1, 1), rng))  # where A ends
-    other = _other_document(document, len(split.documents) - 1, rng)
-    size = split.documents[other + 1] - split.documents[other]
-    b_first = np.where(label == IS_NEXT, middle, split.documents[other] + _below(size, rng))
-    a_start, b_start = split.sentences[first], split.sentences[np.minimum(b_first, len(split.sentences) - 1)]
-    a_length = split.sentences[middle] - a_start
-    elsewhere = _run_end(split, b_first, target - a_length, split.documents[other + 1])
-    b_length = split.sentences[np.where(label == IS_NEXT, last, elsewhere)] - b_start
-    return (
-        PairPlan(a_start, a_length, b_start, b_length, label),
-        single,
-        np.where(label == IS_NEXT, last, middle),
-    )
-
-
-def _run_end(split: Split, first: np.ndarray, tokens: np.ndarray, limit: np.ndarray) -> np.ndarray:
-    """The end of the shortest run of sentences from `first` that has at least `tokens` tokens.
-
-    The run has at least one sentence, and ends at the document's `limit` at the latest.
-    """
-    begin = split.sentences[np.minimum(first, len(split.sentences) - 1)]
-    return np.minimum(np.maximum(np.searchsorted(split.sentences, begin + tokens), first + 1), limit)
-
-
-def _below(limit: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """A random integer from 0 to limit - 1 for each limit."""
-    return rng.integers(0, limit)
-
-
-def _other_document(document: np.ndarray, count: int, rng: np.random.Generator) -> np.ndarray:
-    """A random other document for each document."""
-    other = rng.integers(0, count - 1, len(document))
-    return other + (other >= document)
-
-
-def _labels(single: np.ndarray, counts: np.ndarray | None, rng: np.random.Generator) -> np.ndarray:
-    """The label of each chunk; a chunk of one sentence is NotNext.
-
-    Of the longer chunks, enough become NotNext to make both labels equally frequent so far; `counts` are the labels of
-    earlier rounds. If `counts` is None, each longer chunk is labelled by a coin flip.
-    """
-    if counts is None:
-        return np.where(single, NOT_NEXT, rng.integers(0, 2, len(single)))
-    # Half of all so far, rounded up: surplus NotNext pairs can be dropped at the end, surplus IsNext pairs cannot.
-    wanted = (counts.sum() + len(single) + 1) // 2 - counts[NOT_NEXT] - single.sum()
-    several = rng.permutation(np.flatnonzero(~single))
-    label = single.astype(np.int64)  # 1 = NOT_NEXT
-    label[several[: max(0, wanted)]] = NOT_NEXT
-    return label
-
-
-def _drop_excess(label: np.ndarray, single: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The pairs to keep: as many NotNext as IsNext pairs. NotNext pairs of one-sentence chunks are dropped first."""
-    excess = int((label == NOT_NEXT).sum() - (label == IS_NEXT).sum())
-    keep = np.ones(len(label), bool)
-    candidates = rng.permutation(np.flatnonzero(label == NOT_NEXT))
-    candidates = candidates[np.argsort(~single[candidates], kind="stable")]
-    if (label == IS_NEXT).any():  # else there is nothing to balance against
-        keep[candidates[: max(0, excess)]] = False
-    return keep
-
-
-def _truncate(plan: PairPlan, max_tokens: int, rng: np.random.Generator) -> PairPlan:
-    """Truncates pairs to `max_tokens`.
-
-    As if tokens were removed one by one from the longer half (B if they are equal), each from the front or the back by
-    a coin flip, until both halves fit; computed at once.
-    """
-    excess = np.maximum(plan.a_length + plan.b_length - max_tokens, 0)
-    difference = plan.a_length - plan.b_length
-    alone = np.minimum(excess, np.abs(difference))  # tokens removed until the halves are equally long
-    both = excess - alone
-    a_cut = np.where(difference > 0, alone, 0) + both // 2
-    b_cut = np.where(difference > 0, 0, alone) + (both + 1) // 2
-    return plan._replace(
-        a_start=plan.a_start + rng.binomial(a_cut, 0.5),
-        a_length=plan.a_length - a_cut,
-        b_start=plan.b_start + rng.binomial(b_cut, 0.5),
-        b_length=plan.b_length - b_cut,
-    )
-
-
 def one_sentence_share(documents: np.ndarray) -> float:
     """The share of documents with one sentence, from the bounds of documents in sentences [D + 1]; read in blocks."""
     count = len(documents) - 1
-    blocks = (documents[start : start + BLOCK + 1] for start in range(0, count, BLOCK))
-    return sum(int((np.diff(block) == 1).sum()) for block in blocks) / count
+    parts = (documents[block.start : block.stop + 1] for block in blocks(count))
+    return sum(int((np.diff(part) == 1).sum()) for part in parts) / count
 
 
 class LengthBaseline(NamedTuple):
@@ -214,29 +49,47 @@ class LengthBaseline(NamedTuple):
         return self.label[self.a_bin[a_length], self.b_bin[b_length]]
 
 
-def fit_lengths(plan: PairPlan, max_tokens: int) -> LengthBaseline:
+def fit_lengths(records: np.ndarray, max_tokens: int) -> LengthBaseline:
     """Counts the labels of a plan's pairs by the lengths of both halves, in bins with about equal numbers of pairs.
 
     Args:
-        plan: the training pairs.
+        records: the training pairs, [N 2] uint64 of `pair_plans.to_records`.
         max_tokens: the maximum of A and B together; T - 3.
     """
-    bins = min(max(2, math.isqrt(len(plan.label) // PAIRS_A_CELL)), MOST_BINS)
-    a_bin, b_bin = (_equal_bins(lengths, max_tokens, bins) for lengths in (plan.a_length, plan.b_length))
+    bins = min(max(2, math.isqrt(len(records) // PAIRS_A_CELL)), MOST_BINS)
+    a_counts, b_counts = np.zeros((2, max_tokens + 1), np.int64)
+    for block in blocks(len(records)):
+        pairs = from_records(records[block])
+        a_counts += np.bincount(pairs.a_length, minlength=max_tokens + 1)
+        b_counts += np.bincount(pairs.b_length, minlength=max_tokens + 1)
+    a_bin, b_bin = _equal_bins(a_counts, bins), _equal_bins(b_counts, bins)
     counts = np.zeros((2, bins, bins))
-    for start in range(0, len(plan.label), BLOCK):
-        block = slice(start, start + BLOCK)
-        cell = (plan.label[block] * bins + a_bin[plan.a_length[block]]) * bins + b_bin[plan.b_length[block]]
+    for block in blocks(len(records)):
+        pairs = from_records(records[block])
+        cell = (pairs.label * bins + a_bin[pairs.a_length]) * bins + b_bin[pairs.b_length]
         counts += np.bincount(cell, minlength=counts.size).reshape(counts.shape)
     shares = counts / np.maximum(counts.sum((1, 2), keepdims=True), 1)
     return LengthBaseline(a_bin, b_bin, np.where(shares[NOT_NEXT] > shares[IS_NEXT], NOT_NEXT, IS_NEXT))
 
 
-def _equal_bins(lengths: np.ndarray, longest: int, bins: int) -> np.ndarray:
-    """The bin of each length from 0 to `longest`, from the share of the given lengths that are shorter."""
-    counts = np.bincount(lengths, minlength=longest + 1)
-    middle = (np.cumsum(counts) - counts / 2) / len(lengths)
+def _equal_bins(counts: np.ndarray, bins: int) -> np.ndarray:
+    """The bin of each length, from the share of shorter lengths; `counts[n]` pairs have length n."""
+    middle = (np.cumsum(counts) - counts / 2) / counts.sum()
     return np.minimum((middle * bins).astype(np.int64), bins - 1)
+
+
+class EpochPlan(NamedTuple):
+    """The pairs of one epoch.
+
+    Attributes:
+        records: all of them, [N 2] uint64 of `pair_plans.to_records`.
+        shift: the index of the pair in row 0 of the epoch.
+        left_out: how many NotNext pairs were dropped to balance the labels.
+    """
+
+    records: np.ndarray
+    shift: int
+    left_out: int
 
 
 class BertPairs:
@@ -257,17 +110,30 @@ class BertPairs:
         seed: int,
         rule: MaskRule = PAPER,
         balanced: bool = True,
+        keep: Keep = in_memory,
     ) -> None:
+        check_length(sequence_length)
         self.split, self.sequence_length, self.seed, self.balanced = split, sequence_length, seed, balanced
         self.mask = Masker(tokenizer, sequence_length, rule)
         self.pad = self.mask.pad
-        self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs
-        self.length = len(self.plan(0).pairs.label)
+        self.keep = keep
+        self.plan = functools.lru_cache(maxsize=2)(self._find_plan)  # two: a batch may span two epochs
+        self.length = len(self.plan(0).records)
 
-    def _make_plan(self, epoch: int) -> EpochPlan:
+    def _find_plan(self, epoch: int) -> EpochPlan:
+        plan = self.keep("pairs", epoch, self._make_plan)
+        return EpochPlan(plan.arrays["pairs"], **plan.facts)
+
+    def _make_plan(self, epoch: int, gather: Gather) -> Plan:
         rng = np.random.default_rng([self.seed, epoch])
-        pairs, left_out = plan_pairs(self.split, self.sequence_length - 3, rng, self.balanced)
-        return EpochPlan(pairs, int(rng.integers(len(pairs.label))), left_out)
+        records, left_out = plan_pairs(self.split, self.sequence_length - 3, rng, self.balanced, gather)
+        return Plan({"pairs": records}, {"shift": int(rng.integers(len(records))), "left_out": left_out})
+
+    @property
+    def plan_version(self) -> int:
+        """The version of the rule that chooses the pairs: 2 if documents are planned in blocks; 1 if one block has all
+        of them, since its pairs are those of earlier versions."""
+        return 1 if has_one_block(self.split) else 2
 
     def __len__(self) -> int:
         return self.length
@@ -280,29 +146,29 @@ class BertPairs:
         epochs, index = np.divmod(rows, len(self))
         for epoch in np.unique(epochs):
             plan = self.plan(int(epoch))
-            index[epochs == epoch] = (index[epochs == epoch] + plan.shift) % len(plan.pairs.label)
+            index[epochs == epoch] = (index[epochs == epoch] + plan.shift) % len(plan.records)
         return self._assemble(self._pairs(epochs, index), counter.keys(self.seed, rows), self.sequence_length)
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """The number of tokens of each pair of an epoch's plan [N], special tokens included."""
-        pairs = self.plan(epoch).pairs
-        return pairs.a_length + pairs.b_length + 3
+        """The number of tokens of each pair of an epoch's plan [N] uint16, special tokens included."""
+        records = self.plan(epoch).records
+        parts = (from_records(records[block]) for block in blocks(len(records)))
+        return np.concatenate([(pairs.a_length + pairs.b_length + 3).astype(np.uint16) for pairs in parts])
 
     def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
         """Pair `index` [n] of each epoch's plan, as a batch of W tokens; masking depends on (seed, epoch, index)."""
         keys = counter.keys(self.seed, (epochs << 32) + index)
         return self._assemble(self._pairs(epochs, index), keys, width)
 
-    def _pairs(self, epochs: np.ndarray, index: np.ndarray) -> PairPlan:
+    def _pairs(self, epochs: np.ndarray, index: np.ndarray) -> Pairs:
         """Pair `index` [B] of each epoch's plan."""
-        pairs = PairPlan(*(np.empty(len(index), np.int64) for _ in PairPlan._fields))
+        records = np.empty((len(index), 2), np.uint64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            for field, values in zip(pairs, self.plan(int(epoch)).pairs, strict=True):
-                field[here] = values[index[here]]
-        return pairs
+            records[here] = self.plan(int(epoch)).records[index[here]]
+        return from_records(records)
 
-    def _assemble(self, pairs: PairPlan, keys: np.ndarray, width: int) -> dict[str, np.ndarray]:
+    def _assemble(self, pairs: Pairs, keys: np.ndarray, width: int) -> dict[str, np.ndarray]:
         """[CLS] A [SEP] B [SEP], then padding up to `width` tokens."""
         position = np.arange(width)[None]
         a_end = pairs.a_length[:, None] + 1  # the position of the first [SEP]
@@ -329,7 +195,7 @@ def pack_pairs(pairs: BertPairs) -> Packed:
     """The pairs in packed rows of T tokens, up to K pairs per row. Each pair is masked and labelled as if alone."""
     limit = max(2, pairs.sequence_length // TOKENS_A_PAIR)
     most = pairs.mask.rule.most_packed(pairs.sequence_length, limit, SHORTEST_PAIR)
-    return Packed(pairs, limit, pairs.seed, most)
+    return Packed(pairs, limit, pairs.seed, most, keep=pairs.keep)
 
 
 def encode(tokenizer: Tokenizer, *texts: str) -> dict[str, np.ndarray]:

@@ -6,7 +6,7 @@ than a run may be. The runs of an epoch follow one another in the token store, s
 
 import functools
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 from bertgpt.data.pretraining import counter
 from bertgpt.data.pretraining.masking import PAPER, Masker, MaskRule
 from bertgpt.data.pretraining.packing import Packed, count_packs
+from bertgpt.data.pretraining.plans import Gather, Keep, Plan, blocks, check_length, document_blocks, in_memory
 from bertgpt.data.text.store import Split
 
 SHORTEST_RUN = 3  # tokens: [CLS] a [SEP]
@@ -35,17 +36,21 @@ def first_cut(sentences: np.ndarray, places: np.ndarray, longest: int) -> np.nda
     return np.where(length > longest, places, sentences[end])
 
 
-def latest_ends(split: Split, longest: int) -> tuple[np.ndarray, np.ndarray]:
+def latest_ends(sentences: np.ndarray, bounds: np.ndarray, longest: int) -> tuple[np.ndarray, np.ndarray]:
     """Fills each run as far as possible, from the start of its document.
 
+    Args:
+        sentences: the bounds of sentences in tokens.
+        bounds: the bounds of consecutive documents in tokens [D + 1].
+        longest: the maximum number of tokens of a run.
+
     Returns:
-        The end of each run in tokens [N] and its document [N]. No other way to cut has fewer runs.
+        The end of each run in tokens [N] and its document [N], from 0. No other way to cut has fewer runs.
     """
-    bounds = split.sentences[split.documents]
     found, place, document = [], bounds[:-1].copy(), np.arange(len(bounds) - 1)
     while document.size:
         reach = np.minimum(place + longest, bounds[document + 1])
-        place = last_cut(split.sentences, reach, longest)
+        place = last_cut(sentences, reach, longest)
         found.append((place, document))
         unfinished = place < bounds[document + 1]
         place, document = place[unfinished], document[unfinished]
@@ -54,17 +59,37 @@ def latest_ends(split: Split, longest: int) -> tuple[np.ndarray, np.ndarray]:
     return ends[order], documents[order]
 
 
-def earliest_ends(split: Split, longest: int) -> np.ndarray:
+def earliest_ends(sentences: np.ndarray, bounds: np.ndarray, longest: int) -> np.ndarray:
     """The ends of as many runs [N] if each is filled as far as possible from the end of its document backwards."""
-    bounds = split.sentences[split.documents]
     found, place, document = [], bounds[1:].copy(), np.arange(len(bounds) - 1)
     while document.size:
         found.append(place)
         reach = np.maximum(place - longest, bounds[document])
-        place = first_cut(split.sentences, reach, longest)
+        place = first_cut(sentences, reach, longest)
         unfinished = place > bounds[document]
         place, document = place[unfinished], document[unfinished]
     return np.sort(np.concatenate(found))
+
+
+def cut_documents(sentences: np.ndarray, bounds: np.ndarray, longest: int, share: np.ndarray) -> np.ndarray:
+    """The ends of the runs of consecutive documents [N], cut between the earliest and the latest possible ends.
+
+    Args:
+        sentences, bounds, longest: as of `latest_ends`.
+        share: [D] from 0 to 1, where each document is cut: 0 as early as possible, 1 as late as possible.
+    """
+    latest, document = latest_ends(sentences, bounds, longest)
+    earliest = earliest_ends(sentences, bounds, longest)
+    wanted = earliest + (share[document] * (latest - earliest + 1)).astype(np.int64)
+    cuts = np.concatenate([bounds[:1], np.maximum(last_cut(sentences, wanted, longest), earliest)])
+    run = np.arange(len(latest))
+    while run.size:  # a cut before `wanted` can make the next run too long; it then ends earlier too
+        reach = np.minimum(cuts[run] + longest, latest[run])
+        ends = np.minimum(cuts[run + 1], last_cut(sentences, reach, longest))
+        moved = run[ends < cuts[run + 1]]
+        cuts[run + 1] = ends
+        run = moved[moved < len(latest) - 1] + 1
+    return cuts[1:]
 
 
 class SentenceRuns:
@@ -75,55 +100,58 @@ class SentenceRuns:
     possible. Every token is in exactly one run of an epoch.
 
     Attributes:
-        accepts: whether the lengths of an epoch's runs can be used; set by `pack_runs`.
+        accepts: whether an epoch's runs can be used, given how many runs have each length; set by `pack_runs`.
     """
 
     # The keys of a batch that are [n W]; labels and loss_mask are after `to_columns`.
     per_token = ("input_ids", "attention_mask", "labels", "loss_mask")
 
     def __init__(
-        self, split: Split, tokenizer: Tokenizer, sequence_length: int, seed: int, rule: MaskRule = PAPER
+        self,
+        split: Split,
+        tokenizer: Tokenizer,
+        sequence_length: int,
+        seed: int,
+        rule: MaskRule = PAPER,
+        keep: Keep = in_memory,
     ) -> None:
+        check_length(sequence_length)
         self.split, self.sequence_length, self.seed = split, sequence_length, seed
         self.longest = sequence_length - 2
         self.mask = Masker(tokenizer, sequence_length, rule)
         self.pad = self.mask.pad
-        self.latest, self.document = latest_ends(split, self.longest)
-        self.earliest = earliest_ends(split, self.longest)
-        self.accepts: Callable[[np.ndarray], bool] = lambda lengths: True
-        self.plan = functools.lru_cache(maxsize=2)(self._make_plan)  # two: a batch may span two epochs
+        self.keep = keep
+        self.accepts: Callable[[np.ndarray], bool] = lambda histogram: True
+        self.plan = functools.lru_cache(maxsize=2)(self._find_plan)  # two: a batch may span two epochs
 
-    def _make_plan(self, epoch: int) -> np.ndarray:
-        """The bounds of the runs in tokens [N + 1]: 0, then the end of each run.
+    def _find_plan(self, epoch: int) -> np.ndarray:
+        """The bounds of the runs in tokens [N + 1]: 0, then the end of each run."""
+        return self.keep("runs", epoch, self._make_plan).arrays["runs"]
 
-        If `accepts` rejects the lengths of the runs, the cuts are drawn again; in the end those of epoch 0 are used.
-        """
+    def _make_plan(self, epoch: int, gather: Gather) -> Plan:
+        """If `accepts` rejects the lengths of the runs, the cuts are drawn again; in the end epoch 0's are used."""
         draws = [(epoch, draw) for draw in range(DRAWS)]
         for draw in [*draws, (0, 0)]:
-            bounds = self._cut(np.random.default_rng([self.seed, *draw]))
-            if self.accepts(np.diff(bounds) + 2):
+            bounds = gather("runs", self._cut(np.random.default_rng([self.seed, *draw])))
+            if self.accepts(self._histogram(bounds)):
                 break
-        return bounds
+        return Plan({"runs": bounds}, {})
 
-    def _cut(self, rng: np.random.Generator) -> np.ndarray:
-        """Cuts each document at one random point between the earliest and the latest possible ends of its runs."""
-        share = rng.random(int(self.document[-1]) + 1)[self.document]
-        wanted = self.earliest + (share * (self.latest - self.earliest + 1)).astype(np.int64)
-        bounds = np.concatenate([[0], np.maximum(self._last_cut(wanted), self.earliest)])
-        run = np.arange(len(self))
-        while run.size:  # a cut before `wanted` can make the next run too long; it then ends earlier too
-            reach = np.minimum(bounds[run] + self.longest, self.latest[run])
-            ends = np.minimum(bounds[run + 1], self._last_cut(reach))
-            moved = run[ends < bounds[run + 1]]
-            bounds[run + 1] = ends
-            run = moved[moved < len(self) - 1] + 1
-        return bounds
+    def _cut(self, rng: np.random.Generator) -> Iterator[np.ndarray]:
+        """0, then the ends of the runs of each block of documents."""
+        yield np.zeros(1, np.int64)
+        sentences, documents = self.split.sentences, self.split.documents
+        for first, last in document_blocks(self.split):
+            bounds = sentences[documents[first : last + 1]]
+            yield cut_documents(sentences, bounds, self.longest, rng.random(last - first))
 
-    def _last_cut(self, places: np.ndarray) -> np.ndarray:
-        return last_cut(self.split.sentences, places, self.longest)
+    def _histogram(self, bounds: np.ndarray) -> np.ndarray:
+        """How many runs have each number of tokens, special tokens included: [T + 1]."""
+        parts = (np.diff(bounds[block.start : block.stop + 1]) + 2 for block in blocks(len(bounds) - 1))
+        return np.sum([np.bincount(part, minlength=self.sequence_length + 1) for part in parts], axis=0)
 
     def __len__(self) -> int:
-        return len(self.latest)
+        return len(self.plan(0)) - 1
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
         return {name: value[0] for name, value in self.batch(np.array([row])).items()}
@@ -134,8 +162,10 @@ class SentenceRuns:
         return self.rows(epochs, index, self.sequence_length)
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """The number of tokens of each run of an epoch [N], special tokens included."""
-        return np.diff(self.plan(epoch)) + 2
+        """The number of tokens of each run of an epoch [N] uint16, special tokens included."""
+        bounds = self.plan(epoch)
+        parts = (np.diff(bounds[block.start : block.stop + 1]) + 2 for block in blocks(len(bounds) - 1))
+        return np.concatenate([part.astype(np.uint16) for part in parts])
 
     def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
         """Run `index` [n] of each epoch: [CLS] run [SEP], then padding up to W tokens; masking depends on (seed, epoch,
@@ -168,7 +198,7 @@ def pack_runs(runs: SentenceRuns) -> Packed:
     """
     length = runs.sequence_length
     limit = max(2, length // TOKENS_A_RUN)
-    rows = count_packs(runs.lengths(0), length, limit)
+    rows = count_packs(np.bincount(runs.lengths(0)), length, limit)
     rows = min(len(runs), rows + 2 + math.isqrt(rows))  # epochs differ by about the root of the number of documents
-    runs.accepts = lambda lengths: count_packs(lengths, length, limit) <= rows
-    return Packed(runs, limit, runs.seed, runs.mask.rule.most_packed(length, limit, SHORTEST_RUN), rows)
+    runs.accepts = lambda histogram: count_packs(histogram, length, limit) <= rows
+    return Packed(runs, limit, runs.seed, runs.mask.rule.most_packed(length, limit, SHORTEST_RUN), rows, runs.keep)

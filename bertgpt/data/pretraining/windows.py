@@ -1,9 +1,22 @@
 """GPT-1's pretraining examples: windows over contiguous text, or pieces of documents for packing."""
 
 import functools
+from collections.abc import Iterator
 
 import numpy as np
 
+from bertgpt.data.pretraining.plans import (
+    Gather,
+    Keep,
+    Plan,
+    blocks,
+    check_length,
+    document_blocks,
+    in_memory,
+    lengths_of,
+    places,
+    starts_of,
+)
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 
@@ -54,41 +67,56 @@ class GptPieces:
     per_token = ("input_ids", "labels", "loss_mask")
     pad = 0
 
-    def __init__(self, split: Split, sequence_length: int, seed: int) -> None:
+    def __init__(self, split: Split, sequence_length: int, seed: int, keep: Keep = in_memory) -> None:
         """
         Raises:
             InputError: no document has two tokens.
         """
-        self.split, self.sequence_length, self.seed = split, sequence_length, seed
-        ends = split.sentences[split.documents]  # in tokens, from 0
-        self.start, self.predicted = ends[:-1], np.maximum(np.diff(ends) - 1, 0)
-        if not (self.predicted > 0).any():
+        check_length(sequence_length)
+        self.split, self.sequence_length, self.seed, self.keep = split, sequence_length, seed, keep
+        if not any((predicted > 0).any() for _, predicted in self._documents()):
             raise InputError("data.pack needs documents of two tokens or more; add some, or set data.pack to false")
-        self.plan = functools.lru_cache(maxsize=2)(self._make_plan)
+        self.plan = functools.lru_cache(maxsize=2)(self._find_plan)
 
-    def _make_plan(self, epoch: int) -> tuple[np.ndarray, np.ndarray]:
-        """The start of each piece, and the number of tokens that it reads; both [N]."""
+    def _documents(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """The start of each document and the number of tokens predicted in it, for each block of documents."""
+        for first, last in document_blocks(self.split):
+            ends = self.split.sentences[self.split.documents[first : last + 1]]  # in tokens
+            yield ends[:-1], np.maximum(np.diff(ends) - 1, 0)
+
+    def _find_plan(self, epoch: int) -> np.ndarray:
+        """The place of each piece [N] uint64; its length is the number of tokens that it reads."""
+        return self.keep("pieces", epoch, self._make_plan).arrays["pieces"]
+
+    def _make_plan(self, epoch: int, gather: Gather) -> Plan:
+        rng = np.random.default_rng([self.seed, epoch]) if epoch else None
+        return Plan({"pieces": gather("pieces", (self._cut(*part, rng) for part in self._documents()))}, {})
+
+    def _cut(self, start: np.ndarray, predicted: np.ndarray, rng: np.random.Generator | None) -> np.ndarray:
+        """The places of the pieces of some documents."""
         full = self.sequence_length
-        pieces = -(-self.predicted // full)  # of each document
+        pieces = -(-predicted // full)  # of each document
         short = pieces - 1
-        if epoch:
-            short = np.random.default_rng([self.seed, epoch]).integers(0, np.maximum(pieces, 1))
+        if rng is not None:
+            short = rng.integers(0, np.maximum(pieces, 1))
         document = np.repeat(np.arange(len(pieces)), pieces)
         number = np.arange(len(document)) - np.repeat(np.cumsum(pieces) - pieces, pieces)  # of a piece in its document
-        lacking = (pieces * full - self.predicted)[document]
-        begin = self.start[document] + number * full - lacking * (number > short[document])
-        return begin, full - lacking * (number == short[document])
+        lacking = (pieces * full - predicted)[document]
+        begin = start[document] + number * full - lacking * (number > short[document])
+        return places(begin, full - lacking * (number == short[document]))
 
     def lengths(self, epoch: int) -> np.ndarray:
-        """The number of tokens that each piece reads [N]; it predicts as many."""
-        return self.plan(epoch)[1]
+        """The number of tokens that each piece reads [N] uint16; it predicts as many."""
+        pieces = self.plan(epoch)
+        return np.concatenate([lengths_of(pieces[block]).astype(np.uint16) for block in blocks(len(pieces))])
 
     def rows(self, epochs: np.ndarray, index: np.ndarray, width: int) -> dict[str, np.ndarray]:
         """Piece `index` [n] of each epoch: `input_ids`, `labels` int32, `loss_mask` float32; [n W], 0 beyond it."""
-        start, length = np.empty_like(index), np.empty_like(index)
+        found = np.empty(len(index), np.uint64)
         for epoch in np.unique(epochs):
             here = epochs == epoch
-            start[here], length[here] = (field[index[here]] for field in self.plan(int(epoch)))
+            found[here] = self.plan(int(epoch))[index[here]]
+        start, length = starts_of(found), lengths_of(found)
         place = np.arange(width + 1)
         inside = place[:-1] < length[:, None]
         tokens = self.split.tokens[start[:, None] + np.minimum(place, length[:, None])].astype(np.int32)

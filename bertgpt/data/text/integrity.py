@@ -54,13 +54,19 @@ def check_meta(meta: Any, splits: Sequence[str]) -> str | None:
 def hash_arrays(folder: Path, splits: Sequence[str]) -> dict[str, str]:
     """BLAKE2b of each array file, by its name in the folder, such as train/tokens.bin."""
     names = [f"{split}/{name}" for split in splits for name in ARRAYS]
-    return {name: _hash(folder / name) for name in names}
+    return {name: hash_file(folder / name) for name in names}
+
+
+def hash_file(path: Path) -> str:
+    """BLAKE2b of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "blake2b").hexdigest()
 
 
 def first_changed(folder: Path, hashes: dict[str, str]) -> str | None:
     """The first file that is missing or has another hash; None if no file changed."""
     for name, expected in hashes.items():
-        if not (folder / name).is_file() or _hash(folder / name) != expected:
+        if not (folder / name).is_file() or hash_file(folder / name) != expected:
             return name
     return None
 
@@ -98,8 +104,3 @@ def check_size(path: Path, size: int) -> None:
     if found != size:
         fault = "missing" if found is None else f"damaged ({found} bytes, expected {size})"
         raise InputError(f"{path}: {fault}; delete its store to prepare it again")
-
-
-def _hash(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "blake2b").hexdigest()
