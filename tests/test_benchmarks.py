@@ -281,6 +281,23 @@ def test_the_loader_is_timed_packed_and_not(bert_split, wordpiece, tmp_path, cap
     assert all(speed[0] > 0 for speed in speeds.values())
 
 
+def test_the_loader_of_a_large_store_is_measured_in_several_processes(tmp_path, capsys):
+    from benchmarks import loader
+
+    kinds = ["mlm_nsp", "mlm+packed"]
+    loader.main(["--pairs", "1000", "--processes", "2", "--batch", "8", "--out", str(tmp_path), "--kinds", *kinds])
+    _, _, *table = capsys.readouterr().out.splitlines()
+    cells = [[cell.strip() for cell in row.strip("|").split("|")] for row in table]
+    assert [(row[0].split(" ")[2].rstrip(","), row[1]) for row in cells] == [
+        (kind, plan) for kind in kinds for plan in ("none", "found")
+    ]
+    pairs = int(cells[0][0].split()[0].replace(",", ""))
+    assert 900 < pairs < 1100
+    for row in cells:
+        assert float(row[2].removesuffix(" s")) > 0
+        assert 10 < float(row[4].removesuffix(" MiB").replace(",", "")) < 1000
+
+
 def test_encoding_is_timed_for_every_kind_of_task(wordpiece, capsys, monkeypatch):
     from benchmarks import encode
 

@@ -482,6 +482,7 @@ def test_parts_of_gradients_are_float32_sums_of_what_each_device_sends(data, fsd
     section = ParallelSection("mesh", data, fsdp, gradient_dtype=dtype)
     strategy = parallel.make_strategy(section, "bfloat16")
     shapes = {"kernel": (16, 24), "embedding": (13, 24), "bias": (24,), "narrow": {"embedding": (2, 7)}}
+    shapes |= {"by_rows": {"embedding": (16, 7)}, "by_columns": {"kernel": (13, 24)}, "wide": {"embedding": (3, 1024)}}
     rng = np.random.default_rng(0)
     grads = jax.tree.map(
         lambda shape: rng.normal(size=(8, *shape)).astype(np.float32), shapes, is_leaf=lambda x: isinstance(x, tuple)
@@ -492,11 +493,18 @@ def test_parts_of_gradients_are_float32_sums_of_what_each_device_sends(data, fsd
         return parallel.scatter(jax.tree.map(lambda x: x[0], grads), places, strategy.gradient_dtype)
 
     summed = jax.jit(strategy._map(local, (parallel.BATCH_SPEC,), places))(grads)
-    sent = dict(grads)
+    sent = grads | {"by_columns": dict(grads["by_columns"])}
     if dtype == "bfloat16" and fsdp > 1:
-        sent["kernel"] = np.float32(jnp.asarray(grads["kernel"], jnp.bfloat16))
+        for kernels in (sent, sent["by_columns"]):
+            kernels["kernel"] = np.float32(jnp.asarray(kernels["kernel"], jnp.bfloat16))
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b.sum(0), rtol=1e-5, atol=1e-6), summed, sent)
     assert all(leaf.dtype == jnp.float32 for leaf in jax.tree.leaves(summed))
+
+
+def test_gradients_of_a_float32_run_are_sent_in_float32():
+    section = ParallelSection("mesh", gradient_dtype="bfloat16")
+    assert parallel.make_strategy(section, "float32").gradient_dtype == jnp.float32
+    assert parallel.make_strategy(section, "bfloat16").gradient_dtype == jnp.bfloat16
 
 
 def test_gradients_of_kernels_in_bfloat16_change_the_losses_little():

@@ -15,8 +15,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bertgpt import InputError, ModelConfig
+from bertgpt import BertModel, InputError, ModelConfig
 from bertgpt.model import attention, blocks, dropout, layers
+from bertgpt.presets import bert_tiny
 
 CONFIG = ModelConfig("bert", vocab_size=64, hidden_size=16, num_layers=1, num_heads=2, mlp_size=32)
 SURE = 0.9999999  # a dropout that drops everything
@@ -361,8 +362,8 @@ def gpu(kind="NVIDIA H100 80GB HBM3", capability="9.0"):
     [
         (gpu(), "bfloat16", 512, 64, 0.0, None),
         (gpu(), "float16", 512, 128, 0.0, None),
-        (gpu("cpu"), "bfloat16", 512, 64, 0.0, "the device is cpu"),
-        (gpu("Tesla T4"), "bfloat16", 512, 64, 0.0, "the device is Tesla T4"),
+        (gpu("cpu"), "bfloat16", 512, 64, 0.0, "no fused kernel for a cpu"),
+        (gpu("Tesla T4"), "bfloat16", 512, 64, 0.0, "no fused kernel for a Tesla T4"),
         (gpu("NVIDIA T4", "7.5"), "bfloat16", 512, 64, 0.0, "compute capability 8.0 or higher, and the GPU has 7.5"),
         (gpu(), "float32", 512, 64, 0.0, "the dtype is float32"),
         (gpu(), "bfloat16", 512, 127, 0.0, "they are 127 and 512"),
@@ -372,9 +373,9 @@ def gpu(kind="NVIDIA H100 80GB HBM3", capability="9.0"):
     ],
 )
 def test_cudnn_is_taken_where_nothing_stands_against_it(device, dtype, length, width, dropout, obstacle):
-    (kernel,) = (kernel for kernel in attention.KERNELS if kernel.name == "cuDNN")
-    found = kernel.obstacle_to(attention.Request(device, dtype, length, 12, width, dropout), "auto")
-    assert found is None if obstacle is None else obstacle in found
+    request = attention.Request(device, dtype, length, 12, width, dropout)
+    assert (attention.chosen(request).name == "cuDNN") == (obstacle is None)
+    assert obstacle is None or obstacle in attention.why_plain(request)
 
 
 @pytest.mark.parametrize(
@@ -399,18 +400,33 @@ def test_a_choice_of_kernels_is_kept(device, changes, choice, name):
 @pytest.mark.parametrize(
     ("device", "reason"),
     [
-        (gpu("cpu"), "cuDNN not used: it needs a device of NVIDIA, and the device is cpu; the TPU kernel not used: "),
+        (gpu("cpu"), "no fused kernel for a cpu"),
         (gpu(), "cuDNN not used: it supports no dropout in JAX, and model.attention_dropout is 0.1"),
-        (gpu("TPU v4"), "the TPU kernel not used: it needs a length that is a multiple of 128 up to 512"),
+        (
+            gpu("TPU v4"),
+            "the TPU kernel not used: it was compiled for TPU v5 lite, TPU v5, TPU v6 lite, and the device",
+        ),
+        (gpu("TPU v5"), "the TPU kernel not used: it needs a length that is a multiple of 128 up to 512"),
     ],
 )
 def test_a_fused_kernel_that_is_asked_for_but_cannot_serve_is_refused(device, reason):
     request = attention.Request(device, "bfloat16", 640, 12, 64, dropout=0.1)
-    message = r"^model.attention is fused, but no .* \(.*; set model.attention=auto$"
+    message = r"^model.attention is fused, but attention must be plain here \(.*\); set model.attention=auto$"
     with pytest.raises(InputError, match=message) as error:
         attention.chosen(request, "fused")
     assert f"({reason}" in str(error.value)
-    assert "model.attention is plain" in attention.passed_over(request, "plain")[0]
+    assert attention.why_plain(request, "plain") == "by model.attention"
+    with pytest.raises(InputError, match="model.attention is 'plian'; it must be one of auto, plain, fused"):
+        attention.chosen(request, "plian")
+
+
+def test_a_model_with_fused_attention_makes_its_parameters_from_one_token():
+    """As a run does at its beginning, `plan` and `save_pretrained`; only rows of a real length must be fused."""
+    model = BertModel(bert_tiny(), attention="fused")
+    ids = jnp.zeros((1, 1), jnp.int32)
+    params = jax.eval_shape(model.init, jax.random.key(0), ids)
+    with pytest.raises(InputError, match="model.attention is fused"):
+        jax.eval_shape(model.apply, params, ids)
 
 
 @pytest.mark.parametrize(

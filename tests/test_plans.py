@@ -72,7 +72,7 @@ def test_a_pair_takes_16_bytes_of_a_plan_a_run_and_a_piece_8(bert_split, gpt_spl
     runs = SentenceRuns(bert_split, wordpiece, 32, 0)
     assert runs.plan(0).nbytes == 8 * (len(runs) + 1)
     assert GptPieces(gpt_split, 32, 0).plan(0).itemsize == 8
-    assert sum(array[:1].nbytes for array in pack_pairs(pairs).plan(0)[0]) == 4 + 2 + 8  # of a pair, and of a pack
+    assert sum(array[:1].nbytes for array in pack_pairs(pairs).plan(0)[0]) == 4 + 2 + 4  # of a pair, and of a pack
 
 
 def test_a_length_that_a_plan_cannot_hold_is_refused(bert_split, gpt_split, wordpiece):

@@ -89,9 +89,8 @@ dense.defvjp(_forward, _backward)
 
 @jax.custom_vjp
 def looked_up(table: Array, ids: Array) -> Array:
-    """`look_up` in a bfloat16 copy of a float32 table [V D], which the logits need anyway: float32 [... D].
-
-    The gradient of the table is summed in float32.
+    """`look_up` in a bfloat16 copy of a float32 table [V D]: float32 [... D]. Pretraining needs the copy for its logits
+    too. The gradient of the table is summed in float32.
     """
     return look_up(table.astype(jnp.bfloat16), ids).astype(table.dtype)
 

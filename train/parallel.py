@@ -18,7 +18,7 @@ from .step import GradFn
 
 AXES = DATA, FSDP = "data", "fsdp"  # of a mesh: both split the batch, fsdp also parameters and optimizer state
 BATCH_SPEC, REPLICATED = PartitionSpec(AXES), PartitionSpec()
-LANES = 128  # columns of a TPU's tile: an exchange of narrower parts would be an exchange of whole arrays
+LANES = 128  # columns of a TPU's tile: it exchanges whole arrays if the columns of a part are fewer
 MOST_SHARDS = 8  # of parameters and optimizer state by default: the devices of a common host
 # Last key of a path -> axes to split, best first. An array that does not divide is replicated, and so are biases and
 # gains: they are many small arrays that would each need an exchange of its own.
@@ -235,26 +235,28 @@ def scatter(grads: Any, places: Any, dtype: DTypeLike = jnp.float32) -> Any:
     adds them up itself, so that sums are not rounded to `dtype`.
     """
 
-    def part(whole: Any, place: PartitionSpec) -> Any:
+    def part(path: Any, whole: Any, place: PartitionSpec) -> Any:
         if FSDP not in place:
             return jax.lax.psum(whole, AXES)
-        if place.index(FSDP) == 1 and whole.shape[1] // jax.lax.axis_size(FSDP) % LANES:
-            return _narrow_part(whole)
-        if place.index(FSDP) == 0 and dtype != jnp.float32:
-            parts = whole.astype(dtype).reshape(jax.lax.axis_size(FSDP), -1, *whole.shape[1:])
+        axis, devices = place.index(FSDP), jax.lax.axis_size(FSDP)
+        if path[-1].key == "kernel" and dtype != jnp.float32:
+            shape = (*whole.shape[:axis], devices, -1, *whole.shape[axis + 1 :])
+            parts = jnp.moveaxis(whole.astype(dtype).reshape(shape), axis, 0)
             mine = jax.lax.all_to_all(parts, FSDP, split_axis=0, concat_axis=0).astype(jnp.float32).sum(0)
+        elif axis == 1 and whole.shape[1] // devices % LANES:
+            return _narrow_part(whole)
         else:
-            mine = jax.lax.psum_scatter(whole, FSDP, scatter_dimension=place.index(FSDP), tiled=True)
+            mine = jax.lax.psum_scatter(whole, FSDP, scatter_dimension=axis, tiled=True)
         return jax.lax.psum(mine, DATA)
 
-    return jax.tree.map(part, grads, places)
+    return jax.tree_util.tree_map_with_path(part, grads, places)
 
 
 def _narrow_part(table: Any) -> Any:
     """Sum a table's gradient [V D] over devices, and return this device's columns.
 
     A TPU adds up whole arrays if the columns of a part are not whole tiles. So devices first sum parts of the rows, and
-    then exchange columns, which are an eighth of the bytes. Rows of zeros make the number of rows divide.
+    then exchange columns, which are 1 / fsdp of the bytes. Rows of zeros make the number of rows divide.
     """
     rows = jnp.pad(table, ((0, -len(table) % jax.lax.axis_size(FSDP)), (0, 0)))
     mine = jax.lax.psum(jax.lax.psum_scatter(rows, FSDP, tiled=True), DATA)
@@ -381,7 +383,7 @@ def make_strategy(
     if name == "mesh":
         # Auto axes: under Explicit ones, which make_mesh gives by default, Linen's Embed raises ShardingTypeError.
         mesh = jax.make_mesh((data, fsdp), (DATA, FSDP), (AxisType.Auto,) * 2, devices=used)
-        return OnMesh(mesh, dtype, jnp.dtype(section.gradient_dtype))
+        return OnMesh(mesh, dtype, jnp.promote_types(dtype, section.gradient_dtype))
     return Pmap(used) if name == "pmap" else Jit(used[0])
 
 

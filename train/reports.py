@@ -17,7 +17,7 @@ from rich.table import Table
 from rich.text import Text
 
 from bertgpt.errors import InputError
-from bertgpt.model.attention import Request, chosen, passed_over
+from bertgpt.model.attention import Request, chosen, why_plain
 
 from . import hosts
 from .atomic_files import write_whole
@@ -219,7 +219,7 @@ def opening(config: Any, model: Any, strategy: Any, parameters: int, devices: li
     sizes = config.data.sequence_length, model.num_heads, model.hidden_size // model.num_heads
     request = Request(device, config.train.dtype, *sizes, model.attention_dropout)
     kernel = chosen(request, config.model.attention)
-    reasons = [] if kernel.device else passed_over(request, config.model.attention)
+    reason = "" if kernel.device else f" ({why_plain(request, config.model.attention)})"
     split = f" in {processes} processes" if processes > 1 else ""
     lines = [
         f"{model.architecture} with {parameters:,} parameters, {config.train.dtype}, on {len(devices)} x "
@@ -227,7 +227,7 @@ def opening(config: Any, model: Any, strategy: Any, parameters: int, devices: li
         f"{config.train.steps} steps of {config.train.batch_size} x {config.data.sequence_length} tokens, "
         + (f"objective {config.train.objective}, " if config.train.objective else "")
         + f"into {config.out}",
-        f"attention: {kernel.name}" + (f" ({'; '.join(reasons)})" if reasons else ""),
+        f"attention: {kernel.name}{reason}",
     ]
     if device.platform == "cpu" and has_nvidia():
         lines.append(

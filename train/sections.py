@@ -49,7 +49,8 @@ class ModelSection:
     classifier_dropout: float | None = setting(None, "dropout before a task head; null: `model.hidden_dropout`")
     attention: str = setting(
         "auto",
-        "auto: the fastest kernel for the device; plain: written out; fused: cuDNN or the TPU kernel, or an error",
+        "auto: a fused kernel (cuDNN, or the TPU kernel) where one can; plain: ordinary JAX operations; fused: a fused "
+        "kernel or an error",
         choices=("auto", "plain", "fused"),
         resumable=True,
     )
@@ -170,7 +171,8 @@ class ParallelSection:
     )
     gradient_dtype: str = setting(
         "float32",
-        "dtype in which the devices of `parallel.fsdp` send each other the gradients of kernels; sums are float32",
+        "dtype in which the devices of `parallel.fsdp` send each other the gradients of kernels, if `train.dtype` is "
+        "bfloat16; sums are float32",
         choices=("float32", "bfloat16"),
         resumable=True,
     )

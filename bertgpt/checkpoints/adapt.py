@@ -63,7 +63,7 @@ def adapt(
         raise InputError(f"a {old} cannot become a {architecture}; choose a class with a head of the same family")
     family, config = FAMILIES[name], config_for(config, tokenizer)
     home = importlib.import_module(f"bertgpt.model.{family.architecture}")
-    new = getattr(home, architecture)(config, model.dtype)
+    new = getattr(home, architecture)(config, model.dtype, model.remat, attention=model.attention)
     shapes = flatten_dict(jax.eval_shape(new.init, key, example_ids(architecture))["params"], sep="/")
     had = flatten_dict({family.prefix: params} if headless(family, old) else params, sep="/")
     if (old, *_classes(model.config)) != (architecture, *_classes(config)):

@@ -113,40 +113,46 @@ class Kernel(NamedTuple):
     function: Callable[..., AttentionOutput]
     device: str = ""
 
-    def obstacle_to(self, request: Request, choice: str) -> str | None:
-        """Why the kernel does not serve a request under a choice of CHOICES; None if it can."""
-        kind = request.device.device_kind
+    def serves(self, request: Request, choice: str) -> bool:
+        """Whether the kernel can serve a request under a choice of CHOICES."""
         if self.device and choice == "plain":
-            return "model.attention is plain"
-        if not kind.startswith(self.device):
-            return f"it needs a device of {self.device}, and the device is {kind}"
-        return self.obstacle(request)
+            return False
+        return request.device.device_kind.startswith(self.device) and self.obstacle(request) is None
 
 
-CHOICES = ("auto", "plain", "fused")  # the fastest, never a fused kernel, always one
+CHOICES = ("auto", "plain", "fused")
 
 
 def chosen(request: Request, choice: str = "auto") -> Kernel:
     """Return the first kernel of `KERNELS` that can serve a request.
 
+    Args:
+        request: what is to be computed.
+        choice: auto: a fused kernel if one can; plain: no fused kernel; fused: a fused kernel or an error. With a cache
+            or when probabilities are returned, fused is the same as auto, since no fused kernel can do either.
+
     Raises:
-        InputError: `choice` is fused, but no fused kernel can serve the request.
+        InputError: `choice` is fused, but no fused kernel can serve the request; or it is not in CHOICES.
     """
-    kernel = next(kernel for kernel in KERNELS if kernel.obstacle_to(request, choice) is None)
+    if choice not in CHOICES:
+        raise InputError(f"model.attention is {choice!r}; it must be one of {', '.join(CHOICES)}")
+    kernel = next(kernel for kernel in KERNELS if kernel.serves(request, choice))
     if choice == "fused" and not (kernel.device or request.cached or request.probabilities):
         raise InputError(
-            f"model.attention is fused, but no fused kernel can compute this ({'; '.join(passed_over(request))}); "
-            "set model.attention=auto"
+            f"model.attention is fused, but attention must be plain here ({why_plain(request)}); set "
+            "model.attention=auto"
         )
     return kernel
 
 
-def passed_over(request: Request, choice: str = "auto") -> list[str]:
-    """Return why the fused kernels of its kind of device, or else all, do not serve a request."""
-    kernels = [kernel for kernel in KERNELS if kernel.device]
-    near = [kernel for kernel in kernels if request.device.device_kind.startswith(kernel.device)]
-    reasons = {kernel.name: kernel.obstacle_to(request, choice) for kernel in near or kernels}
-    return [f"{name} not used: {reason}" for name, reason in reasons.items() if reason]
+def why_plain(request: Request, choice: str = "auto") -> str:
+    """Return why no fused kernel serves a request, in one phrase."""
+    if choice == "plain":
+        return "by model.attention"
+    kind = request.device.device_kind
+    kernels = [kernel for kernel in KERNELS if kernel.device and kind.startswith(kernel.device)]
+    reasons = [f"{kernel.name} not used: {kernel.obstacle(request)}" for kernel in kernels]
+    return "; ".join(reasons) or f"no fused kernel for a {kind}"
 
 
 def attend(
@@ -171,7 +177,7 @@ def attend(
         cache: the cache with earlier tokens, to which these keys and values were already appended; None: no cache.
         dropout: dropout of the probabilities.
         probabilities: whether to return the probabilities.
-        choice: which kernels may serve, one of CHOICES.
+        choice: as of `chosen`. Sizes that are symbols, in an exported program for any batch and length, are plain.
 
     Raises:
         InputError: as `chosen`.
@@ -228,7 +234,9 @@ def tpu_obstacle(request: Request) -> str | None:
         return "it supports no cache and returns no probabilities"
     from bertgpt.model import tpu_attention  # only here: Pallas takes time to import
 
-    return tpu_attention.obstacle(request.length, request.heads, request.width, request.dtype)
+    return tpu_attention.obstacle(
+        request.length, request.heads, request.width, request.dtype, request.device.device_kind
+    )
 
 
 def of_tpu(
@@ -348,7 +356,8 @@ class Attention(nn.Module):
             cache=cache,
             dropout=Dropout(config.attention_dropout, deterministic=deterministic),
             probabilities=output_attentions,
-            choice=self.choice,
+            # parameters are made with a row of one token, which no fused kernel takes
+            choice="plain" if self.is_initializing() else self.choice,
         )
         mixed = mixed.astype(self.dtype)
         if cache is not None:

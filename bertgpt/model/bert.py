@@ -58,7 +58,7 @@ class BertModel(Model):
 
     def setup(self) -> None:
         self.embeddings = BertEmbeddings(self.config, self.dtype)
-        self.stack = Stack(self.config, self.dtype, self.remat, self.attention)
+        self.stack = Stack(self.config, self.dtype, self.remat, attention=self.attention)
         if self.add_pooling_layer:
             self.pooler = dense(self.config.hidden_size, self.config, self.dtype, "pooler")
 
@@ -133,7 +133,9 @@ class BertWithHeads(Model):
     head_options: ClassVar[tuple[str, ...]] = ()  # names of the arguments passed on to `heads`
 
     def setup(self) -> None:
-        self.bert = BertModel(self.config, self.dtype, self.remat, self.attention, add_pooling_layer=self.pooled)
+        self.bert = BertModel(
+            self.config, self.dtype, self.remat, attention=self.attention, add_pooling_layer=self.pooled
+        )
 
     def __call__(self, *inputs: Any, deterministic: bool = True, **options: Any) -> ModelOutput:
         """Compute the outputs; arguments and errors as of `BertModel`, and the `head_options` of the class."""

@@ -1,5 +1,6 @@
 """The transformer block that GPT-1 and BERT share, and a stack of them."""
 
+import dataclasses
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -74,14 +75,14 @@ class Model(nn.Module):
         dtype: the dtype of the computation; parameters stay float32.
         remat: activation checkpointing (a key of REMAT): "dots" and "full" recompute more in the backward pass and use
             less memory. Outputs and gradients are the same.
-        attention: "auto" takes the fastest kernel for the device, "plain" the form that is written out, "fused" a
-            fused kernel or an error.
+        attention: "auto" uses a fused kernel where one can compute attention, "plain" ordinary JAX operations, "fused"
+            a fused kernel or an error (docs/scale.md).
     """
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
-    attention: str = "auto"
+    attention: str = dataclasses.field(default="auto", kw_only=True)
 
 
 class Stack(Model):

@@ -30,7 +30,7 @@ class OpenAIGPTModel(Model):
             for size in (config.vocab_size, config.max_positions)
         )
         self.dropout = Dropout(config.hidden_dropout)
-        self.stack = Stack(config, self.dtype, self.remat, self.attention)
+        self.stack = Stack(config, self.dtype, self.remat, attention=self.attention)
 
     def __call__(
         self,
@@ -84,7 +84,7 @@ class OpenAIGPTLMHeadModel(Model):
     """GPT-1 with next-token logits: the hidden state times the token embeddings, without a bias."""
 
     def setup(self) -> None:
-        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat, self.attention)
+        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat, attention=self.attention)
 
     def __call__(
         self,
@@ -109,7 +109,7 @@ class OpenAIGPTDoubleHeadsModel(Model):
     """GPT-1 with next-token logits and one logit per choice (section 3.3, multiple choice)."""
 
     def setup(self) -> None:
-        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat, self.attention)
+        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat, attention=self.attention)
         self.dropout = Dropout(self.config.head_dropout)
         self.multiple_choice_head = dense(1, self.config, self.dtype)
 
@@ -153,7 +153,7 @@ class OpenAIGPTForSequenceClassification(Model):
     """Classification of a text: a dense layer without bias on the state of its last token."""
 
     def setup(self) -> None:
-        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat, self.attention)
+        self.transformer = OpenAIGPTModel(self.config, self.dtype, self.remat, attention=self.attention)
         self.dropout = Dropout(self.config.head_dropout)
         self.score = dense(self.config.num_labels, self.config, self.dtype, bias=False)
 

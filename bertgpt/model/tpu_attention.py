@@ -20,6 +20,7 @@ from jax import Array
 from jax.experimental import pallas as pl
 from jax.experimental.pallas import tpu as pltpu
 
+from bertgpt.devices import target_device
 from bertgpt.model.dropout import SPREAD, keeps
 
 LANES = 128
@@ -28,10 +29,12 @@ TOKENS = 1024  # of a grid step, at most: fewer leave matrix and vector units id
 QUERIES = 128  # of a block; in a causal row, a block leaves out the keys after it
 HIDDEN = np.iinfo(np.int32).min  # the id of a key to which nobody attends
 LEAST = float(jnp.finfo(jnp.float32).min)
+WIDTHS = (32, 64, 128)  # of heads
 # Cycles of a grid step and of each 1,024 scores, forward and backward (v5e, benchmarks/tpu_attention.py), and what the
-# matrix units could do in a cycle. So the compiler and our estimates know how long a kernel takes.
+# matrix units of a kind of device can do in a cycle (peak / clock in train/). So the compiler and our estimates know
+# how long a kernel takes; other kinds than v5e are assumed to need as many cycles.
 CYCLES = {1: (600, 8), 3: (1000, 12)}
-FLOPS_PER_CYCLE = 4 * 2 * 128**2
+FLOPS_PER_CYCLE = {"TPU v5 lite": 4 * 2 * 128**2, "TPU v5": 8 * 2 * 128**2, "TPU v6 lite": 4 * 2 * 256**2}
 PLAIN = (((1,), (0,)), ((), ()))  # x @ y
 OVER_COLUMNS = (((1,), (1,)), ((), ()))  # x @ y.T
 OVER_ROWS = (((0,), (0,)), ((), ()))  # x.T @ y
@@ -91,14 +94,17 @@ class Task(NamedTuple):
         return self.row, slice(0, self.stop)
 
 
-def obstacle(length: int, heads: int, width: int, dtype: Any) -> str | None:
-    """Return why the kernel cannot compute attention of these sizes, in one phrase; None if it can."""
+def obstacle(length: int, heads: int, width: int, dtype: Any, kind: str = "TPU v5 lite") -> str | None:
+    """Return why the kernel cannot compute attention of these sizes on a device, in one phrase; None if it can."""
+    if kind not in FLOPS_PER_CYCLE:
+        return f"it was compiled for {', '.join(FLOPS_PER_CYCLE)}, and the device is {kind}"
     if jnp.dtype(dtype) != jnp.bfloat16:
         return f"it needs bfloat16, and the dtype is {jnp.dtype(dtype)}"
     if length % QUERIES or not 0 < length <= LONGEST:
         return f"it needs a length that is a multiple of {QUERIES} up to {LONGEST}, and the length is {length}"
-    if LANES % width or heads * width % LANES:
-        return f"it needs heads that fill {LANES} columns, and there are {heads} heads of {width}"
+    if width not in WIDTHS or heads * width % LANES:
+        widths = ", ".join(map(str, WIDTHS))
+        return f"it needs heads of {widths} that fill {LANES} columns, and there are {heads} heads of {width}"
     return None
 
 
@@ -172,8 +178,9 @@ def _call(kernel: Any, arrays: tuple[Array, ...], given: tuple[Array, ...], resu
     grid = batch // sizes.rows, columns // LANES
     scores = batch * sizes.heads * sum(QUERIES * stop for _, stop in _blocks(sizes))
     of_step, of_scores = CYCLES[results]
+    flops_per_cycle = FLOPS_PER_CYCLE.get(target_device().device_kind, FLOPS_PER_CYCLE["TPU v5 lite"])
     cost = pl.CostEstimate(
-        flops=(of_step * math.prod(grid) + of_scores * scores // 1024) * FLOPS_PER_CYCLE,
+        flops=(of_step * math.prod(grid) + of_scores * scores // 1024) * flops_per_cycle,
         transcendentals=scores,
         bytes_accessed=(len(arrays) + results) * arrays[0].size * arrays[0].dtype.itemsize,
     )
@@ -277,7 +284,9 @@ def _add(sums: dict[Any, Array], name: Any, x: Array) -> None:
 
 
 def _dot(x: Array, y: Array, over: Any) -> Array:
-    return jax.lax.dot_general(x, y, over, preferred_element_type=jnp.float32)
+    # products of bfloat16 are exact in float32, and the compiler takes no other precision, whatever JAX's default is
+    given = {"precision": jax.lax.Precision.DEFAULT, "preferred_element_type": jnp.float32}
+    return jax.lax.dot_general(x, y, over, **given)
 
 
 def _columns_of(head: int, x: Array, sizes: Sizes) -> Array:

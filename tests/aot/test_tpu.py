@@ -92,7 +92,7 @@ def test_attention_is_the_kernel_and_no_scores_are_written(made):
     assert f"[{rows // 8},{config.num_heads},{length},{length}]" not in step.text
 
 
-@pytest.mark.parametrize("topology", ["v5e:1x1", "v6e:1x1"])
+@pytest.mark.parametrize("topology", ["v5e:1x1", "v5p:1x1x1", "v6e:1x1"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("batch", "length", "heads", "width"), [(8, 128, 12, 64), (2, 512, 4, 32), (3, 384, 1, 128)])
 def test_the_attention_kernel_compiles_with_its_gradient(topology, causal, batch, length, heads, width):
@@ -106,7 +106,7 @@ def test_the_attention_kernel_compiles_with_its_gradient(topology, causal, batch
         given = {"causal": causal, "attention_mask": ids, "pack_ids": ids, "rate": 0.1, "words": words}
         return jax.vjp(lambda *x: tpu_attention.attention(*x, **given), query, key, value)[1](query)
 
-    with jax.default_device(device):
+    with jax.default_device(device), jax.default_matmul_precision("highest"):  # which float32 models may ask for
         compiled = jax.jit(gradient, out_shardings=place).lower(x, x, x, ids, words).compile()
     assert compiled.as_text().count('custom_call_target="tpu_custom_call"') == 1  # the forward pass is not needed
 

@@ -49,7 +49,7 @@ def make_model(
     objective: str, config: ModelConfig, dtype: str = "float32", remat: str = "none", attention: str = "auto"
 ) -> Model:
     """The model with the heads of an objective."""
-    return getattr(bertgpt, OBJECTIVES[objective])(config, jnp.dtype(dtype), remat, attention)
+    return getattr(bertgpt, OBJECTIVES[objective])(config, jnp.dtype(dtype), remat, attention=attention)
 
 
 def make_objective(objective: str, model: Model) -> Objective:

@@ -147,7 +147,8 @@ def kept_bytes(plan: Plan) -> int:
     rows = plan.config.train.batch_size // plan.strategy.devices // plan.config.train.accumulate
     batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in plan.batch.items()}
 
-    objective = plan.objective._replace(apply=None)  # Linen's layers, as on an accelerator
+    on_tpu = plan.device is not None and plan.device.platform == "tpu"
+    objective = plan.objective if on_tpu else plan.objective._replace(apply=None)  # Linen's layers, as on a GPU
 
     def backward(params: Any, batch: Any, key: Any) -> Any:
         def loss(params: Any) -> Any:

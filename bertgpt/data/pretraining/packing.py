@@ -8,6 +8,7 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from bertgpt.data.pretraining.plans import Gather, Keep, Plan, blocks, in_memory
+from bertgpt.errors import InputError
 
 Rows = dict[str, np.ndarray]
 HALVINGS = 2  # maximum number of times that the width is halved, for shorter examples
@@ -25,7 +26,7 @@ class Packs(NamedTuple):
     Attributes:
         members: [N] int32, the examples, pack by pack.
         sizes: [N] uint16, their lengths.
-        ends: [M + 1] int64, 0, then the end of each pack.
+        ends: [M + 1] int32, 0, then the end of each pack.
     """
 
     members: np.ndarray
@@ -45,17 +46,21 @@ def plan_packs(lengths: np.ndarray, capacity: int, limit: int, rng: np.random.Ge
         capacity: T, tokens per row.
         limit: K, maximum number of examples per row.
         rng: decides which examples of a length go where, and the order of the rows.
+
+    Raises:
+        InputError: there are 2**31 examples or more.
     """
+    if len(lengths) >= 1 << 31:
+        raise InputError(f"data.pack of {len(lengths):,} examples; it can pack {(1 << 31) - 1:,}: split the text")
     patterns, packs = _patterns(np.bincount(lengths), capacity, limit)
     pattern = np.repeat(np.arange(len(packs), dtype=np.int32), packs)  # of each row
     rng.shuffle(pattern)
-    used = (patterns > 0).sum(1)
-    ends = np.concatenate([[0], np.cumsum(used[pattern])])
+    used = (patterns > 0).sum(1, dtype=np.int32)
+    ends = _ends(used[pattern])
     flat = patterns[patterns > 0].astype(np.uint16)
     starts = np.cumsum(used) - used
     sizes = np.concatenate([take_runs(flat, starts[pattern[b]], used[pattern[b]]) for b in blocks(len(pattern))])
-    examples = np.arange(len(lengths), dtype=np.int32)
-    rng.shuffle(examples)
+    examples = _shuffled(len(lengths), rng)
     lengths = lengths.astype(np.uint16)  # which are sorted by radix
     examples = examples[np.argsort(lengths[examples], kind="stable")]
     members = np.empty_like(examples)
@@ -79,28 +84,41 @@ def spread(packs: Packs, rows: int, rng: np.random.Generator) -> Packs:
 
     `rows` is at least M, and at most the number of examples. No pack becomes empty.
     """
-    first = np.zeros(len(packs.members), bool)
-    first[packs.ends[:-1]] = True
-    later = np.flatnonzero(~first).astype(np.int32)
-    rng.shuffle(later)
-    moved = later[: rows - len(packs.ends) + 1]
+    count = len(packs.ends) - 1
+    moved = _not_first(packs.ends)[_shuffled(len(packs.members) - count, rng)[: rows - count]]
     counts = np.diff(packs.ends)
     counts -= np.bincount(np.searchsorted(packs.ends, moved, side="right") - 1, minlength=len(counts))
-    counts = np.concatenate([counts, np.ones(len(moved), np.int64)])
-    starts = np.cumsum(counts) - counts
-    order = rng.permutation(rows)
+    counts = np.concatenate([counts, np.ones(len(moved), np.int32)])
+    starts = np.cumsum(counts, dtype=np.int32) - counts
+    order = _shuffled(rows, rng)
+    starts, counts = starts[order], counts[order]
     stays = np.ones(len(packs.members), bool)
     stays[moved] = False
-    members, sizes = (_reordered(values, stays, moved, starts[order], counts[order]) for values in packs[:2])
-    return Packs(members, sizes, np.concatenate([[0], np.cumsum(counts[order])]))
+
+    def moved_to_packs(values: np.ndarray) -> np.ndarray:
+        values = np.concatenate([values[stays], values[moved]])
+        return np.concatenate([take_runs(values, starts[block], counts[block]) for block in blocks(rows)])
+
+    return Packs(moved_to_packs(packs.members), moved_to_packs(packs.sizes), _ends(counts))
 
 
-def _reordered(
-    values: np.ndarray, stays: np.ndarray, moved: np.ndarray, starts: np.ndarray, counts: np.ndarray
-) -> np.ndarray:
-    """The values of the packs that `starts` and `counts` describe, after the moved ones are put at the end."""
-    values = np.concatenate([values[stays], values[moved]])
-    return np.concatenate([take_runs(values, starts[block], counts[block]) for block in blocks(len(starts))])
+def _not_first(ends: np.ndarray) -> np.ndarray:
+    """The places of all examples but the first of each pack."""
+    later = np.ones(ends[-1], bool)
+    later[ends[:-1]] = False
+    return np.flatnonzero(later)
+
+
+def _shuffled(count: int, rng: np.random.Generator) -> np.ndarray:
+    """The numbers from 0 to count - 1 in random order, int32: `rng.permutation(count)` in half its memory."""
+    numbers = np.arange(count, dtype=np.int32)
+    rng.shuffle(numbers)
+    return numbers
+
+
+def _ends(counts: np.ndarray) -> np.ndarray:
+    """0, then the end of each pack, from the numbers of examples [M]: [M + 1] int32."""
+    return np.concatenate([np.zeros(1, np.int32), np.cumsum(counts, dtype=np.int32)])
 
 
 def _patterns(histogram: np.ndarray, capacity: int, limit: int) -> tuple[np.ndarray, np.ndarray]:
