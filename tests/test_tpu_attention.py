@@ -98,6 +98,16 @@ def test_it_drops_the_very_probabilities_of_the_plain_form(shape):
     np.testing.assert_allclose(plain.mean(), RATE, atol=0.01)
 
 
+def test_under_vmap_each_example_is_as_if_alone():
+    random = np.random.default_rng(0)
+    x = jnp.asarray(random.normal(size=(3, 2, 128, 2, 64)), jnp.bfloat16)
+    words = jnp.asarray(random.integers(0, 2**32, (3, 2)), jnp.uint32)
+    form = functools.partial(tpu_attention.attention, causal=True, rate=RATE, interpret=True)
+    together = jax.vmap(lambda x, words: form(x, x, x, words=words))(x, words)
+    alone = jnp.stack([form(x[n], x[n], x[n], words=words[n]) for n in range(3)])
+    np.testing.assert_array_equal(np.float32(together), np.float32(alone))
+
+
 def test_attention_with_it_has_the_gradients_of_attention_without(monkeypatch):
     config = bert_tiny(vocab_size=40, attention_dropout=0.2)
     x = jax.random.normal(jax.random.key(0), (2, 128, config.hidden_size), jnp.bfloat16)

@@ -144,7 +144,7 @@ def attention(
     masked = attention_mask is not None or pack_ids is not None
     sizes = Sizes(rows, length, heads, width, causal, masked, rate, interpret)
     words = jnp.zeros(2, jnp.uint32) if words is None else words
-    given: tuple[Array, ...] = (jax.lax.bitcast_convert_type(words, jnp.int32),)
+    given: tuple[Array, ...] = (jax.lax.bitcast_convert_type(words, jnp.int32)[None],)  # [1 2]: vmap needs two axes
     if masked:
         of_queries = jnp.zeros((batch, length), jnp.int32) if pack_ids is None else pack_ids.astype(jnp.int32)
         of_keys = of_queries if attention_mask is None else jnp.where(attention_mask != 0, of_queries, HIDDEN)
@@ -323,5 +323,5 @@ def _kept(words: Any, task: Task, sizes: Sizes) -> Array:
     first = ((row * sizes.heads + group) * sizes.length + task.start) * sizes.length
     key, query = (jax.lax.broadcasted_iota(jnp.uint32, (task.stop, QUERIES), axis) for axis in (0, 1))
     spread = (query * np.uint32(sizes.length) + key) * SPREAD
-    moved = words[0].astype(jnp.uint32) + first.astype(jnp.uint32) * SPREAD
-    return keeps(spread, (moved, words[1].astype(jnp.uint32)), sizes.rate)
+    moved = words[0, 0].astype(jnp.uint32) + first.astype(jnp.uint32) * SPREAD
+    return keeps(spread, (moved, words[0, 1].astype(jnp.uint32)), sizes.rate)

@@ -92,7 +92,7 @@ def test_attention_is_the_kernel_and_no_scores_are_written(made):
     assert f"[{rows // 8},{config.num_heads},{length},{length}]" not in step.text
 
 
-@pytest.mark.parametrize("topology", ["v5e:1x1", "v5p:1x1x1", "v6e:1x1"])
+@pytest.mark.parametrize("topology", ["v5e:1x1", "v5p:2x2x1", "v6e:1x1"])
 @pytest.mark.parametrize("causal", [False, True])
 @pytest.mark.parametrize(("batch", "length", "heads", "width"), [(8, 128, 12, 64), (2, 512, 4, 32), (3, 384, 1, 128)])
 def test_the_attention_kernel_compiles_with_its_gradient(topology, causal, batch, length, heads, width):
@@ -109,6 +109,26 @@ def test_the_attention_kernel_compiles_with_its_gradient(topology, causal, batch
     with jax.default_device(device), jax.default_matmul_precision("highest"):  # which float32 models may ask for
         compiled = jax.jit(gradient, out_shardings=place).lower(x, x, x, ids, words).compile()
     assert compiled.as_text().count('custom_call_target="tpu_custom_call"') == 1  # the forward pass is not needed
+
+
+def test_the_attention_kernel_compiles_for_gradients_per_example():
+    """Under vmap, with a key of dropout and a mask for each example."""
+    device = targets.devices("v5e:1x1")[0]
+    place = SingleDeviceSharding(device)
+    x = jax.ShapeDtypeStruct((4, 1, 128, 2, 64), jnp.bfloat16, sharding=place)
+    mask = jax.ShapeDtypeStruct((4, 1, 128), jnp.int32, sharding=place)
+    words = jax.ShapeDtypeStruct((4, 2), jnp.uint32, sharding=place)
+
+    def gradient(x, mask, words):
+        def loss(x):
+            mixed = tpu_attention.attention(x, x, x, causal=False, attention_mask=mask, rate=0.1, words=words)
+            return (mixed.astype(jnp.float32) ** 2).sum()
+
+        return jax.grad(loss)(x)
+
+    with jax.default_device(device):
+        compiled = jax.jit(jax.vmap(gradient), out_shardings=place).lower(x, mask, words).compile()
+    assert compiled.as_text().count('custom_call_target="tpu_custom_call"') == 2
 
 
 def test_large_products_take_bfloat16(made):
