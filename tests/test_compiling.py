@@ -1,5 +1,6 @@
 """What is said of a run that is compiled for other devices; tests/aot has the compilations."""
 
+import jax
 import pytest
 
 import bertgpt
@@ -104,3 +105,10 @@ def test_remedies_are_settings_that_a_run_accepts(plan_settings, overrides, expe
 def test_gpus_come_in_whole_hosts(sizes):
     with pytest.raises(bertgpt.InputError, match=f"h100:{sizes}: give up to 8 GPUs, or a multiple of them"):
         targets._gpus("h100", sizes)
+
+
+def test_jax_keeps_no_program_for_an_absent_device_and_then_keeps_programs_again():
+    with pytest.raises(KeyError), compiling._without_jax_cache():
+        assert not jax.config.jax_enable_compilation_cache
+        raise KeyError
+    assert jax.config.jax_enable_compilation_cache

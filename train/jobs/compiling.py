@@ -1,5 +1,6 @@
 """A run's steps, compiled for accelerators that this machine need not have: memory, estimated time, collectives."""
 
+import contextlib
 import gzip
 import hashlib
 import json
@@ -10,7 +11,9 @@ from collections import Counter
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
+import jax
 from jax.errors import JaxRuntimeError
+from jax.experimental.compilation_cache import compilation_cache
 
 from .. import config as configs
 from .. import estimate, flops, hlo, targets
@@ -91,7 +94,8 @@ def compile_step(plan: Plan, topology: str, evaluation: bool = False) -> Compile
 
 def _compile(lowered: Any, target: Target) -> Compiled:
     try:
-        compiled = lowered.compile(compiler_options=OPTIONS[target.platform])
+        with _without_jax_cache():
+            compiled = lowered.compile(compiler_options=OPTIONS[target.platform])
     except JaxRuntimeError as error:
         if "RESOURCE_EXHAUSTED" not in str(error):
             raise
@@ -104,6 +108,22 @@ def _compile(lowered: Any, target: Target) -> Compiled:
         "code": analysis.generated_code_size_in_bytes,
     }
     return Compiled(memory, compiled.as_text(), sum(memory.values()))
+
+
+@contextlib.contextmanager
+def _without_jax_cache() -> Iterator[None]:
+    """Switch JAX's compilation cache off: it writes programs for absent devices, but cannot read them."""
+    before = jax.config.jax_enable_compilation_cache  # type: ignore[attr-defined]
+    _use_jax_cache(False)
+    try:
+        yield
+    finally:
+        _use_jax_cache(before)
+
+
+def _use_jax_cache(enabled: bool) -> None:
+    jax.config.update("jax_enable_compilation_cache", enabled)
+    compilation_cache.reset_cache()  # JAX decides only once whether it uses the cache
 
 
 def _needed(error: str) -> int:
