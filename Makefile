@@ -59,7 +59,7 @@ lint: $(STAMP)
 	$(VENV)/bin/lint-imports
 
 $(SCALE_STAMP): $(STAMP)
-	$(PY) -m pip install --quiet --editable '.[scale]'
+	$(PY) -m pip install --quiet --editable '.[scale,zh]'
 	touch $@
 
 parity: $(PARITY_STAMP)

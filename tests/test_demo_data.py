@@ -40,6 +40,11 @@ def test_sentences_have_labels_by_sign_and_lose_the_neutral():
     assert [row["label"] for row in demo_data.sentiments(text)] == ["positive", "negative"]
 
 
+def test_chinese_reviews_have_the_label_of_their_file_and_only_one():
+    rows = demo_data.reviews("很差\n\n一般 \n很差\n", "很好\n一般\n")
+    assert rows == [{"text": "很差", "label": "negative"}, {"text": "很好", "label": "positive"}]
+
+
 def test_pairs_have_named_labels_and_no_double():
     row = {"context": " We  share it. ", "question": "who?", "answer": "True"}
     text = "".join(

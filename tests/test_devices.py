@@ -345,8 +345,10 @@ def test_a_mesh_of_all_devices_shards_over_up_to_8(section, count, shape):
         OptimizerSection(learning_rate=0.1),
         OptimizerSection(learning_rate=0.1, bias_correction=False, clip_norm=0.0),
         OptimizerSection(learning_rate=0.1, name="lamb", clip_norm=0.1),
+        OptimizerSection(learning_rate=0.1, name="lion", layer_decay=0.9),
+        OptimizerSection(learning_rate=0.1, name="muon"),
     ],
-    ids=["AdamW", "Adam without bias correction", "LAMB"],
+    ids=["AdamW", "Adam without bias correction", "LAMB", "Lion", "Muon"],
 )
 def test_the_update_of_a_sharded_state_is_that_of_whole_arrays(section):
     optimizer, params = make_optimizer(section, 9), initial_params(make_objective("bert"))

@@ -23,7 +23,8 @@ def rows(count: int, length: int, seed: int = 0, lengths=None):
 
 
 def mask(batch, continues=None, vocab_size=VOCAB, rule=masking.PAPER) -> masking.Masked:
-    return masking.mask_tokens(*batch, MASK, vocab_size, continues, rule=rule)
+    of_tokens = None if continues is None else continues[batch[0]]
+    return masking.mask_tokens(*batch, MASK, vocab_size, of_tokens, rule=rule)
 
 
 def chosen(masked: masking.Masked, row: int) -> list[int]:

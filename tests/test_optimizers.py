@@ -1,5 +1,7 @@
 """Schedules and optimizers against literal values, optax and Google's formula."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,6 +9,7 @@ import optax
 import pytest
 from flax.traverse_util import flatten_dict
 
+from bertgpt.errors import InputError
 from train import optimizers
 from train.sections import OptimizerSection
 
@@ -35,6 +38,7 @@ def assert_close(got, expected):
         ("linear", [0, 1.8, 1.8, 1.1, 0.9, 0, 0]),  # decay counts from update 0: 2 x (1 - 10 / 100) after warm-up
         ("cosine", [0, 1.8, 1.9510565, 1.1564345, 0.8435655, 0, 0]),
         ("constant", [0, 1.8, 2, 2, 2, 2, 2]),
+        ("wsd", [0, 1.8, 2, 2, 2, 0, 0]),
     ],
 )
 def test_corner_points_of_the_schedule(schedule, rates):
@@ -43,10 +47,69 @@ def test_corner_points_of_the_schedule(schedule, rates):
     np.testing.assert_allclose([rate(n) for n in (0, 9, 10, 45, 55, 100, 150)], rates, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant"])
+def test_wsd_is_constant_and_falls_in_the_last_steps_by_a_square_root():
+    section = OptimizerSection(learning_rate=2.0, warmup_steps=10, schedule="wsd", decay_fraction=0.25)
+    rate = optimizers.make_schedule(section, 100)
+    rates = [2, 2, 2 * (1 - 0.2), 2 * (1 - 0.4), 2 * (1 - 0.8), 0]
+    np.testing.assert_allclose([rate(n) for n in (10, 75, 76, 79, 91, 100)], rates, rtol=1e-5, atol=1e-6)
+    with pytest.raises(
+        InputError, match=r"warm-up takes 80 updates and the decay 25, together more than train\.steps 100"
+    ):
+        optimizers.make_schedule(dataclasses.replace(section, warmup_steps=80), 100)
+    assert optimizers.make_schedule(dataclasses.replace(section, warmup_steps=75), 100)(75) == 2
+
+
+@pytest.mark.parametrize(("schedule", "middle"), [("linear", 1.1), ("cosine", 1.1), ("wsd", 2)])
+def test_a_decay_ends_at_its_final_fraction(schedule, middle):
+    rate = optimizers.make_schedule(OptimizerSection(learning_rate=2.0, schedule=schedule, final_fraction=0.1), 100)
+    np.testing.assert_allclose([rate(n) for n in (0, 50, 100, 200)], [2, middle, 0.2, 0.2], rtol=1e-5)
+
+
+def test_lion_is_optax_lion_with_a_decay_mask():
+    section = OptimizerSection(**OFF, name="lion", b1=0.8, b2=0.95, weight_decay=0.3)
+    mask = {"dense": {"kernel": True, "bias": False}}
+    reference = optax.lion(0.1, b1=0.8, b2=0.95, weight_decay=0.3, mask=mask)
+    assert_close(follow(optimizers.make_optimizer(section, 10)), follow(reference))
+
+
+def muon_by_hand(gradients):
+    """The direction of Muon [I O] after the last gradient, in float64 (github.com/KellerJordan/Muon)."""
+    momentum, b, count = 0.0, 0.95, len(gradients)
+    for gradient in gradients:
+        momentum = b * momentum + (1 - b) * gradient
+    ahead = b * momentum / (1 - b ** (count + 1)) + (1 - b) * gradient / (1 - b**count)
+    x = ahead / np.linalg.norm(ahead)
+    for _ in range(5):
+        square = x @ x.T
+        x = 3.4445 * x + (-4.7750 * square + 2.0315 * square @ square) @ x
+    return x * 0.2 * max(x.shape) ** 0.5
+
+
+def test_muon_orthogonalizes_the_kernels_of_blocks_and_leaves_the_rest_to_adam():
+    rng = np.random.default_rng(0)
+    params = {
+        "block_0": {"up": {"kernel": np.zeros((4, 6)), "bias": np.zeros(6)}},
+        "head": {"kernel": np.zeros((4, 2))},
+    }
+    gradients = [jax.tree.map(lambda x: rng.normal(size=x.shape).astype(np.float32), params) for _ in range(3)]
+    section = OptimizerSection(name="muon", clip_norm=0.0, learning_rate=0.1, schedule="constant", weight_decay=0.0)
+    muon, adam = (optimizers.make_optimizer(dataclasses.replace(section, name=n), 10) for n in ("muon", "adamw"))
+    states = [muon.init(params), adam.init(params)]
+    for grads in gradients:
+        (found, states[0]), (plain, states[1]) = (
+            optimizer.update(grads, state, params) for optimizer, state in zip((muon, adam), states, strict=True)
+        )
+    direction = muon_by_hand([np.float64(grads["block_0"]["up"]["kernel"]) for grads in gradients])
+    np.testing.assert_allclose(found["block_0"]["up"]["kernel"], -0.1 * direction, rtol=1e-3, atol=1e-5)
+    assert_close(found["head"], plain["head"])
+    assert_close(found["block_0"]["up"]["bias"], plain["block_0"]["up"]["bias"])
+
+
+@pytest.mark.parametrize("schedule", ["linear", "cosine", "constant", "wsd"])
 @pytest.mark.parametrize("warmup", [0, 7])
 def test_the_host_computes_the_learning_rates_of_the_step(schedule, warmup):
-    section = OptimizerSection(learning_rate=2.5e-4, warmup_steps=warmup, schedule=schedule)
+    final = {} if schedule == "constant" else {"final_fraction": 0.05}
+    section = OptimizerSection(learning_rate=2.5e-4, warmup_steps=warmup, schedule=schedule, **final)
     counts = [*range(0, 1000, 9), 999, 1000, 1001]
     on_host = [optimizers.make_schedule(section, 1000, np)(count) for count in counts]
     on_device = jax.vmap(optimizers.make_schedule(section, 1000))(jnp.array(counts))

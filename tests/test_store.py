@@ -174,7 +174,7 @@ TEXTS = st.lists(st.text("ab .\n", max_size=40), min_size=1, max_size=6)
 @given(TEXTS, st.sampled_from([3, 1000]))
 def test_whatever_a_document_is_the_tokens_are_those_of_the_files(tmp_path_factory, wordpiece, texts, most):
     folder = write_texts(tmp_path_factory, texts)
-    worker = workers.Worker(wordpiece.to_str(), "en", True, "<u2")
+    worker = workers.Worker(wordpiece.to_str(), "en", True, False, "<u2")
     expected = np.array(wordpiece.encode("\n".join(texts), add_special_tokens=False).ids, "<u2").tobytes()
     for document in ("paragraph", "file", "line"):
         source = store.TextSource(str(folder), eval=str(folder), document=document)

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bertgpt.data.text import segmenter
 from bertgpt.data.text.store import TextSource
 from bertgpt.errors import InputError, check_local
 from bertgpt.hub import check_folder_or_name
@@ -104,8 +105,9 @@ def text_source(config: RunConfig) -> TextSource:
     """
     if not config.data.train:
         raise InputError("data.train is missing; set it to a file, folder or glob of text")
-    names = (field.name for field in dataclasses.fields(TextSource))
-    return TextSource(**{name: getattr(config.data, name) for name in names})
+    names = {field.name for field in dataclasses.fields(TextSource)} - {"segmented"}
+    segmented = config.data.whole_word and config.data.language == segmenter.LANGUAGE
+    return TextSource(**{name: getattr(config.data, name) for name in names}, segmented=segmented)
 
 
 def _dotted(values: dict[Any, Any], file: str) -> dict[str, Any]:
@@ -259,6 +261,14 @@ def _check_values(config: RunConfig) -> None:
     shares = config.data.mask_split
     if len(shares) != 3 or min(shares) < 0 or abs(sum(shares) - 1) > 1e-6:
         raise InputError(f"data.mask_split is {shares}; it must be three numbers from 0 to 1 whose sum is 1")
+    if config.data.whole_word:
+        segmenter.check_language(config.data.language)
+    optimizer = config.optimizer
+    if optimizer.schedule == "constant" and optimizer.final_fraction:
+        raise InputError(
+            f"optimizer.final_fraction is {optimizer.final_fraction}, but the schedule is constant; choose linear, "
+            "cosine or wsd"
+        )
 
 
 def _check_value(key: str, value: Any, rules: Rules) -> None:

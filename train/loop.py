@@ -14,7 +14,7 @@ import numpy as np
 from bertgpt.errors import InputError
 
 from . import config as configs
-from . import hosts, loader, parallel, reports
+from . import hosts, loader, parallel, parameter_groups, reports
 from .atomic_files import write_whole
 from .evaluation import eval_batches, evaluate, put
 from .folders.checkpoints import Checkpoints, restore_newest
@@ -149,10 +149,11 @@ def check_out(out: Path, config: RunConfig) -> None:
 
 def build(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledSteps, Callable[[Any], TrainState]]:
     """Return the compiled steps, and a function (parameters or None) -> the state at step 0."""
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, config.train.freeze)
+    objective = parameter_groups.trained(job.objective, config.train.freeze)
     train, evaluate = parallel.compile_steps(
         strategy,
-        functools.partial(train_step, objective=job.objective, optimizer=optimizer, accumulate=config.train.accumulate),
+        functools.partial(train_step, objective=objective, optimizer=optimizer, accumulate=config.train.accumulate),
         functools.partial(eval_step, objective=job.objective),
     )
     schedule = make_schedule(config.optimizer, config.train.steps, np)

@@ -105,15 +105,20 @@ class DataSection:
 
 @dataclasses.dataclass
 class OptimizerSection:
-    """Adam or LAMB with decoupled weight decay."""
+    """The optimizer, with decoupled weight decay, and its learning rate (docs/optimizers.md)."""
 
-    name: str = setting("adamw", "the optimizer", choices=("adamw", "lamb"))
+    name: str = setting("adamw", "the optimizer", choices=("adamw", "lamb", "lion", "muon"))
     learning_rate: float = setting(1e-4, "peak learning rate", least=0)
     warmup_steps: int = setting(0, "steps in which the learning rate rises linearly from 0", least=0)
     warmup_fraction: float = setting(
         0.0, "the same as a share of all steps, if `optimizer.warmup_steps` is 0", least=0, below=1
     )
-    schedule: str = setting("linear", "decay of the learning rate", choices=("linear", "cosine", "constant"))
+    schedule: str = setting("linear", "decay of the learning rate", choices=("linear", "cosine", "constant", "wsd"))
+    decay_fraction: float = setting(0.1, "last share of all steps, in which wsd decays", above=0, below=1)
+    final_fraction: float = setting(0.0, "share of the peak learning rate at which a decay ends", least=0, below=1)
+    layer_decay: float | None = setting(
+        None, "factor of the learning rate from each layer to the one below; null: the same for all", above=0, below=1
+    )
     weight_decay: float = setting(0.01, "decoupled weight decay; not for biases and LayerNorm gains", least=0)
     b1: float = setting(0.9, "decay of the gradient's running mean", least=0, below=1)
     b2: float = setting(0.999, "decay of the squared gradient's running mean", least=0, below=1)
@@ -138,6 +143,12 @@ class TrainSection:
     )
     batch_size: int = setting(32, "examples per update, over all devices", least=1)
     accumulate: int = setting(1, "micro-batches that each device's rows are split into", least=1)
+    freeze: str | list[str] | None = setting(
+        None,
+        "parameters that are not trained: `embeddings`, `encoder:6` (the first 6 blocks), a pattern of a path such as "
+        "`bert/pooler/*`, or a list of these",
+        wanted="a pattern or a list of patterns",
+    )
     dtype: str = setting("float32", "dtype of the computation; weights are float32", choices=("float32", "bfloat16"))
     remat: str = setting(
         "none",

@@ -13,7 +13,7 @@ from bertgpt.data.text.store import Split
 from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import train_wordpiece
 
-from .. import flops, model_section, parallel, reports
+from .. import flops, model_section, parallel, parameter_groups, reports
 from ..fast_dense import fast_apply
 from ..folders import run_folder, token_store
 from ..optimizers import make_optimizer
@@ -70,7 +70,8 @@ def make_plan(config: RunConfig, devices: list[Any] | None = None) -> Plan:
     size = config.train.batch_size
     batch = _shapes(examples[0], size)
     eval_batch = _shapes(examples[1] | {"place": np.zeros(1, np.int32)}, size // config.train.accumulate)
-    optimizer = make_optimizer(config.optimizer, config.train.steps)
+    objective = parameter_groups.trained(objective, config.train.freeze)
+    optimizer = make_optimizer(config.optimizer, config.train.steps, config.train.freeze)
     with jax.default_device(device):  # attention asks which device will compute
         state = jax.eval_shape(functools.partial(create_state, model, optimizer, config.seed))
     return Plan(config, model, objective, strategy, state, batch, eval_batch, device)
@@ -147,8 +148,9 @@ def kept_bytes(plan: Plan) -> int:
     rows = plan.config.train.batch_size // plan.strategy.devices // plan.config.train.accumulate
     batch = {name: jax.ShapeDtypeStruct((rows, *x.shape[1:]), x.dtype) for name, x in plan.batch.items()}
 
-    on_tpu = plan.device is not None and plan.device.platform == "tpu"
-    objective = plan.objective if on_tpu else plan.objective._replace(apply=None)  # Linen's layers, as on a GPU
+    objective = plan.objective
+    if plan.device is None or plan.device.platform != "tpu":  # Linen's layers, as on a GPU
+        objective = parameter_groups.trained(objective._replace(apply=None), plan.config.train.freeze)
 
     def backward(params: Any, batch: Any, key: Any) -> Any:
         def loss(params: Any) -> Any:
@@ -170,7 +172,7 @@ def lower_train(plan: Plan) -> Any:
     step = functools.partial(
         train_step,
         objective=plan.objective,
-        optimizer=make_optimizer(plan.config.optimizer, plan.config.train.steps),
+        optimizer=make_optimizer(plan.config.optimizer, plan.config.train.steps, plan.config.train.freeze),
         accumulate=plan.config.train.accumulate,
         distribute=plan.strategy.distribute,
     )

@@ -81,8 +81,8 @@ def mask_tokens(
         keys: [B] uint64 from `counter.keys`.
         mask_id: the id of [MASK].
         vocab_size: random tokens are below it.
-        continues: [V] bool, True = the piece continues a word. If given, the pieces of a word are chosen together, and
-            a word that exceeds the rest of the budget is skipped (Google's whole-word masking).
+        continues: [B T] bool, True = the token continues a word. If given, the tokens of a word are chosen together,
+            and a word that exceeds the rest of the budget is skipped (Google's whole-word masking).
         full_length: the T of the complete rows, if `input_ids` lacks columns of padding at the end. The rows are masked
             as if those columns were present.
         rule: the shares. Its `whole_word` is not read; give `continues`.
@@ -95,7 +95,7 @@ def mask_tokens(
     if continues is None:
         positions = _choose_tokens(priority, fixed, np.minimum(counts, (~fixed).sum(1)), width)
     else:
-        positions = _choose_words(priority, fixed, counts, width, continues[input_ids])
+        positions = _choose_words(priority, fixed, counts, width, continues)
     chosen = positions < input_ids.shape[1]
     positions = np.where(chosen, positions, 0)
     labels = np.take_along_axis(input_ids, positions, axis=1)
@@ -126,9 +126,23 @@ class Masker:
         self.vocab_size = vocabulary_size(tokenizer)
         self.continues = np.array(continuation_table(tokenizer)) if rule.whole_word else None
 
-    def __call__(self, input_ids: np.ndarray, lengths: np.ndarray, fixed: np.ndarray, keys: np.ndarray) -> Masked:
-        """Masks rows [B W] as if they were padded to T tokens; arguments as of `mask_tokens`."""
-        mask_id, continues, rule = self.ids["[MASK]"], self.continues, self.rule
+    def __call__(
+        self,
+        input_ids: np.ndarray,
+        lengths: np.ndarray,
+        fixed: np.ndarray,
+        keys: np.ndarray,
+        continues: np.ndarray | None = None,
+    ) -> Masked:
+        """Masks rows [B W] as if they were padded to T tokens; arguments as of `mask_tokens`.
+
+        Without whole words, `continues` is not used; with them, None means that `##` marks pieces that continue a word.
+        """
+        mask_id, rule = self.ids["[MASK]"], self.rule
+        if self.continues is None:
+            continues = None
+        elif continues is None:
+            continues = self.continues[input_ids]
         return mask_tokens(
             input_ids, lengths, fixed, keys, mask_id, self.vocab_size, continues, self.sequence_length, rule
         )

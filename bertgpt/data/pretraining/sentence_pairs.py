@@ -175,10 +175,12 @@ class BertPairs:
         b_end = a_end + pairs.b_length[:, None] + 1  # and of the second
         source = np.where(position < a_end, pairs.a_start[:, None] - 1, pairs.b_start[:, None] - a_end - 1) + position
         fixed = (position == 0) | (position == a_end) | (position >= b_end)
-        tokens = self.split.tokens[np.where(fixed, 0, source)].astype(np.int32)
+        places = np.where(fixed, 0, source)
+        tokens = self.split.tokens[places].astype(np.int32)
         special = np.where(position == 0, self.mask.ids["[CLS]"], self.mask.ids["[SEP]"])
         special = np.where(position > b_end, self.pad, special)
-        masked = self.mask(np.where(fixed, special, tokens).astype(np.int32), b_end[:, 0] + 1, fixed, keys)
+        input_ids = np.where(fixed, special, tokens).astype(np.int32)
+        masked = self.mask(input_ids, b_end[:, 0] + 1, fixed, keys, self.split.continues(places))
         return {
             "input_ids": masked.input_ids,
             "token_type_ids": ((position > a_end) & (position <= b_end)).astype(np.int32),

@@ -178,9 +178,11 @@ class SentenceRuns:
         fixed = (position == 0) | (position >= last)
         special = np.where(position == 0, self.mask.ids["[CLS]"], self.mask.ids["[SEP]"])
         special = np.where(position > last, self.pad, special)
-        tokens = self.split.tokens[np.where(fixed, 0, start[:, None] + position - 1)]
+        places = np.where(fixed, 0, start[:, None] + position - 1)
+        tokens = self.split.tokens[places]
         input_ids = np.where(fixed, special, tokens).astype(np.int32)
-        masked = self.mask(input_ids, length + 2, fixed, counter.keys(self.seed, (epochs << 32) + index))
+        keys = counter.keys(self.seed, (epochs << 32) + index)
+        masked = self.mask(input_ids, length + 2, fixed, keys, self.split.continues(places))
         return {
             "input_ids": masked.input_ids,
             "attention_mask": (position <= last).astype(np.int32),

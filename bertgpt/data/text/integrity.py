@@ -10,6 +10,7 @@ import numpy as np
 from bertgpt.errors import InputError
 
 ARRAYS = ("tokens.bin", "sentences.bin", "documents.bin", "counts.bin")  # of each split
+WORDS = "words.bin"  # of each split of segmented text
 SIZES = ("tokens", "sentences", "documents", "text_bytes")  # of each split in meta.json
 TYPES: dict[str, type] = {
     "identity": dict,
@@ -45,7 +46,8 @@ def check_meta(meta: Any, splits: Sequence[str]) -> str | None:
         sizes = meta["splits"].get(split)
         if not isinstance(sizes, dict) or any(type(sizes.get(key)) is not int or sizes[key] < 1 for key in SIZES):
             return f"{split} lacks the count of its {', '.join(SIZES)}"
-    hashes, names = meta.get("hashes"), {f"{split}/{name}" for split in splits for name in ARRAYS}
+    arrays = (*ARRAYS, WORDS) if meta["identity"].get("segmenter") else ARRAYS
+    hashes, names = meta.get("hashes"), {f"{split}/{name}" for split in splits for name in arrays}
     if hashes is not None and not (isinstance(hashes, dict) and hashes.keys() == names):
         return "hashes do not list its arrays"
     return None
@@ -53,7 +55,7 @@ def check_meta(meta: Any, splits: Sequence[str]) -> str | None:
 
 def hash_arrays(folder: Path, splits: Sequence[str]) -> dict[str, str]:
     """BLAKE2b of each array file, by its name in the folder, such as train/tokens.bin."""
-    names = [f"{split}/{name}" for split in splits for name in ARRAYS]
+    names = [f"{split}/{name}" for split in splits for name in (*ARRAYS, WORDS) if (folder / split / name).exists()]
     return {name: hash_file(folder / name) for name in names}
 
 

@@ -3,7 +3,8 @@
 A store is a folder with `meta.json`, the `tokenizer.json` used to make it, and one folder per split (`train`, `eval`).
 Each split has flat little-endian files: `tokens.bin` (uint16, or uint32 for vocabularies over 65,536),
 `sentences.bin` (int64: 0, then the end of each sentence in tokens), `documents.bin` (int64: 0, then the end of each
-document in sentences) and `counts.bin` (int64: how often each id occurs).
+document in sentences) and `counts.bin` (int64: how often each id occurs). Text whose words a segmenter found also has
+`words.bin` (one bit a token, the lowest bit first: whether the token continues a word).
 """
 
 import contextlib
@@ -21,9 +22,10 @@ from typing import IO, Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
+from bertgpt.data.text import bits, segmenter
 from bertgpt.data.text.documents import read_documents
 from bertgpt.data.text.files import File, find_files, open_raw, stamp
-from bertgpt.data.text.integrity import check_meta, first_changed, hash_arrays, map_array, map_ends
+from bertgpt.data.text.integrity import WORDS, check_meta, first_changed, hash_arrays, map_array, map_ends
 from bertgpt.data.text.workers import Workers, id_dtype, pieces
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer, vocabulary_size
@@ -61,6 +63,8 @@ class Part(NamedTuple):
 class TextSource:
     """Where the text comes from and how it is read; all fields are part of a store's identity.
 
+    `segmented` says that a segmenter finds the words of Chinese text, for whole-word masking.
+
     If `eval` is None, the evaluation set is `eval_fraction` of the documents of `train`, chosen by the hash of their
     text. `document` is "paragraph", "file" or "line", as in `read_documents`.
     """
@@ -72,6 +76,7 @@ class TextSource:
     language: str = "en"
     sentence_per_line: bool = False
     document: str = "paragraph"
+    segmented: bool = False
 
     def files(self) -> Files:
         """The input files in order."""
@@ -110,6 +115,7 @@ class Split(NamedTuple):
         documents: [D + 1] int64 in sentences, from 0.
         counts: [V] int64, how often each id occurs.
         text_bytes: UTF-8 bytes of the text that the tokens came from, without white space between sentences.
+        words: [ceil(N / 8)] uint8, one bit a token: whether it continues a word; None if the text was not segmented.
     """
 
     tokens: np.ndarray
@@ -117,6 +123,13 @@ class Split(NamedTuple):
     documents: np.ndarray
     counts: np.ndarray
     text_bytes: int
+    words: np.ndarray | None = None
+
+    def continues(self, index: np.ndarray) -> np.ndarray | None:
+        """Whether the tokens at some places continue a word, bool; None if the text was not segmented."""
+        if self.words is None:
+            return None
+        return (self.words[index >> 3] >> (index & 7).astype(np.uint8) & 1).astype(bool)
 
 
 def stale_reason(folder: Path, source: TextSource, tokenizer: dict[str, Any]) -> str | None:
@@ -131,6 +144,8 @@ def stale_reason(folder: Path, source: TextSource, tokenizer: dict[str, Any]) ->
         return "not found"
     meta = _read_meta(folder)
     found, expected = meta["identity"], identity(source)
+    if source.segmented and expected["segmenter"] is None and found.get("segmenter"):
+        expected["segmenter"] = found["segmenter"]  # training needs no segmenter
     for key in expected | found:
         if found.get(key) != expected.get(key):
             return f"{key} changed"
@@ -231,7 +246,7 @@ def write_part(
         InputError: a file cannot be read.
     """
     described = [_describe(path) for path in files.train + files.eval]
-    with Workers(tokenizer, source.language, source.sentence_per_line, workers) as pool:
+    with Workers(tokenizer, source.language, source.sentence_per_line, source.segmented, workers) as pool:
         splits = {
             split: _write_split(folder / split, source.documents(split, files), pool, progress) for split in SPLITS
         }
@@ -282,6 +297,9 @@ def open_split(folder: Path, split: str) -> Split:
         documents=map_ends(folder / split / "documents.bin", BOUND, sizes["documents"], sizes["sentences"]),
         counts=counts,
         text_bytes=sizes["text_bytes"],
+        words=map_array(folder / split / WORDS, np.dtype(np.uint8), bits.size(sizes["tokens"]))
+        if meta["identity"].get("segmenter")
+        else None,
     )
 
 
@@ -318,11 +336,14 @@ def _write_split(
         open(folder / "tokens.bin", "wb") as token_file,
         open(folder / "sentences.bin", "wb") as sentence_file,
         open(folder / "documents.bin", "wb") as document_file,
+        bits.Bits(folder / WORDS if pool.segmented else None) as words,
     ):
         _write_ends(sentence_file, 0, np.zeros(1, np.int64))
         _write_ends(document_file, 0, np.zeros(1, np.int64))
         for piece in pool.map(pieces(documents)):
             token_file.write(piece.tokens)
+            if piece.continues is not None:
+                words.write(piece.continues)
             tokens = _write_ends(sentence_file, tokens, piece.sentence_lengths)
             sentences = _write_ends(document_file, sentences, piece.document_lengths)
             documents_seen += len(piece.document_lengths)
@@ -353,11 +374,14 @@ def _replace(folder: Path, new: Path) -> None:
 def identity(source: TextSource) -> dict[str, Any]:
     """What decides a store's content besides tokenizer and files; plain JSON values.
 
-    A `document` of "paragraph" is left out, as in stores that were made when there was no other.
+    A `document` of "paragraph" and the segmenter of text that has none are left out, as in stores that were made when
+    there was no other.
     """
     values = {"format": FORMAT, **dataclasses.asdict(source)}
     if source.document == "paragraph":
         del values["document"]
+    if values.pop("segmented"):
+        values["segmenter"] = segmenter.identity()
     return json.loads(json.dumps(values))
 
 

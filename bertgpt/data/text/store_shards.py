@@ -14,8 +14,9 @@ from pathlib import Path
 import numpy as np
 from tokenizers import Tokenizer
 
+from bertgpt.data.text import bits
 from bertgpt.data.text.files import stamp
-from bertgpt.data.text.integrity import check_size, first_changed, hash_arrays
+from bertgpt.data.text.integrity import WORDS, check_size, first_changed, hash_arrays
 from bertgpt.data.text.store import BOUND, SPLITS, Files, Part, TextSource, tokenizer_hash, write_part
 from bertgpt.data.text.workers import id_dtype
 from bertgpt.errors import InputError
@@ -122,6 +123,12 @@ def _merge_split(folder: Path, pieces: list[tuple[Path, dict[str, int]]], vocab_
                 for block in _blocks(path / f"{name}.bin", BOUND, size[name], skip=1):
                     target.write((start + block).tobytes())
                 start += size[unit]
+    if (pieces[0][0] / WORDS).exists():
+        with bits.Bits(folder / WORDS) as words:
+            for path, size in pieces:
+                check_size(path / WORDS, bits.size(size["tokens"]))
+                for values in bits.read(path / WORDS, size["tokens"]):
+                    words.write(values)
     counts = np.zeros(vocab_size, BOUND)
     for path, _ in pieces:
         counts += np.concatenate([*_blocks(path / "counts.bin", BOUND, vocab_size)])

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from tokenizers import Tokenizer
 
+from bertgpt.data.text import segmenter
 from bertgpt.data.text.documents import split_sentences
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import vocabulary_size
@@ -31,6 +32,7 @@ class Tokenized(NamedTuple):
     """The result of a worker for a few documents."""
 
     tokens: bytes
+    continues: np.ndarray | None  # bool, which tokens continue a word; None: not segmented
     sentence_lengths: np.ndarray  # in tokens
     document_lengths: np.ndarray  # in sentences
     text_bytes: int
@@ -39,29 +41,40 @@ class Tokenized(NamedTuple):
 class Worker:
     """Splits and tokenizes documents; one per process."""
 
-    def __init__(self, tokenizer: str, language: str, sentence_per_line: bool, dtype: str) -> None:
+    def __init__(self, tokenizer: str, language: str, sentence_per_line: bool, segmented: bool, dtype: str) -> None:
         self.tokenizer = Tokenizer.from_str(tokenizer)
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
         self.language, self.sentence_per_line, self.dtype = language, sentence_per_line, np.dtype(dtype)
+        self.segmented = segmented
 
     def __call__(self, documents: list[list[str]]) -> Tokenized:
         split = [split_sentences(text, self.language, self.sentence_per_line) for text in documents]
         sentences = list(itertools.chain.from_iterable(split))
-        encoded = list(self._encode(sentences))
+        words: list[np.ndarray] | None = [] if self.segmented else None
+        encoded = list(self._encode(sentences, words))
         lengths = np.fromiter(map(len, encoded), np.int64, len(encoded))
         ends = np.cumsum([0, *map(len, split)])
         documents_of = np.repeat(np.arange(len(split)), np.diff(ends))
         kept = np.bincount(documents_of[lengths > 0], minlength=len(split))  # a sentence may have no tokens
         ids = np.fromiter(itertools.chain.from_iterable(encoded), self.dtype, int(lengths.sum()))
-        return Tokenized(ids.tobytes(), lengths[lengths > 0], kept[kept > 0], sum(len(s.encode()) for s in sentences))
+        continues = None if words is None else np.concatenate([np.zeros(0, bool), *words])
+        text_bytes = sum(len(s.encode()) for s in sentences)
+        return Tokenized(ids.tobytes(), continues, lengths[lengths > 0], kept[kept > 0], text_bytes)
 
-    def _encode(self, sentences: Sequence[str]) -> Iterator[list[int]]:
-        """The ids of each sentence. Few are encoded at a time, since the library's result is much larger than ids."""
+    def _encode(self, sentences: Sequence[str], words: list[np.ndarray] | None) -> Iterator[list[int]]:
+        """The ids of each sentence. Few are encoded at a time, since the library's result is much larger than ids.
+
+        Appends to `words`, if given, which tokens of each sentence continue a word.
+        """
+        encode = self.tokenizer.encode_batch_fast if words is None else self.tokenizer.encode_batch  # with offsets
         for start in range(0, len(sentences), BATCH):
             batch = sentences[start : start + BATCH]
-            yield from (item.ids for item in self.tokenizer.encode_batch_fast(batch, add_special_tokens=False))
+            for text, item in zip(batch, encode(batch, add_special_tokens=False), strict=True):
+                if words is not None:
+                    words.append(segmenter.continuations(text, [begin for begin, _ in item.offsets]))
+                yield item.ids
 
 
 # State of a worker process, not of the process that imports bertgpt: the pool's initializer sets it once in each worker
@@ -112,10 +125,12 @@ def _work(documents: list[list[str]]) -> Tokenized:
 class Workers:
     """Maps documents to tokens in order, with a bounded number of pieces in progress."""
 
-    def __init__(self, tokenizer: Tokenizer, language: str, sentence_per_line: bool, workers: int) -> None:
+    def __init__(
+        self, tokenizer: Tokenizer, language: str, sentence_per_line: bool, segmented: bool, workers: int
+    ) -> None:
         self.vocab_size = vocabulary_size(tokenizer)
-        self.dtype = id_dtype(self.vocab_size)
-        self.arguments = (tokenizer.to_str(), language, sentence_per_line, self.dtype.str)
+        self.dtype, self.segmented = id_dtype(self.vocab_size), segmented
+        self.arguments = (tokenizer.to_str(), language, sentence_per_line, segmented, self.dtype.str)
         self.workers = workers
 
     def __enter__(self) -> "Workers":
