@@ -78,9 +78,7 @@ def after_steps(freeze, strategy="jit", **changes):
     optimizer, batch = make_optimizer(section, 9, freeze), make_batch("bert")
     params = jax.tree.map(np.array, initial_params(objective))
     params["bert"]["pooler"]["bias"][:] = -0.0  # adding 0 would change its bits
-    bound = functools.partial(
-        step.train_step, objective=parameter_groups.trained(objective, freeze), optimizer=optimizer
-    )
+    bound = functools.partial(step.train_step, objective=step.trained(objective, freeze), optimizer=optimizer)
     place = parallel.make_strategy(ParallelSection(strategy))
     train, _ = parallel.compile_steps(place, bound, functools.partial(step.eval_step, objective=objective))
     state = place.put_state(create_state(objective.model, optimizer, 0, params))
@@ -108,7 +106,7 @@ def test_gradients_of_frozen_parameters_are_not_computed():
     params, key = initial_params(objective), jax.random.key(0)
 
     def products(freeze):
-        trained = parameter_groups.trained(objective, freeze)
+        trained = step.trained(objective, freeze)
         compiled = jax.jit(functools.partial(step.gradients, objective=trained)).lower(params, batch, key).compile()
         return compiled.cost_analysis()["flops"]
 

@@ -14,7 +14,7 @@ import numpy as np
 from bertgpt.errors import InputError
 
 from . import config as configs
-from . import hosts, loader, parallel, parameter_groups, reports
+from . import hosts, loader, parallel, reports
 from .atomic_files import write_whole
 from .evaluation import eval_batches, evaluate, put
 from .folders.checkpoints import Checkpoints, restore_newest
@@ -24,7 +24,7 @@ from .parallel import Strategy
 from .reports import say
 from .sections import RunConfig
 from .state import TrainState, create_state
-from .step import eval_step, train_step
+from .step import eval_step, train_step, trained
 from .watching import Profile, Stop, Watchdog
 from .window import Window
 
@@ -150,7 +150,7 @@ def check_out(out: Path, config: RunConfig) -> None:
 def build(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledSteps, Callable[[Any], TrainState]]:
     """Return the compiled steps, and a function (parameters or None) -> the state at step 0."""
     optimizer = make_optimizer(config.optimizer, config.train.steps, config.train.freeze)
-    objective = parameter_groups.trained(job.objective, config.train.freeze)
+    objective = trained(job.objective, config.train.freeze)
     train, evaluate = parallel.compile_steps(
         strategy,
         functools.partial(train_step, objective=objective, optimizer=optimizer, accumulate=config.train.accumulate),

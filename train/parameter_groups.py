@@ -9,8 +9,6 @@ import jax
 
 from bertgpt.errors import InputError
 
-from .step import Objective
-
 EMBEDDINGS = "embeddings"
 FIRST_BLOCKS = re.compile(r"encoder:(\d{1,4})")
 BLOCK = re.compile(r"block_(\d+)")
@@ -60,14 +58,6 @@ def is_named(path: tuple[str, ...], pattern: str) -> bool:
     if found:
         return 0 <= block_of(path) < int(found[1])
     return fnmatch.fnmatchcase("/".join(path), pattern)
-
-
-def trained(objective: Objective, freeze: str | Sequence[str] | None) -> Objective:
-    """An objective for training with `train.freeze`."""
-    given = patterns(freeze)
-    if not given:
-        return objective
-    return objective._replace(apply=without_gradient(objective.apply or objective.model.apply, given))
 
 
 def without_gradient(apply: Callable[..., Any], given: Sequence[str]) -> Callable[..., Any]:

@@ -2,7 +2,7 @@
 
 import dataclasses
 import functools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -14,6 +14,7 @@ from bertgpt import losses
 from bertgpt.losses import Batch, SumWeight
 from bertgpt.model.blocks import Model
 
+from . import parameter_groups
 from .state import TrainState, step_key
 
 Sums = dict[str, SumWeight]
@@ -77,6 +78,15 @@ def mlm_objective(model: Model) -> Objective:
 def gpt_objective(model: Model) -> Objective:
     """The next token: GPT-1's pretraining objective."""
     return Objective(model, ("input_ids",), losses.gpt_losses, losses.gpt_scores, options=IN_BLOCKS)
+
+
+def trained(objective: Objective, freeze: str | Sequence[str] | None) -> Objective:
+    """An objective for training with `train.freeze`."""
+    given = parameter_groups.patterns(freeze)
+    if not given:
+        return objective
+    run = objective.apply or objective.model.apply
+    return objective._replace(apply=parameter_groups.without_gradient(run, given))
 
 
 def apply(objective: Objective, params: Any, batch: Batch, key: Array | None = None) -> Any:

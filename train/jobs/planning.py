@@ -13,14 +13,14 @@ from bertgpt.data.text.store import Split
 from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import train_wordpiece
 
-from .. import flops, model_section, parallel, parameter_groups, reports
+from .. import flops, model_section, parallel, reports
 from ..fast_dense import fast_apply
 from ..folders import run_folder, token_store
 from ..optimizers import make_optimizer
 from ..parallel import Strategy
 from ..sections import RunConfig
 from ..state import PRNG, TrainState, create_state
-from ..step import Objective, apply, eval_step, train_step
+from ..step import Objective, apply, eval_step, train_step, trained
 from . import finetuning, objectives, task_rows
 
 
@@ -70,7 +70,7 @@ def make_plan(config: RunConfig, devices: list[Any] | None = None) -> Plan:
     size = config.train.batch_size
     batch = _shapes(examples[0], size)
     eval_batch = _shapes(examples[1] | {"place": np.zeros(1, np.int32)}, size // config.train.accumulate)
-    objective = parameter_groups.trained(objective, config.train.freeze)
+    objective = trained(objective, config.train.freeze)
     optimizer = make_optimizer(config.optimizer, config.train.steps, config.train.freeze)
     with jax.default_device(device):  # attention asks which device will compute
         state = jax.eval_shape(functools.partial(create_state, model, optimizer, config.seed))
@@ -150,7 +150,7 @@ def kept_bytes(plan: Plan) -> int:
 
     objective = plan.objective
     if plan.device is None or plan.device.platform != "tpu":  # Linen's layers, as on a GPU
-        objective = parameter_groups.trained(objective._replace(apply=None), plan.config.train.freeze)
+        objective = trained(objective._replace(apply=None), plan.config.train.freeze)
 
     def backward(params: Any, batch: Any, key: Any) -> Any:
         def loss(params: Any) -> Any:
