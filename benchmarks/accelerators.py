@@ -24,6 +24,7 @@ from train.targets import GIB
 SIZES = ["model.init_from=null", "tokenizer.kind=wordpiece", "tokenizer.vocab_size=30522"]
 RECIPES: dict[str, list[str]] = {  # with what stands for a model that is not here
     "bert_demo": [],
+    "bert_zh_demo": [],
     "gpt1_demo": [],
     "bert_base": [],
     "bert_base_512": [*SIZES, "model.preset=bert_base", "model.activation=gelu_tanh"],

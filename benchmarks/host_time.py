@@ -19,7 +19,7 @@ from benchmarks.side_by_side import Range, range_of, show
 from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import train_wordpiece
 from train import loop, parallel
-from train.job import TrainJob
+from train.job import EvalSet, TrainJob
 from train.loader import Source
 from train.sections import ParallelSection, RunConfig
 from train.step import Objective
@@ -77,13 +77,11 @@ def make_job(model: Model, objective: Objective, source: Source) -> TrainJob:
         params=None,
         objective=objective,
         train_source=source,
-        eval_source=source,
+        evals={"": EvalSet(source, 1, lambda means, _: means)},
         eval_seed=0,
-        eval_examples=1,
         token_keys=("input_ids", "labels"),
         digest="",
         host_sums=lambda batch: {},
-        figures=lambda means, _: means,
     )
 
 

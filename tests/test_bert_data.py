@@ -281,19 +281,19 @@ def of_lengths(rows: list[tuple[int, int]], length: int = 12) -> dict[str, np.nd
 def test_lengths_that_decide_the_label_predict_it(block, monkeypatch):
     monkeypatch.setattr(plans, "BLOCK", block)
     rows = [(2, 3, 0), (5, 3, 1), (2, 4, 1), (5, 4, 0)]  # neither length says anything alone
-    baseline = sentence_pairs.fit_lengths(make_plan(rows * 25), 9)
+    baseline = sentence_pairs.fit_lengths([make_plan(rows * 25)], 9)
     assert baseline.predict(of_lengths([row[:2] for row in rows])).tolist() == [0, 1, 1, 0]
 
 
 def test_lengths_that_say_nothing_predict_one_label():
     rows = [(a, b, label) for a in (2, 5) for b in (3, 4) for label in (0, 1)]
-    baseline = sentence_pairs.fit_lengths(make_plan(rows * 25), 9)
+    baseline = sentence_pairs.fit_lengths([make_plan(rows * 25)], 9)
     assert len(set(baseline.predict(of_lengths([row[:2] for row in rows])).tolist())) == 1
 
 
 def test_the_likelier_label_is_that_of_equally_frequent_labels():
     rows = [(2, 3, 0)] * 4 + [(2, 3, 1)] * 6 + [(5, 3, 1)] * 54  # 6 of 60 NotNext pairs, all IsNext pairs
-    baseline = sentence_pairs.fit_lengths(make_plan(rows), 9)
+    baseline = sentence_pairs.fit_lengths([make_plan(rows)], 9)
     assert baseline.predict(of_lengths([(2, 3), (5, 3)])).tolist() == [0, 1]
 
 
@@ -301,7 +301,7 @@ def test_the_likelier_label_is_that_of_equally_frequent_labels():
 def test_bins_follow_the_number_of_pairs(pairs, bins):
     rng = np.random.default_rng(0)
     plan = make_plan(np.stack([rng.integers(1, 60, pairs), rng.integers(1, 60, pairs), rng.integers(0, 2, pairs)], 1))
-    baseline = sentence_pairs.fit_lengths(plan, 125)
+    baseline = sentence_pairs.fit_lengths([plan], 125)
     assert baseline.label.shape == (bins, bins)
     assert baseline.a_bin.shape == baseline.b_bin.shape == (126,)
     if pairs > 10:

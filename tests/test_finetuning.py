@@ -284,10 +284,10 @@ def test_training_is_packed_and_evaluation_is_not(bases, tmp_path, pack):
     data = write(tmp_path / "rows.jsonl", classes())
     config = settings(bases, data, tmp_path / "run", f"data.pack={str(pack).lower()}", "seed=5")
     job = finetuning.make_job(config, finetuning.find_initial_model(config), task_rows.read_splits(config))
-    batch, held_out = (source.batch(np.arange(3)) for source in (job.train_source, job.eval_source))
+    batch, held_out = (source.batch(np.arange(3)) for source in (job.train_source, job.deciding.source))
     assert ("pack_ids" in batch) == pack
     assert "pack_ids" not in held_out
-    assert (job.eval_examples, len(job.eval_source)) == (8, 8)
+    assert (job.deciding.examples, len(job.deciding.source)) == (8, 8)
     assert len(job.train_source) == (3 if pack else 8)  # 8 texts of 3 pieces, 3 at most in a row
     if pack:
         assert job.train_source.seed == 5
@@ -356,8 +356,8 @@ def test_rows_with_equal_inputs_are_on_one_side(name, bases, tmp_path):
     again = task_rows.read_splits(config)
     assert {row.values["id"].rpartition(" ")[0] for row in again["eval"]} == {" ".join(row) for row in sides["eval"]}
     repeated = {"train": splits["train"], "eval": [*splits["eval"], *splits["train"][:3]]}
-    assert task_rows.count_shared(config.task, repeated) == 3
-    assert task_rows.count_shared(config.task, splits) == 0
+    assert task_rows.count_shared(config.task, repeated) == {"eval": 3}
+    assert task_rows.count_shared(config.task, splits) == {}
 
 
 def test_rows_that_are_held_at_once_are_bounded(bases, tmp_path, monkeypatch):

@@ -118,15 +118,16 @@ def test_the_baseline_is_1_where_lengths_decide_and_a_half_where_they_do_not(row
         "next_sentence_label": label,
         "nsp_loss_mask": np.ones(200),
     }
-    sums = baseline_sums(batch, np.zeros(1), fit_lengths(plan, 4))
+    sums = baseline_sums(batch, np.zeros(1), fit_lengths([plan], 4))
     figures = derived({name: total / weight for name, (total, weight) in sums.items()}, 1.0)
     assert figures["nsp_length_baseline"] == accuracy
 
 
 def make_job(source, examples: int, token_keys=("input_ids", "labels")) -> job.TrainJob:
-    names = ("model", "tokenizer", "params", "objective", "train_source", "digest", "host_sums", "figures")
+    names = ("model", "tokenizer", "params", "objective", "train_source", "digest", "host_sums")
     unused = dict.fromkeys(names)
-    return job.TrainJob(**unused, eval_source=source, eval_seed=1, eval_examples=examples, token_keys=token_keys)
+    held_out = {"": job.EvalSet(source, examples, None)}
+    return job.TrainJob(**unused, evals=held_out, eval_seed=1, token_keys=token_keys)
 
 
 def warned(capsys, job: job.TrainJob, **train) -> str:

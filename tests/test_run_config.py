@@ -35,6 +35,7 @@ TEXTS += [
 ]
 TEXTS += ["'a'", '"a"', "a\nb", "a\r\nb", "\x85", "\u2028", "\ufeff", "\x00", "\udc80", "größe", "a" * 200, "a b " * 60]
 TEXT = st.one_of(st.text(min_size=1), st.sampled_from(TEXTS), st.text(" \n\t\x85:#-'\"\\[]{}a~", min_size=1))
+TRAIN = "a path or a list of paths, or paths with weights above 0, or null"
 PATH_KEYS = ["out", "data.train", "data.eval", "data.store", "model.init_from", "tokenizer.path"]
 
 
@@ -93,7 +94,7 @@ def test_null_and_nothing_on_the_command_line(read, refused):
     assert read("task: {pair: a}", "task.pair=null")["task.pair"] is None
     assert "out is null; it must be a text" in refused("", "out=null")
     assert "task.pair is empty; it must be a text, or null" in refused("", "task.pair=")
-    assert "data.train is empty; it must be a path or a list of paths, or null" in refused("", "data.train=")
+    assert f"data.train is empty; it must be {TRAIN}" in refused("", "data.train=")
 
 
 @pytest.mark.parametrize("key", ["data.train", "data.eval", "task.choices"])
@@ -152,9 +153,7 @@ def test_items_of_a_list_in_a_file_are_as_they_are_spelt(read, refused):
     assert read("data: {train: [007, no, 'a, b']}")["data.train"] == ["007", "no", "a, b"]
     assert read("task:\n  choices:\n  - 1e3\n  - ${x}")["task.choices"] == ["1e3", "${x}"]
     for items in ("[]", "[~]", "[[a]]", "[{a: b}]", "['']"):
-        assert "data.train is a list; it must be a path or a list of paths, or null" in refused(
-            f"data: {{train: {items}}}"
-        )
+        assert f"data.train is a list; it must be {TRAIN}" in refused(f"data: {{train: {items}}}")
     assert "out is a list; it must be a text" in refused("out: [a]")
     assert "data.train is a mapping; it must be a path" in refused("data: {train: {a: b}}")
     assert "task.pair is empty; it must be a text" in refused("task: {pair: ''}")

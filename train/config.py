@@ -5,6 +5,7 @@ import dataclasses
 import difflib
 import os
 import re
+import typing
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -87,14 +88,27 @@ def keep_decided(old: RunConfig, new: RunConfig) -> None:
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries -> one dictionary with dotted keys."""
+    """Nested dictionaries -> one dictionary with dotted keys; a value that is a mapping stays one."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        if isinstance(value, dict):
+        if isinstance(value, dict) and prefix + key not in KEYS:
             flat |= flatten(value, f"{prefix}{key}.")
         else:
             flat[f"{prefix}{key}"] = value
     return flat
+
+
+def deciding_set(config: RunConfig, names: Sequence[str]) -> str:
+    """The name of the held-out set that decides which checkpoint is the best.
+
+    Raises:
+        InputError: `checkpoint.best_on` is none of the names.
+    """
+    wanted = config.checkpoint.best_on
+    if wanted is not None and wanted not in names:
+        known = ", ".join(names) if any(names) else "one held-out set, without a name; set checkpoint.best_on=null"
+        raise InputError(f"checkpoint.best_on is {wanted}; this run has {known}")
+    return names[0] if wanted is None else wanted
 
 
 def text_source(config: RunConfig) -> TextSource:
@@ -159,12 +173,20 @@ def _parse_override(item: str) -> dict[str, Any]:
     _check_key(key, item)
     if text == "null":
         return {key: None}
-    if list[str] not in KEYS[key].types or not (text.startswith("[") and text.endswith("]")):
+    kinds = {"[": any(kind == list[str] for kind in KEYS[key].types), "{": _mapping(key) is not None}
+    opening, closing = text[:1], {"[": "]", "{": "}"}.get(text[:1], "")
+    if not kinds.get(opening, False) or not text.endswith(closing):
         return {key: text}
     wanted, found = KEYS[key].rules.wanted, scalar(text)
-    if not _is_texts(found):
+    if not (_is_texts(found) if opening == "[" else isinstance(found, dict)):
         raise InputError(f"{key} is {text}; it must be {wanted} (quote an item such as 7 or no)")
     return {key: found}
+
+
+def _mapping(key: str) -> type | None:
+    """The type of the values if the value of a key may be a mapping; None if it may not."""
+    kinds = [typing.get_args(kind)[1] for kind in KEYS[key].types if typing.get_origin(kind) is dict]
+    return kinds[0] if kinds else None
 
 
 def _is_texts(value: Any) -> bool:
@@ -211,6 +233,8 @@ def _value(key: str, given: Any, source: str) -> Any:
         value = _numbers(value)
     elif kind is not str:
         value = number(kind, value)
+    elif isinstance(value, dict):
+        value = _parts(value, _mapping(key))
     elif not (isinstance(value, str) and value) and not (list[str] in KEYS[key].types and _is_texts(value)):
         value = None
     if value is None:
@@ -225,6 +249,18 @@ def _numbers(value: Any) -> list[Any] | None:
         return None
     found = [number(float, scalar(item) if isinstance(item, str) else item) for item in value]
     return None if None in found else found
+
+
+def _parts(given: dict[Any, Any], kind: type | None) -> dict[str, Any] | None:
+    """Convert the weights of a mixture, or check the names and paths of held-out sets; None if one is not valid."""
+    if kind is str:
+        valid = all(
+            re.fullmatch(r"[\w-]+", str(name)) and isinstance(path, str) and path for name, path in given.items()
+        )
+        return given if given and valid else None
+    weights = {path: number(float, scalar(w) if isinstance(w, str) else w) for path, w in given.items()}
+    valid = kind is float and all(isinstance(path, str) and path and w and w > 0 for path, w in weights.items())
+    return weights if given and valid else None
 
 
 def _shown(given: Any) -> str:
@@ -242,6 +278,10 @@ def expand_home(path: Any, name: str) -> Any:
     """
     if isinstance(path, list):
         return [expand_home(item, name) for item in path]
+    if isinstance(path, dict) and all(isinstance(value, str) for value in path.values()):
+        return {part: expand_home(value, name) for part, value in path.items()}
+    if isinstance(path, dict):
+        return {expand_home(part, name): weight for part, weight in path.items()}
     if "\0" in path or any("\ud800" <= character < "\udc80" or "\udcff" < character <= "\udfff" for character in path):
         raise InputError(f"{name} is {path[:80]!r}, which is not a valid file name; give another path")
     if path != "~" and not path.startswith("~/"):

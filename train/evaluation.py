@@ -10,7 +10,7 @@ import numpy as np
 from bertgpt.errors import InputError
 
 from . import hosts, loader
-from .job import CompiledSteps, TrainJob
+from .job import CompiledSteps, EvalSet, TrainJob
 from .sections import RunConfig
 from .watching import Stop
 
@@ -19,11 +19,11 @@ UNDER_WAY = 2  # evaluation batches sent to the device before the results of the
 
 
 def eval_batches(
-    config: RunConfig, job: TrainJob, source: loader.Source | None = None
+    config: RunConfig, job: TrainJob, source: loader.Source, examples: int
 ) -> Iterator[dict[str, np.ndarray]]:
-    """The held-out examples of an evaluation, in batches of the size of a micro-batch; of `eval_source` by default."""
+    """The held-out examples of an evaluation, in batches of the size of a micro-batch."""
     size = config.train.batch_size // config.train.accumulate
-    return loader.eval_batches(source or job.eval_source, size, job.eval_seed, job.eval_examples)
+    return loader.eval_batches(source, size, job.eval_seed, examples)
 
 
 def put(compiled: CompiledSteps, batch: dict[str, np.ndarray]) -> Any:
@@ -33,24 +33,41 @@ def put(compiled: CompiledSteps, batch: dict[str, np.ndarray]) -> Any:
 
 
 def evaluate(compiled: CompiledSteps, params: Any, stop: Stop | None = None) -> dict[str, float] | None:
-    """Score each held-out example once and return the job's figures: mean losses, accuracies and what it derives from
-    them. With `second_eval`, score its examples too, and add their figures of `SECOND` as `whole_word_...`. Return None
-    if `stop` was requested during the evaluation."""
+    """Score each held-out example once and return the figures of the set that decides on the best checkpoint. If sets
+    have names, the figures of each follow as `NAME/figure`. Return None if `stop` was requested during the evaluation.
+    """
     job, began = compiled.job, time.monotonic()
+    named: dict[str, float] = {}
+    for name, held_out in job.evals.items():
+        figures = evaluate_set(compiled, params, held_out, stop)
+        if figures is None:
+            return None
+        if name == job.best_on:
+            decides = figures
+        if name:
+            named |= {f"{name}/{figure}": value for figure, value in figures.items()}
+    return decides | named | {"seconds": time.monotonic() - began}
+
+
+def evaluate_set(
+    compiled: CompiledSteps, params: Any, held_out: EvalSet, stop: Stop | None = None
+) -> dict[str, float] | None:
+    """Score a held-out set and return its figures: mean losses, accuracies and what it derives from them. With
+    `second`, score its examples too, and add their figures of `SECOND` as `whole_word_...`. None as in `evaluate`."""
     scores = []
-    for source in (job.eval_source, job.second_eval):
-        scored = ({}, {}) if source is None else _score(compiled, params, source, stop)
+    for source in (held_out.source, held_out.second):
+        scored = ({}, {}) if source is None else _score(compiled, params, source, held_out.examples, stop)
         if scored is None:
             return None
         scores.append(scored)
     (means, outputs), (second, _) = scores
-    figures = job.figures({"loss": job.objective.total(means)} | means, in_order(outputs))
+    figures = held_out.figures({"loss": compiled.job.objective.total(means)} | means, in_order(outputs))
     figures |= {f"whole_word_{name}": second[name] for name in SECOND if name in second}
-    return {"examples": job.eval_examples} | figures | {"seconds": time.monotonic() - began}
+    return {"examples": held_out.examples} | figures
 
 
 def _score(
-    compiled: CompiledSteps, params: Any, source: loader.Source, stop: Stop | None
+    compiled: CompiledSteps, params: Any, source: loader.Source, examples: int, stop: Stop | None
 ) -> tuple[dict[str, float], dict[str, list[np.ndarray]]] | None:
     """The means of an evaluation, and its outputs per batch; None if `stop` was requested."""
     config, job, strategy = compiled.config, compiled.job, compiled.strategy
@@ -66,7 +83,7 @@ def _score(
         for name, value in kept.items():
             outputs.setdefault(name, []).append(value)
 
-    for batch in eval_batches(config, job, source):
+    for batch in eval_batches(config, job, source, examples):
         if stop is not None and stop.requested():
             return None
         under_way.append(compiled.evaluate(params, put(compiled, batch)))

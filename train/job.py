@@ -25,6 +25,22 @@ class Best(NamedTuple):
         return -figures[self.name] if self.higher else figures[self.name]
 
 
+class EvalSet(NamedTuple):
+    """A held-out set.
+
+    Attributes:
+        source: its examples.
+        examples: number of examples that an evaluation scores.
+        figures: (means, outputs per example) -> all figures of an evaluation.
+        second: the same examples with whole-word masks, for further figures; None: without these.
+    """
+
+    source: loader.Source
+    examples: int
+    figures: Callable[[dict[str, float], dict[str, np.ndarray]], dict[str, float]]
+    second: loader.Source | None = None
+
+
 class TrainJob(NamedTuple):
     """The model, objective and data of a run, built by a module of jobs/.
 
@@ -33,16 +49,15 @@ class TrainJob(NamedTuple):
         tokenizer: the model's.
         params: initial parameters; None: randomly initialized from the seed.
         objective: losses and accuracies.
-        train_source, eval_source: examples.
+        train_source: examples.
+        evals: the held-out sets by name; a single one may have the name "".
         eval_seed: seed of the order of the held-out examples; None: the order of the source.
-        eval_examples: number of held-out examples that an evaluation scores.
         token_keys: batch keys of token ids, which are checked against the vocabulary.
         digest: hash of the data; a run cannot be resumed with other data.
         plan: the version of the rule that chooses the examples of an epoch; a run cannot be resumed with another.
         host_sums: (held-out batch) -> further (sum, weight) by name, computed on the host.
-        figures: (held-out means, outputs per example) -> all figures of an evaluation.
-        second_eval: the held-out examples with whole-word masks, for further figures; None: without these.
         best: the figure that selects the best checkpoint.
+        best_on: the name of the held-out set that selects it.
         evaluates_first: evaluate also before the first step, and save a checkpoint at each evaluation.
     """
 
@@ -51,17 +66,20 @@ class TrainJob(NamedTuple):
     params: Any
     objective: Objective
     train_source: loader.Source
-    eval_source: loader.Source
+    evals: dict[str, EvalSet]
     eval_seed: int | None
-    eval_examples: int
     token_keys: tuple[str, ...]
     digest: str
     host_sums: Callable[[dict[str, np.ndarray]], dict[str, tuple[float, float]]]
-    figures: Callable[[dict[str, float], dict[str, np.ndarray]], dict[str, float]]
     plan: int = 1
-    second_eval: loader.Source | None = None
     best: Best = Best()
+    best_on: str = ""
     evaluates_first: bool = False
+
+    @property
+    def deciding(self) -> EvalSet:
+        """The held-out set that selects the best checkpoint."""
+        return self.evals[self.best_on]
 
 
 class CompiledSteps(NamedTuple):

@@ -1,6 +1,7 @@
 """Batches of a source: Grain shuffles, repeats, batches and prefetches; each process slices its share of a batch."""
 
 import contextlib
+import copy
 import threading
 from collections.abc import Callable, Iterator
 from typing import Any, Protocol
@@ -8,6 +9,8 @@ from typing import Any, Protocol
 import grain
 import jax
 import numpy as np
+
+from bertgpt.data.pretraining.mixture import Mixture
 
 PREFETCH = 8  # batches prepared in advance
 
@@ -45,6 +48,17 @@ class PlannedAhead:
             # if this fails, the loader makes the plan itself when it needs it, and reports the error
             threading.Thread(target=_quietly, args=(self.source.plan, following), daemon=True).start()
         return self.source.batch(rows)
+
+
+def planned_ahead(source: Source, rows: int) -> Source:
+    """The source, with the plans of the epochs that `rows` rows need made ahead."""
+    if isinstance(source, Mixture):
+        epochs = -(-rows // len(source))
+        parts = zip(source.sources, np.diff(source.ends).tolist(), strict=True)
+        ahead = copy.copy(source)
+        ahead.sources = [planned_ahead(part, epochs * size) for part, size in parts]
+        return ahead
+    return PlannedAhead(source, rows) if hasattr(source, "plan") and rows else source
 
 
 def _quietly(plan: Callable[[int], Any], epoch: int) -> None:

@@ -88,10 +88,8 @@ def warn_of_settings(config: RunConfig, job: TrainJob) -> None:
         )
     tokens = scored_tokens(config, job) if "labels" in job.token_keys else FEW_TOKENS
     if tokens < FEW_TOKENS:
-        pretraining = config.task.kind is None
-        more = (
-            "raise train.eval_examples, or " if pretraining and job.eval_examples == config.train.eval_examples else ""
-        )
+        limited = config.task.kind is None and job.deciding.examples == config.train.eval_examples
+        more = "raise train.eval_examples, or " if limited else ""
         reports.warn(
             f"an evaluation scores only {tokens:,} predicted tokens, too few to rely on (under {FEW_TOKENS:,}); {more}"
             "hold out more text (data.eval or data.eval_fraction)"
@@ -99,9 +97,10 @@ def warn_of_settings(config: RunConfig, job: TrainJob) -> None:
 
 
 def scored_tokens(config: RunConfig, job: TrainJob) -> int:
-    """The number of tokens that an evaluation predicts; stops counting in each process at FEW_TOKENS."""
+    """The number of tokens that an evaluation predicts in the set that decides; stops counting in each process at
+    FEW_TOKENS."""
     tokens = 0
-    for batch in eval_batches(config, job):
+    for batch in eval_batches(config, job, job.deciding.source, job.deciding.examples):
         tokens += int((batch["loss_mask"] > 0).sum())
         if tokens >= FEW_TOKENS:
             break
@@ -232,9 +231,8 @@ class TrainLoop:
         self.compiled, self.config, self.job = compiled, compiled.config, compiled.job
         self.state, self.step, row, self.eval_history, self.eval_pending, logged = progress
         self.stop, self.watchdog, self.metrics, self.checkpoints = stop, watchdog, metrics, checkpoints
-        source, size = self.job.train_source, self.config.train.batch_size
-        if hasattr(source, "plan"):
-            source = loader.PlannedAhead(source, self.config.train.steps * size)
+        size = self.config.train.batch_size
+        source = loader.planned_ahead(self.job.train_source, self.config.train.steps * size)
         self.batches = loader.batches(source, size, self.config.seed, row)
         self.profile = Profile(self.config.train.profile, Path(self.config.out) / "profile")
         self.window = Window(compiled, *logged)
@@ -284,7 +282,8 @@ class TrainLoop:
         if held_out is None:
             return None
         self.metrics.write(self.step, "eval", held_out)
-        say(reports.eval_line(self.step, held_out))
+        for line in reports.eval_lines(self.step, held_out):
+            say(line)
         selection_loss = self.job.best.selection_loss(held_out)
         if self.step > 0:
             self.eval_history = (*self.eval_history, selection_loss)

@@ -199,14 +199,17 @@ def show_types(scores: dict[str, dict[str, float]]) -> None:
     console.print(table)
 
 
-def eval_line(step: int, figures: dict[str, float]) -> str:
-    """One line with the figures of an evaluation."""
-    parts = [
-        f"{name} {value:,}" if isinstance(value, int) else f"{name} {value:.4g}"
-        for name, value in figures.items()
-        if name not in TIMINGS
-    ]
-    return f"step {step} held-out: " + "  ".join(parts)
+def eval_lines(step: int, figures: dict[str, float]) -> list[str]:
+    """The figures of an evaluation: one line, or one for each of several held-out sets (figures `NAME/loss`, ...)."""
+    sets: dict[str, list[str]] = {}
+    for name, value in figures.items():
+        if name not in TIMINGS:
+            of_set, _, figure = name.rpartition("/")
+            text = f"{figure} {value:,}" if isinstance(value, int) else f"{figure} {value:.4g}"
+            sets.setdefault(of_set, []).append(text)
+    if len(sets) > 1:
+        del sets[""]  # the figures of the set that decides, which has a line of its own
+    return [f"step {step} held-out{' ' * bool(name)}{name}: " + "  ".join(parts) for name, parts in sets.items()]
 
 
 def opening(config: Any, model: Any, strategy: Any, parameters: int, devices: list[Any] | None = None) -> list[str]:
@@ -274,7 +277,7 @@ def report(folder: Path) -> list[str]:
         return lines
     last = scored[-1]
     if unigram is None:  # a fine-tuning run
-        return [*lines, *(eval_line(row["step"], _figures(row)) for row in (scored[0], last))]
+        return [*lines, *(line for row in (scored[0], last) for line in eval_lines(row["step"], _figures(row)))]
     place = f"step {last['step']}, {last['examples']:,} held-out examples:"
     for name, title in (("mlm_loss", "MLM loss"), ("lm_loss", "LM loss")):
         if name in last:

@@ -76,10 +76,19 @@ class TokenizerSection:
 class DataSection:
     """The text, and how examples are made from it."""
 
-    train: str | list[str] | None = setting(
-        None, "a file, folder, glob, URL or package:NAME/FILE, or a list of them", path="any", wanted=PATHS
+    train: str | list[str] | dict[str, float] | None = setting(
+        None,
+        "a file, folder, glob, URL or package:NAME/FILE, or a list of them; for a mixture (pretraining), each with its "
+        "weight: `{wiki.jsonl: 3, books: 1}`",
+        path="any",
+        wanted=f"{PATHS}, or paths with weights above 0",
     )
-    eval: str | list[str] | None = setting(None, "held-out data, given in the same way", path="any", wanted=PATHS)
+    eval: str | list[str] | dict[str, str] | None = setting(
+        None,
+        "held-out data, a path or a list of paths; or several sets by name: `{news: news.jsonl, wiki: wiki.jsonl}`",
+        path="any",
+        wanted=f"{PATHS}, or paths by name (letters, digits, - and _)",
+    )
     eval_fraction: float = setting(0.01, "share to hold out if `data.eval` is null", above=0, below=1)
     text_key: str = setting("text", "key or column of the text in JSON, JSONL and Parquet")
     language: str = setting("en", "language whose rules split sentences")
@@ -195,6 +204,9 @@ class CheckpointSection:
 
     every: int = setting(500, "steps from one checkpoint to the next", least=1, resumable=True)
     keep: int = setting(2, "newest checkpoints to keep, in addition to the best", least=1, resumable=True)
+    best_on: str | None = setting(
+        None, "the held-out set, of several in `data.eval`, that decides which checkpoint is the best; null: the first"
+    )
 
 
 @dataclasses.dataclass

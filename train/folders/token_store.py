@@ -152,8 +152,8 @@ def _why_prepare(
     return reason or (damage and f"damaged: {damage}")
 
 
-def open_store(config: RunConfig, tokenizer: Tokenizer, initial: InitialModel | None) -> list[Split]:
-    """Open the training and the held-out split of the run's store; warn if the tokenizer does not suit the text.
+def open_store(config: RunConfig, tokenizer: Tokenizer, initial: InitialModel | None) -> dict[str, Split]:
+    """Open the splits of the run's store, by name; warn if the tokenizer does not suit the text.
 
     Args:
         config: of the run.
@@ -164,13 +164,13 @@ def open_store(config: RunConfig, tokenizer: Tokenizer, initial: InitialModel | 
         InputError: the store is damaged, or another run has replaced it by one of another text or tokenizer.
     """
     folder = store_folder(config)
-    splits = [store.open_split(folder, name) for name in store.SPLITS]
+    splits = {name: store.open_split(folder, name) for name in store.split_names(folder)}
     wanted = _wanted_tokenizer(config, _given_tokenizer(config, initial))
     changed = store.stale_reason(folder, configs.text_source(config), wanted)
     if changed or store.made_with(folder) != store.tokenizer_hash(tokenizer):
         reason = changed or "tokenizer changed"
         raise InputError(f"{folder}: another run has replaced this store ({reason}); give each run its own data.store")
-    for problem in find_problems(dict(zip(store.SPLITS, splits, strict=True)), tokenizer):
+    for problem in find_problems(splits, tokenizer):
         warn(problem)
     return splits
 
@@ -191,7 +191,7 @@ def _tell_progress() -> Callable[[int], None]:
 def _tell_splits(folder: Path, tokenizer: Tokenizer) -> None:
     """Log the size of each split, and its share of unknown tokens."""
     unknown = unknown_token(tokenizer)
-    for name in store.SPLITS:
+    for name in store.split_names(folder):
         split = store.open_split(folder, name)
         documents = (
             f"{len(split.documents) - 1:,} documents ({one_sentence_share(split.documents):.0%} of one sentence)"
@@ -203,7 +203,7 @@ def _tell_splits(folder: Path, tokenizer: Tokenizer) -> None:
 def warn_of_tokenizer(config: RunConfig) -> None:
     """Warn if the tokenizer does not suit the text, in vocabulary or case. The store must be complete."""
     folder = store_folder(config)
-    splits = {name: store.open_split(folder, name) for name in store.SPLITS}
+    splits = {name: store.open_split(folder, name) for name in store.split_names(folder)}
     for problem in find_problems(splits, load_tokenizer(folder)):
         warn(problem)
 

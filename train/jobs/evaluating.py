@@ -20,6 +20,7 @@ from .. import evaluation, parallel
 from ..atomic_files import write_whole
 from ..folders.run_folder import Run
 from ..job import CompiledSteps
+from ..reports import say
 from ..sections import RunConfig
 from ..step import eval_step
 from . import finetuning, task_metrics, task_rows
@@ -79,14 +80,16 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     data = _task_data(tuned, rows)
     examples = list(encode_rows(data, rows))
     finetuning.say_encoded(examples, "eval")
-    job = finetuning.job_for(config.task, data, run.model, run.params, examples, examples)
+    job = finetuning.job_for(config.task, data, run.model, run.params, examples, {"": examples})
     found: list[dict[str, Any]] = []
     figures = functools.partial(finetuning.figures, data, examples, predictions=found)
+    held_out = job.deciding._replace(figures=figures)
     config.train.batch_size = batch_size or config.train.batch_size
     config.train.accumulate = 1
     strategy = parallel.Jit()
     score = strategy.compile_eval(functools.partial(eval_step, objective=job.objective))
-    compiled = CompiledSteps(config, job._replace(figures=figures), strategy, score, score, lambda step: 0)
+    job = job._replace(evals={"": held_out})
+    compiled = CompiledSteps(config, job, strategy, score, score, lambda step: 0)
     scores: dict[str, Any] | None = evaluation.evaluate(compiled, run.params)
     assert scores is not None  # there is no signal handler that could interrupt it
     by_type = task_metrics.score_types(data, examples, found)
@@ -108,10 +111,14 @@ def held_out_rows(tuned: Tuned) -> list[Row]:
         if tuned.run.step:  # a model folder has no held-out rows
             task_rows.check_held_out(tuned.folder, tuned.run.step, "give other labelled rows: --data PATH")
         return task_rows.read_splits(config)["eval"]
-    task = config.task
-    rows = read_all_rows(config.data.eval, word_column=task.word_column, tag_column=task.tag_column)
+    task, sets = config.task, task_rows.eval_sets(config.data.eval)
+    name = ""
+    if "" not in sets:
+        name = configs.deciding_set(config, list(sets))
+        say(f"scoring {name}, which decided on the best checkpoint; for another set of data.eval, give --data PATH")
+    rows = read_all_rows(sets[name], word_column=task.word_column, tag_column=task.tag_column)
     if not rows:
-        raise InputError(f"data.eval: no rows in {config.data.eval}")
+        raise InputError(f"data.eval: no rows in {sets[name]}")
     return rows
 
 

@@ -31,7 +31,7 @@ from ..fast_dense import fast_apply
 from ..folders import locks, run_folder
 from ..folders.encoded import encode_splits
 from ..folders.run_folder import InitialModel
-from ..job import TrainJob
+from ..job import EvalSet, TrainJob
 from ..reports import report, say
 from ..sections import RunConfig
 from ..step import Objective, gpt_objective
@@ -130,7 +130,7 @@ def make_job(
     causal = given.architecture == "gpt"
     tokenizer = add_tokens(initial.tokenizer, task_tokens(kind)) if causal else initial.tokenizer
     model_config = config_for(labelled_config(settings, given, rows["train"]), tokenizer)
-    choices = most_choices([*rows["train"], *rows["eval"]], settings.choices)
+    choices = most_choices([row for found in rows.values() for row in found], settings.choices)
     data = task_data(settings, model_config, tokenizer, config.data.sequence_length, choices)
     if folder is None:
         examples = {split: list(encode_rows(data, found)) for split, found in rows.items()}
@@ -144,7 +144,9 @@ def make_job(
         key = jax.random.key(config.seed)
         model, params = adapt(initial.model, initial.params, architecture, model_config, tokenizer, key=key)
     model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat, attention=config.model.attention)
-    job = job_for(settings, data, model, params, examples["train"], examples["eval"], rows_digest(config))
+    held_out = {split.partition(".")[2]: found for split, found in examples.items() if split != "train"}
+    best_on = configs.deciding_set(config, list(held_out))
+    job = job_for(settings, data, model, params, examples["train"], held_out, rows_digest(config), best_on)
     if config.data.pack:
         packed = Packed(TaskExamples(data, examples["train"]), most_examples(data.template.length), config.seed)
         return job._replace(train_source=packed)
@@ -168,25 +170,28 @@ def job_for(
     model: Model,
     params: Any,
     train: Sequence[Example],
-    held_out: Sequence[Example],
+    held_out: dict[str, list[Example]],
     digest: str = "",
+    best_on: str = "",
 ) -> TrainJob:
-    """Build the job of a task from encoded examples."""
-    eval_source = TaskExamples(data, held_out)
+    """Build the job of a task from encoded examples; `held_out` are those of each held-out set by its name."""
+    evals = {}
+    for name, found in held_out.items():
+        source = TaskExamples(data, found)
+        evals[name] = EvalSet(source, len(source), functools.partial(figures, data, found))
     return TrainJob(
         model=model,
         tokenizer=data.template.tokenizer,
         params=params,
         objective=make_objective(settings, model),
         train_source=TaskExamples(data, train),
-        eval_source=eval_source,
+        evals=evals,
         eval_seed=None,
-        eval_examples=len(eval_source),
         token_keys=("input_ids", "labels") if settings.kind == "sft" else ("input_ids",),
         digest=digest,
         host_sums=lambda batch: {},
-        figures=functools.partial(figures, data, held_out),
         best=task_metrics.BEST[str(settings.kind)],
+        best_on=best_on,
         evaluates_first=True,
     )
 

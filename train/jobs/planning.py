@@ -103,7 +103,7 @@ def _finetuning(config: RunConfig) -> tuple[Model, Objective, Examples]:
     """Model, objective and batches of the first row; loads the initial model and the data, as the run does."""
     job = finetuning.make_job(config, finetuning.find_initial_model(config), task_rows.read_splits(config))
     finetuning.decide_steps(config, job)
-    train, held_out = (source.batch(np.arange(1)) for source in (job.train_source, job.eval_source))
+    train, held_out = (source.batch(np.arange(1)) for source in (job.train_source, job.deciding.source))
     return job.model, job.objective, (train, held_out)
 
 

@@ -1,15 +1,18 @@
 """Pretraining on a corpus: the job of a configuration without a task."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from tokenizers import Tokenizer
 
 from bertgpt.data.pretraining.masking import MaskRule
+from bertgpt.data.pretraining.mixture import Mixture
 from bertgpt.data.pretraining.packing import Packed
 from bertgpt.data.pretraining.pair_plans import IS_NEXT, NOT_NEXT, count_labels
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, LengthBaseline, fit_lengths, one_sentence_share
 from bertgpt.data.text import store
+from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.inference.decoding import generate
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
@@ -17,7 +20,7 @@ from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 from .. import config as configs
 from .. import hosts, loop, model_section, parallel, reports
 from ..folders import locks, plans, run_folder, token_store
-from ..job import CompiledSteps, TrainJob
+from ..job import CompiledSteps, EvalSet, TrainJob
 from ..loader import Source
 from ..reports import say, warn
 from ..sections import RunConfig
@@ -77,43 +80,88 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
     model = objectives.make_model(
         objective, model_config, config.train.dtype, config.train.remat, config.model.attention
     )
-    train_split, eval_split = token_store.open_store(config, tokenizer, initial)
+    splits = token_store.open_store(config, tokenizer, initial)
     folder = token_store.store_folder(config)
-    keep_train, keep_eval = (
-        plans.keep(config, folder, split, name)
-        for split, name in zip((train_split, eval_split), store.SPLITS, strict=True)
-    )
-    train_source = objectives.train_source(train_split, tokenizer, config, keep_train)
-    eval_source = objectives.eval_source(eval_split, tokenizer, config, keep=keep_eval)
-    pairs = {split: bert_pairs(source) for split, source in zip(store.SPLITS, (train_source, eval_source), strict=True)}
-    for split, found in pairs.items():
-        if found is not None:
-            check_labels(found, split, config)
-    examples = config.train.eval_examples
-    log_frequency = unigram(train_split.counts)
-    lengths = fit_lengths(pairs["train"].plan(0).records, config.data.sequence_length - 3) if pairs["train"] else None
-    tokens_per_byte = len(eval_split.tokens) / eval_split.text_bytes
-    second = None
-    if config.data.whole_word and objective != "clm":
-        second = objectives.eval_source(eval_split, tokenizer, config, MaskRule(whole_word=True), keep_eval)
+    train, held_out = _parts(splits, "train"), _parts(splits, "eval")
+    weights = [1.0] if not isinstance(config.data.train, dict) else list(config.data.train.values())
+    sources = {
+        name: objectives.train_source(
+            split, tokenizer, config, plans.keep(config, folder, split, store.split_name("train", name))
+        )
+        for name, split in train.items()
+    }
+    pairs = {name: found for name, source in sources.items() if (found := bert_pairs(source)) is not None}
+    for name, found in pairs.items():
+        check_labels(found, store.split_name("train", name), config)
+    lengths = None
+    if pairs:
+        records = [found.plan(0).records for found in pairs.values()]
+        lengths = fit_lengths(records, config.data.sequence_length - 3, weights)
+    log_frequency = unigram(mixed_counts([split.counts for split in train.values()], weights))
+    only, *others = sources.values()
+    if others:
+        tell_mixture(sources, weights, config)
 
     return TrainJob(
         model=model,
         tokenizer=tokenizer,
         params=initial.params if initial else None,
         objective=objectives.make_objective(objective, model),
-        train_source=train_source,
-        eval_source=eval_source,
+        train_source=Mixture([only, *others], weights) if others else only,
+        evals={name: make_eval_set(config, tokenizer, folder, split, name) for name, split in held_out.items()},
         eval_seed=objectives.EVAL_SEED,
-        # windows cover the text once; further masks can be sampled
-        eval_examples=min(examples, len(eval_source)) if objective == "clm" else examples,
         token_keys=("input_ids", "labels"),
         digest=store.digest(folder),
         host_sums=lambda batch: baseline_sums(batch, log_frequency, lengths),
-        figures=lambda means, _: reports.derived(means, tokens_per_byte),
-        plan=pairs["train"].plan_version if pairs["train"] else 1,
-        second_eval=second,
+        plan=max((found.plan_version for found in pairs.values()), default=1),
+        best_on=configs.deciding_set(config, list(held_out)),
     )
+
+
+def _parts(splits: dict[str, Split], kind: str) -> dict[str, Split]:
+    """The splits of a kind, by the name of the source or set."""
+    return {name.partition(".")[2]: split for name, split in splits.items() if name.partition(".")[0] == kind}
+
+
+def make_eval_set(config: RunConfig, tokenizer: Tokenizer, folder: Path, split: Split, name: str) -> EvalSet:
+    """The held-out examples of a split of the store.
+
+    Raises:
+        InputError: no IsNext pair can be made from it.
+    """
+    keep = plans.keep(config, folder, split, store.split_name("eval", name))
+    source = objectives.eval_source(split, tokenizer, config, keep=keep)
+    pairs, examples = bert_pairs(source), config.train.eval_examples
+    if pairs is not None:
+        check_labels(pairs, store.split_name("eval", name), config)
+    windows = config.train.objective == "clm"  # they cover the text once; further masks can be sampled
+    tokens_per_byte = len(split.tokens) / split.text_bytes
+    second = None
+    if config.data.whole_word and not windows:
+        second = objectives.eval_source(split, tokenizer, config, MaskRule(whole_word=True), keep)
+    return EvalSet(
+        source,
+        min(examples, len(source)) if windows else examples,
+        lambda means, _: reports.derived(means, tokens_per_byte),
+        second,
+    )
+
+
+def mixed_counts(counts: Sequence[np.ndarray], weights: Sequence[float]) -> np.ndarray:
+    """Token counts [V] of as much text as all sources have, if each source gave the share of its weight."""
+    if len(counts) == 1:
+        return counts[0]
+    shares = np.array(weights) / np.sum(weights)
+    total = sum(int(found.sum()) for found in counts)
+    return np.sum([total * share * found / found.sum() for share, found in zip(shares, counts, strict=True)], axis=0)
+
+
+def tell_mixture(sources: dict[str, Source], weights: Sequence[float], config: RunConfig) -> None:
+    """Log the share of each source, and how often the run reads it."""
+    rows = config.train.steps * config.train.batch_size
+    for (name, source), weight in zip(sources.items(), weights, strict=True):
+        share = weight / sum(weights)
+        say(f"{name}: {share:.1%} of the rows; {rows * share / len(source):.2f} epochs of {len(source):,} rows")
 
 
 def bert_pairs(source: Source) -> BertPairs | None:
@@ -195,7 +243,7 @@ def finish(compiled: CompiledSteps, state: TrainState) -> None:
     for line in reports.report(Path(config.out)):
         say(line)
     if not hosts.several() and job.model.config.causal:
-        prompt = job.eval_source.batch(np.arange(1))["input_ids"][:, :8]
+        prompt = job.deciding.source.batch(np.arange(1))["input_ids"][:, :8]
         room = job.model.config.max_positions - prompt.shape[1]
         ids = generate(job.model, state.params, prompt, min(32, room))
         say(f"generated: {job.tokenizer.decode(np.asarray(ids[0]).tolist())}")

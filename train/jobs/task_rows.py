@@ -9,6 +9,7 @@ from typing import Any
 from bertgpt.data.tasks.readers import data_digest, read_all_rows
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import TaskSettings
+from bertgpt.data.text.store import split_name
 from bertgpt.errors import InputError
 
 from ..folders.checkpoints import Checkpoints
@@ -20,7 +21,8 @@ INPUTS = {"question_answering": "context", "tagging": "words", "multiple_choice"
 
 
 def read_splits(config: RunConfig) -> dict[str, list[Row]]:
-    """The rows of training and evaluation; without data.eval, a share of the training rows is held out.
+    """The rows of training and evaluation, as "train" and "eval" (or "eval.NAME" of several held-out sets); without
+    data.eval, a share of the training rows is held out.
 
     Raises:
         InputError: data.train is missing, a split has no rows, or, without data.eval, a row lacks a column of the task.
@@ -28,17 +30,28 @@ def read_splits(config: RunConfig) -> dict[str, list[Row]]:
     data = config.data
     if not data.train:
         raise InputError("data.train is missing; set it to a file of rows")
+    if isinstance(data.train, dict):
+        raise InputError("data.train has weights, which are for pretraining; give a path or a list of paths")
     columns = {"word_column": config.task.word_column, "tag_column": config.task.tag_column}
     rows = {"train": read_all_rows(data.train, **columns)}
-    if data.eval:
+    for name, address in eval_sets(data.eval).items():
         try:
-            rows["eval"] = read_all_rows(data.eval, **columns)
+            rows[split_name("eval", name)] = read_all_rows(address, **columns)
         except InputError as error:
             raise InputError(f"data.eval: {error}") from error
     for split, found in rows.items():
         if not found:
-            raise InputError(f"data.{split}: no rows in {getattr(data, split)}")
+            kind, _, name = split.partition(".")
+            given = data.train if kind == "train" else eval_sets(data.eval)[name]
+            raise InputError(f"data.{kind}: no rows in {given}")
     return rows if data.eval else _hold_out(config, rows["train"])
+
+
+def eval_sets(given: Any) -> dict[str, Any]:
+    """The addresses in `data.eval` by the name of their set; "" if there is one set."""
+    if isinstance(given, dict):
+        return given
+    return {"": given} if given else {}
 
 
 def _hold_out(config: RunConfig, rows: list[Row]) -> dict[str, list[Row]]:
@@ -109,9 +122,10 @@ def _single_spaced(value: Any) -> Any:
 
 
 def rows_digest(config: RunConfig) -> str:
-    """A hash of the rows of both splits; for held-out rows, the name of the rule that chose them."""
-    held_out = data_digest(config.data.eval) if config.data.eval else HELD_OUT
-    return f"{data_digest(config.data.train or [])}-{held_out}"
+    """A hash of the rows of all splits; for held-out rows, the name of the rule that chose them."""
+    held_out = "-".join(map(data_digest, eval_sets(config.data.eval).values())) or HELD_OUT
+    train: Any = config.data.train or []  # never a mixture: see `read_splits`
+    return f"{data_digest(train)}-{held_out}"
 
 
 def check_held_out(folder: Path, step: int, advice: str) -> None:
@@ -127,16 +141,17 @@ def check_held_out(folder: Path, step: int, advice: str) -> None:
 
 def warn_of_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> None:
     """Warn if rows of data.eval are also in data.train."""
-    shared = count_shared(settings, rows)
-    if shared:
-        same = INPUTS.get(str(settings.kind), "text and pair" if settings.pair else "text")
+    same = INPUTS.get(str(settings.kind), "text and pair" if settings.pair else "text")
+    for split, shared in count_shared(settings, rows).items():
         warn(
-            f"{shared:,} of {len(rows['eval']):,} rows of data.eval are also in data.train (same {same}), so the "
+            f"{shared:,} of {len(rows[split]):,} rows of data.{split} are also in data.train (same {same}), so the "
             "scores say little about new rows; remove them from one of the two, or set data.eval=null to hold rows out"
         )
 
 
-def count_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> int:
-    """The number of evaluation rows whose input is also in the training rows."""
+def count_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> dict[str, int]:
+    """For each held-out set that has them, the number of rows whose input is also in the training rows."""
     known = {input_digest(settings, row) for row in rows["train"]}
-    return sum(input_digest(settings, row) in known for row in rows["eval"])
+    held_out = {split: found for split, found in rows.items() if split != "train"}
+    shared = {split: sum(input_digest(settings, row) in known for row in found) for split, found in held_out.items()}
+    return {split: count for split, count in shared.items() if count}

@@ -49,25 +49,31 @@ class LengthBaseline(NamedTuple):
         return self.label[self.a_bin[a_length], self.b_bin[b_length]]
 
 
-def fit_lengths(records: np.ndarray, max_tokens: int) -> LengthBaseline:
-    """Counts the labels of a plan's pairs by the lengths of both halves, in bins with about equal numbers of pairs.
+def fit_lengths(sources: Sequence[np.ndarray], max_tokens: int, weights: Sequence[float] = (1.0,)) -> LengthBaseline:
+    """Counts the labels of plans' pairs by the lengths of both halves, in bins with about equal numbers of pairs.
 
     Args:
-        records: the training pairs, [N 2] uint64 of `pair_plans.to_records`.
+        sources: the training pairs of each source, [N 2] uint64 of `pair_plans.to_records`.
         max_tokens: the maximum of A and B together; T - 3.
+        weights: of the sources.
     """
-    bins = min(max(2, math.isqrt(len(records) // PAIRS_A_CELL)), MOST_BINS)
-    a_counts, b_counts = np.zeros((2, max_tokens + 1), np.int64)
-    for block in blocks(len(records)):
-        pairs = from_records(records[block])
-        a_counts += np.bincount(pairs.a_length, minlength=max_tokens + 1)
-        b_counts += np.bincount(pairs.b_length, minlength=max_tokens + 1)
+    bins = min(max(2, math.isqrt(sum(map(len, sources)) // PAIRS_A_CELL)), MOST_BINS)
+    parts = [
+        (records[block], weight / len(records) * len(sources[0]))
+        for records, weight in zip(sources, weights, strict=True)
+        for block in blocks(len(records))
+    ]
+    a_counts, b_counts = np.zeros((2, max_tokens + 1))
+    for records, weight in parts:
+        pairs = from_records(records)
+        a_counts += weight * np.bincount(pairs.a_length, minlength=max_tokens + 1)
+        b_counts += weight * np.bincount(pairs.b_length, minlength=max_tokens + 1)
     a_bin, b_bin = _equal_bins(a_counts, bins), _equal_bins(b_counts, bins)
     counts = np.zeros((2, bins, bins))
-    for block in blocks(len(records)):
-        pairs = from_records(records[block])
+    for records, weight in parts:
+        pairs = from_records(records)
         cell = (pairs.label * bins + a_bin[pairs.a_length]) * bins + b_bin[pairs.b_length]
-        counts += np.bincount(cell, minlength=counts.size).reshape(counts.shape)
+        counts += weight * np.bincount(cell, minlength=counts.size).reshape(counts.shape)
     shares = counts / np.maximum(counts.sum((1, 2), keepdims=True), 1)
     return LengthBaseline(a_bin, b_bin, np.where(shares[NOT_NEXT] > shares[IS_NEXT], NOT_NEXT, IS_NEXT))
 

@@ -1,6 +1,7 @@
 """Checks that a token store is intact: the types in its meta.json, and the sizes, bounds and hashes of its arrays."""
 
 import hashlib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,16 +24,12 @@ TYPES: dict[str, type] = {
 }
 FILE_KEYS = {"path", "size", "modified", "hash"}  # of each entry of "files"
 MOST_IDS = 1 << 32
+SPLIT = re.compile(r"(train|eval)(?:\.[\w-]+)?")
 BLOCK = 1 << 20  # bounds checked at a time
 
 
-def check_meta(meta: Any, splits: Sequence[str]) -> str | None:
-    """What is wrong with a meta.json, in one phrase; None if nothing is.
-
-    Args:
-        meta: the parsed JSON.
-        splits: the names of the splits that it must have.
-    """
+def check_meta(meta: Any) -> str | None:
+    """What is wrong with a parsed meta.json, in one phrase; None if nothing is."""
     if not isinstance(meta, dict):
         return "not a JSON object"
     for key, kind in TYPES.items():
@@ -42,8 +39,11 @@ def check_meta(meta: Any, splits: Sequence[str]) -> str | None:
         return "an entry of files lacks path, size, modified or hash"
     if meta["dtype"] not in ("uint16", "uint32") or not 0 < meta["vocab_size"] <= MOST_IDS:
         return f"dtype {meta['dtype']} or vocab_size {meta['vocab_size']} is invalid"
-    for split in splits:
-        sizes = meta["splits"].get(split)
+    splits = list(meta["splits"])
+    kinds = [match[1] for split in splits if (match := SPLIT.fullmatch(split))]
+    if len(kinds) < len(splits) or not {"train", "eval"} <= set(kinds):
+        return "splits are not named train and eval"
+    for split, sizes in meta["splits"].items():
         if not isinstance(sizes, dict) or any(type(sizes.get(key)) is not int or sizes[key] < 1 for key in SIZES):
             return f"{split} lacks the count of its {', '.join(SIZES)}"
     arrays = (*ARRAYS, WORDS) if meta["identity"].get("segmenter") else ARRAYS

@@ -1,10 +1,11 @@
 """The token store: a corpus as memory-mapped token ids with sentence and document bounds.
 
-A store is a folder with `meta.json`, the `tokenizer.json` used to make it, and one folder per split (`train`, `eval`).
-Each split has flat little-endian files: `tokens.bin` (uint16, or uint32 for vocabularies over 65,536),
-`sentences.bin` (int64: 0, then the end of each sentence in tokens), `documents.bin` (int64: 0, then the end of each
-document in sentences) and `counts.bin` (int64: how often each id occurs). Text whose words a segmenter found also has
-`words.bin` (one bit a token, the lowest bit first: whether the token continues a word).
+A store is a folder with `meta.json`, the `tokenizer.json` used to make it, and one folder per split: `train` and
+`eval`, or `train.NAME` and `eval.NAME` for each source of a mixture and each of several held-out sets. Each split has
+flat little-endian files: `tokens.bin` (uint16, or uint32 for vocabularies over 65,536), `sentences.bin` (int64: 0, then
+the end of each sentence in tokens), `documents.bin` (int64: 0, then the end of each document in sentences) and
+`counts.bin` (int64: how often each id occurs). Text whose words a segmenter found also has `words.bin` (one bit a
+token, the lowest bit first: whether the token continues a word).
 """
 
 import contextlib
@@ -15,7 +16,7 @@ import json
 import re
 import secrets
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -31,7 +32,6 @@ from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer, vocabulary_size
 
 FORMAT = 1  # incremented whenever the files or the splitting rule change
-SPLITS = ("train", "eval")
 HASH_BLOCK = 1 << 20
 BOUND = np.dtype("<i8")  # where a sentence or a document ends
 
@@ -65,12 +65,15 @@ class TextSource:
 
     `segmented` says that a segmenter finds the words of Chinese text, for whole-word masking.
 
+    A mapping in `train` is a mixture: its keys are the sources, and its values are not part of the store. A mapping in
+    `eval` names several held-out sets.
+
     If `eval` is None, the evaluation set is `eval_fraction` of the documents of `train`, chosen by the hash of their
     text. `document` is "paragraph", "file" or "line", as in `read_documents`.
     """
 
-    train: str | Sequence[str]
-    eval: str | Sequence[str] | None = None
+    train: str | Sequence[str] | Mapping[str, float]
+    eval: str | Sequence[str] | Mapping[str, str] | None = None
     eval_fraction: float = 0.01
     text_key: str = "text"
     language: str = "en"
@@ -78,16 +81,45 @@ class TextSource:
     document: str = "paragraph"
     segmented: bool = False
 
+    def sources(self) -> dict[str, Any]:
+        """Where the training text comes from, by the name of the source; "" if it is no mixture."""
+        return source_names(self.train) if isinstance(self.train, Mapping) else {"": self.train}
+
+    def held_out_sets(self) -> dict[str, Any]:
+        """Where the held-out text comes from, by the name of the set; "" if there is one."""
+        if isinstance(self.eval, Mapping):
+            return dict(self.eval)
+        return {"": self.eval} if self.eval else self.sources()
+
+    def splits(self) -> list[str]:
+        """The names of the store's splits, those of training first."""
+        named = [("train", self.sources()), ("eval", self.held_out_sets())]
+        return [split_name(kind, name) for kind, parts in named for name in parts]
+
     def files(self) -> Files:
-        """The input files in order."""
-        return Files(find_files(self.train), find_files(self.eval) if self.eval else [])
+        """The input files in order.
+
+        Raises:
+            InputError: a file is in two sources or in two held-out sets.
+        """
+        sources, sets = self.sources(), self.held_out_sets() if self.eval else {}
+        return Files(_find_parts("data.train", sources), _find_parts("data.eval", sets))
 
     def documents(self, split: str, files: Files | None = None) -> Iterator[list[str]]:
-        """The documents of one split, each as its paragraphs, in file order; from all files or only from `files`."""
+        """The documents of one split, each as its paragraphs, in file order; from all files or only from `files`.
+
+        "train" and "eval" are all documents of the training sources or held-out sets.
+        """
         files = files or self.files()
+        kind, _, name = split.partition(".")
+        paths = files.eval if self.eval and kind == "eval" else files.train
+        if name:
+            parts = self.sources() if kind == "train" else self.held_out_sets()
+            inside = {str(path) for path in find_files(parts[name])}
+            paths = [path for path in paths if str(path) in inside]
         if self.eval:
-            return self._read(files.eval if split == "eval" else files.train)
-        return itertools.chain.from_iterable(self._split_file(path, split) for path in files.train)
+            return self._read(paths)
+        return itertools.chain.from_iterable(self._split_file(path, kind) for path in paths)
 
     def _read(self, files: Sequence[File]) -> Iterator[list[str]]:
         return read_documents(files, self.text_key, self.sentence_per_line, self.document)
@@ -104,6 +136,38 @@ class TextSource:
                 yield document
             elif self.document == "file":
                 return
+
+
+def split_name(kind: str, name: str) -> str:
+    """The split of a source or held-out set: train or eval alone if it has no name."""
+    return f"{kind}.{name}" if name else kind
+
+
+def source_names(addresses: Iterable[str]) -> dict[str, str]:
+    """A name for each source of a mixture: the last part of its address with a letter or digit, without suffixes."""
+    found: dict[str, str] = {}
+    for address in addresses:
+        parts = (re.sub(r"[^\w-]+", "_", part.split(".")[0]).strip("_") for part in reversed(address.split("/")))
+        name = base = next((part for part in parts if part), "text")
+        number = 1
+        while name in found:
+            number += 1
+            name = f"{base}_{number}"
+        found[name] = address
+    return found
+
+
+def _find_parts(key: str, parts: Mapping[str, Any]) -> list[File]:
+    """The files of all sources or held-out sets, one after the other."""
+    found: dict[str, str] = {}
+    files = []
+    for name, addresses in parts.items():
+        here = find_files(addresses)
+        for path in map(str, here):
+            if found.setdefault(path, name) != name:
+                raise InputError(f"{key}: {path} is in {found[path]} and in {name}; leave it out of one of them")
+        files += here
+    return files
 
 
 class Split(NamedTuple):
@@ -248,9 +312,10 @@ def write_part(
     described = [_describe(path) for path in files.train + files.eval]
     with Workers(tokenizer, source.language, source.sentence_per_line, source.segmented, workers) as pool:
         splits = {
-            split: _write_split(folder / split, source.documents(split, files), pool, progress) for split in SPLITS
+            split: _write_split(folder / split, source.documents(split, files), pool, progress)
+            for split in source.splits()
         }
-    return Part(described, splits, hash_arrays(folder, SPLITS), tokenizer_hash(tokenizer))
+    return Part(described, splits, hash_arrays(folder, list(splits)), tokenizer_hash(tokenizer))
 
 
 def finish(
@@ -261,7 +326,7 @@ def finish(
     Raises:
         InputError: a split has no text.
     """
-    empty = [split for split in SPLITS if not part.splits[split]["tokens"]]
+    empty = [split for split, sizes in part.splits.items() if not sizes["tokens"]]
     if empty:
         raise InputError(_empty(empty, source))
     vocab_size = vocabulary_size(tokenizer)
@@ -278,6 +343,15 @@ def finish(
     save_tokenizer(tokenizer, new)
     (new / "meta.json").write_text(json.dumps(meta, indent=1), encoding="utf-8")
     _replace(folder, new)
+
+
+def split_names(folder: Path) -> list[str]:
+    """The names of the splits of a store, those of training first.
+
+    Raises:
+        InputError: as `open_split`.
+    """
+    return list(_read_meta(folder)["splits"])
 
 
 def open_split(folder: Path, split: str) -> Split:
@@ -380,6 +454,8 @@ def identity(source: TextSource) -> dict[str, Any]:
     values = {"format": FORMAT, **dataclasses.asdict(source)}
     if source.document == "paragraph":
         del values["document"]
+    if isinstance(source.train, Mapping):
+        values["train"] = {"sources": list(source.train)}
     if values.pop("segmented"):
         values["segmenter"] = segmenter.identity()
     return json.loads(json.dumps(values))
@@ -392,6 +468,15 @@ def _held_out(document: list[str], fraction: float) -> bool:
 
 def _empty(empty: Sequence[str], source: TextSource) -> str:
     """The error for splits without text."""
+    kind, _, name = empty[0].partition(".")
+    if name and (kind == "train" or source.eval):
+        parts = source.sources() if kind == "train" else source.held_out_sets()
+        return f"data.{kind}: {parts[name]} contains no text"
+    if name:
+        return (
+            f"data.train: {source.sources()[name]} has too few documents to hold {source.eval_fraction:.2%} out for "
+            "evaluation; give data.eval, or raise data.eval_fraction"
+        )
     if "train" in empty and (source.eval or "eval" in empty):
         return f"data.train: {source.train} contains no text"
     if source.eval:
@@ -451,7 +536,7 @@ def _read_meta(folder: Path) -> dict[str, Any]:
         meta = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"{path}: not a token store ({error}); delete the folder to prepare it again") from error
-    wrong = check_meta(meta, SPLITS)
+    wrong = check_meta(meta)
     if wrong:
         raise InputError(f"{path}: damaged ({wrong}); delete the folder to prepare it again")
     return meta

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from bertgpt.data.text import bits
 from bertgpt.data.text.files import stamp
 from bertgpt.data.text.integrity import WORDS, check_size, first_changed, hash_arrays
-from bertgpt.data.text.store import BOUND, SPLITS, Files, Part, TextSource, tokenizer_hash, write_part
+from bertgpt.data.text.store import BOUND, Files, Part, TextSource, tokenizer_hash, write_part
 from bertgpt.data.text.workers import id_dtype
 from bertgpt.errors import InputError
 from bertgpt.json_files import read_json_object
@@ -91,11 +91,11 @@ def merge(folder: Path, parts: Sequence[Path], tokenizer: Tokenizer) -> Part:
     """
     found = [_need_part(path, tokenizer_hash(tokenizer)) for path in parts]
     splits = {}
-    for split in SPLITS:
+    for split in found[0].splits:
         pieces = [(path / split, part.splits[split]) for path, part in zip(parts, found, strict=True)]
         splits[split] = _merge_split(folder / split, pieces, vocabulary_size(tokenizer))
     files = [entry for part in found for entry in part.files]
-    return Part(files, splits, hash_arrays(folder, SPLITS), tokenizer_hash(tokenizer))
+    return Part(files, splits, hash_arrays(folder, list(splits)), tokenizer_hash(tokenizer))
 
 
 def _need_part(folder: Path, tokenizer: str) -> Part:
