@@ -1,6 +1,9 @@
 """Random numbers as a pure function of key and counter."""
 
 import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from bertgpt.data.pretraining import counter
 
@@ -40,3 +43,25 @@ def test_neighbouring_rows_and_counters_are_uncorrelated():
     numbers = counter.uniform(counter.bits(counter.keys(0, np.arange(300)), np.arange(300)))
     assert abs(np.corrcoef(numbers[1:].ravel(), numbers[:-1].ravel())[0, 1]) < 0.015
     assert abs(np.corrcoef(numbers[:, 1:].ravel(), numbers[:, :-1].ravel())[0, 1]) < 0.015
+
+
+@given(st.integers(1, 5000), st.integers(0, 3), st.integers(0, 2**32))
+def test_permuted_puts_numbers_in_an_order_of_its_key(count, seed, row):
+    keys = np.repeat(counter.keys(seed, np.array([row])), count)
+    order = counter.permuted(np.arange(count), count, keys)
+    np.testing.assert_array_equal(np.sort(order), np.arange(count))
+    few = np.array([0, count // 2, count - 1])
+    np.testing.assert_array_equal(counter.permuted(few, count, keys[few]), order[few])
+
+
+@pytest.mark.parametrize("count", [1000, 4096, 4097])
+def test_a_permutation_looks_random(count):
+    orders = [
+        counter.permuted(np.arange(count), count, np.repeat(key, count)) for key in counter.keys(0, np.arange(50))
+    ]
+    close = 4 / count**0.5
+    for order in orders:
+        assert abs(np.corrcoef(order, np.arange(count))[0, 1]) < close
+        assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < close
+    assert abs(np.mean([order[0] for order in orders]) / count - 0.5) < 0.17  # four standard deviations
+    assert len({order[7] for order in orders}) > 40

@@ -1,6 +1,8 @@
 """Mixtures of sources by weight, and several held-out sets."""
 
 import collections
+import functools
+import itertools
 import json
 import time
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import strategies as st
 
+from bertgpt.data.pretraining import plans
 from bertgpt.data.pretraining.masking import MaskRule
 from bertgpt.data.pretraining.mixture import Mixture
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
@@ -47,48 +50,98 @@ def texts(documents, tmp_path) -> list[Path]:
     return found
 
 
+def mixed(counts, weights, seed: int = 3) -> Mixture:
+    names = [f"s{number}" for number in range(len(counts))]
+    sources = {name: Numbers(number, count) for number, (name, count) in enumerate(zip(names, counts, strict=True))}
+    return Mixture(sources, dict(zip(names, weights, strict=True)), seed)
+
+
 @hypothesis.given(
-    st.lists(st.tuples(st.integers(1, 40), st.floats(0.01, 100)), min_size=1, max_size=4), st.integers(0, 3)
+    st.lists(st.tuples(st.integers(1, 3000), st.floats(0.1, 10)), min_size=1, max_size=4), st.integers(0, 2)
 )
-def test_a_mixture_reads_each_source_in_turn_by_its_weight(parts, epoch):
+def test_a_mixture_reads_each_source_by_its_weight_and_repeats_a_row_after_all_others(parts, epoch):
     counts, weights = zip(*parts, strict=True)
-    mixture = Mixture([Numbers(number, count) for number, count in enumerate(counts)], weights)
-    total = sum(counts)
-    assert len(mixture) == total
-    batch = mixture.batch(np.arange((epoch + 1) * total))
-    for number, weight in enumerate(weights):
+    mixture = mixed(counts, weights)
+    batch = mixture.batch(np.arange((epoch + 1) * len(mixture)))
+    for number, (count, weight) in enumerate(zip(counts, weights, strict=True)):
         here = batch["row"][batch["source"] == number]
-        np.testing.assert_array_equal(here, np.arange(len(here)))  # one after the other, from epoch to epoch
-        assert abs(len(here) - (epoch + 1) * total * weight / sum(weights)) <= epoch + 1  # whole rows in each epoch
+        share = len(mixture) * weight / sum(weights)
+        assert abs(len(here) - (epoch + 1) * share) <= epoch + 1  # whole rows in each epoch
+        assert share <= max(count, 1000) + 1
+        for turn in range(0, len(here), count):  # an epoch of the source after the other
+            rows = here[turn : turn + count]
+            assert len(np.unique(rows)) == len(rows)
+            assert (rows // count == turn // count).all()
     np.testing.assert_array_equal(batch["text"][:, 1], batch["row"])
 
 
+def test_neighbours_in_a_source_come_from_everywhere_in_its_text_in_each_epoch_elsewhere():
+    batch = mixed([4000, 2000], [1, 1]).batch(np.arange(8000))
+    rows = batch["row"][batch["source"] == 1]
+    first, second = rows[:2000], rows[2000:] - 2000
+    for order in (first, second):
+        assert abs(np.corrcoef(order[1:], order[:-1])[0, 1]) < 0.09  # four standard deviations
+        assert abs(np.corrcoef(order, np.arange(2000))[0, 1]) < 0.09
+    assert (first != second).mean() > 0.99
+    other = mixed([4000, 2000], [1, 1], seed=4).batch(np.arange(8000))["row"]
+    assert (other != batch["row"]).mean() > 0.99
+
+
+def test_a_source_that_would_never_be_read_is_refused():
+    with pytest.raises(InputError, match=r"s1 has none of the 1,000 rows of an epoch by its weight 0.0001; raise"):
+        mixed([30, 7], [1, 0.0001])
+
+
 def test_a_row_of_a_mixture_depends_on_its_number_alone():
-    mixture = Mixture([Numbers(0, 30), Numbers(1, 7)], [1, 2])
-    rows = np.array([5, 36, 70, 5, 20])
+    mixture = mixed([3000, 700], [1, 2])
+    assert len(mixture) == 1050  # until the second source has given all its rows
+    rows = np.array([5, 1049, 2000, 5, 20])
     batch = mixture.batch(rows)
     for place, row in enumerate(rows.tolist()):
         assert {name: value.tolist() for name, value in mixture[row].items()} == {
             name: value[place].tolist() for name, value in batch.items()
         }
-    taken = [next(loader.batches(mixture, 37, 3)), next(loader.batches(mixture, 37, 3, 37))]
-    assert [collections.Counter(batch["source"].tolist()) for batch in taken] == [{0: 12, 1: 25}, {0: 12, 1: 25}]
-    assert (np.diff(taken[0]["source"]) != 0).sum() > 8  # shuffled together
     assert {name: value.dtype for name, value in batch.items()} == dict.fromkeys(batch, np.dtype(np.int64))
+    for start in (0, 1050):
+        epoch = [batch["source"] for batch in itertools.islice(loader.batches(mixture, 50, 3, start), 21)]
+        assert collections.Counter(np.concatenate(epoch).tolist()) == {0: 350, 1: 700}
+        assert all(5 < (part == 0).sum() < 30 for part in epoch)  # shuffled together
+
+
+def test_a_shuffled_run_on_a_mixture_makes_each_plan_of_its_sources_once(bert_split, wordpiece):
+    """Also if a source is read several times: no batch has rows of more epochs than a source keeps plans."""
+    sources = {name: BertPairs(bert_split, wordpiece, 32, number) for number, name in enumerate("ab")}
+    made = {name: collections.Counter() for name in sources}
+    for name, source in sources.items():
+        find = source._find_plan
+        source.plan = functools.lru_cache(plans.KEPT)(
+            lambda epoch, name=name, find=find: (made[name].update([epoch]), find(epoch))[1]
+        )
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("bertgpt.data.pretraining.mixture.LEAST", 1)
+        mixture = Mixture(sources, {"a": 1, "b": 2}, 0)
+    rows = 6 * len(mixture)
+    for _ in itertools.islice(loader.batches(mixture, 8, 0), rows // 8):
+        pass
+    length = len(sources["b"])
+    assert set(made["b"]) == set(range(-(-6 * mixture.rows()["b"] // length)))
+    assert max(made["b"].values()) == 1
+    assert max(made["a"].values()) == 1
 
 
 def test_the_next_epochs_of_all_sources_are_planned_ahead():
-    sources = [Numbers(0, 30), Numbers(1, 7)]
-    for source in sources:
+    mixture = mixed([3000, 700], [1, 2])
+    for source in mixture.sources.values():
         source.plan = source.planned.append
-    mixture = loader.planned_ahead(Mixture(sources, [1, 1]), 2 * 37)
-    for row in range(2 * 37):
-        mixture.batch(np.array([row]))
+    ahead = loader.planned_ahead(mixture, 5 * 1050)
+    for rows in np.arange(5 * 1050).reshape(-1, 50):
+        ahead.batch(rows)
+    planned = [source.planned for source in mixture.sources.values()]
     for _ in range(100):
-        if [len(source.planned) for source in sources] == [1, 5]:
+        if list(map(len, planned)) == [0, 4]:
             break
         time.sleep(0.05)
-    assert [sorted(source.planned) for source in sources] == [[1], [1, 2, 3, 4, 5]]  # 36 rows of 30, 38 of 7
+    assert list(map(sorted, planned)) == [[], [1, 2, 3, 4]]  # 1,750 rows of 3,000, 3,500 of 700
 
 
 @pytest.mark.parametrize(
@@ -134,7 +187,8 @@ def test_named_held_out_sets_are_splits_of_their_own_also_made_in_parts(texts, w
     found = prepared(tmp_path / "store", source, wordpiece)
     assert list(found) == ["train.books", "eval.encyclopedia", "eval.papers"]
     files, parts = source.files(), []
-    for number, part in enumerate((store.Files(files.train, files.eval[:1]), store.Files([], files.eval[1:]))):
+    halves = files._replace(eval=files.eval[:1]), files._replace(train=[], eval=files.eval[1:])
+    for number, part in enumerate(halves):
         parts.append(tmp_path / str(number))
         store_shards.make_part(parts[-1], source, part, wordpiece, store_shards.stamps(part))
     store_shards.merge(tmp_path / "merged", parts, wordpiece)
@@ -234,8 +288,8 @@ def test_a_run_on_a_mixture_scores_the_held_out_text_of_each_source(overrides, t
         assert {name: row[name] for name in names} == {name: row[f"wiki/{name}"] for name in names}
         assert row["books/loss"] != row["wiki/loss"]
     output = capsys.readouterr().out
-    assert "books: 75.0% of the rows; " in output
-    assert "wiki: 25.0% of the rows; " in output
+    assert "books: 75.0% of the rows; the run reads its " in output
+    assert "wiki: 25.0% of the rows; the run reads its " in output
     assert f"step 4 held-out books: examples {scored[-1]['books/examples']:,}  loss" in output
     assert "step 4 held-out wiki: " in output
 
@@ -287,7 +341,7 @@ def test_fine_tuning_scores_each_set_and_the_named_one_decides(texts, tmp_path, 
 
 def test_packed_pairs_of_a_mixture_have_the_rows_of_their_sources(bert_split, wordpiece):
     sources = [pack_pairs(BertPairs(bert_split, wordpiece, 32, seed, MaskRule())) for seed in (0, 1)]
-    mixture = Mixture(sources, [1, 1])
+    mixture = Mixture(dict(zip("ab", sources, strict=True)), {"a": 1, "b": 1}, 0)
     rows = np.array([0, len(mixture) - 1, 3])
     of_source, inner = mixture.place(rows)
     batch = mixture.batch(rows)

@@ -1,5 +1,6 @@
 """Plans of epochs: the same in blocks, and shared through files that kills and damage cannot spoil."""
 
+import functools
 import itertools
 import json
 import os
@@ -142,7 +143,7 @@ def test_plans_of_past_epochs_and_leftovers_are_removed(folder):
     (folder.folder / ".pairs-5.abc.tmp").mkdir()
     folder("pairs", 5, make)
     names = {path.name for path in folder.folder.iterdir()}
-    assert names == {"pairs-0", "pairs-4", "pairs-5", "packs-1"}  # epoch 0 has the number of rows of all
+    assert names == {"pairs-0", "pairs-3", "pairs-4", "pairs-5", "packs-1"}  # epoch 0 has the number of rows of all
 
 
 def test_plans_of_sources_that_nothing_reads_are_removed_after_a_week(folder, monkeypatch):
@@ -193,6 +194,7 @@ def test_of_several_processes_one_makes_a_plan(folder):
     processes = [start(folder, 0.5) for _ in range(3)]
     lines = [line for process in processes for line in process.communicate()[0].splitlines()]
     told = [line for line in lines if line.startswith(f"waiting for {folder.folder}/pairs-0, which process ")]
+    assert all(line.endswith(" is making") for line in told)
     assert sorted(line for line in lines if line not in told) == ["18", "18", "18", "making"]
 
 
@@ -215,18 +217,37 @@ def test_plans_of_large_texts_are_in_files_named_by_all_that_decides_them(
     monkeypatch.setattr("train.folders.plans.store.digest", lambda folder: folder.name)
     config, _ = plan_settings("bert_tiny", "train.objective=mlm_nsp")
 
-    def place(*overrides: str, store: str = "store", name: str = "train") -> Path:
-        found = keep(configs.override(config, overrides), Path(store), bert_split, name)
+    def place(*overrides: str, store: str = "store", name: str = "train", seed: int = 0) -> Path:
+        found = keep(configs.override(config, overrides), Path(store), bert_split, name, seed)
         assert isinstance(found, PlanFolder)
         return found.folder
 
-    assert keep(config, Path("store"), bert_split, "train") is plans.in_memory
+    assert keep(config, Path("store"), bert_split, "train", 0) is plans.in_memory
     monkeypatch.setattr(plans, "SENTENCES", 10)
-    changed = ["seed=1", "data.sequence_length=32", "data.pack=true", "data.balance_nsp=false", "train.objective=mlm"]
-    places = [place(), place(store="other"), place(name="eval"), *map(place, changed)]
+    changed = ["data.sequence_length=32", "data.pack=true", "data.balance_nsp=false", "train.objective=mlm"]
+    places = [place(), place(store="other"), place(name="eval"), place(seed=1), *map(place, changed)]
     assert len(set(places)) == len(places)
-    assert place("data.mask_rate=0.3", "train.steps=5") == places[0]
+    assert place("data.mask_rate=0.3", "train.steps=5", "seed=3") == places[0]
     assert places[0].is_relative_to(tmp_path / "bertgpt" / "plans")
+
+
+@pytest.mark.parametrize("make_source", [BertPairs, SentenceRuns, lambda *given: pack_pairs(BertPairs(*given))])
+def test_over_several_epochs_each_plan_is_made_once(make_source, bert_split, wordpiece):
+    source = make_source(bert_split, wordpiece, 32, 0)
+    made: list[int] = []
+    find = source._find_plan
+
+    def count(epoch: int):
+        made.append(epoch)
+        return find(epoch)
+
+    source.plan = functools.lru_cache(plans.KEPT)(count)
+    rows = 4 * len(source)
+    for _ in itertools.islice(loader.batches(loader.PlannedAhead(source, rows), 8, 0), rows // 8):
+        pass
+    time.sleep(0.2)
+    assert {0, 1, 2, 3} <= set(made) <= {0, 1, 2, 3, 4}  # the loader prefetches rows
+    assert len(made) <= len(set(made)) + 2  # the loader and the thread may both make one at the same time
 
 
 class Planned:

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import strategies as st
 
 from bertgpt.data.pretraining.masking import MaskRule
-from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
+from bertgpt.data.pretraining.pair_plans import from_records
+from bertgpt.data.pretraining.sentence_pairs import BertPairs
 from bertgpt.data.pretraining.sentence_runs import SentenceRuns
 from bertgpt.data.text import bits, segmenter, store
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import train_wordpiece
+from bertgpt.tokenizers import load_tokenizer, train_wordpiece
 from train import config as configs
 
 needs_zh = pytest.mark.skipif(importlib.util.find_spec("rjieba") is None, reason="the extra `zh` is absent")
@@ -112,24 +113,54 @@ def test_workers_and_parts_give_the_same_store(folder, source, tokenizer, tmp_pa
 
 @needs_zh
 @pytest.mark.parametrize("make", [BertPairs, SentenceRuns])
-def test_the_characters_of_a_word_are_masked_together(folder, tokenizer, make):
+def test_the_tokens_of_a_word_are_masked_together(folder, tokenizer, make):
     split = store.open_split(folder, "train")
-    rule = MaskRule(0.3, (1, 0, 0), whole_word=True)
-    examples = make(split, tokenizer, 48, 0, rule)
-    packed = [pack_pairs(examples)] if make is BertPairs else []
-    known = set(words_of(tokenizer, split.tokens, split.continues(np.arange(len(split.tokens)))))
-    seen = set()
-    for source in (examples, *packed):
-        batch = source.batch(np.arange(60))
-        for row in range(60):
-            ids, mask = batch["input_ids"][row], batch["loss_mask"][row] > 0
-            positions, labels = batch["masked_positions"][row][mask], batch["labels"][row][mask]
-            assert (ids[positions] == examples.mask.ids["[MASK]"]).all()
-            runs = np.split(labels, np.flatnonzero(np.diff(positions) > 1) + 1)
-            for run in runs:  # each run of masks is one or more whole words, or a part at the cut end of a sequence
-                text = "".join(tokenizer.id_to_token(token).removeprefix("##") for token in run)
-                seen |= {text} & known
-    assert {"北京大学", "playing", "乒乓球"} <= seen
+    examples = make(split, tokenizer, 64, 0, MaskRule(0.3, (1, 0, 0), whole_word=True))
+    parts = 0
+    for row in range(40):
+        if make is BertPairs:
+            records, shift, _ = examples.plan(0)
+            a_start, a, b_start, b, _ = map(int, from_records(records[(row + shift) % len(records)]))
+            places = [-1, *range(a_start, a_start + a), -1, *range(b_start, b_start + b), -1]
+        else:
+            start, end = examples.plan(0)[row : row + 2]
+            places = [-1, *range(start, end), -1]
+        places = np.array(places)
+        starts = ~split.continues(np.maximum(places, 0)) | (np.roll(places, 1) < 0)
+        word = np.cumsum(starts | (places < 0))
+        batch = examples[row]
+        masked = np.zeros(len(places), bool)
+        masked[batch["masked_positions"][batch["loss_mask"] > 0]] = True
+        for number in np.unique(word[masked]):
+            assert masked[word == number].all()
+            parts += int((word == number).sum() > 1)
+    assert parts > 40  # words of several tokens
+
+
+@needs_zh
+def test_pieces_of_words_in_other_scripts_stay_together(tmp_path):
+    text = "\n\n".join(f"他住在Москва,喜欢Pokémon和ボール。第{n}页。" for n in range(40))
+    (tmp_path / "text.txt").write_text(text, encoding="utf-8")
+    pieces = [
+        "[PAD]",
+        "[UNK]",
+        "[CLS]",
+        "[SEP]",
+        "[MASK]",
+        *"他住在喜欢和第页。,",
+        "м",
+        "##оск",
+        "##ва",
+        "po",
+        "##kemon",
+    ]
+    (tmp_path / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
+    tokenizer = load_tokenizer(tmp_path / "vocab.txt")
+    source = store.TextSource(str(tmp_path / "text.txt"), eval_fraction=0.2, language="zh", segmented=True)
+    store.prepare(tmp_path / "store", source, tokenizer, {})
+    split = store.open_split(tmp_path / "store", "train")
+    words = words_of(tokenizer, split.tokens, split.continues(np.arange(len(split.tokens))))
+    assert {"москва", "pokemon", "喜欢"} <= set(words)
 
 
 @needs_zh
@@ -144,7 +175,7 @@ def test_without_whole_words_the_bits_change_nothing(folder, tokenizer):
 
 
 @needs_zh
-def test_the_segmenter_is_part_of_the_stores_identity(folder, source, monkeypatch):
+def test_the_segmenter_is_part_of_the_stores_identity(folder, source, tokenizer, tmp_path, monkeypatch):
     meta = json.loads((folder / "meta.json").read_text())
     wanted = {"sha256": meta["tokenizer"]}
     assert meta["identity"]["segmenter"].keys() == {"name", "version", "words"}
@@ -156,8 +187,13 @@ def test_the_segmenter_is_part_of_the_stores_identity(folder, source, monkeypatc
         patch.setattr(segmenter, "cut", lambda text: list(text))  # another dictionary
         assert store.stale_reason(folder, source, wanted) == "segmenter changed"
     unsegmented = store.TextSource(source.train, eval_fraction=0.2, language="zh")
-    assert store.stale_reason(folder, unsegmented, wanted) == "segmenter changed"
+    assert store.stale_reason(folder, unsegmented, wanted) is None  # tokens are the same
     assert "segmenter" not in store.identity(unsegmented)
+    store.prepare(tmp_path / "store", unsegmented, tokenizer, {})
+    assert store.digest(tmp_path / "store") == store.digest(folder)
+    for installed in (segmenter.identity, lambda: None):
+        monkeypatch.setattr(segmenter, "identity", installed)
+        assert store.stale_reason(tmp_path / "store", source, wanted) == "words not found yet"
 
 
 @needs_zh

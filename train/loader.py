@@ -53,10 +53,8 @@ class PlannedAhead:
 def planned_ahead(source: Source, rows: int) -> Source:
     """The source, with the plans of the epochs that `rows` rows need made ahead."""
     if isinstance(source, Mixture):
-        epochs = -(-rows // len(source))
-        parts = zip(source.sources, np.diff(source.ends).tolist(), strict=True)
-        ahead = copy.copy(source)
-        ahead.sources = [planned_ahead(part, epochs * size) for part, size in parts]
+        epochs, sizes, ahead = -(-rows // len(source)), source.rows(), copy.copy(source)
+        ahead.sources = {name: planned_ahead(part, epochs * sizes[name]) for name, part in source.sources.items()}
         return ahead
     return PlannedAhead(source, rows) if hasattr(source, "plan") and rows else source
 

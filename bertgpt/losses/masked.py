@@ -55,8 +55,8 @@ def cross_entropy(logits: Array | LMHead, labels: Array, mask: Array) -> SumWeig
 
 
 def _weighted(logits: Array | LMHead, labels: Array, mask: Array) -> tuple[Array, Array, Array]:
-    """Return the labels with 0 for each that is not a class, the weights with NaN where such a label counts, and the
-    sum of the mask."""
+    """Return the labels, with 0 for those out of range; the weights, with NaN at a label that is out of range and
+    counts; and the sum of the mask."""
     *shape, classes = logits.shape
     _check_shapes(shape, labels=labels, mask=mask)
     if labels.dtype.kind not in "iu":

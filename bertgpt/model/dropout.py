@@ -51,10 +51,9 @@ def keeps(spread: Array, words: Any, rate: float) -> Array:
     """Decide by a hash, under a key of two words, which values to keep; each is dropped with probability `rate`.
 
     `spread` is place x SPREAD, uint32, for the index of each value: a kernel multiplies once for many places. Every
-    operation counts, since a step hashes each probability of attention several times. The multipliers are those of
-    `triple32` (Wellons 2018, github.com/skeeto/hash-prospector), which has five more operations; the key takes the
-    place of its last shift and of one in the middle. tests/test_layers.py tests the statistics. Signed numbers are
-    compared, as a TPU does.
+    operation counts, since a step hashes each probability of attention several times. The three multipliers are those
+    of `triple32` (Wellons 2018, github.com/skeeto/hash-prospector), but it shifts four times and this hash twice.
+    tests/test_layers.py tests the statistics. Signed numbers are compared, as a TPU does.
     """
     x = (spread + words[0]) ^ words[1]
     x = (x ^ (x >> 17)) * np.uint32(0xAC4C1B51)

@@ -173,9 +173,10 @@ class TokenizeFiles(PipelineStep):
         run, trained = self.runs[rank], len(self.files.train)
         train = [self.files.train[index] for index in run if index < trained]
         evaluated = [self.files.eval[index - trained] for index in run if index >= trained]
+        files = self.files._replace(train=train, eval=evaluated)
         tokenizer = Tokenizer.from_file(str(self.work / "tokenizer.json"))
         expected = [self.stamps[index] for index in run]
-        part = store_shards.make_part(self.part_folder(rank), self.source, Files(train, evaluated), tokenizer, expected)
+        part = store_shards.make_part(self.part_folder(rank), self.source, files, tokenizer, expected)
         return sum(sizes["text_bytes"] for sizes in part.splits.values())
 
 

@@ -36,7 +36,7 @@ UNUSED_DAYS = 7  # after which the plans of other runs are removed
 KINDS = ("<i4", "<i8", "<u2", "<u8")  # of arrays
 
 
-def keep(config: RunConfig, store_folder: Path, split: Split, name: str) -> Keep:
+def keep(config: RunConfig, store_folder: Path, split: Split, name: str, seed: int) -> Keep:
     """Where the plans of a split are kept: in files if they are large, else in memory.
 
     Args:
@@ -44,6 +44,7 @@ def keep(config: RunConfig, store_folder: Path, split: Split, name: str) -> Keep
         store_folder: the token store.
         split: the split of the store.
         name: its name.
+        seed: of the plans.
     """
     if plans.has_one_block(split):
         return plans.in_memory
@@ -55,7 +56,7 @@ def keep(config: RunConfig, store_folder: Path, split: Split, name: str) -> Keep
         "sequence_length": config.data.sequence_length,
         "pack": config.data.pack,
         "balance_nsp": config.data.balance_nsp,
-        "seed": config.seed,
+        "seed": seed,
     }
     key = hashlib.sha256(json.dumps(made_of, sort_keys=True).encode()).hexdigest()[:32]
     return PlanFolder(user_cache() / "plans" / socket.gethostname() / key)
@@ -93,14 +94,9 @@ class PlanFolder:
         """Lock a plan against other threads and processes; remove what is no longer needed."""
         with self.guard:
             mine = self.threads.setdefault(folder, threading.Lock())
-        with (
-            mine,
-            locks.lock(
-                folder.with_name(f".{folder.name}.lock"),
-                lambda holder: say(f"waiting for {folder}, which {holder} makes"),
-            ),
-        ):
-            _tidy(folder)
+        lock = folder.with_name(f".{folder.name}.lock")
+        with mine, locks.lock(lock, lambda holder: say(f"waiting for {folder}, which {holder} is making")) as held:
+            _tidy(folder, held)
             yield
 
 
@@ -161,19 +157,21 @@ def _map(folder: Path, name: str, dtype: str, *shape: Any) -> np.ndarray:
     return np.asarray(np.memmap(folder / f"{name}.bin", dtype, "r", shape=shape))
 
 
-def _tidy(folder: Path) -> None:
-    """Remove leftovers of killed processes, earlier epochs of the source, and the plans of unused sources.
+def _tidy(folder: Path, held: bool) -> None:
+    """Remove earlier epochs of the source and the plans of unused sources; with the lock held, also what killed
+    processes left of this plan.
 
-    Files that a process has mapped stay readable for it.
+    Files that a process has mapped stay readable for it. Another process may remove the same files.
     """
     name, _, epoch = folder.name.rpartition("-")
     for path in folder.parent.iterdir():
         found = re.fullmatch(rf"{name}-(\d+)", path.name)
-        leftover = path.name.startswith(f".{folder.name}.") and path.suffix == ".tmp"
-        if leftover or (found and 0 < int(found[1]) < int(epoch) - 1):
+        leftover = held and path.name.startswith(f".{folder.name}.") and path.suffix == ".tmp"
+        if leftover or (found and 0 < int(found[1]) <= int(epoch) - plans.KEPT):
             shutil.rmtree(path, ignore_errors=True)
     oldest = time.time() - UNUSED_DAYS * 86400
     for source in folder.parents[1].iterdir():
-        used = [path.stat().st_mtime for path in source.glob("*/meta.json")]
-        if source != folder.parent and max([source.stat().st_mtime, *used]) < oldest:
-            shutil.rmtree(source, ignore_errors=True)
+        with contextlib.suppress(OSError):
+            used = [path.stat().st_mtime for path in source.glob("*/meta.json")]
+            if source != folder.parent and max([source.stat().st_mtime, *used]) < oldest:
+                shutil.rmtree(source, ignore_errors=True)

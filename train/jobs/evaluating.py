@@ -125,7 +125,9 @@ def held_out_rows(tuned: Tuned) -> list[Row]:
 def write(out: Path, tuned: Tuned, scores: dict[str, Any]) -> None:
     """Write evaluation.json atomically."""
     out.mkdir(parents=True, exist_ok=True)
-    rows = tuned.config.data.eval or tuned.config.data.train
+    data = tuned.config.data
+    sets = task_rows.eval_sets(data.eval)
+    rows = sets[configs.deciding_set(tuned.config, list(sets))] if sets and "" not in sets else data.eval or data.train
     record = {"kind": tuned.kind, "step": tuned.run.step, "data": rows, **scores}
     write_whole(out / "evaluation.json", json.dumps(record, indent=2) + "\n")
 

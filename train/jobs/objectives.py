@@ -31,7 +31,7 @@ def decide(config: RunConfig, initial: InitialModel | None) -> str:
     """Set `train.objective`, if it is null, to that of the initial or resumed model, or else to the paper's; return it.
 
     Raises:
-        InputError: the objective is for the other family, or the run in `out` has another.
+        InputError: the objective is for the other family or masks no words, or the run in `out` has another.
     """
     classes = {architecture: name for name, architecture in OBJECTIVES.items()}
     found = classes.get(initial.architecture or "") if initial is not None else None
@@ -42,7 +42,10 @@ def decide(config: RunConfig, initial: InitialModel | None) -> str:
         )
     family = token_store.architecture(config) if initial is None else initial.config.architecture
     config.train.objective = config.train.objective or found or fitting_objective(family, ())
-    return check_family(config.train.objective, family, "the model")
+    check_family(config.train.objective, family, "the model")
+    if config.train.objective == "clm" and config.data.whole_word:
+        raise InputError("data.whole_word is for masked tokens, and train.objective is clm; set data.whole_word=false")
+    return config.train.objective
 
 
 def make_model(
@@ -57,13 +60,23 @@ def make_objective(objective: str, model: Model) -> Objective:
     return STEPS[objective](model)._replace(apply=fast_apply(model, jax.default_backend()))
 
 
-def train_source(split: Split, tokenizer: Tokenizer, config: RunConfig, keep: Keep = in_memory) -> Source:
-    """The training examples, one per row; with `data.pack`, several per row. `keep` is where their plans are kept."""
+def train_source(
+    split: Split, tokenizer: Tokenizer, config: RunConfig, keep: Keep = in_memory, seed: int | None = None
+) -> Source:
+    """The training examples, one per row; with `data.pack`, several per row.
+
+    Args:
+        split: the text.
+        tokenizer: the text's.
+        config: of the run.
+        keep: where plans are kept.
+        seed: of plans and masks; None: that of the run.
+    """
     data, length, objective = config.data, config.data.sequence_length, config.train.objective
+    seed = config.seed if seed is None else seed
     if objective == "clm" and data.pack:
-        pieces = GptPieces(split, length, config.seed, keep)
-        return Packed(pieces, most_examples(length), config.seed, keep=keep)
-    examples = _examples(split, tokenizer, config, config.seed, mask_rule(data), data.balance_nsp, keep)
+        return Packed(GptPieces(split, length, seed, keep), most_examples(length), seed, keep=keep)
+    examples = _examples(split, tokenizer, config, seed, mask_rule(data), data.balance_nsp, keep)
     if not data.pack or isinstance(examples, GptWindows):
         return examples
     return pack_pairs(examples) if isinstance(examples, BertPairs) else pack_runs(examples)

@@ -1,11 +1,14 @@
 """Pretraining on a corpus: the job of a configuration without a task."""
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+import jax
 import numpy as np
 from tokenizers import Tokenizer
 
+from bertgpt.config import ModelConfig
 from bertgpt.data.pretraining.masking import MaskRule
 from bertgpt.data.pretraining.mixture import Mixture
 from bertgpt.data.pretraining.packing import Packed
@@ -15,13 +18,15 @@ from bertgpt.data.text import store
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.inference.decoding import generate
+from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
-from .. import hosts, loop, model_section, parallel, reports
+from .. import hosts, loop, model_section, parallel, parameter_groups, reports
 from ..folders import locks, plans, run_folder, token_store
 from ..job import CompiledSteps, EvalSet, TrainJob
 from ..loader import Source
+from ..optimizers import make_schedule
 from ..reports import say, warn
 from ..sections import RunConfig
 from ..state import TrainState
@@ -60,13 +65,27 @@ def _pretrain(config: RunConfig, out: Path) -> None:
         return
     vocab_size = token_store.expected_vocab_size(config, initial)
     base = initial.config if initial else None
-    model_section.model_config(config, vocab_size, base)  # raises for a mistake before the long work
+    check_settings(config, model_section.model_config(config, vocab_size, base))
     strategy = parallel.make_strategy(config.parallel, config.train.dtype)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     token_store.prepare_store(config, initial)
     job = make_job(config, load_tokenizer(token_store.store_folder(config)), initial)
     compiled, state = loop.run(config, job, strategy)
     finish(compiled, state)
+
+
+def check_settings(config: RunConfig, model_config: ModelConfig) -> None:
+    """Check before the long work what is needed only after it.
+
+    Raises:
+        InputError: of the schedule, frozen parameters or the deciding held-out set.
+    """
+    make_schedule(config.optimizer, config.train.steps, np)
+    configs.deciding_set(config, list(configs.text_source(config).held_out_sets()))
+    if patterns := parameter_groups.patterns(config.train.freeze):
+        model = objectives.make_model(str(config.train.objective), model_config)
+        ids = example_ids(type(model).__name__)
+        parameter_groups.frozen(jax.eval_shape(model.init, jax.random.key(0), ids)["params"], patterns)
 
 
 def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.InitialModel | None) -> TrainJob:
@@ -83,31 +102,23 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
     splits = token_store.open_store(config, tokenizer, initial)
     folder = token_store.store_folder(config)
     train, held_out = _parts(splits, "train"), _parts(splits, "eval")
-    weights = [1.0] if not isinstance(config.data.train, dict) else list(config.data.train.values())
-    sources = {
-        name: objectives.train_source(
-            split, tokenizer, config, plans.keep(config, folder, split, store.split_name("train", name))
-        )
-        for name, split in train.items()
-    }
+    weights = dict(
+        zip(train, config.data.train.values() if isinstance(config.data.train, dict) else [1.0], strict=True)
+    )
+    sources = make_sources(config, tokenizer, folder, train)
     pairs = {name: found for name, source in sources.items() if (found := bert_pairs(source)) is not None}
-    for name, found in pairs.items():
-        check_labels(found, store.split_name("train", name), config)
     lengths = None
     if pairs:
         records = [found.plan(0).records for found in pairs.values()]
-        lengths = fit_lengths(records, config.data.sequence_length - 3, weights)
-    log_frequency = unigram(mixed_counts([split.counts for split in train.values()], weights))
-    only, *others = sources.values()
-    if others:
-        tell_mixture(sources, weights, config)
+        lengths = fit_lengths(records, config.data.sequence_length - 3, list(weights.values()))
+    log_frequency = unigram(mixed_counts([split.counts for split in train.values()], list(weights.values())))
 
     return TrainJob(
         model=model,
         tokenizer=tokenizer,
         params=initial.params if initial else None,
         objective=objectives.make_objective(objective, model),
-        train_source=Mixture([only, *others], weights) if others else only,
+        train_source=mix(config, sources, weights),
         evals={name: make_eval_set(config, tokenizer, folder, split, name) for name, split in held_out.items()},
         eval_seed=objectives.EVAL_SEED,
         token_keys=("input_ids", "labels"),
@@ -129,11 +140,13 @@ def make_eval_set(config: RunConfig, tokenizer: Tokenizer, folder: Path, split: 
     Raises:
         InputError: no IsNext pair can be made from it.
     """
-    keep = plans.keep(config, folder, split, store.split_name("eval", name))
-    source = objectives.eval_source(split, tokenizer, config, keep=keep)
+    split_name = store.split_name("eval", name)
+    keep = plans.keep(config, folder, split, split_name, objectives.EVAL_SEED)
+    with naming(split_name):
+        source = objectives.eval_source(split, tokenizer, config, keep=keep)
     pairs, examples = bert_pairs(source), config.train.eval_examples
     if pairs is not None:
-        check_labels(pairs, store.split_name("eval", name), config)
+        check_labels(pairs, split_name, config)
     windows = config.train.objective == "clm"  # they cover the text once; further masks can be sampled
     tokens_per_byte = len(split.tokens) / split.text_bytes
     second = None
@@ -156,12 +169,44 @@ def mixed_counts(counts: Sequence[np.ndarray], weights: Sequence[float]) -> np.n
     return np.sum([total * share * found / found.sum() for share, found in zip(shares, counts, strict=True)], axis=0)
 
 
-def tell_mixture(sources: dict[str, Source], weights: Sequence[float], config: RunConfig) -> None:
-    """Log the share of each source, and how often the run reads it."""
-    rows = config.train.steps * config.train.batch_size
-    for (name, source), weight in zip(sources.items(), weights, strict=True):
-        share = weight / sum(weights)
-        say(f"{name}: {share:.1%} of the rows; {rows * share / len(source):.2f} epochs of {len(source):,} rows")
+def make_sources(config: RunConfig, tokenizer: Tokenizer, folder: Path, train: dict[str, Split]) -> dict[str, Source]:
+    """The training examples of each source, by its name; each source has its own seed.
+
+    Raises:
+        InputError: no example, or no IsNext pair, can be made from a source.
+    """
+    sources = {}
+    for number, (name, split) in enumerate(train.items()):
+        split_name, seed = store.split_name("train", name), config.seed + (number << 32)
+        keep = plans.keep(config, folder, split, split_name, seed)
+        with naming(split_name):
+            sources[name] = objectives.train_source(split, tokenizer, config, keep, seed)
+        if (pairs := bert_pairs(sources[name])) is not None:
+            check_labels(pairs, split_name, config)
+    return sources
+
+
+@contextlib.contextmanager
+def naming(split: str) -> Iterator[None]:
+    """Begin an error of the body with the name of a source or held-out set, if it has one."""
+    try:
+        yield
+    except InputError as error:
+        if "." not in split:
+            raise
+        raise InputError(f"the {split} split: {error}") from error
+
+
+def mix(config: RunConfig, sources: dict[str, Source], weights: dict[str, float]) -> Source:
+    """The sources as one; logs the share of each, and how often the run reads it."""
+    if len(sources) == 1:
+        return next(iter(sources.values()))
+    mixture = Mixture(sources, weights, config.seed)
+    epochs = config.train.steps * config.train.batch_size / len(mixture)
+    for (name, source), rows in zip(sources.items(), mixture.rows().values(), strict=True):
+        share, read = rows / len(mixture), epochs * rows / len(source)
+        say(f"{name}: {share:.1%} of the rows; the run reads its {len(source):,} rows {read:.2f} times")
+    return mixture
 
 
 def bert_pairs(source: Source) -> BertPairs | None:

@@ -23,6 +23,28 @@ def bits(key: np.ndarray, counters: np.ndarray) -> np.ndarray:
     return splitmix64(key[:, None] + (counters.astype(np.uint64) + np.uint64(1)) * GOLDEN)
 
 
+def permuted(index: np.ndarray, count: int, key: np.ndarray) -> np.ndarray:
+    """The place of each index in a random order of the numbers below `count`; [B] int64 both.
+
+    A Feistel network of four rounds over the next even number of bits; results that are too large go through it again.
+
+    Args:
+        index: [B], below `count`.
+        count: how many numbers are put in order.
+        key: [B] uint64, which order: equal keys give one order.
+    """
+    half = np.uint64(max(1, -(-(count - 1).bit_length() // 2)))
+    mask = (np.uint64(1) << half) - np.uint64(1)
+    found, left = index.astype(np.uint64), np.arange(len(index))
+    while len(left):
+        high, low = found[left] >> half, found[left] & mask
+        for turn in range(4):
+            high, low = low, high ^ (splitmix64(key[left] + (low + np.uint64(turn << 40)) * GOLDEN) & mask)
+        found[left] = high << half | low
+        left = left[found[left] >= count]
+    return found.astype(np.int64)
+
+
 def uniform(random_bits: np.ndarray) -> np.ndarray:
     """Random bits -> float64 in [0, 1)."""
     return (random_bits >> np.uint64(11)) * 2.0**-53

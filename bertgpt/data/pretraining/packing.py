@@ -7,7 +7,7 @@ from typing import NamedTuple, Protocol
 
 import numpy as np
 
-from bertgpt.data.pretraining.plans import Gather, Keep, Plan, blocks, in_memory
+from bertgpt.data.pretraining.plans import KEPT, Gather, Keep, Plan, blocks, in_memory
 from bertgpt.errors import InputError
 
 Rows = dict[str, np.ndarray]
@@ -307,7 +307,7 @@ class Packed:
         """
         self.examples, self.limit, self.seed, self.most_masked = examples, limit, seed, most_masked
         self.fixed_rows, self.keep = rows, keep
-        self.plan = functools.lru_cache(maxsize=2)(self._find_plan)  # two: a batch may span two epochs
+        self.plan = functools.lru_cache(KEPT)(self._find_plan)
         self.length = len(self.plan(0)[0].ends) - 1
 
     def _find_plan(self, epoch: int) -> tuple[Packs, int]:

@@ -1,6 +1,6 @@
-"""Plans of epochs: which piece of the text is which example. A plan is made in blocks, so memory stays constant.
+"""Plans of epochs: which piece of the text is which example. Documents are planned in blocks, in constant memory.
 
-A plan may be kept in memory, or in files that several processes share; whoever reads the examples decides.
+A plan may be kept in memory, or in files that several processes share: the caller decides.
 """
 
 from collections.abc import Callable, Iterable, Iterator
@@ -13,6 +13,7 @@ from bertgpt.errors import InputError
 
 SENTENCES = 1 << 20  # of the documents that are planned at a time
 BLOCK = 1 << 20  # entries of a plan that are processed at a time
+KEPT = 3  # plans that a source keeps: a batch may span two epochs, and the next one is made ahead
 LENGTH_BITS = 16  # of a place: its length in tokens; the other bits are its start
 
 

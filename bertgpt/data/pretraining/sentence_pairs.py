@@ -12,7 +12,7 @@ from bertgpt.data.pretraining import counter
 from bertgpt.data.pretraining.masking import PAPER, Masker, MaskRule
 from bertgpt.data.pretraining.packing import Packed
 from bertgpt.data.pretraining.pair_plans import IS_NEXT, NOT_NEXT, Pairs, from_records, plan_pairs
-from bertgpt.data.pretraining.plans import Gather, Keep, Plan, blocks, check_length, has_one_block, in_memory
+from bertgpt.data.pretraining.plans import KEPT, Gather, Keep, Plan, blocks, check_length, has_one_block, in_memory
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import special_id
@@ -59,7 +59,7 @@ def fit_lengths(sources: Sequence[np.ndarray], max_tokens: int, weights: Sequenc
     """
     bins = min(max(2, math.isqrt(sum(map(len, sources)) // PAIRS_A_CELL)), MOST_BINS)
     parts = [
-        (records[block], weight / len(records) * len(sources[0]))
+        (records[block], weight * len(sources[0]) / len(records))
         for records, weight in zip(sources, weights, strict=True)
         for block in blocks(len(records))
     ]
@@ -123,7 +123,7 @@ class BertPairs:
         self.mask = Masker(tokenizer, sequence_length, rule)
         self.pad = self.mask.pad
         self.keep = keep
-        self.plan = functools.lru_cache(maxsize=2)(self._find_plan)  # two: a batch may span two epochs
+        self.plan = functools.lru_cache(KEPT)(self._find_plan)
         self.length = len(self.plan(0).records)
 
     def _find_plan(self, epoch: int) -> EpochPlan:

@@ -14,7 +14,7 @@ from tokenizers import Tokenizer
 from bertgpt.data.pretraining import counter
 from bertgpt.data.pretraining.masking import PAPER, Masker, MaskRule
 from bertgpt.data.pretraining.packing import Packed, count_packs
-from bertgpt.data.pretraining.plans import Gather, Keep, Plan, blocks, check_length, document_blocks, in_memory
+from bertgpt.data.pretraining.plans import KEPT, Gather, Keep, Plan, blocks, check_length, document_blocks, in_memory
 from bertgpt.data.text.store import Split
 
 SHORTEST_RUN = 3  # tokens: [CLS] a [SEP]
@@ -122,7 +122,8 @@ class SentenceRuns:
         self.pad = self.mask.pad
         self.keep = keep
         self.accepts: Callable[[np.ndarray], bool] = lambda histogram: True
-        self.plan = functools.lru_cache(maxsize=2)(self._find_plan)  # two: a batch may span two epochs
+        self.plan = functools.lru_cache(KEPT)(self._find_plan)
+        self.length = len(self.plan(0)) - 1
 
     def _find_plan(self, epoch: int) -> np.ndarray:
         """The bounds of the runs in tokens [N + 1]: 0, then the end of each run."""
@@ -151,7 +152,7 @@ class SentenceRuns:
         return np.sum([np.bincount(part, minlength=self.sequence_length + 1) for part in parts], axis=0)
 
     def __len__(self) -> int:
-        return len(self.plan(0)) - 1
+        return self.length
 
     def __getitem__(self, row: int) -> dict[str, np.ndarray]:
         return {name: value[0] for name, value in self.batch(np.array([row])).items()}

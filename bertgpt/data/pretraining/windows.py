@@ -6,6 +6,7 @@ from collections.abc import Iterator
 import numpy as np
 
 from bertgpt.data.pretraining.plans import (
+    KEPT,
     Gather,
     Keep,
     Plan,
@@ -76,7 +77,7 @@ class GptPieces:
         self.split, self.sequence_length, self.seed, self.keep = split, sequence_length, seed, keep
         if not any((predicted > 0).any() for _, predicted in self._documents()):
             raise InputError("data.pack needs documents of two tokens or more; add some, or set data.pack to false")
-        self.plan = functools.lru_cache(maxsize=2)(self._find_plan)
+        self.plan = functools.lru_cache(KEPT)(self._find_plan)
 
     def _documents(self) -> Iterator[tuple[np.ndarray, np.ndarray]]:
         """The start of each document and the number of tokens predicted in it, for each block of documents."""

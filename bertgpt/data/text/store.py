@@ -37,10 +37,17 @@ BOUND = np.dtype("<i8")  # where a sentence or a document ends
 
 
 class Files(NamedTuple):
-    """Input files. If a TextSource has no `eval`, the files of `train` also contain the evaluation documents."""
+    """Input files. If a TextSource has no `eval`, the files of `train` also contain the evaluation documents.
+
+    Attributes:
+        train, eval: in order.
+        sources, sets: the name of the source or held-out set of each file, by its path.
+    """
 
     train: list[File]
     eval: list[File]
+    sources: Mapping[str, str]
+    sets: Mapping[str, str]
 
 
 class Part(NamedTuple):
@@ -65,8 +72,8 @@ class TextSource:
 
     `segmented` says that a segmenter finds the words of Chinese text, for whole-word masking.
 
-    A mapping in `train` is a mixture: its keys are the sources, and its values are not part of the store. A mapping in
-    `eval` names several held-out sets.
+    A mapping in `train` is a mixture of the sources that are its keys; the weights may change without preparing the
+    store again. A mapping in `eval` names several held-out sets.
 
     If `eval` is None, the evaluation set is `eval_fraction` of the documents of `train`, chosen by the hash of their
     text. `document` is "paragraph", "file" or "line", as in `read_documents`.
@@ -102,8 +109,9 @@ class TextSource:
         Raises:
             InputError: a file is in two sources or in two held-out sets.
         """
-        sources, sets = self.sources(), self.held_out_sets() if self.eval else {}
-        return Files(_find_parts("data.train", sources), _find_parts("data.eval", sets))
+        train, sources = _find_parts("data.train", self.sources())
+        held_out, sets = _find_parts("data.eval", self.held_out_sets() if self.eval else {})
+        return Files(train, held_out, sources, sets)
 
     def documents(self, split: str, files: Files | None = None) -> Iterator[list[str]]:
         """The documents of one split, each as its paragraphs, in file order; from all files or only from `files`.
@@ -112,11 +120,9 @@ class TextSource:
         """
         files = files or self.files()
         kind, _, name = split.partition(".")
-        paths = files.eval if self.eval and kind == "eval" else files.train
+        paths, names = (files.eval, files.sets) if self.eval and kind == "eval" else (files.train, files.sources)
         if name:
-            parts = self.sources() if kind == "train" else self.held_out_sets()
-            inside = {str(path) for path in find_files(parts[name])}
-            paths = [path for path in paths if str(path) in inside]
+            paths = [path for path in paths if names[str(path)] == name]
         if self.eval:
             return self._read(paths)
         return itertools.chain.from_iterable(self._split_file(path, kind) for path in paths)
@@ -157,8 +163,8 @@ def source_names(addresses: Iterable[str]) -> dict[str, str]:
     return found
 
 
-def _find_parts(key: str, parts: Mapping[str, Any]) -> list[File]:
-    """The files of all sources or held-out sets, one after the other."""
+def _find_parts(key: str, parts: Mapping[str, Any]) -> tuple[list[File], dict[str, str]]:
+    """The files of all sources or held-out sets, one after the other, and the name of the part of each."""
     found: dict[str, str] = {}
     files = []
     for name, addresses in parts.items():
@@ -167,7 +173,7 @@ def _find_parts(key: str, parts: Mapping[str, Any]) -> list[File]:
             if found.setdefault(path, name) != name:
                 raise InputError(f"{key}: {path} is in {found[path]} and in {name}; leave it out of one of them")
         files += here
-    return files
+    return files, found
 
 
 class Split(NamedTuple):
@@ -208,8 +214,10 @@ def stale_reason(folder: Path, source: TextSource, tokenizer: dict[str, Any]) ->
         return "not found"
     meta = _read_meta(folder)
     found, expected = meta["identity"], identity(source)
-    if source.segmented and expected["segmenter"] is None and found.get("segmenter"):
-        expected["segmenter"] = found["segmenter"]  # training needs no segmenter
+    if source.segmented and not found.get("segmenter"):
+        return "words not found yet"
+    if found.get("segmenter") and expected.get("segmenter") is None:
+        expected["segmenter"] = found["segmenter"]  # training needs no segmenter, and may ignore the words
     for key in expected | found:
         if found.get(key) != expected.get(key):
             return f"{key} changed"
@@ -222,7 +230,8 @@ def digest(folder: Path) -> str:
     """A hash of what a store was made from, file contents included. Stores with equal hashes give equal batches."""
     meta = _read_meta(folder)
     contents = [entry["hash"] for entry in meta["files"]]
-    parts = [meta["identity"], meta["tokenizer"], contents, meta["splits"]]
+    identity = {name: value for name, value in meta["identity"].items() if name != "segmenter"}  # tokens are the same
+    parts = [identity, meta["tokenizer"], contents, meta["splits"]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
 
@@ -329,6 +338,8 @@ def finish(
     empty = [split for split, sizes in part.splits.items() if not sizes["tokens"]]
     if empty:
         raise InputError(_empty(empty, source))
+    if source.segmented:
+        segmenter.cut("")  # the store records the segmenter, so it must be installed
     vocab_size = vocabulary_size(tokenizer)
     meta = {
         "identity": identity(source),

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from bertgpt.data.text import segmenter
 from bertgpt.data.text.documents import split_sentences
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import vocabulary_size
+from bertgpt.tokenizers import continuation_table, vocabulary_size
 
 TASK_BYTES = 1 << 18  # characters of text that a worker gets at a time; in ASCII these are bytes
 BATCH = 1024  # sentences encoded at a time
@@ -48,6 +48,7 @@ class Worker:
         self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
         self.language, self.sentence_per_line, self.dtype = language, sentence_per_line, np.dtype(dtype)
         self.segmented = segmented
+        self.continues = np.array(continuation_table(self.tokenizer))
 
     def __call__(self, documents: list[list[str]]) -> Tokenized:
         split = [split_sentences(text, self.language, self.sentence_per_line) for text in documents]
@@ -59,7 +60,9 @@ class Worker:
         documents_of = np.repeat(np.arange(len(split)), np.diff(ends))
         kept = np.bincount(documents_of[lengths > 0], minlength=len(split))  # a sentence may have no tokens
         ids = np.fromiter(itertools.chain.from_iterable(encoded), self.dtype, int(lengths.sum()))
-        continues = None if words is None else np.concatenate([np.zeros(0, bool), *words])
+        continues = None
+        if words is not None:  # a word of another script may be one piece after another to the segmenter
+            continues = np.concatenate([np.zeros(0, bool), *words]) | self.continues[ids]
         text_bytes = sum(len(s.encode()) for s in sentences)
         return Tokenized(ids.tobytes(), continues, lengths[lengths > 0], kept[kept > 0], text_bytes)
 
