@@ -238,6 +238,14 @@ def test_records_hold_pairs_of_texts_of_any_size(starts, data):
     assert pair_plans.count_labels(records).tolist() == [labels.count(0), labels.count(1)]
 
 
+def test_longer_documents_make_up_for_short_ones_before_them():
+    split = make_split([[4]] * 40 + [[4, 4]] * 60)  # 40 NotNext pairs, then 50 IsNext; balanced by itself, 60 give 30
+    for seed in range(5):
+        records, left_out = pair_plans.plan_pairs(split, 10, np.random.default_rng(seed))
+        assert pair_plans.count_labels(records).min() >= 50
+        assert left_out <= 10
+
+
 def test_one_sentence_documents_keep_their_pairs_though_all_are_notnext():
     assert plan_pairs(make_split([[5]] * 20), 20).label.tolist() == [1] * 20
 

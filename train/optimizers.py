@@ -90,8 +90,7 @@ def make_optimizer(
         optax.scale_by_learning_rate(make_schedule(section, steps)),
     )
     if patterns := parameter_groups.patterns(freeze):
-        unchanged = optax.stateless_with_tree_map(lambda x, _: jnp.full_like(x, -0.0))  # p + -0 is p, also for p = -0
-        parts = {"frozen": unchanged, "trained": optimizer}
+        parts = {"frozen": optax.set_to_zero(), "trained": optimizer}
         optimizer = optax.partition(
             parts, lambda params: named(parameter_groups.frozen(params, patterns), "frozen", "trained")
         )
