@@ -4,6 +4,7 @@ import collections
 import functools
 import itertools
 import json
+import signal
 import time
 from pathlib import Path
 
@@ -22,7 +23,8 @@ from bertgpt.errors import InputError
 from train import config as configs
 from train import loader
 from train.jobs import finetuning, pretraining
-from train.reports import eval_lines, read_metrics
+from train.reports import eval_lines, read_metrics, report
+from train.watching import Stop
 
 SIZES = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32, "max_positions": 32}
 
@@ -293,6 +295,30 @@ def test_a_run_on_a_mixture_scores_the_held_out_text_of_each_source(overrides, t
     assert "wiki: 25.0% of the rows; the run reads its " in output
     assert f"step 4 held-out books: examples {scored[-1]['books/examples']:,}  loss" in output
     assert "step 4 held-out wiki: " in output
+    assert [line.split(":")[0] for line in report(tmp_path / "run")[-2:]] == [
+        "step 4 held-out books",
+        "step 4 held-out wiki",
+    ]
+
+
+def test_a_signal_in_the_second_set_cuts_the_whole_evaluation_which_is_made_up_for(texts, tmp_path, monkeypatch):
+    books, wiki, _ = map(str, texts)
+    config = run_of(tmp_path, "train.objective=mlm", train={books: 3.0, wiki: 1.0})
+    calls, requested = itertools.count(1), Stop.requested
+
+    def at_the_fifth_call(stop: Stop) -> bool:  # two steps, two batches of the first set, then one of the second
+        stop.received = signal.SIGTERM if next(calls) == 5 else None
+        return requested(stop)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Stop, "requested", at_the_fifth_call)
+        with pytest.raises(SystemExit, match="143"):
+            pretraining.pretrain(config)
+    assert not [row for row in read_metrics(tmp_path / "run") if row["split"] == "eval"]
+    pretraining.pretrain(config)
+    scored = [row for row in read_metrics(tmp_path / "run") if row["split"] == "eval"]
+    assert [row["step"] for row in scored] == [2, 4]
+    assert all({"books/loss", "wiki/loss"} <= row.keys() for row in scored)
 
 
 def test_a_set_that_does_not_exist_cannot_decide(texts, tmp_path):

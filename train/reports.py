@@ -296,6 +296,8 @@ def report(folder: Path) -> list[str]:
             f"{place} {last['bits_per_byte']:.3f} bits per byte, {share} the unigram baseline ({bits:.3f}); "
             f"perplexity {last['perplexity']:.1f}"
         )
+    if any("/" in name for name in last):  # several held-out sets; the lines before are of the one that decides
+        lines += eval_lines(last["step"], _figures(last))
     return lines
 
 
