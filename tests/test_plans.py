@@ -214,7 +214,7 @@ def test_plans_of_large_texts_are_in_files_named_by_all_that_decides_them(
     bert_split, plan_settings, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
-    monkeypatch.setattr("train.folders.plans.store.digest", lambda folder: folder.name)
+    monkeypatch.setattr("train.folders.plans.store.digest", lambda folder, words: folder.name)
     config, _ = plan_settings("bert_tiny", "train.objective=mlm_nsp")
 
     def place(*overrides: str, store: str = "store", name: str = "train", seed: int = 0) -> Path:

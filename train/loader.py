@@ -29,7 +29,7 @@ class PlannedAhead:
     """A source whose plan of the next epoch is made in another thread, while the rows of an epoch are read.
 
     Args:
-        source: with a method `plan` that keeps the plans of two epochs.
+        source: with a method `plan` that keeps the plans of `plans.KEPT` epochs.
         rows: number of rows that are read in all; no epoch beyond them is planned.
     """
 

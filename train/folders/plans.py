@@ -50,7 +50,7 @@ def keep(config: RunConfig, store_folder: Path, split: Split, name: str, seed: i
         return plans.in_memory
     made_of = {
         "version": 1,
-        "store": store.digest(store_folder),
+        "store": store.digest(store_folder, words=False),
         "split": name,
         "objective": config.train.objective,
         "sequence_length": config.data.sequence_length,

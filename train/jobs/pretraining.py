@@ -102,9 +102,8 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
     splits = token_store.open_store(config, tokenizer, initial)
     folder = token_store.store_folder(config)
     train, held_out = _parts(splits, "train"), _parts(splits, "eval")
-    weights = dict(
-        zip(train, config.data.train.values() if isinstance(config.data.train, dict) else [1.0], strict=True)
-    )
+    given = config.data.train.values() if isinstance(config.data.train, dict) else [1.0]
+    weights = dict(zip(train, given, strict=True))
     sources = make_sources(config, tokenizer, folder, train)
     pairs = {name: found for name, source in sources.items() if (found := bert_pairs(source)) is not None}
     lengths = None
@@ -122,7 +121,7 @@ def make_job(config: RunConfig, tokenizer: Tokenizer, initial: run_folder.Initia
         evals={name: make_eval_set(config, tokenizer, folder, split, name) for name, split in held_out.items()},
         eval_seed=objectives.EVAL_SEED,
         token_keys=("input_ids", "labels"),
-        digest=store.digest(folder),
+        digest=store.digest(folder, config.data.whole_word),
         host_sums=lambda batch: baseline_sums(batch, log_frequency, lengths),
         plan=max((found.plan_version for found in pairs.values()), default=1),
         best_on=configs.deciding_set(config, list(held_out)),

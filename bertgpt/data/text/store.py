@@ -226,11 +226,14 @@ def stale_reason(folder: Path, source: TextSource, tokenizer: dict[str, Any]) ->
     return _changed_file(meta["files"], source.files())
 
 
-def digest(folder: Path) -> str:
-    """A hash of what a store was made from, file contents included. Stores with equal hashes give equal batches."""
+def digest(folder: Path, words: bool = True) -> str:
+    """A hash of what a store was made from, file contents included. Stores with equal hashes give equal batches.
+
+    Without `words`, the segmenter is left out: for batches that do not depend on the bounds of words.
+    """
     meta = _read_meta(folder)
     contents = [entry["hash"] for entry in meta["files"]]
-    identity = {name: value for name, value in meta["identity"].items() if name != "segmenter"}  # tokens are the same
+    identity = {name: value for name, value in meta["identity"].items() if words or name != "segmenter"}
     parts = [identity, meta["tokenizer"], contents, meta["splits"]]
     return hashlib.sha256(json.dumps(parts).encode()).hexdigest()
 
