@@ -83,7 +83,43 @@ WRONG = {  # model, arguments beside input_ids [3 6] (of choices [3 2 6]), what 
         "attention_mask must be an array [B T] = [3 6], not int32 [3 7]",
     ),
     "a mask for one row": ("OpenAIGPTLMHeadModel", {"attention_mask": ids(1, 6)}, "attention_mask must be an array"),
-    "a dense mask": ("BertModel", {"attention_mask": ids(3, 1, 6, 6)}, "[B T] = [3 6], not int32 [3 1 6 6]"),
+    "a mask of heads": ("BertModel", {"attention_mask": ids(3, 2, 6, 6)}, "[B 1 T S] = [3 1 6 6], not int32 [3 2 6 6]"),
+    "a mask of other queries": (
+        "OpenAIGPTModel",
+        {"attention_mask": ids(3, 5, 6)},
+        "attention_mask must be an array [B T S] = [3 6 6], not int32 [3 5 6]",
+    ),
+    "a mask of choices without queries": (
+        "BertForMultipleChoice",
+        {"attention_mask": ids(3, 2, 6, 5)},
+        "attention_mask must be an array [B C T S] = [3 2 6 6], not int32 [3 2 6 5]",
+    ),
+    "a mask that is added to scores": (
+        "BertModel",
+        {"attention_mask": np.zeros((3, 1, 6, 6), np.float32)},
+        "attention_mask is float32 and has an axis for queries and one for keys; give bool or integers, nonzero where",
+    ),
+    "ids and embeddings": (
+        "BertModel",
+        {"inputs_embeds": np.zeros((3, 6, 8), np.float32)},
+        "give either input_ids or inputs_embeds, and not both",
+    ),
+    "neither ids nor embeddings": ("OpenAIGPTLMHeadModel", {"input_ids": None}, "give either input_ids or"),
+    "embeddings of another width": (
+        "OpenAIGPTModel",
+        {"input_ids": None, "inputs_embeds": np.zeros((3, 6, 7), np.float32)},
+        "inputs_embeds must be an array [B T D] = [B T 8], not float32 [3 6 7]",
+    ),
+    "ids as embeddings": (
+        "BertForMaskedLM",
+        {"input_ids": None, "inputs_embeds": ids(3, 6, 8)},
+        "inputs_embeds must be float, not int32; give ids as input_ids",
+    ),
+    "embeddings that are too long": (
+        "BertModel",
+        {"input_ids": None, "inputs_embeds": np.zeros((3, 9, 8), np.float32)},
+        "inputs_embeds [B T D] = [3 9 8] is longer than the model's max_positions 8",
+    ),
     "a number as a mask": (
         "BertModel",
         {"attention_mask": 1},

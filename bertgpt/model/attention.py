@@ -86,6 +86,7 @@ class Request(NamedTuple):
         dropout: the dropout rate of the probabilities.
         cached: whether keys and values are in a cache.
         probabilities: whether the probabilities must be returned.
+        per_query: whether `attention_mask` says for each query to which keys it may attend.
     """
 
     device: Any
@@ -96,6 +97,7 @@ class Request(NamedTuple):
     dropout: float = 0.0
     cached: bool = False
     probabilities: bool = False
+    per_query: bool = False
 
 
 class Kernel(NamedTuple):
@@ -173,7 +175,8 @@ def attend(
     Args:
         query, key, value: [B T H W].
         causal: whether a position attends only to itself and earlier positions.
-        attention_mask, pack_ids: [B T] as in `masks.py`; with a cache [B S], one value per slot.
+        attention_mask, pack_ids: [B T]; with a cache [B S], one value per slot. `attention_mask` may also be [B T S] or
+            [B 1 T S], as in `masks.key_mask`.
         cache: the cache with earlier tokens, to which these keys and values were already appended; None: no cache.
         dropout: dropout of the probabilities.
         probabilities: whether to return the probabilities.
@@ -184,7 +187,9 @@ def attend(
     """
     rate = 0.0 if dropout is None or dropout.deterministic else dropout.rate
     _, length, heads, width = query.shape
-    request = Request(target_device(), query.dtype, length, heads, width, rate, cache is not None, probabilities)
+    per_query = attention_mask is not None and attention_mask.ndim > 2
+    facts = (rate, cache is not None, probabilities, per_query)
+    request = Request(target_device(), query.dtype, length, heads, width, *facts)
     masks = Masks(causal, attention_mask, pack_ids)
     if not all(isinstance(size, int) for size in query.shape):  # symbolic sizes, of a program for any batch and length
         choice = "plain"
@@ -232,6 +237,8 @@ def tpu_obstacle(request: Request) -> str | None:
     """Return why our TPU kernel cannot serve a request; None if it can."""
     if request.cached or request.probabilities:
         return "it supports no cache and returns no probabilities"
+    if request.per_query:
+        return "it supports no attention_mask of queries and keys"
     from bertgpt.model import tpu_attention  # only here: Pallas takes time to import
 
     return tpu_attention.obstacle(

@@ -15,8 +15,8 @@ from bertgpt.ids import narrowed
 from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.model.blocks import Model, Stack
 from bertgpt.model.dropout import Dropout
-from bertgpt.model.inputs import check_inputs, flatten_choices
-from bertgpt.model.layers import ACTIVATIONS, Embedding, dense, layer_norm, look_up, weight_init
+from bertgpt.model.inputs import check_inputs, flatten_choices, shape_of_tokens
+from bertgpt.model.layers import ACTIVATIONS, Embedding, dense, embedded_tokens, layer_norm, look_up, weight_init
 from bertgpt.model.outputs import ModelOutput
 
 
@@ -38,16 +38,18 @@ class BertEmbeddings(nn.Module):
 
     def __call__(
         self,
-        input_ids: Array,
+        input_ids: Array | None,
         token_type_ids: Array | None = None,
         position_ids: Array | None = None,
+        inputs_embeds: Array | None = None,
         deterministic: bool = True,
     ) -> Array:
+        tokens = embedded_tokens(self.token, input_ids, inputs_embeds)  # [B T D]
         if token_type_ids is None:
-            token_type_ids = jnp.zeros_like(input_ids)
+            token_type_ids = jnp.zeros(tokens.shape[:2], jnp.int32)
         if position_ids is None:
-            position_ids = jnp.arange(input_ids.shape[1])[None]
-        total = self.token(input_ids) + self.segment(token_type_ids) + self.position(position_ids)
+            position_ids = jnp.arange(tokens.shape[1])[None]
+        total = tokens + self.segment(token_type_ids) + self.position(position_ids)
         return self.dropout(self.norm(total), deterministic=deterministic)
 
 
@@ -64,11 +66,12 @@ class BertModel(Model):
 
     def __call__(
         self,
-        input_ids: Array,
+        input_ids: Array | None = None,
         attention_mask: Array | None = None,
         token_type_ids: Array | None = None,
         position_ids: Array | None = None,
         *,
+        inputs_embeds: Array | None = None,
         pack_ids: Array | None = None,
         cls_positions: Array | None = None,
         deterministic: bool = True,
@@ -79,9 +82,12 @@ class BertModel(Model):
 
         Args:
             input_ids: [B T] int, below `vocab_size`. T is at most `max_positions`, unless `position_ids` is given.
-            attention_mask: [B T], nonzero = a real token; None: all tokens are real.
+            attention_mask: [B T], nonzero = a real token; or, bool or int, [B T S] or [B 1 T S], nonzero = query t may
+                attend to key s; None: all tokens are real.
             token_type_ids: [B T] int, below `type_vocab_size`; None: all 0.
             position_ids: [B T] or [1 T] int, below `max_positions`; None: 0, 1, 2, ...
+            inputs_embeds: [B T D] float, in place of `input_ids`: what the table of token embeddings would give for
+                them. Positions and segments are added to it.
             pack_ids: [B T] int, equal for all tokens of one example; None: a row is one example.
             cls_positions: [B K] int below T, the position of the [CLS] of each example; None: position 0. If given,
                 `pooler_output` and the outputs of heads that read it have an axis K after B.
@@ -93,8 +99,8 @@ class BertModel(Model):
             InputError: the shapes of the arguments do not fit together, or a row is too long; raised while tracing.
         """
         others = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "pack_ids": pack_ids}
-        check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **others)
-        embedded = self.embeddings(input_ids, token_type_ids, position_ids, deterministic)
+        check_inputs(self.config, "BT", input_ids, inputs_embeds, position_ids=position_ids, **others)
+        embedded = self.embeddings(input_ids, token_type_ids, position_ids, inputs_embeds, deterministic)
         layers, _, attentions = self.stack(
             embedded, attention_mask, pack_ids, deterministic, output_attentions=output_attentions
         )
@@ -245,16 +251,26 @@ class BertForMultipleChoice(BertWithHeads):
 
     def __call__(  # type: ignore[override]  # each input is flattened by its name
         self,
-        input_ids: Array,
+        input_ids: Array | None = None,
         attention_mask: Array | None = None,
         token_type_ids: Array | None = None,
         position_ids: Array | None = None,
+        *,
+        inputs_embeds: Array | None = None,
         **options: Any,
     ) -> ModelOutput:
         """Compute the outputs from inputs [B C T], with `mc_logits` [B C]. The other fields have B x C rows."""
-        others = {"attention_mask": attention_mask, "token_type_ids": token_type_ids, "position_ids": position_ids}
-        output: Any = super().__call__(*flatten_choices(self.config, input_ids, **others), **options)
-        return dataclasses.replace(output, mc_logits=output.mc_logits.reshape(input_ids.shape[:2]))
+        inputs = flatten_choices(
+            self.config,
+            input_ids=input_ids,
+            inputs_embeds=inputs_embeds,
+            attention_mask=attention_mask,
+            token_type_ids=token_type_ids,
+            position_ids=position_ids,
+        )
+        output: Any = super().__call__(**inputs, **options)
+        shape = shape_of_tokens(input_ids, inputs_embeds)[:2]  # B C
+        return dataclasses.replace(output, mc_logits=output.mc_logits.reshape(shape))
 
     def heads(self, output: ModelOutput, deterministic: bool) -> dict[str, Any]:
         """Return `mc_logits` [B*C 1]."""

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from bertgpt.errors import InputError, check_array
@@ -15,8 +14,9 @@ from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.model.attention import Cache
 from bertgpt.model.blocks import Model, Stack
 from bertgpt.model.dropout import Dropout
-from bertgpt.model.inputs import check_cache, check_inputs, flatten_choices
-from bertgpt.model.layers import Embedding, dense, look_up, weight_init
+from bertgpt.model.inputs import check_cache, check_inputs, flatten_choices, shape_of_tokens
+from bertgpt.model.layers import Embedding, dense, embedded_tokens, look_up, weight_init
+from bertgpt.model.masks import key_mask
 from bertgpt.model.outputs import ModelOutput
 
 
@@ -34,10 +34,11 @@ class OpenAIGPTModel(Model):
 
     def __call__(
         self,
-        input_ids: Array,
+        input_ids: Array | None = None,
         attention_mask: Array | None = None,
         position_ids: Array | None = None,
         *,
+        inputs_embeds: Array | None = None,
         pack_ids: Array | None = None,
         cache: Sequence[Cache] | None = None,
         deterministic: bool = True,
@@ -48,11 +49,15 @@ class OpenAIGPTModel(Model):
 
         Args:
             input_ids: [B T] int, below `vocab_size`. T is at most `max_positions`, unless `position_ids` is given.
-            attention_mask: [B T], nonzero = a real token; None: all tokens are real.
+            attention_mask: [B T], nonzero = a real token; or, bool or int, [B T S] or [B 1 T S], nonzero = query t may
+                attend to key s, if s is not after t; None: all tokens are real.
             position_ids: [B T] or [1 T] int, below `max_positions`; None: 0, 1, 2, ...
+            inputs_embeds: [B T D] float, in place of `input_ids`: what the table of token embeddings would give for
+                them. Positions are added to it.
             pack_ids: [B T] int, equal for all tokens of one example; None: a row is one example.
-            cache: the keys and values of earlier tokens, from `empty_cache` or an earlier output. `attention_mask` and
-                `pack_ids` are then [B S], one value per slot, and positions count from the cache's next slot.
+            cache: the keys and values of earlier tokens, from `empty_cache` or an earlier output. S is then the number
+                of its slots, `attention_mask` [B S], [B T S] or [B 1 T S], `pack_ids` [B S], and positions count from
+                its next slot.
             deterministic: False turns dropout on and needs `rngs={"dropout": key}`.
             output_hidden_states: also return the output of each layer.
             output_attentions: also return the attention probabilities of each layer; fused kernels are then not used.
@@ -61,13 +66,16 @@ class OpenAIGPTModel(Model):
             InputError: the shapes of the arguments do not fit together, or a row is too long; raised while tracing.
         """
         masks = {"attention_mask": attention_mask, "pack_ids": pack_ids}
-        check_inputs(self.config, "BT", input_ids, position_ids=position_ids, **({} if cache else masks))
+        others = {} if cache else masks
+        check_inputs(self.config, "BT", input_ids, inputs_embeds, position_ids=position_ids, **others)
+        tokens = embedded_tokens(self.token, input_ids, inputs_embeds)  # [B T D]
+        rows, length, _ = tokens.shape
         if cache:
-            check_cache(self.config, input_ids, cache, **masks)
+            check_cache(self.config, rows, length, cache, **masks)
         if position_ids is None:
-            position_ids = jnp.arange(input_ids.shape[1])[None]
+            position_ids = jnp.arange(length)[None]
             position_ids = position_ids + cache[0].start if cache else position_ids
-        embedded = (self.token(input_ids) + self.position(position_ids)).astype(self.dtype)
+        embedded = (tokens + self.position(position_ids)).astype(self.dtype)
         embedded = self.dropout(embedded, deterministic=deterministic)
         layers, cache, attentions = self.stack(
             embedded, attention_mask, pack_ids, deterministic, cache, output_attentions
@@ -88,7 +96,7 @@ class OpenAIGPTLMHeadModel(Model):
 
     def __call__(
         self,
-        input_ids: Array,
+        input_ids: Array | None = None,
         attention_mask: Array | None = None,
         position_ids: Array | None = None,
         *,
@@ -115,10 +123,11 @@ class OpenAIGPTDoubleHeadsModel(Model):
 
     def __call__(
         self,
-        input_ids: Array,
+        input_ids: Array | None = None,
         attention_mask: Array | None = None,
         position_ids: Array | None = None,
         *,
+        inputs_embeds: Array | None = None,
         mc_token_ids: Array | None = None,
         deterministic: bool = True,
         **options: Any,
@@ -130,22 +139,24 @@ class OpenAIGPTDoubleHeadsModel(Model):
         Args:
             mc_token_ids: [B C] int below T, the position whose state scores a choice; None: the last real token.
         """
+        given: dict[str, Any] = {"input_ids": input_ids, "inputs_embeds": inputs_embeds}
         others = {"attention_mask": attention_mask, "position_ids": position_ids}
-        inputs = flatten_choices(self.config, input_ids, **others)
+        inputs = flatten_choices(self.config, **given, **others)
         reject_cache(self, options)
-        output = self.transformer(*inputs, deterministic=deterministic, **options)
+        output = self.transformer(**inputs, deterministic=deterministic, **options)
         x = output.last_hidden_state  # [B*C T D]
+        shape = shape_of_tokens(input_ids, inputs_embeds)  # B C T
         if mc_token_ids is None:
-            at = last_position(x, inputs[1])
+            at = last_position(x, inputs["attention_mask"])
         else:
-            check_array("mc_token_ids", mc_token_ids, "BC", {"B": input_ids.shape[0], "C": input_ids.shape[1]})
+            check_array("mc_token_ids", mc_token_ids, "BC", {"B": shape[0], "C": shape[1]})
             at = narrowed(mc_token_ids.reshape(-1))
         chosen = self.dropout(jax.vmap(look_up)(x, at), deterministic=deterministic)
         logits = LMHead(x, self.transformer.token.embedding).logits()
         return dataclasses.replace(
             output,
-            head_logits=logits.reshape(*input_ids.shape, -1),
-            mc_logits=self.multiple_choice_head(chosen).astype(jnp.float32).reshape(input_ids.shape[:2]),
+            head_logits=logits.reshape(*shape, -1),
+            mc_logits=self.multiple_choice_head(chosen).astype(jnp.float32).reshape(shape[:2]),
         )
 
 
@@ -159,10 +170,11 @@ class OpenAIGPTForSequenceClassification(Model):
 
     def __call__(
         self,
-        input_ids: Array,
+        input_ids: Array | None = None,
         attention_mask: Array | None = None,
         position_ids: Array | None = None,
         *,
+        inputs_embeds: Array | None = None,
         deterministic: bool = True,
         output_lm_logits: bool = False,
         **options: Any,
@@ -172,23 +184,30 @@ class OpenAIGPTForSequenceClassification(Model):
         Args:
             input_ids: [B T]; or [B 2 T], a pair of texts in both orders, whose two states are added before the
                 classifier (section 3.3, similarity). The other fields then have B x 2 rows.
-            attention_mask: the same shape; nonzero = a real token.
+            attention_mask: the same shape, nonzero = a real token; or with one more axis, as of `OpenAIGPTModel`. The
+                last real token is the last one to which any token may attend.
             position_ids: the same shape.
+            inputs_embeds: [B T D] or [B 2 T D], in place of `input_ids`.
             output_lm_logits: also return `lm_logits`, [B T V] or [B 2 T V].
         """
-        inputs: list[Any] = [input_ids, attention_mask, position_ids]
-        if np.ndim(input_ids) == 3:
-            others = {"attention_mask": attention_mask, "position_ids": position_ids}
-            inputs = flatten_choices(self.config, input_ids, **others)
+        inputs: dict[str, Any] = {
+            "input_ids": input_ids,
+            "inputs_embeds": inputs_embeds,
+            "attention_mask": attention_mask,
+            "position_ids": position_ids,
+        }
+        shape = shape_of_tokens(input_ids, inputs_embeds)  # B T, or B 2 T
+        if len(shape) == 3:
+            inputs = flatten_choices(self.config, **inputs)
         reject_cache(self, options)
-        output = self.transformer(*inputs, deterministic=deterministic, **options)
+        output = self.transformer(**inputs, deterministic=deterministic, **options)
         x = output.last_hidden_state
-        last = x[jnp.arange(x.shape[0]), last_position(x, inputs[1])]  # [B D], or [B*2 D]
-        last = last.reshape(input_ids.shape[0], -1, last.shape[-1]).sum(1)
+        last = x[jnp.arange(x.shape[0]), last_position(x, inputs["attention_mask"])]  # [B D], or [B*2 D]
+        last = last.reshape(shape[0], -1, last.shape[-1]).sum(1)
         logits = self.score(self.dropout(last, deterministic=deterministic)).astype(jnp.float32)
         if not output_lm_logits:
             return dataclasses.replace(output, head_logits=logits)
-        lm_logits = LMHead(x, self.transformer.token.embedding).logits().reshape(*input_ids.shape, -1)
+        lm_logits = LMHead(x, self.transformer.token.embedding).logits().reshape(*shape, -1)
         return dataclasses.replace(output, head_logits=logits, lm_logits=lm_logits)
 
 
@@ -202,8 +221,12 @@ def reject_cache(model: Model, options: dict[str, Any]) -> None:
 
 
 def last_position(x: Array, attention_mask: Array | None) -> Array:
-    """Return the last real position of each row of x [B T D], as [B] int; rows may be padded on either side."""
+    """Return the last real position of each row of x [B T D], as [B] int; rows may be padded on either side.
+
+    It is the last key of the `attention_mask` to which any query may attend.
+    """
     length = x.shape[1]
     if attention_mask is None:
         return jnp.full(x.shape[0], length - 1)
-    return length - 1 - (attention_mask != 0)[:, ::-1].argmax(axis=1)
+    real = key_mask(attention_mask).any(axis=(1, 2))  # [B T]
+    return length - 1 - real[:, ::-1].argmax(axis=1)

@@ -45,6 +45,14 @@ def look_up(table: Array, ids: Array) -> Array:
     return jnp.asarray(table).at[narrowed(ids)].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
 
 
+def embedded_tokens(table: nn.Embed, input_ids: Array | None, inputs_embeds: Array | None) -> Array:
+    """Return the token embeddings [B T D] of ids [B T]; or `inputs_embeds`, if they are given in place of ids."""
+    if inputs_embeds is None:
+        return table(input_ids)
+    _ = table.embedding  # initialization creates the table
+    return inputs_embeds
+
+
 class Embedding(nn.Embed):
     """`nn.Embed` with `look_up`: ids [...] -> [... D]. Linen's own accepts any id if the table has one row."""
 

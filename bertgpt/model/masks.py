@@ -13,6 +13,16 @@ def padding_mask(attention_mask: Array) -> Array:
     return (attention_mask != 0)[:, None, None, :]
 
 
+def key_mask(attention_mask: Array) -> Array:
+    """A model's `attention_mask`, nonzero = may be attended to -> [B 1 1 or T S].
+
+    [B S] is the same for all queries (`padding_mask`). [B T S] and [B 1 T S] say it for each query.
+    """
+    if attention_mask.ndim == 2:
+        return padding_mask(attention_mask)
+    return (attention_mask if attention_mask.ndim == 4 else attention_mask[:, None]) != 0
+
+
 def causal_mask(length: int) -> Array:
     """[1 1 T T], True where s <= t: a position attends to itself and earlier positions."""
     return jnp.tril(jnp.ones((length, length), bool))[None, None]
@@ -26,12 +36,12 @@ def packed_mask(pack_ids: Array) -> Array:
 def dense_mask(
     length: int, *, causal: bool, attention_mask: Array | None = None, pack_ids: Array | None = None
 ) -> Array | None:
-    """The AND of all given masks: [B or 1, 1, T or 1, S]; None if no mask is given.
+    """The AND of all given masks: [B or 1, 1, T or 1, S]; None if no mask is given. `attention_mask` as of `key_mask`.
 
     The softmax of a query with no allowed key (padding in a packed row) is uniform. Callers must ignore its output.
     """
     masks = [causal_mask(length)] if causal else []
-    masks += [padding_mask(attention_mask)] if attention_mask is not None else []
+    masks += [key_mask(attention_mask)] if attention_mask is not None else []
     masks += [packed_mask(pack_ids)] if pack_ids is not None else []
     if not masks:
         return None
@@ -51,14 +61,14 @@ def cache_mask(
 ) -> Array:
     """The mask of T new tokens, whose keys are in slots `start`, `start` + 1, ... of a cache: [B or 1, 1, T, S].
 
-    `attention_mask` and `pack_ids` are [B S]. No position attends to a slot that has not been written.
+    `attention_mask` is as of `key_mask`, `pack_ids` is [B S]. No position attends to a slot that has not been written.
     """
     slot = start + jnp.arange(length)  # [T]
     seen = jnp.arange(cache_length)  # [S]
     last = slot if causal else jnp.broadcast_to(slot[-1], slot.shape)
     mask = (seen[None] <= last[:, None])[None, None]
     if attention_mask is not None:
-        mask = mask & padding_mask(attention_mask)
+        mask = mask & key_mask(attention_mask)
     if pack_ids is not None:
         mask = mask & (pack_ids[:, slot][:, :, None] == pack_ids[:, None, :])[:, None]
     return mask

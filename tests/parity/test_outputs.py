@@ -1,6 +1,7 @@
 """Every output of every architecture, both ways."""
 
 import jax
+import numpy as np
 import pytest
 import torch
 import transformers
@@ -50,6 +51,56 @@ def test_their_folder_gives_their_numbers(pair, case, measured):
     assert {"hidden_states", "attentions"} <= found.keys()
     for key, difference in found.items():
         assert measured(name, f"outputs, {case}", difference) <= 1e-5, key
+
+
+def test_embeddings_in_place_of_ids_give_their_outputs_and_gradients(pair, measured):
+    name, reference, model, params = pair
+    inputs = make_inputs(name, "right padding")
+    table = reference.get_input_embeddings().weight.detach()
+    noise = np.random.default_rng(2).normal(size=(*inputs["input_ids"].shape, table.shape[1]))
+    embeds = table.numpy()[inputs.pop("input_ids")] + noise.astype(np.float32)
+    given = torch.tensor(
+        embeds.reshape(-1, *embeds.shape[-2:]) if "DoubleHeads" in name else embeds, requires_grad=True
+    )
+    others = to_torch(name, inputs)
+    if "DoubleHeads" in name:
+        others["mc_token_ids"] = others["mc_token_ids"].reshape(-1)
+    if name == "OpenAIGPTForSequenceClassification":  # it finds the last token by its id, else it takes the last place
+        inputs["attention_mask"][:] = 1
+        others["attention_mask"][:] = 1
+    theirs = reference(**others, inputs_embeds=given, **MORE)
+    last = theirs.hidden_states[-1]
+    last[torch.tensor(inputs["attention_mask"].reshape(last.shape[:2]) > 0)].square().sum().backward()
+
+    def squares(embeds):
+        output = model.apply({"params": params}, inputs_embeds=embeds, **inputs, **MORE)
+        real = inputs["attention_mask"].reshape(*output.last_hidden_state.shape[:2], 1)
+        return (output.last_hidden_state**2 * real).sum(), output
+
+    (_, output), gradient = jax.jit(jax.value_and_grad(squares, has_aux=True))(embeds)
+    for key, difference in differences(output, theirs, inputs["attention_mask"]).items():
+        assert measured(name, "outputs, embeddings", difference) <= 1e-5, key
+    expected = given.grad.numpy().reshape(embeds.shape)
+    assert abs(expected).max() > 0.1
+    assert measured(name, "gradients of embeddings", float(abs(gradient - expected).max())) <= 1e-4
+
+
+@pytest.mark.parametrize("name", [name for name in ARCHITECTURES if name.startswith("Bert") and name not in CHOICES])
+def test_a_mask_for_each_query_gives_their_outputs(name, tmp_path, measured):
+    reference = make_reference(name)
+    reference.save_pretrained(tmp_path)
+    model, params = bertgpt.load_pretrained(tmp_path)
+    ids = make_inputs(name, "ids")["input_ids"]
+    rows, length = ids.shape
+    mask = np.random.default_rng(3).random((rows, length, length)) < 0.5
+    mask |= np.eye(length, dtype=bool)
+    added = np.where(mask, 0, np.finfo(np.float32).min)[:, None].astype(np.float32)  # theirs is added to the scores
+    with torch.no_grad():
+        theirs = reference(torch.tensor(ids), torch.tensor(added), **MORE)
+    for given in (mask, mask[:, None]):
+        output = ours(model, params, {"input_ids": ids, "attention_mask": given})
+        for key, difference in differences(output, theirs, None).items():
+            assert measured(name, "outputs, a mask for each query", difference) <= 1e-5, key
 
 
 def test_our_folder_gives_our_numbers(pair, tmp_path, measured):
