@@ -5,7 +5,8 @@ from pathlib import Path
 
 from tokenizers import Tokenizer
 
-from bertgpt.data.text.store import Split, TextSource, open_split, prepare
+from bertgpt.data.text.store import Split, open_split, prepare
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.tokenizers import train_wordpiece
 from train.config import load, text_source
 

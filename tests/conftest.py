@@ -18,6 +18,7 @@ from model_folders import make
 
 import bertgpt
 from bertgpt.data.text import store
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 from train import config as configs
 
@@ -72,7 +73,7 @@ def bpe(documents):
 def bert_split(corpus_file, wordpiece, tmp_path_factory):
     """The training split of a WordPiece store."""
     folder = tmp_path_factory.mktemp("store") / "wordpiece"
-    store.prepare(folder, store.TextSource(str(corpus_file), eval_fraction=0.1), wordpiece, {})
+    store.prepare(folder, TextSource(str(corpus_file), eval_fraction=0.1), wordpiece, {})
     return store.open_split(folder, "train")
 
 
@@ -80,7 +81,7 @@ def bert_split(corpus_file, wordpiece, tmp_path_factory):
 def gpt_split(corpus_file, bpe, tmp_path_factory):
     """The training split of a BPE store."""
     folder = tmp_path_factory.mktemp("store") / "bpe"
-    store.prepare(folder, store.TextSource(str(corpus_file), eval_fraction=0.1), bpe, {})
+    store.prepare(folder, TextSource(str(corpus_file), eval_fraction=0.1), bpe, {})
     return store.open_split(folder, "train")
 
 

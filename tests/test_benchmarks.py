@@ -13,7 +13,7 @@ import pytest
 from benchmarks import accelerators, device_report, side_by_side
 from benchmarks.side_by_side import Range, Side, Work
 from bertgpt.config import ModelConfig
-from bertgpt.data.text.store import TextSource
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import InputError
 from train.jobs import objectives
 from train.sections import ParallelSection

@@ -18,7 +18,8 @@ from bertgpt.data.pretraining import plans
 from bertgpt.data.pretraining.masking import MaskRule
 from bertgpt.data.pretraining.mixture import Mixture
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
-from bertgpt.data.text import store, store_shards
+from bertgpt.data.text import store, store_shards, text_source
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import InputError
 from train import config as configs
 from train import loader
@@ -156,27 +157,27 @@ def test_the_next_epochs_of_all_sources_are_planned_ahead():
     ],
 )
 def test_sources_are_named_by_their_addresses(addresses, names):
-    assert store.source_names(addresses) == dict(zip(names, addresses, strict=True))
+    assert text_source.source_names(addresses) == dict(zip(names, addresses, strict=True))
 
 
-def prepared(folder: Path, source: store.TextSource, wordpiece) -> dict[str, list[int]]:
+def prepared(folder: Path, source: TextSource, wordpiece) -> dict[str, list[int]]:
     store.prepare(folder, source, wordpiece, {})
     return {name: store.open_split(folder, name).tokens.tolist() for name in store.split_names(folder)}
 
 
 def test_a_store_of_a_mixture_has_a_split_of_each_source_and_its_held_out_text(texts, wordpiece, tmp_path):
     weights = {str(path): number for number, path in enumerate(texts, 1)}
-    mixture = store.TextSource(weights, eval_fraction=0.3)
+    mixture = TextSource(weights, eval_fraction=0.3)
     found = prepared(tmp_path / "mixture", mixture, wordpiece)
     names = ["books", "wiki", "news"]
     assert list(found) == [f"{kind}.{name}" for kind in ("train", "eval") for name in names]
     for path, name in zip(texts, names, strict=True):
-        alone = prepared(tmp_path / name, store.TextSource(str(path), eval_fraction=0.3), wordpiece)
+        alone = prepared(tmp_path / name, TextSource(str(path), eval_fraction=0.3), wordpiece)
         assert (found[f"train.{name}"], found[f"eval.{name}"]) == (alone["train"], alone["eval"])
     wanted = {"sha256": store.tokenizer_hash(wordpiece)}
-    other = store.TextSource(dict.fromkeys(weights, 1), eval_fraction=0.3)
+    other = TextSource(dict.fromkeys(weights, 1), eval_fraction=0.3)
     assert store.stale_reason(tmp_path / "mixture", other, wanted) is None  # weights are not part of a store
-    listed = store.TextSource(list(weights), eval_fraction=0.3)
+    listed = TextSource(list(weights), eval_fraction=0.3)
     assert store.stale_reason(tmp_path / "mixture", listed, wanted) == "train changed"
     assert store.fault(tmp_path / "mixture") is None
     all_of_them = list(mixture.documents("train"))
@@ -185,7 +186,7 @@ def test_a_store_of_a_mixture_has_a_split_of_each_source_and_its_held_out_text(t
 
 def test_named_held_out_sets_are_splits_of_their_own_also_made_in_parts(texts, wordpiece, tmp_path):
     books, wiki, news = map(str, texts)
-    source = store.TextSource({books: 1.0}, {"encyclopedia": wiki, "papers": news})
+    source = TextSource({books: 1.0}, {"encyclopedia": wiki, "papers": news})
     found = prepared(tmp_path / "store", source, wordpiece)
     assert list(found) == ["train.books", "eval.encyclopedia", "eval.papers"]
     files, parts = source.files(), []
@@ -202,14 +203,14 @@ def test_named_held_out_sets_are_splits_of_their_own_also_made_in_parts(texts, w
 
 def test_a_file_in_two_sources_and_a_source_without_text_are_refused(texts, wordpiece, tmp_path):
     books, wiki, _ = map(str, texts)
-    both = store.TextSource({books: 1, str(tmp_path / "*.jsonl"): 1})
+    both = TextSource({books: 1, str(tmp_path / "*.jsonl"): 1})
     with pytest.raises(InputError, match=f"data.train: {books} is in books and in .*; leave it out of one of them"):
         both.files()
     (tmp_path / "empty.txt").write_text("\n")
     for source, message in (
-        (store.TextSource({books: 1, str(tmp_path / "empty.txt"): 1}), "data.train: .*empty.txt contains no text"),
-        (store.TextSource(books, {"a": wiki, "b": str(tmp_path / "empty.txt")}), "data.eval: .*empty.txt contains no"),
-        (store.TextSource({books: 1}, eval_fraction=1e-9), "books.jsonl has too few documents to hold 0.00% out"),
+        (TextSource({books: 1, str(tmp_path / "empty.txt"): 1}), "data.train: .*empty.txt contains no text"),
+        (TextSource(books, {"a": wiki, "b": str(tmp_path / "empty.txt")}), "data.eval: .*empty.txt contains no"),
+        (TextSource({books: 1}, eval_fraction=1e-9), "books.jsonl has too few documents to hold 0.00% out"),
     ):
         with pytest.raises(InputError, match=message):
             store.prepare(tmp_path / "store", source, wordpiece, {})

@@ -23,6 +23,7 @@ from tokenizers import Tokenizer
 
 from bertgpt.data.text import documents as documents_module
 from bertgpt.data.text import store, store_shards
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import save_tokenizer
 from train.__main__ import main
@@ -69,7 +70,7 @@ def text(documents, tmp_path):
 @pytest.fixture
 def prepare(text, wordpiece, tmp_path):
     """Prepares `text` in tasks to a store, whose folder it returns."""
-    source = store.TextSource(str(text), eval_fraction=0.1)
+    source = TextSource(str(text), eval_fraction=0.1)
     wanted = {"sha256": store.tokenizer_hash(wordpiece)}
 
     def run(tasks=100, workers=1, **changed):
@@ -86,7 +87,7 @@ def prepare(text, wordpiece, tmp_path):
 @pytest.fixture
 def whole(text, wordpiece, tmp_path):
     """What one process makes of it."""
-    source = store.TextSource(str(text), eval_fraction=0.1)
+    source = TextSource(str(text), eval_fraction=0.1)
     store.prepare(tmp_path / "whole", source, wordpiece, {"sha256": store.tokenizer_hash(wordpiece)})
     return contents(tmp_path / "whole")
 
@@ -128,7 +129,7 @@ def test_neither_tasks_nor_workers_change_a_byte(prepare, whole, tasks, workers)
 
 @pytest.mark.parametrize("tasks", [1, 2, 5])
 def test_a_given_evaluation_text_is_dealt_too(text, prepare, wordpiece, tmp_path, tasks):
-    source = store.TextSource([str(text / "[a-c]*"), str(text / "a.jsonl")], str(text / "[de]*"), eval_fraction=0.1)
+    source = TextSource([str(text / "[a-c]*"), str(text / "a.jsonl")], str(text / "[de]*"), eval_fraction=0.1)
     store.prepare(tmp_path / "whole", source, wordpiece, {"sha256": store.tokenizer_hash(wordpiece)})
     assert contents(prepare(tasks, train=source.train, eval=source.eval)) == contents(tmp_path / "whole")
 
@@ -137,7 +138,7 @@ def test_a_given_evaluation_text_is_dealt_too(text, prepare, wordpiece, tmp_path
 def test_a_document_of_another_kind_is_dealt_too(text, prepare, wordpiece, tmp_path, monkeypatch, document):
     monkeypatch.setattr(documents_module, "MAX_DOCUMENT", 500)  # most files are several documents
     (text / "f.txt").write_text("One two.\nThree four.\n\nFive six.\n" * 40)
-    source = store.TextSource(str(text), eval_fraction=0.4, document=document)
+    source = TextSource(str(text), eval_fraction=0.4, document=document)
     store.prepare(tmp_path / "whole", source, wordpiece, {"sha256": store.tokenizer_hash(wordpiece)})
     for tasks in (1, 3, 6):
         shutil.rmtree(tmp_path / "out", ignore_errors=True)
@@ -148,7 +149,7 @@ def test_a_document_of_another_kind_is_dealt_too(text, prepare, wordpiece, tmp_p
 def test_a_part_without_an_evaluation_document_has_its_place(prepare, text, wordpiece, tmp_path):
     write(text / "f.jsonl", [])
     write(text / "g.jsonl", ["\x01"])
-    source = store.TextSource(str(text), eval_fraction=0.1)
+    source = TextSource(str(text), eval_fraction=0.1)
     store.prepare(tmp_path / "whole", source, wordpiece, {"sha256": store.tokenizer_hash(wordpiece)})
     assert contents(prepare(100)) == contents(tmp_path / "whole")
 
@@ -233,7 +234,7 @@ def test_the_part_of_a_changed_file_is_made_anew_alone(prepare, text, wordpiece,
     done(capsys)
     found = contents(prepare())
     assert done(capsys) == [3]
-    source = store.TextSource(str(text), eval_fraction=0.1)
+    source = TextSource(str(text), eval_fraction=0.1)
     store.prepare(tmp_path / "new", source, wordpiece, {"sha256": store.tokenizer_hash(wordpiece)})
     assert found == contents(tmp_path / "new")
 
@@ -251,7 +252,7 @@ def test_parts_of_another_setting_are_not_used_and_go_away(prepare, capsys, merg
 @pytest.mark.parametrize(("changed", "made"), [(False, 1), (True, 2)])
 def test_a_trained_tokenizer_is_kept_while_the_text_stays(text, wordpiece, tmp_path, merge_fails, changed, made):
     calls = []
-    source = store.TextSource(str(text), eval_fraction=0.1)
+    source = TextSource(str(text), eval_fraction=0.1)
     arguments = (tmp_path / "store", source, {"kind": "wordpiece"}, lambda: calls.append(0) or wordpiece)
     with pytest.raises(OSError, match="No space"):
         distributed_preparation.prepare(*arguments, distributed_preparation.TaskOptions(2, 1))
@@ -272,7 +273,7 @@ def test_of_two_that_train_a_tokenizer_the_first_to_end_decides(tmp_path, wordpi
 
 
 def test_parts_of_two_tokenizers_are_not_merged(tmp_path, text, wordpiece, bpe):
-    source = store.TextSource(str(text), eval_fraction=0.1)
+    source = TextSource(str(text), eval_fraction=0.1)
     files = source.files()
     store_shards.make_part(tmp_path / "0", source, files, bpe, store_shards.stamps(files))
     with pytest.raises(InputError, match="0: no part of a store with this tokenizer"):
@@ -286,7 +287,7 @@ def test_a_part_whose_description_is_damaged_counts_as_none(tmp_path, written):
 
 
 def test_a_file_that_changes_meanwhile_is_refused(text, wordpiece, tmp_path):
-    source = store.TextSource(str(text), eval_fraction=0.1)
+    source = TextSource(str(text), eval_fraction=0.1)
     stamps = [(path, size + 1, tag) for path, size, tag in store_shards.stamps(source.files())]
     with pytest.raises(InputError, match=r"a\.jsonl: changed while the store was prepared"):
         store_shards.make_part(tmp_path / "parts" / "0", source, source.files(), wordpiece, stamps)
@@ -295,7 +296,7 @@ def test_a_file_that_changes_meanwhile_is_refused(text, wordpiece, tmp_path):
 
 @pytest.mark.parametrize("name", ["tokens.bin", "sentences.bin", "documents.bin", "counts.bin"])
 def test_a_damaged_part_is_named(text, wordpiece, tmp_path, name):
-    source = store.TextSource(str(text), eval_fraction=0.1)
+    source = TextSource(str(text), eval_fraction=0.1)
     files = source.files()
     store_shards.make_part(tmp_path / "0", source, files, wordpiece, store_shards.stamps(files))
     path = tmp_path / "0" / "train" / name
@@ -332,7 +333,7 @@ documents.MAX_DOCUMENT = 1 << 18  # several documents in the smallest file too
 peaks = []
 for name in sys.argv[2:]:
     Path("/proc/self/clear_refs").write_text("5")  # the peak counts from here
-    source = store.TextSource(name, eval_fraction=0.1, document=sys.argv[1])
+    source = TextSource(name, eval_fraction=0.1, document=sys.argv[1])
     files = source.files()
     if name.endswith("parquet"):
         assert all(documents.read_documents(files.train, document=sys.argv[1]))
@@ -368,7 +369,7 @@ def test_ray_makes_the_same_bytes(config_file, whole):
 
 
 def test_a_task_that_fails_on_ray_is_told_in_one_line(text, tmp_path):
-    source = store.TextSource(str(text))
+    source = TextSource(str(text))
     files = source.files()
     step = distributed_preparation.TokenizeFiles(tmp_path, source, files, store_shards.stamps(files), [range(5)])
     executor = distributed_preparation.RayPipelineExecutor([step], 1, logging_dir=str(tmp_path))
@@ -407,7 +408,7 @@ def test_slurm_runs_an_array_and_then_the_merge(config_file, whole, slurm, capsy
 
 
 def test_many_tasks_share_the_jobs_of_one_array(text, tmp_path, slurm):
-    source = store.TextSource([str(text / "a.jsonl")] * 2500)
+    source = TextSource([str(text / "a.jsonl")] * 2500)
     files = source.files()
     step = distributed_preparation.TokenizeFiles(
         tmp_path, source, files, store_shards.stamps(files), [range(i, i + 1) for i in range(2500)]

@@ -13,6 +13,7 @@ from bertgpt.data.pretraining.pair_plans import from_records
 from bertgpt.data.pretraining.sentence_pairs import BertPairs
 from bertgpt.data.pretraining.sentence_runs import SentenceRuns
 from bertgpt.data.text import bits, segmenter, store
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer, train_wordpiece
 from train import config as configs
@@ -32,7 +33,7 @@ def tokenizer():
 def source(tmp_path_factory):
     path = tmp_path_factory.mktemp("zh") / "text.txt"
     path.write_text(TEXT, encoding="utf-8")
-    return store.TextSource(str(path), eval_fraction=0.2, language="zh", segmented=True)
+    return TextSource(str(path), eval_fraction=0.2, language="zh", segmented=True)
 
 
 @pytest.fixture(scope="module")
@@ -102,7 +103,7 @@ def test_workers_and_parts_give_the_same_store(folder, source, tokenizer, tmp_pa
         path = tmp_path / f"part{number}.txt"
         path.write_text("\n\n".join(texts[20 * number : 20 * number + 20]), encoding="utf-8")
         parts.append(tmp_path / str(number))
-        of_part = store.TextSource(str(path), eval_fraction=0.2, language="zh", segmented=True)
+        of_part = TextSource(str(path), eval_fraction=0.2, language="zh", segmented=True)
         store_shards.make_part(parts[-1], of_part, of_part.files(), tokenizer, store_shards.stamps(of_part.files()))
     store_shards.merge(tmp_path / "merged", parts, tokenizer)
     for split in ("train", "eval"):
@@ -157,7 +158,7 @@ def test_pieces_of_words_in_other_scripts_stay_together(tmp_path):
     ]
     (tmp_path / "vocab.txt").write_text("\n".join(pieces), encoding="utf-8")
     tokenizer = load_tokenizer(tmp_path / "vocab.txt")
-    source = store.TextSource(str(tmp_path / "text.txt"), eval_fraction=0.2, language="zh", segmented=True)
+    source = TextSource(str(tmp_path / "text.txt"), eval_fraction=0.2, language="zh", segmented=True)
     store.prepare(tmp_path / "store", source, tokenizer, {})
     split = store.open_split(tmp_path / "store", "train")
     words = words_of(tokenizer, split.tokens, split.continues(np.arange(len(split.tokens))))
@@ -187,7 +188,7 @@ def test_the_segmenter_is_part_of_the_stores_identity(folder, source, tokenizer,
     with monkeypatch.context() as patch:
         patch.setattr(segmenter, "cut", lambda text: list(text))  # another dictionary
         assert store.stale_reason(folder, source, wanted) == "segmenter changed"
-    unsegmented = store.TextSource(source.train, eval_fraction=0.2, language="zh")
+    unsegmented = TextSource(source.train, eval_fraction=0.2, language="zh")
     assert store.stale_reason(folder, unsegmented, wanted) is None  # tokens are the same
     assert "segmenter" not in store.identity(unsegmented)
     store.prepare(tmp_path / "store", unsegmented, tokenizer, {})

@@ -13,6 +13,7 @@ from hypothesis import example, given
 
 from bertgpt.data.text import documents, integrity, store, workers
 from bertgpt.data.text.documents import split_sentences
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import load_tokenizer, train_bpe, train_wordpiece
 
@@ -25,7 +26,7 @@ def contents(folder) -> dict[str, bytes]:
 
 
 def held_out(path, **options) -> set[str]:
-    return {" ".join(text) for text in store.TextSource(str(path), **options).documents("eval")}
+    return {" ".join(text) for text in TextSource(str(path), **options).documents("eval")}
 
 
 def write_lines(path, texts) -> None:
@@ -37,7 +38,7 @@ def source(tmp_path):
     """A training and an evaluation file of few documents."""
     (tmp_path / "train.txt").write_text("Ab cd. Ef gh ij.\n\nKl mn op.\n")
     (tmp_path / "eval.txt").write_text("Mn op ab.\n")
-    return store.TextSource(str(tmp_path / "train.txt"), str(tmp_path / "eval.txt"))
+    return TextSource(str(tmp_path / "train.txt"), str(tmp_path / "eval.txt"))
 
 
 @pytest.fixture
@@ -49,7 +50,7 @@ def folder(source, wordpiece, tmp_path):
 
 def test_neither_workers_nor_pieces_change_a_byte(corpus_file, wordpiece, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "TASK_BYTES", 1000)  # many pieces, more than may be under way at once
-    text = store.TextSource(str(corpus_file), eval_fraction=0.1)
+    text = TextSource(str(corpus_file), eval_fraction=0.1)
     sizes = {1: [], 2: []}
     for count in (1, 2):
         store.prepare(tmp_path / str(count), text, wordpiece, WANTED, count, sizes[count].append)
@@ -62,14 +63,14 @@ def test_neither_workers_nor_pieces_change_a_byte(corpus_file, wordpiece, tmp_pa
 
 def test_sentences_are_encoded_a_few_at_a_time(corpus_file, wordpiece, bert_split, tmp_path, monkeypatch):
     monkeypatch.setattr(workers, "BATCH", 3)
-    store.prepare(tmp_path / "store", store.TextSource(str(corpus_file), eval_fraction=0.1), wordpiece, WANTED)
+    store.prepare(tmp_path / "store", TextSource(str(corpus_file), eval_fraction=0.1), wordpiece, WANTED)
     split = store.open_split(tmp_path / "store", "train")
     for found, expected in zip(split, bert_split, strict=True):
         np.testing.assert_array_equal(found, expected)
 
 
 def test_each_document_holds_the_tokens_of_its_sentences(bert_split, wordpiece, corpus_file):
-    texts = list(store.TextSource(str(corpus_file), eval_fraction=0.1).documents("train"))
+    texts = list(TextSource(str(corpus_file), eval_fraction=0.1).documents("train"))
     assert len(bert_split.documents) == len(texts) + 1
     for index, document in enumerate(texts):
         first, last = bert_split.documents[index : index + 2]
@@ -97,7 +98,7 @@ def test_the_bounds_of_a_small_corpus(folder, wordpiece):
 
 def test_text_bytes_counts_utf8_without_the_space_between_sentences(wordpiece, tmp_path):
     (tmp_path / "a.txt").write_text("Ab é.   Cd.\n\n中。\n", encoding="utf-8")
-    store.prepare(tmp_path / "store", store.TextSource(*[str(tmp_path / "a.txt")] * 2), wordpiece, WANTED)
+    store.prepare(tmp_path / "store", TextSource(*[str(tmp_path / "a.txt")] * 2), wordpiece, WANTED)
     assert store.open_split(tmp_path / "store", "train").text_bytes == len("Ab é.".encode()) + 3 + len("中。".encode())
 
 
@@ -145,9 +146,7 @@ def test_a_sentence_that_cleans_up_to_nothing_leaves_no_trace(source, wordpiece,
 def test_the_held_out_documents_and_the_others_make_the_corpus(tmp_path):
     texts = [f"document {number}" for number in range(4000)]
     write_lines(tmp_path / "a.jsonl", texts)
-    train = {
-        " ".join(text) for text in store.TextSource(str(tmp_path / "a.jsonl"), eval_fraction=0.1).documents("train")
-    }
+    train = {" ".join(text) for text in TextSource(str(tmp_path / "a.jsonl"), eval_fraction=0.1).documents("train")}
     evaluation = held_out(tmp_path / "a.jsonl", eval_fraction=0.1)
     assert not train & evaluation
     assert train | evaluation == set(texts)
@@ -177,7 +176,7 @@ def test_whatever_a_document_is_the_tokens_are_those_of_the_files(tmp_path_facto
     worker = workers.Worker(wordpiece.to_str(), "en", True, False, "<u2")
     expected = np.array(wordpiece.encode("\n".join(texts), add_special_tokens=False).ids, "<u2").tobytes()
     for document in ("paragraph", "file", "line"):
-        source = store.TextSource(str(folder), eval=str(folder), document=document)
+        source = TextSource(str(folder), eval=str(folder), document=document)
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(documents, "MAX_DOCUMENT", most)
             assert worker(list(source.documents("train"))).tokens == expected
@@ -187,7 +186,7 @@ def test_whatever_a_document_is_the_tokens_are_those_of_the_files(tmp_path_facto
 @example(["a. b.\n\nb b b b. a a", "a. b.\n\nb a", "a", "b", "a\na", "a a"])
 def test_no_file_is_on_both_sides_and_equal_files_are_on_one(tmp_path_factory, texts):
     folder = write_texts(tmp_path_factory, [*texts, *texts])
-    source = store.TextSource(str(folder), eval_fraction=0.5, document="file")
+    source = TextSource(str(folder), eval_fraction=0.5, document="file")
     files = source.files().train
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(documents, "MAX_DOCUMENT", 3)  # most files become several documents
@@ -215,7 +214,7 @@ def test_files_are_held_out_by_the_text_they_begin_with(tmp_path, monkeypatch):
     evaluation = held_out(tmp_path, eval_fraction=0.3, document="file")
     begun = {text for text in evaluation if text.endswith("y")}
     assert 4 < len(begun) < 24
-    found = list(store.TextSource(str(tmp_path), eval_fraction=0.3, document="file").documents("eval"))
+    found = list(TextSource(str(tmp_path), eval_fraction=0.3, document="file").documents("eval"))
     assert found.count(["z"]) == found.count(["another end"]) == len(begun)
 
 
@@ -232,7 +231,7 @@ def test_a_missing_store_is_named(source, tmp_path):
 
 def test_the_same_text_settings_and_tokenizer_are_no_change(source, folder):
     assert store.stale_reason(folder, source, dict(WANTED)) is None
-    listed = store.TextSource((source.train,), (source.eval,))
+    listed = TextSource((source.train,), (source.eval,))
     store.prepare(folder, listed, load_tokenizer(folder), WANTED)
     assert store.stale_reason(folder, listed, WANTED) is None  # a tuple is read back as a list
 
@@ -253,7 +252,7 @@ def test_changed_content_is_named(source, folder, tmp_path, name, text):
 
 def test_a_file_that_goes_away_after_it_was_listed_is_named(source, folder, wordpiece, tmp_path, monkeypatch):
     listed = source.files()
-    monkeypatch.setattr(store.TextSource, "files", lambda self: listed)
+    monkeypatch.setattr(TextSource, "files", lambda self: listed)
     listed.eval[0].unlink()
     with pytest.raises(InputError, match=r"eval\.txt: cannot be read: .*No such file"):
         store.stale_reason(folder, source, WANTED)

@@ -11,6 +11,7 @@ from tokenizers import models, trainers
 
 from bertgpt import tokenizers
 from bertgpt.data.text import store
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import training
 from bertgpt.tokenizers.kinds import bpe, wordpiece
@@ -214,7 +215,7 @@ def test_a_prepared_store_tells_how_much_is_unknown(tmp_path, capsys):
     (tmp_path / "held_out.txt").write_text("a b\n")
     (tmp_path / "vocab.txt").write_text("\n".join([*tokenizers.BERT_SPECIAL, *"abcd"]))
     tokenizer = tokenizers.load_tokenizer(tmp_path / "vocab.txt")
-    source = store.TextSource(str(tmp_path / "texts.txt"), str(tmp_path / "held_out.txt"))
+    source = TextSource(str(tmp_path / "texts.txt"), str(tmp_path / "held_out.txt"))
     store.prepare(tmp_path / "store", source, tokenizer, {})
     token_store._tell_splits(tmp_path / "store", tokenizer)
     printed = capsys.readouterr().out

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from bertgpt.data.text import segmenter
-from bertgpt.data.text.store import TextSource
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import InputError, check_local
 from bertgpt.hub import check_folder_or_name
 from bertgpt.settings import Rules

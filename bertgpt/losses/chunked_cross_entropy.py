@@ -1,6 +1,7 @@
 """Cross-entropy over the vocabulary, computed in blocks without materializing all logits."""
 
 import math
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
@@ -56,7 +57,10 @@ def summed_loss_and_hits(head: LMHead, labels: Array, weights: Array, counts: Ar
 
     The logits are computed once for both.
     """
+    return _automatic(_loss_and_hits, (head, labels, weights, counts), (jnp.zeros(()), jnp.zeros(())))
 
+
+def _loss_and_hits(head: LMHead, labels: Array, weights: Array, counts: Array) -> tuple[Array, Array]:
     def block(rows: Any) -> tuple[Array, Array]:
         x, labels, weights, counts = rows
         logits = head._replace(x=x).logits()
@@ -69,7 +73,7 @@ def summed_loss_and_hits(head: LMHead, labels: Array, weights: Array, counts: Ar
 
 @summed_cross_entropy.defjvp
 def _derivative(primals: tuple, tangents: tuple) -> tuple[Array, Array]:
-    losses, slope = _with_gradient(*primals)
+    losses, slope = _automatic(_with_gradient, primals, (primals[1], primals[0]))
     moved, _, moved_weights = tangents
     along = jax.tree.map(lambda part, by: jnp.sum(part.astype(jnp.float32) * by), slope, moved)
     return (losses * primals[2]).sum(), sum(jax.tree.leaves(along)) + (losses * moved_weights).sum()
@@ -100,6 +104,15 @@ def _with_gradient(head: LMHead, labels: Array, weights: Array) -> tuple[Array, 
     (d_table, d_bias), made = jax.lax.scan(block, zeros, _blocks(head.shape[-1], head.x, labels, weights))
     losses, dx = (part.reshape(-1, *part.shape[2:])[: labels.shape[0]] for part in made)
     return losses, LMHead(dx, d_table, d_bias)
+
+
+def _automatic(function: Callable[..., Any], arguments: tuple, like: Any) -> Any:
+    """Call a function. On a mesh with explicit axes, XLA shards the work inside it, as on other meshes, because JAX
+    cannot derive how blocks of rows are sharded. The results are sharded as the arrays `like`."""
+    if not jax.sharding.get_abstract_mesh().explicit_axes:
+        return function(*arguments)
+    specs = jax.tree.map(lambda x: jax.typeof(x).sharding.spec, like)
+    return jax.sharding.auto_axes(function, out_sharding=specs)(*arguments)
 
 
 def _at(logits: Array, labels: Array) -> Array:

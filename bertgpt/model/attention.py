@@ -122,6 +122,9 @@ class Kernel(NamedTuple):
         return request.device.device_kind.startswith(self.device) and self.obstacle(request) is None
 
 
+# A function of one's own in place of the kernels: query, key and value [B T H W] (key and value [B S H W] with a cache)
+# and the mask, bool, of shape [B or 1, 1, T or 1, S], True = may attend, or None if all may -> [B T H W].
+AttentionFunction = Callable[[Array, Array, Array, Array | None], Array]
 CHOICES = ("auto", "plain", "fused")
 
 
@@ -168,9 +171,9 @@ def attend(
     cache: Cache | None = None,
     dropout: Dropout | None = None,
     probabilities: bool = False,
-    choice: str = "auto",
+    choice: str | AttentionFunction = "auto",
 ) -> AttentionOutput:
-    """Compute self-attention with the first kernel of `KERNELS` that can.
+    """Compute self-attention with the first kernel of `KERNELS` that can, or with a given function.
 
     Args:
         query, key, value: [B T H W].
@@ -180,17 +183,25 @@ def attend(
         cache: the cache with earlier tokens, to which these keys and values were already appended; None: no cache.
         dropout: dropout of the probabilities.
         probabilities: whether to return the probabilities.
-        choice: as of `chosen`. Sizes that are symbols, in an exported program for any batch and length, are plain.
+        choice: as of `chosen`. Sizes that are symbols, in an exported program for any batch and length, are plain. Or
+            an `AttentionFunction`: it is called in place of a kernel, and applies no dropout unless it does so itself.
 
     Raises:
-        InputError: as `chosen`.
+        InputError: as `chosen`; or probabilities are requested of a function.
     """
+    masks = Masks(causal, attention_mask, pack_ids)
+    if callable(choice):
+        if probabilities:
+            raise InputError(
+                "output_attentions needs attention probabilities, but attention is a function; leave one out"
+            )
+        key, value, mask = with_cache(query, key, value, masks, cache)
+        return AttentionOutput(choice(query.astype(key.dtype), key, value, mask))
     rate = 0.0 if dropout is None or dropout.deterministic else dropout.rate
     _, length, heads, width = query.shape
     per_query = attention_mask is not None and attention_mask.ndim > 2
     facts = (rate, cache is not None, probabilities, per_query)
     request = Request(target_device(), query.dtype, length, heads, width, *facts)
-    masks = Masks(causal, attention_mask, pack_ids)
     if not all(isinstance(size, int) for size in query.shape):  # symbolic sizes, of a program for any batch and length
         choice = "plain"
     return chosen(request, choice).function(query, key, value, masks, cache, dropout)
@@ -290,6 +301,18 @@ def decode_attention(
     return AttentionOutput(mixed.reshape(query.shape))
 
 
+def with_cache(
+    query: Array, key: Array, value: Array, masks: Masks, cache: Cache | None
+) -> tuple[Array, Array, Array | None]:
+    """Return key and value [B S H W], those of the cache if there is one, and the dense mask of them."""
+    length = query.shape[1]
+    if cache is None:
+        return key, value, dense_mask(length, **masks._asdict())
+    rows = (query.shape[0], query.shape[2], *cache.key.shape[1:])  # B H S W
+    key, value = (part.reshape(rows).swapaxes(1, 2) for part in (cache.key, cache.value))
+    return key, value, cache_mask(length, cache.key.shape[1], cache.start, **masks._asdict())
+
+
 def dot_product_attention(
     query: Array,
     key: Array,
@@ -303,13 +326,8 @@ def dot_product_attention(
     query, key and value are [B T H W]; `masks`, `cache` and `dropout` are as in `attend`. Source: Vaswani et al. 2017,
     section 3.2.1.
     """
-    if cache is None:
-        mask = dense_mask(query.shape[1], **masks._asdict())
-    else:
-        mask = cache_mask(query.shape[1], cache.key.shape[1], cache.start, **masks._asdict())
-        rows = (query.shape[0], query.shape[2], *cache.key.shape[1:])  # B H S W
-        key, value = (part.reshape(rows).swapaxes(1, 2) for part in (cache.key, cache.value))
-        query = query.astype(key.dtype)
+    key, value, mask = with_cache(query, key, value, masks, cache)
+    query = query.astype(key.dtype)
     scores = jnp.einsum("BTHW,BSHW->BHTS", query, key, preferred_element_type=jnp.float32) / query.shape[-1] ** 0.5
     if mask is not None:
         scores = jnp.where(mask, scores, jnp.finfo(jnp.float32).min)
@@ -333,7 +351,7 @@ class Attention(nn.Module):
     config: ModelConfig
     causal: bool
     dtype: DTypeLike = jnp.float32
-    choice: str = "auto"
+    choice: str | AttentionFunction = "auto"
 
     @nn.compact
     def __call__(
@@ -364,7 +382,7 @@ class Attention(nn.Module):
             dropout=Dropout(config.attention_dropout, deterministic=deterministic),
             probabilities=output_attentions,
             # parameters are made with a row of one token, which no fused kernel takes
-            choice="plain" if self.is_initializing() else self.choice,
+            choice="plain" if self.is_initializing() and not callable(self.choice) else self.choice,
         )
         mixed = mixed.astype(self.dtype)
         if cache is not None:

@@ -11,7 +11,7 @@ from jax import Array
 from jax.typing import DTypeLike
 
 from bertgpt.config import ModelConfig
-from bertgpt.model.attention import Attention, Cache
+from bertgpt.model.attention import Attention, AttentionFunction, Cache
 from bertgpt.model.dropout import Dropout
 from bertgpt.model.layers import ACTIVATIONS, dense, layer_norm
 
@@ -43,7 +43,7 @@ class Block(nn.Module):
     config: ModelConfig
     causal: bool
     dtype: DTypeLike = jnp.float32
-    choice: str = "auto"
+    choice: str | AttentionFunction = "auto"
 
     @nn.compact
     def __call__(
@@ -76,13 +76,13 @@ class Model(nn.Module):
         remat: activation checkpointing (a key of REMAT): "dots" and "full" recompute more in the backward pass and use
             less memory. Outputs and gradients are the same.
         attention: "auto" uses a fused kernel where one can compute attention, "plain" ordinary JAX operations, "fused"
-            a fused kernel or an error (docs/scale.md).
+            a fused kernel or an error (docs/scale.md). Or a function of your own, an `AttentionFunction`.
     """
 
     config: ModelConfig
     dtype: DTypeLike = jnp.float32
     remat: str = "none"
-    attention: str = dataclasses.field(default="auto", kw_only=True)
+    attention: str | AttentionFunction = dataclasses.field(default="auto", kw_only=True)
 
 
 class Stack(Model):

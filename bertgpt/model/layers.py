@@ -2,8 +2,10 @@
 
 import functools
 from collections.abc import Callable
+from typing import Any
 
 import flax.linen as nn
+import jax
 import jax.numpy as jnp
 from jax import Array
 from jax.typing import DTypeLike
@@ -42,7 +44,12 @@ def look_up(table: Array, ids: Array) -> Array:
     nothing to the gradient. Ids may be 64-bit NumPy integers, but not as arguments of a jitted function (see
     `narrowed`).
     """
-    return jnp.asarray(table).at[narrowed(ids)].get(mode="fill", fill_value=jnp.nan, wrap_negative_indices=False)
+    table, ids = jnp.asarray(table), jnp.asarray(narrowed(ids))
+    options: dict[str, Any] = {"mode": "fill", "fill_value": jnp.nan, "wrap_negative_indices": False}
+    if jax.sharding.get_abstract_mesh().explicit_axes:  # the rows are sharded as the ids
+        unsharded = (None,) * (table.ndim - 1)
+        options["out_sharding"] = jax.sharding.PartitionSpec(*jax.typeof(ids).sharding.spec, *unsharded)
+    return table.at[ids].get(**options)
 
 
 def embedded_tokens(table: nn.Embed, input_ids: Array | None, inputs_embeds: Array | None) -> Array:

@@ -25,6 +25,7 @@ import bertgpt
 from bertgpt.data.tasks import readers
 from bertgpt.data.text import files, store
 from bertgpt.data.text.documents import read_documents, split_sentences
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import LONGEST, InputError
 from bertgpt.tokenizers import vocabulary_size
 from fuzz.limits import time_limit
@@ -216,7 +217,7 @@ def _bpe_files(folder: Path) -> None:
 def _store(folder: Path) -> None:
     texts = [f"the number {number} is here. so is {number + 1}." for number in range(60)]
     (folder / "text.txt").write_text("\n\n".join(texts))
-    source = store.TextSource(str(folder / "text.txt"), eval_fraction=0.2)
+    source = TextSource(str(folder / "text.txt"), eval_fraction=0.2)
     _vocabulary_file(folder)
     store.prepare(folder / "store", source, bertgpt.load_tokenizer(folder / "vocab.txt"), {})
 

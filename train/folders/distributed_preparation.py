@@ -37,7 +37,7 @@ from datatrove.utils.logging import logger
 from tokenizers import Tokenizer
 
 from bertgpt.data.text import store, store_shards, workers
-from bertgpt.data.text.store import Files, TextSource
+from bertgpt.data.text.text_source import Files, TextSource
 from bertgpt.errors import InputError
 
 from ..atomic_files import write_first

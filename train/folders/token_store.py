@@ -14,7 +14,8 @@ from tokenizers import Tokenizer
 import bertgpt
 from bertgpt.data.pretraining.sentence_pairs import one_sentence_share
 from bertgpt.data.text import store
-from bertgpt.data.text.store import Split, TextSource
+from bertgpt.data.text.store import Split
+from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import (
     BERT_SPECIAL,

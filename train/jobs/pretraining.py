@@ -14,7 +14,7 @@ from bertgpt.data.pretraining.mixture import Mixture
 from bertgpt.data.pretraining.packing import Packed
 from bertgpt.data.pretraining.pair_plans import IS_NEXT, NOT_NEXT, count_labels
 from bertgpt.data.pretraining.sentence_pairs import BertPairs, LengthBaseline, fit_lengths, one_sentence_share
-from bertgpt.data.text import store
+from bertgpt.data.text import store, text_source
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.inference.decoding import generate
@@ -139,7 +139,7 @@ def make_eval_set(config: RunConfig, tokenizer: Tokenizer, folder: Path, split: 
     Raises:
         InputError: no IsNext pair can be made from it.
     """
-    split_name = store.split_name("eval", name)
+    split_name = text_source.split_name("eval", name)
     keep = plans.keep(config, folder, split, split_name, objectives.EVAL_SEED)
     with naming(split_name):
         source = objectives.eval_source(split, tokenizer, config, keep=keep)
@@ -176,7 +176,7 @@ def make_sources(config: RunConfig, tokenizer: Tokenizer, folder: Path, train: d
     """
     sources = {}
     for number, (name, split) in enumerate(train.items()):
-        split_name, seed = store.split_name("train", name), config.seed + (number << 32)
+        split_name, seed = text_source.split_name("train", name), config.seed + (number << 32)
         keep = plans.keep(config, folder, split, split_name, seed)
         with naming(split_name):
             sources[name] = objectives.train_source(split, tokenizer, config, keep, seed)

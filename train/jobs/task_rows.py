@@ -9,7 +9,7 @@ from typing import Any
 from bertgpt.data.tasks.readers import data_digest, read_all_rows
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import TaskSettings
-from bertgpt.data.text.store import split_name
+from bertgpt.data.text.text_source import split_name
 from bertgpt.errors import InputError
 
 from ..folders.checkpoints import Checkpoints

@@ -17,7 +17,8 @@ from tokenizers import Tokenizer
 from bertgpt.data.text import bits
 from bertgpt.data.text.files import stamp
 from bertgpt.data.text.integrity import WORDS, check_size, first_changed, hash_arrays
-from bertgpt.data.text.store import BOUND, Files, Part, TextSource, tokenizer_hash, write_part
+from bertgpt.data.text.store import BOUND, Part, tokenizer_hash, write_part
+from bertgpt.data.text.text_source import Files, TextSource
 from bertgpt.data.text.workers import id_dtype
 from bertgpt.errors import InputError
 from bertgpt.json_files import read_json_object
