@@ -20,10 +20,11 @@ import numpy as np
 from benchmarks import side_by_side
 from benchmarks.corpus import demo
 from bertgpt import add_tokens, presets
+from bertgpt.data.tasks.making import task_tokens
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import TaskData, TaskSettings
 from bertgpt.errors import InputError
-from bertgpt.inference.predict import SPECS, task_data, task_tokens
+from bertgpt.inference.predict import SPECS, task_data
 from bertgpt.tokenizers import train_bpe, vocabulary_size
 from train.folders.encoded import encode_splits
 

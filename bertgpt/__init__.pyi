@@ -1,3 +1,4 @@
+from . import data as data
 from . import losses as losses
 from . import presets as presets
 from .checkpoints.adapt import adapt as adapt

@@ -24,7 +24,7 @@ def rows(count: int, length: int, seed: int = 0, lengths=None):
 
 def mask(batch, continues=None, vocab_size=VOCAB, rule=masking.PAPER) -> masking.Masked:
     of_tokens = None if continues is None else continues[batch[0]]
-    return masking.mask_tokens(*batch, MASK, vocab_size, of_tokens, rule=rule)
+    return masking.mask_rows(*batch, MASK, vocab_size, of_tokens, rule=rule)
 
 
 def chosen(masked: masking.Masked, row: int) -> list[int]:

@@ -22,6 +22,7 @@ from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
 from bertgpt.data.pretraining.sentence_runs import SentenceRuns, pack_runs
 from bertgpt.data.pretraining.windows import GptPieces
 from bertgpt.data.tasks.classification import Classification
+from bertgpt.data.tasks.making import task_tokens
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.sft import Responses
 from bertgpt.data.tasks.tagging import Tagging
@@ -29,7 +30,6 @@ from bertgpt.data.tasks.task import TaskExamples, TaskSettings
 from bertgpt.data.tasks.templates import make_template
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
-from bertgpt.inference.predict import task_tokens
 from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.tokenizers import train_bpe, train_wordpiece
 from train import step

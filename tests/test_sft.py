@@ -8,12 +8,12 @@ from hypothesis import strategies as st
 
 from bertgpt import losses
 from bertgpt.checkpoints.adapt import add_tokens
+from bertgpt.data.tasks.making import task_tokens
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.sft import Responses
 from bertgpt.data.tasks.task import TaskExamples
 from bertgpt.data.tasks.templates import make_template
 from bertgpt.errors import InputError
-from bertgpt.inference.predict import task_tokens
 from bertgpt.tokenizers import train_bpe
 
 LETTERS = add_tokens(train_bpe(["ant bee cow dog " * 9], 60), task_tokens("sft"))

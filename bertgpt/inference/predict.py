@@ -11,14 +11,11 @@ from jax import Array
 from tokenizers import Tokenizer
 
 from bertgpt.config import ModelConfig
-from bertgpt.data.tasks.classification import Choice, Classification, most_choices
+from bertgpt.data.tasks.classification import most_choices
+from bertgpt.data.tasks.making import PROBLEMS, make_task
 from bertgpt.data.tasks.readers import make_row
 from bertgpt.data.tasks.rows import Row
-from bertgpt.data.tasks.sft import Responses
-from bertgpt.data.tasks.squad import Answers
-from bertgpt.data.tasks.tagging import Tagging
 from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings, encode_rows
-from bertgpt.data.tasks.templates import END, GPT_TASK_TOKENS, SequenceTemplate, make_template
 from bertgpt.errors import InputError, check_ids
 from bertgpt.inference.decoding import generate
 from bertgpt.model.blocks import Model
@@ -40,9 +37,9 @@ class Spec(NamedTuple):
 
 CLASSIFIERS = {"bert": "BertForSequenceClassification", "gpt": "OpenAIGPTForSequenceClassification"}
 SPECS = {  # by kind of task
-    "classification": Spec(CLASSIFIERS, ("logits",), "single_label_classification"),
-    "multi_label": Spec(CLASSIFIERS, ("logits",), "multi_label_classification"),
-    "regression": Spec(CLASSIFIERS, ("logits",), "regression"),
+    "classification": Spec(CLASSIFIERS, ("logits",), PROBLEMS["classification"]),
+    "multi_label": Spec(CLASSIFIERS, ("logits",), PROBLEMS["multi_label"]),
+    "regression": Spec(CLASSIFIERS, ("logits",), PROBLEMS["regression"]),
     "multiple_choice": Spec({"bert": "BertForMultipleChoice", "gpt": "OpenAIGPTDoubleHeadsModel"}, ("mc_logits",)),
     "question_answering": Spec({"bert": "BertForQuestionAnswering"}, ("start_logits", "end_logits")),
     "tagging": Spec({"bert": "BertForTokenClassification"}, ("logits",)),
@@ -75,11 +72,6 @@ def kind_of(model: Model) -> str:
     raise InputError(f"a {name} has no task head; fine-tune it first")
 
 
-def task_tokens(kind: str) -> tuple[str, ...]:
-    """Return the special tokens that a kind of task adds to GPT-1's vocabulary."""
-    return (*GPT_TASK_TOKENS[:2], END) if kind == "sft" else GPT_TASK_TOKENS
-
-
 def task_data(
     settings: TaskSettings, config: ModelConfig, tokenizer: Tokenizer, length: int, choices: int = 2
 ) -> TaskData:
@@ -99,40 +91,8 @@ def task_data(
         raise InputError(
             f"the length is {length} tokens; it must be from 8 to the model's {config.max_positions} positions"
         )
-    kind, bert = settings.kind, config.architecture == "bert"
-    template = make_template(tokenizer, length, bert, END if kind == "sft" else GPT_TASK_TOKENS[2])
-    if kind == "multiple_choice":
-        return Choice(template, choices, settings.text, settings.choices, settings.label)
-    if kind == "question_answering":
-        return _answers(settings, template)
-    if kind == "tagging":
-        return Tagging(template, _labels(config), settings.words, settings.tags)
-    if kind == "sft":
-        cut = settings.too_long == "cut"
-        return Responses(template, settings.prompt, settings.response, settings.messages, cut)
-    problem, pair = SPECS[str(kind)].problem, settings.pair
-    labels = () if kind == "regression" else _labels(config)
-    both = settings.both_orders and not bert
-    return Classification(template, labels, str(problem), settings.text, pair, settings.label, both)
-
-
-def _answers(settings: TaskSettings, template: SequenceTemplate) -> Answers:
-    return Answers(
-        template,
-        stride=settings.stride,
-        max_question=settings.max_question,
-        n_best=settings.n_best,
-        max_answer=settings.max_answer,
-        null_threshold=settings.null_threshold,
-        question_column=settings.question,
-        context_column=settings.context,
-        answers_column=settings.answers,
-    )
-
-
-def _labels(config: ModelConfig) -> tuple[str, ...]:
-    """Return the names of the classes; LABEL_0, LABEL_1, ... as in Hugging Face if they have no names."""
-    return config.labels or tuple(f"LABEL_{index}" for index in range(config.num_labels))
+    labels = config.labels or tuple(f"LABEL_{index}" for index in range(config.num_labels))  # Hugging Face's names
+    return make_task(settings, tokenizer, length, causal=config.causal, labels=labels, choices=choices)
 
 
 def predict(

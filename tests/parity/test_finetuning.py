@@ -11,7 +11,7 @@ from reference import BERT, GPT
 
 import bertgpt
 from bertgpt.checkpoints.adapt import add_tokens
-from bertgpt.inference.predict import task_tokens
+from bertgpt.data.tasks.making import task_tokens
 from bertgpt.tokenizers import vocabulary_size
 from train import config as configs
 from train import loader

@@ -16,12 +16,12 @@ from bertgpt import losses
 from bertgpt.checkpoints.adapt import adapt, add_tokens, config_for
 from bertgpt.config import ModelConfig
 from bertgpt.data.pretraining.packing import Packed, most_examples
-from bertgpt.data.tasks.classification import find_labels, most_choices
+from bertgpt.data.tasks.classification import most_choices
+from bertgpt.data.tasks.making import LABELLED, labels_of, task_tokens
 from bertgpt.data.tasks.rows import Row
-from bertgpt.data.tasks.tagging import find_tags
 from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings, encode_rows
 from bertgpt.errors import InputError
-from bertgpt.inference.predict import SPECS, architecture_of, decode_all, task_data, task_tokens
+from bertgpt.inference.predict import SPECS, architecture_of, decode_all, task_data
 from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
@@ -38,7 +38,6 @@ from ..step import Objective, gpt_objective
 from . import task_metrics
 from .task_rows import check_held_out, read_splits, rows_digest, warn_of_shared
 
-CLASSIFIED = ("classification", "multi_label")
 PACKED = {"gpt": ("sft",), "bert": ("tagging", "classification", "multi_label", "regression")}
 
 
@@ -201,12 +200,8 @@ def labelled_config(settings: TaskSettings, config: ModelConfig, rows: Sequence[
 
     If the labels are the same as the model's, their order is kept.
     """
-    kind, found = str(settings.kind), config.labels
-    if kind in CLASSIFIED:
-        found = find_labels(rows, settings.label, several=kind == "multi_label")
-    elif kind == "tagging":
-        found = find_tags(rows, settings.tags)
-    else:
+    kind, found = str(settings.kind), labels_of(settings, rows)
+    if kind not in LABELLED:
         size = 1 if kind == "regression" else 2
         return dataclasses.replace(config, labels=(), num_labels=size, problem_type=SPECS[kind].problem)
     labels = config.labels if set(config.labels) == set(found) else found

@@ -7,10 +7,10 @@ from tokenizers import Tokenizer
 import bertgpt
 from bertgpt.config import ModelConfig
 from bertgpt.data.pretraining.masking import PAPER, MaskRule
-from bertgpt.data.pretraining.packing import Packed, most_examples
+from bertgpt.data.pretraining.pack import pack
 from bertgpt.data.pretraining.plans import Keep, in_memory
-from bertgpt.data.pretraining.sentence_pairs import BertPairs, pack_pairs
-from bertgpt.data.pretraining.sentence_runs import SentenceRuns, pack_runs
+from bertgpt.data.pretraining.sentence_pairs import BertPairs
+from bertgpt.data.pretraining.sentence_runs import SentenceRuns
 from bertgpt.data.pretraining.windows import GptPieces, GptWindows
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
@@ -75,11 +75,9 @@ def train_source(
     data, length, objective = config.data, config.data.sequence_length, config.train.objective
     seed = config.seed if seed is None else seed
     if objective == "clm" and data.pack:
-        return Packed(GptPieces(split, length, seed, keep), most_examples(length), seed, keep=keep)
+        return pack(GptPieces(split, length, seed, keep))
     examples = _examples(split, tokenizer, config, seed, mask_rule(data), data.balance_nsp, keep)
-    if not data.pack or isinstance(examples, GptWindows):
-        return examples
-    return pack_pairs(examples) if isinstance(examples, BertPairs) else pack_runs(examples)
+    return pack(examples) if data.pack and not isinstance(examples, GptWindows) else examples
 
 
 def eval_source(

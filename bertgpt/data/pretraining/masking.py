@@ -6,6 +6,7 @@ import numpy as np
 from tokenizers import Tokenizer
 
 from bertgpt.data.pretraining import counter
+from bertgpt.errors import InputError, check_ids
 from bertgpt.tokenizers import BERT_SPECIAL, continuation_table, special_id, vocabulary_size
 
 
@@ -60,7 +61,7 @@ def budget(lengths: np.ndarray, rate: float = PAPER.rate) -> np.ndarray:
     return np.maximum(1, np.rint(rate * lengths)).astype(np.int64)
 
 
-def mask_tokens(
+def mask_rows(
     input_ids: np.ndarray,
     lengths: np.ndarray,
     fixed: np.ndarray,
@@ -134,7 +135,7 @@ class Masker:
         keys: np.ndarray,
         continues: np.ndarray | None = None,
     ) -> Masked:
-        """Masks rows [B W] as if they were padded to T tokens; arguments as of `mask_tokens`.
+        """Masks rows [B W] as if they were padded to T tokens; arguments as of `mask_rows`.
 
         Without whole words, `continues` is not used; with them, None means that `##` marks pieces that continue a word.
         """
@@ -143,9 +144,52 @@ class Masker:
             continues = None
         elif continues is None:
             continues = self.continues[input_ids]
-        return mask_tokens(
+        return mask_rows(
             input_ids, lengths, fixed, keys, mask_id, self.vocab_size, continues, self.sequence_length, rule
         )
+
+
+def mask_tokens(
+    input_ids: np.ndarray, tokenizer: Tokenizer, seed: int = 0, rule: MaskRule = PAPER, row: int = 0
+) -> dict[str, np.ndarray]:
+    """Masks rows of tokens for masked language modelling.
+
+    [CLS], [SEP], [MASK] and [PAD] are never chosen. With the rule's `whole_word`, `##` marks pieces that continue a
+    word.
+
+    Args:
+        input_ids: [B T] int, each row [CLS] ... [SEP], then [PAD].
+        tokenizer: of the ids, a BERT's.
+        seed: of the masks.
+        rule: the shares.
+        row: the number of the first row. The masks of a row depend on (seed, its number) alone, so give new numbers for
+            new masks.
+
+    Returns:
+        `input_ids`, with the chosen tokens replaced, and `attention_mask` [B T] int32; `masked_positions` and `labels`
+        [B P] int32 and `loss_mask` [B P] float32, as in docs/data.md.
+
+    Raises:
+        InputError: a row does not begin with [CLS], or an id is not in the vocabulary.
+    """
+    input_ids = np.asarray(input_ids)
+    if input_ids.ndim != 2 or input_ids.dtype.kind not in "iu":
+        raise InputError(f"input_ids must be an integer array [B T], not {input_ids.dtype} {list(input_ids.shape)}")
+    check_ids(input_ids, vocabulary_size(tokenizer))
+    masker = Masker(tokenizer, input_ids.shape[1], rule)
+    if (input_ids[:, :1] != masker.ids["[CLS]"]).any() or not input_ids.shape[1]:
+        raise InputError("input_ids: a row does not begin with [CLS]; encode texts with their special tokens")
+    real = input_ids != masker.pad
+    fixed = np.isin(input_ids, [masker.ids[token] for token in ("[CLS]", "[SEP]", "[MASK]", "[PAD]")])
+    keys = counter.keys(seed, np.arange(row, row + len(input_ids)))
+    masked = masker(input_ids.astype(np.int32), real.sum(1), fixed, keys)
+    return {
+        "input_ids": masked.input_ids,
+        "attention_mask": real.astype(np.int32),
+        "masked_positions": masked.positions,
+        "labels": masked.labels,
+        "loss_mask": masked.loss_mask,
+    }
 
 
 def _choose_tokens(priority: np.ndarray, fixed: np.ndarray, counts: np.ndarray, width: int) -> np.ndarray:

@@ -6,13 +6,13 @@ from typing import Any
 import numpy as np
 
 from bertgpt.data.pretraining import counter
-from bertgpt.data.pretraining.packing import Rows
+from bertgpt.data.random_access import RandomAccess, Rows
 from bertgpt.errors import InputError
 
 LEAST = 1000  # rows of an epoch, so that shares are exact to a thousandth
 
 
-class Mixture:
+class Mixture(RandomAccess):
     """Rows of several sources. In an epoch of the mixture, each source has its share of the rows.
 
     An epoch ends when the first source has given all its rows once (but it has at least `LEAST` rows). A source goes
@@ -49,9 +49,6 @@ class Mixture:
 
     def __len__(self) -> int:
         return int(self.ends[-1])
-
-    def __getitem__(self, row: int) -> Rows:
-        return {name: value[0] for name, value in self.batch(np.array([row])).items()}
 
     def place(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Rows [B] -> the number of the source of each, and its row in that source."""

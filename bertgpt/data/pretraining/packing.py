@@ -8,9 +8,9 @@ from typing import NamedTuple, Protocol
 import numpy as np
 
 from bertgpt.data.pretraining.plans import KEPT, Gather, Keep, Plan, blocks, in_memory
+from bertgpt.data.random_access import RandomAccess, Rows
 from bertgpt.errors import InputError
 
-Rows = dict[str, np.ndarray]
 HALVINGS = 2  # maximum number of times that the width is halved, for shorter examples
 TOKENS = 8  # of a row per example that it may contain: few examples are shorter
 
@@ -280,7 +280,7 @@ class Examples(Protocol):
         ...
 
 
-class Packed:
+class Packed(RandomAccess):
     """Packed rows of examples: row r is pack r % len of epoch r // len, whose plan depends on (seed, epoch).
 
     Every epoch has as many rows as the plan of epoch 0. If an epoch's plan has a few more, a random run of them is
@@ -325,9 +325,6 @@ class Packed:
 
     def __len__(self) -> int:
         return self.length
-
-    def __getitem__(self, row: int) -> Rows:
-        return {name: value[0] for name, value in self.batch(np.array([row])).items()}
 
     def batch(self, rows: np.ndarray) -> Rows:
         """Rows [B] -> the packed batch of docs/data.md; a row does not depend on the rest of the batch."""

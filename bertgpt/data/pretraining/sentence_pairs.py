@@ -13,6 +13,7 @@ from bertgpt.data.pretraining.masking import PAPER, Masker, MaskRule
 from bertgpt.data.pretraining.packing import Packed
 from bertgpt.data.pretraining.pair_plans import IS_NEXT, NOT_NEXT, Pairs, from_records, plan_pairs
 from bertgpt.data.pretraining.plans import KEPT, Gather, Keep, Plan, blocks, check_length, has_one_block, in_memory
+from bertgpt.data.random_access import RandomAccess
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import special_id
@@ -98,7 +99,7 @@ class EpochPlan(NamedTuple):
     left_out: int
 
 
-class BertPairs:
+class BertPairs(RandomAccess):
     """The examples of a split: row r is example r % len of epoch r // len, whose plan depends on (seed, epoch).
 
     Every epoch has as many rows as the plan of epoch 0. If an epoch's plan has a few more, a random run of them is
@@ -143,9 +144,6 @@ class BertPairs:
 
     def __len__(self) -> int:
         return self.length
-
-    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        return {name: value[0] for name, value in self.batch(np.array([row])).items()}
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Rows [B] -> the batch of docs/data.md; a row does not depend on the rest of the batch."""

@@ -15,6 +15,7 @@ from bertgpt.data.pretraining import counter
 from bertgpt.data.pretraining.masking import PAPER, Masker, MaskRule
 from bertgpt.data.pretraining.packing import Packed, count_packs
 from bertgpt.data.pretraining.plans import KEPT, Gather, Keep, Plan, blocks, check_length, document_blocks, in_memory
+from bertgpt.data.random_access import RandomAccess
 from bertgpt.data.text.store import Split
 
 SHORTEST_RUN = 3  # tokens: [CLS] a [SEP]
@@ -92,7 +93,7 @@ def cut_documents(sentences: np.ndarray, bounds: np.ndarray, longest: int, share
     return cuts[1:]
 
 
-class SentenceRuns:
+class SentenceRuns(RandomAccess):
     """The examples of a split: row r is run r % len of epoch r // len, whose cuts depend on (seed, epoch).
 
     A run has at most T - 2 tokens, and a document has as few runs as possible, so all epochs have the same number of
@@ -153,9 +154,6 @@ class SentenceRuns:
 
     def __len__(self) -> int:
         return self.length
-
-    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        return {name: value[0] for name, value in self.batch(np.array([row])).items()}
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Rows [B] -> the batch of docs/data.md; a row does not depend on the rest of the batch."""

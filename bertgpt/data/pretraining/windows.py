@@ -18,11 +18,12 @@ from bertgpt.data.pretraining.plans import (
     places,
     starts_of,
 )
+from bertgpt.data.random_access import RandomAccess
 from bertgpt.data.text.store import Split
 from bertgpt.errors import InputError
 
 
-class GptWindows:
+class GptWindows(RandomAccess):
     """Windows of T tokens of a split: row r is window r % len of epoch r // len.
 
     The text is a circular buffer; each epoch starts at a random offset (epoch 0 at 0). So epochs split the text at
@@ -40,9 +41,6 @@ class GptWindows:
 
     def __len__(self) -> int:
         return max(1, -(-(len(self.split.tokens) - 1) // self.sequence_length))
-
-    def __getitem__(self, row: int) -> dict[str, np.ndarray]:
-        return {name: value[0] for name, value in self.batch(np.array([row])).items()}
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Rows [B] -> `input_ids`, `labels` [B T] int32; `loss_mask` [B T] float32, 0 beyond the end of the epoch."""

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 
+from bertgpt.data.random_access import RandomAccess
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.templates import Feature, SequenceTemplate
 from bertgpt.errors import InputError
@@ -133,7 +134,7 @@ def encode_rows(data: TaskData, rows: Sequence[Row], labelled: bool = True) -> I
         yield from (prepared.encode(row, labelled) for row in chosen)
 
 
-class TaskExamples:
+class TaskExamples(RandomAccess):
     """The features of examples as batches: row r is feature r % N."""
 
     def __init__(self, task: TaskData, examples: Sequence[Example]) -> None:
@@ -142,9 +143,6 @@ class TaskExamples:
 
     def __len__(self) -> int:
         return len(self.features)
-
-    def __getitem__(self, row: int) -> Feature:
-        return {name: value[0] for name, value in self.batch(np.array([row])).items()}
 
     def batch(self, rows: np.ndarray) -> dict[str, np.ndarray]:
         """Rows [B] -> arrays [B ...], padded to the template's length."""
