@@ -47,7 +47,7 @@ def embed(
     if isinstance(texts, str) or batch_size < 1:
         raise InputError("embed takes a list of texts, and a batch_size of at least 1")
     encoder: Model = OpenAIGPTModel(config) if config.causal else BertModel(config, add_pooling_layer=False)
-    encoder = encoder.clone(dtype=model.dtype)
+    encoder = encoder.clone(dtype=model.dtype, attention=model.attention)
     inner = params.get("transformer" if config.causal else "bert", params)  # a bare encoder has no prefix
     ids = [_text_ids(tokenizer, text, number, config) for number, text in enumerate(texts, 1)]
     vectors = np.zeros((len(ids), config.hidden_size), np.float32)
