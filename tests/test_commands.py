@@ -278,6 +278,8 @@ def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
         assert main(["export", f"{tmp_path}/run", f"{tmp_path}/{step}", "--step", str(step)]) == 0
         assert f"of step {step}" in capsys.readouterr().out
     two, four = (load_run(tmp_path / str(step)).params for step in (2, 4))
+    assert same(two, bertgpt.load_pretrained(tmp_path / "run", step=2)[1])
+    assert same(four, bertgpt.load_pretrained(tmp_path / "run", step=4)[1])
     assert same(two, load_run(tmp_path / "run", 2).params)
     assert not same(two, four)
     assert "no checkpoint 3; there are 2, 4" in fails(capsys, "export", tmp_path / "run", tmp_path / "3", "--step", 3)
@@ -290,6 +292,33 @@ def test_a_chosen_step_is_exported(config_file, tmp_path, capsys):
     assert "run is a run folder; give another folder" in fails(capsys, "export", tmp_path / "2", tmp_path / "run")
     assert (tmp_path / "run" / "tokenizer.json").read_bytes() == kept
     assert not (tmp_path / "3").exists()
+
+
+def test_python_reads_a_run_as_its_exported_folder(exported, bert_run, gpt_run):
+    for run in (bert_run, gpt_run):
+        model, params = bertgpt.load_pretrained(run)
+        same_model, expected = bertgpt.load_pretrained(exported[run.name])
+        assert (type(model), model.config.num_layers) == (type(same_model), same_model.config.num_layers)
+        assert same(params, expected)
+        assert bertgpt.load_tokenizer(run).to_str() == bertgpt.load_tokenizer(exported[run.name]).to_str()
+    with pytest.raises(bertgpt.InputError, match=r"bert: no checkpoint 77; there are "):
+        bertgpt.load_pretrained(bert_run, step=77)
+    with pytest.raises(bertgpt.InputError, match="a model folder has no checkpoint 2; give no step, or a run folder"):
+        bertgpt.load_pretrained(exported["bert"], step=2)
+
+
+def test_python_gives_a_run_another_head(bert_run):
+    with pytest.warns(UserWarning, match="BertForSequenceClassification") as told:
+        _, params = bertgpt.load_pretrained(bert_run, "BertForSequenceClassification", num_labels=3)
+    messages = [str(warning.message) for warning in told]
+    assert any("BertForSequenceClassification does not use cls." in message for message in messages)
+    assert any("lacks classifier.weight, classifier.bias: randomly initialized" in message for message in messages)
+    assert params["classifier"]["kernel"].shape == (16, 3)
+    with pytest.warns(UserWarning, match="BertModel does not use"):
+        encoder = bertgpt.load_pretrained(bert_run, "BertModel")[1]
+    assert same(encoder, params["bert"])
+    with pytest.raises(bertgpt.InputError, match="architecture 'OpenAIGPTModel' is unknown; choose one of BertModel"):
+        bertgpt.load_pretrained(bert_run, "OpenAIGPTModel")
 
 
 def test_a_run_is_exported_as_stablehlo(gpt_run, tmp_path):

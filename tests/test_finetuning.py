@@ -174,6 +174,15 @@ def test_a_task_is_learnt_scored_and_predicted(tuned, capsys, tmp_path):
         check_prediction(name, line, row, exact=reached >= 1 or figure == "perplexity")
 
 
+def test_python_reads_a_tuned_run_as_the_commands_do(tuned):
+    _, folder, _ = tuned
+    run = load_run(folder)
+    model, params = bertgpt.load_pretrained(folder)
+    assert (type(model), model.config) == (type(run.model), run.model.config)
+    jax.tree.map(np.testing.assert_array_equal, params, run.params)
+    assert bertgpt.load_tokenizer(folder).to_str() == run.tokenizer.to_str()
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_every_tasks_train_step_lowers_for_tpu_and_cuda_from_here(name, bases, tmp_path):
     family, rows, overrides, *_ = CASES[name]

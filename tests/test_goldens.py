@@ -15,7 +15,7 @@ from safetensors.numpy import load_file
 
 import bertgpt
 from bertgpt import losses
-from bertgpt.checkpoints import hf_mapping, save
+from bertgpt.checkpoints import hf_mapping, parameters
 
 GOLDENS = Path(__file__).parent / "goldens"
 ARCHITECTURES = [name for family in hf_mapping.FAMILIES.values() for name in family.architectures]
@@ -90,7 +90,7 @@ def test_gradients_and_ten_updates(name, loss):
     given = {key: jnp.asarray(value) for key, value in expected(name, "input").items()}
     step = jax.jit(jax.value_and_grad(lambda p: loss(model.apply({"params": p}, **inputs(name)), given)))
     family = hf_mapping.FAMILIES[hf_mapping.family_of(name)]
-    gradients = save.to_hf_tensors(family, name, model, step(params)[1])
+    gradients = parameters.to_hf_tensors(family, name, model, step(params)[1])
     wanted = expected(name, "gradient")
     assert gradients.keys() == wanted.keys()
     for key, value in wanted.items():

@@ -1,5 +1,7 @@
 """Model folders: written and read back, in every spelling that is about, and refused by name."""
 
+import dataclasses
+import importlib.metadata
 import json
 import os
 import re
@@ -15,9 +17,10 @@ from safetensors import safe_open
 from safetensors.numpy import load_file
 
 import bertgpt
-from bertgpt.checkpoints import atomic_folder, hf_mapping, parameters, save
+from bertgpt.checkpoints import atomic_folder, hf_mapping, load, parameters, runs, save
 from bertgpt.errors import InputError
 from bertgpt.inference.stablehlo import export_stablehlo
+from bertgpt.model.inputs import example_ids
 from train.__main__ import main
 
 
@@ -30,6 +33,29 @@ def test_what_is_written_is_read_back(saved, name):
     dropped = {"num_labels": 2, "labels": ()} if name == "BertForQuestionAnswering" else {}
     for field, value in vars(model.config).items():
         assert getattr(loaded.config, field) == dropped.get(field, value), field
+
+
+@pytest.mark.parametrize("name", FAMILY)
+def test_a_run_of_any_class_is_read_back(name, tmp_path, monkeypatch):
+    model, params = make(name)
+    if name.startswith("OpenAI"):  # which Hugging Face's files cannot describe
+        model = type(model)(dataclasses.replace(model.config, mlp_size=24, activation="gelu_erf"))
+        params = model.init(jax.random.key(1), example_ids(name))["params"]
+    (tmp_path / "config.yaml").touch()
+    monkeypatch.setattr(load, "read_run", lambda folder, step: (model, params))
+    loaded, found = bertgpt.load_pretrained(tmp_path)
+    assert (type(loaded), loaded.config) == (type(model), model.config)
+    assert_equal(found, params)
+
+
+def test_a_run_needs_the_trainer(tmp_path, monkeypatch):
+    (tmp_path / "config.yaml").touch()
+    message = r'is a run folder; to read it, install the trainer: pip install "bertgpt\[train\]"'
+    point = importlib.metadata.EntryPoint("read", "orbax_that_is_missing.reader:read", runs.GROUP)
+    for points, end in (([], "$"), ([point], r" \(orbax_that_is_missing is missing\)$")):
+        monkeypatch.setattr(runs.metadata, "entry_points", lambda group, points=points: points)
+        with pytest.raises(InputError, match=message + end):
+            bertgpt.load_pretrained(tmp_path)
 
 
 @pytest.mark.parametrize("name", FAMILY)

@@ -21,7 +21,15 @@ from bertgpt.checkpoints.formats import google_bert
 from bertgpt.checkpoints.formats.huggingface import CONFIG, fetch_weights
 from bertgpt.checkpoints.formats.tensors import Tensor
 from bertgpt.checkpoints.hf_mapping import Entry, Family
-from bertgpt.checkpoints.parameters import Params, Wanted, initial_values, tensor_shape, wanted_tensors
+from bertgpt.checkpoints.parameters import (
+    Params,
+    Wanted,
+    initial_values,
+    tensor_shape,
+    to_hf_tensors,
+    wanted_tensors,
+)
+from bertgpt.checkpoints.runs import is_run, read_run
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, one_line
 from bertgpt.json_files import read_json_object
@@ -37,9 +45,11 @@ def load_pretrained(
     num_labels: int | None = None,
     *,
     revision: str | None = None,
+    step: int | None = None,
     key: Array | None = None,
 ) -> tuple[Model, Params]:
-    """Load a model and its parameters from the Hugging Face hub or folder, or from Google's or OpenAI's files.
+    """Load a model and its parameters from the Hugging Face hub or folder, from a run of the trainer, or from Google's
+    or OpenAI's files.
 
     bfloat16 and float16 weights are converted to float32; to compute in bfloat16, use
     `model.clone(dtype=jnp.bfloat16)`. Tensors that the class does not use are listed in one warning.
@@ -51,14 +61,16 @@ def load_pretrained(
     Args:
         folder: a folder with config.json and model.safetensors, flax_model.msgpack or, if torch is installed,
             pytorch_model.bin (or their shards); or with bert_config.json and a TensorFlow checkpoint of
-            google-research/bert; or with params_shapes.json and params_*.npy of GPT-1. If there is no such folder, the
-            name of a model on the hub, such as "google-bert/bert-base-uncased": its configuration, tokenizer and one
-            set of weights are downloaded to the cache of huggingface_hub.
+            google-research/bert; or with params_shapes.json and params_*.npy of GPT-1. Or a run folder, if the extra
+            `train` is installed: its best checkpoint, or the newest if none was evaluated. If there is no such folder,
+            the name of a model on the hub, such as "google-bert/bert-base-uncased": its configuration, tokenizer and
+            one set of weights are downloaded to the cache of huggingface_hub.
         architecture: a class of this library, such as "BertForSequenceClassification"; None: the folder's. If it is
             given, a head that the folder lacks is randomly initialized.
         num_labels: the number of labels of the classifier; None: the folder's. A classifier of another size than the
             folder's is randomly initialized.
         revision: a branch, tag or commit of a model on the hub; None: main.
+        step: load this checkpoint of a run.
         key: the random key for the initialization; None: `jax.random.key(0)`.
 
     Returns:
@@ -68,7 +80,7 @@ def load_pretrained(
         InputError: the folder does not contain such a model, is damaged, or needs something that this library does not
             support. The message names the file and the key or tensor. Or the model cannot be downloaded.
     """
-    source = open_folder(find_model(folder, revision, architecture).folder, architecture)
+    source = _open(find_model(folder, revision, architecture).folder, architecture, step)
     home = importlib.import_module(f"bertgpt.model.{source.family.architecture}")
     model = getattr(home, source.architecture)(model_config(source, num_labels))
     wanted = wanted_tensors(source.family, source.architecture, model)
@@ -113,13 +125,39 @@ def _fetch_model(snapshot: hub.Snapshot, architecture: str | None) -> None:
 
 
 class Source(NamedTuple):
-    """An opened folder: its family and architecture, its configuration, and its tensors under the table's names."""
+    """An opened folder: its family and architecture, its configuration, and its tensors under the table's names.
+
+    `config` has the keys of Hugging Face's config.json; that of a run is a `ModelConfig`.
+    """
 
     folder: Path
     family: Family
     architecture: str
-    config: dict[str, Any]
+    config: dict[str, Any] | ModelConfig
     tensors: dict[str, Tensor]
+
+
+def _open(folder: Path, architecture: str | None, step: int | None) -> Source:
+    """Open a run or model folder as a class.
+
+    Raises:
+        InputError: as `open_folder` and `read_run`; or a step of a model folder is wanted.
+    """
+    if is_run(folder):
+        return _open_run(folder, architecture, step)
+    if step is not None:
+        raise InputError(f"{folder}: a model folder has no checkpoint {step}; give no step, or a run folder")
+    return open_folder(folder, architecture)
+
+
+def _open_run(folder: Path, architecture: str | None, step: int | None) -> Source:
+    model, params = read_run(folder, step)
+    name = type(model).__name__
+    family = hf_mapping.FAMILIES[str(hf_mapping.family_of(name))]
+    _check_architecture(folder, family, architecture or name)
+    arrays = to_hf_tensors(family, name, model, params)
+    tensors = {key: Tensor(array.shape, functools.partial(np.asarray, array)) for key, array in arrays.items()}
+    return Source(folder, family, architecture or name, model.config, _normalize_names(family, name, tensors, folder))
 
 
 def contents_of_folder(folder: str | Path) -> tuple[str, set[str]]:
@@ -143,11 +181,15 @@ def open_folder(folder: Path, architecture: str | None = None) -> Source:
     config = _read_config(folder, architecture)
     family = hf_mapping.FAMILIES[config["model_type"]]
     name = architecture or _named_architecture(config) or next(iter(family.architectures))
+    _check_architecture(folder, family, name)
+    tensors = detect(folder).open_tensors(folder)
+    return Source(folder, family, name, config, _normalize_names(family, name, tensors, folder))
+
+
+def _check_architecture(folder: Path, family: Family, name: str) -> None:
     if name not in family.architectures:
         choices = ", ".join(family.architectures)
         raise InputError(f"{folder}: architecture {name!r} is unknown; choose one of {choices}")
-    tensors = detect(folder).open_tensors(folder)
-    return Source(folder, family, name, config, _normalize_names(family, name, tensors, folder))
 
 
 def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any]:
@@ -204,17 +246,22 @@ def model_config(source: Source, num_labels: int | None = None) -> ModelConfig:
     Raises:
         InputError: a setting is not supported, or the folder has fewer tensors than its layers need.
     """
+    model = source.config if isinstance(source.config, ModelConfig) else _from_files(source, source.config)
+    if num_labels is None or num_labels == model.num_labels:
+        return model
+    return dataclasses.replace(model, num_labels=num_labels, labels=())
+
+
+def _from_files(source: Source, config: dict[str, Any]) -> ModelConfig:
     file = source.folder / detect(source.folder).config
-    model = hf_config.from_hf(source.config, source.architecture, file)
+    model = hf_config.from_hf(config, source.architecture, file)
     per_layer = len(hf_mapping.backbone(source.family, 1)) - len(hf_mapping.backbone(source.family, 0))
     if model.num_layers * per_layer > len(source.tensors):  # before anything is traced
         raise InputError(
             f"{file}: needs {model.num_layers} layers, more than the folder has tensors for; "
             f"use the {file.name} that belongs to the weights"
         )
-    if num_labels is None or num_labels == model.num_labels:
-        return model
-    return dataclasses.replace(model, num_labels=num_labels, labels=())
+    return model
 
 
 def _listed(tensors: Sequence[str]) -> str:

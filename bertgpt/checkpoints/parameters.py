@@ -4,11 +4,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import numpy as np
 from flax.traverse_util import flatten_dict
 from jax import Array
 
 from bertgpt.checkpoints import hf_mapping
 from bertgpt.checkpoints.hf_mapping import Entry, Family
+from bertgpt.errors import InputError
 from bertgpt.model.blocks import Model
 from bertgpt.model.inputs import example_ids
 
@@ -55,3 +57,25 @@ def tensor_shape(entry: Entry, shapes: dict[str, tuple[int, ...]]) -> tuple[int,
 def flatten(tree: Any) -> dict[str, Any]:
     """Return a nested tree as a flat dictionary with keys such as "block_0/attention/query/kernel"."""
     return flatten_dict(tree, sep="/")
+
+
+def to_hf_tensors(family: Family, name: str, model: Any, params: Params) -> dict[str, np.ndarray]:
+    """Return a model's parameters as Hugging Face's tensors.
+
+    Raises:
+        InputError: `params` are not the model's parameters.
+    """
+    wanted = wanted_tensors(family, name, model)
+    flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}
+    shapes = {path: shape for _, paths in wanted.values() for path, shape in paths.items()}
+    for path in sorted(shapes.keys() ^ flat.keys()):
+        raise InputError(f"params {'lack' if path in shapes else 'have'} {path}, unlike a {name}; give its parameters")
+    for path, shape in shapes.items():
+        if flat[path].shape != shape:
+            raise InputError(f"params: {path} has shape {flat[path].shape}, and the model needs {shape}")
+    prefix = f"{family.prefix}." if hf_mapping.headless(family, name) else ""
+    tensors = {}
+    for hf_name, (entry, paths) in wanted.items():
+        array = np.concatenate([flat[path] for path in paths], axis=-1)
+        tensors[hf_name.removeprefix(prefix)] = array.T if entry.transpose else array
+    return tensors

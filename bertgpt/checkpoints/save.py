@@ -2,7 +2,6 @@
 
 import json
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from tokenizers import Tokenizer
@@ -11,8 +10,7 @@ from bertgpt.checkpoints import hf_config, hf_mapping
 from bertgpt.checkpoints.atomic_folder import CARD, atomic_folder
 from bertgpt.checkpoints.formats.huggingface import WEIGHTS
 from bertgpt.checkpoints.formats.safetensors import SHARD_BYTES, write_tensors
-from bertgpt.checkpoints.hf_mapping import Family
-from bertgpt.checkpoints.parameters import Params, flatten, wanted_tensors
+from bertgpt.checkpoints.parameters import Params, to_hf_tensors
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
 from bertgpt.model.blocks import Model
@@ -60,24 +58,6 @@ def save_pretrained(
         (new / CARD).write_text(_card(name, model_config, tensors), encoding="utf-8")
         if tokenizer is not None:
             export_tokenizer(tokenizer, new, model_config.max_positions)
-
-
-def to_hf_tensors(family: Family, name: str, model: Any, params: Params) -> dict[str, np.ndarray]:
-    """Return a model's parameters as Hugging Face's tensors."""
-    wanted = wanted_tensors(family, name, model)
-    flat = {path: np.asarray(leaf, np.float32) for path, leaf in flatten(params).items()}
-    shapes = {path: shape for _, paths in wanted.values() for path, shape in paths.items()}
-    for path in sorted(shapes.keys() ^ flat.keys()):
-        raise InputError(f"params {'lack' if path in shapes else 'have'} {path}, unlike a {name}; give its parameters")
-    for path, shape in shapes.items():
-        if flat[path].shape != shape:
-            raise InputError(f"params: {path} has shape {flat[path].shape}, and the model needs {shape}")
-    prefix = f"{family.prefix}." if hf_mapping.headless(family, name) else ""
-    tensors = {}
-    for hf_name, (entry, paths) in wanted.items():
-        array = np.concatenate([flat[path] for path in paths], axis=-1)
-        tensors[hf_name.removeprefix(prefix)] = array.T if entry.transpose else array
-    return tensors
 
 
 def _card(name: str, config: ModelConfig, tensors: dict[str, np.ndarray]) -> str:

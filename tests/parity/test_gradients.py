@@ -11,7 +11,7 @@ from reference import ARCHITECTURES, BERT, GPT, LENGTH, VOCAB, make_inputs, make
 
 import bertgpt
 from bertgpt import losses
-from bertgpt.checkpoints import hf_mapping, save
+from bertgpt.checkpoints import hf_mapping, parameters
 from bertgpt.data.pretraining.sentence_pairs import BertPairs
 from bertgpt.data.pretraining.sentence_runs import SentenceRuns
 from bertgpt.data.pretraining.windows import GptWindows
@@ -97,7 +97,7 @@ def our_gradients(model, params, loss):
     name = type(model).__name__
     value, grads = jax.jit(jax.value_and_grad(loss))(params)
     family = hf_mapping.FAMILIES[hf_mapping.family_of(name)]
-    return float(value), save.to_hf_tensors(family, name, model, grads)
+    return float(value), parameters.to_hf_tensors(family, name, model, grads)
 
 
 @pytest.mark.parametrize("case", LOSSES)

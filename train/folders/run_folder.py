@@ -91,6 +91,12 @@ def load_run(folder: str | Path, step: int | None = None, revision: str | None =
     return _load_step(*_intact_checkpoint(folder, step))
 
 
+def read_checkpoint(folder: Path, step: int | None) -> tuple[Model, Any]:
+    """The model and the parameters of a checkpoint of a run, for `bertgpt.load_pretrained`; arguments as `load_run`."""
+    run = _load_step(*_intact_checkpoint(folder, step))
+    return run.model, run.params
+
+
 def _intact_checkpoint(folder: Path, step: int | None) -> tuple[Checkpoints, int]:
     """The checkpoints of a run folder, and the number of the wanted one, or else of the best.
 
