@@ -19,6 +19,7 @@ from bertgpt.tokenizers.kinds import bpe as make_bpe
 PROMPTS = [[7], [3, 14, 15, 92, 65], list(range(40, 60)), [9, 8]]
 HOT = {"temperature": 1.5, "key": jax.random.key(4)}
 LOW = make_bpe(models.BPE(LETTERS, [("l", "o"), ("lo", "w</w>")], unk_token="<unk>", end_of_word_suffix="</w>"))
+LOW.add_special_tokens(["<unk>"])
 
 
 @pytest.fixture(scope="module")
@@ -111,13 +112,17 @@ def test_log_probabilities_are_those_of_the_model(gpt, written_out):
 
 
 def test_log_probabilities_of_samples_are_before_temperature_and_filters(gpt):
-    ids, values = bertgpt.generate(*gpt, np.ones((9, 2), int), 4, **HOT, top_k=20, end_id=6, output_log_probs=True)
+    prompts, options = np.ones((9, 2), int), HOT | {"top_k": 20}
+    end = int(bertgpt.generate(*gpt, prompts, 4, **options)[0, 3])  # the first row ends before the others
+    ids, values = bertgpt.generate(*gpt, prompts, 4, **options, end_id=end, output_log_probs=True)
     assert ids.shape == (9, 6)
     assert values.shape == (9, 4)
     assert values.dtype == jnp.float32
     logits = gpt[0].apply({"params": gpt[1]}, ids[:, :-1]).logits[:, 1:]
     expected = np.array(jnp.take_along_axis(jax.nn.log_softmax(logits), ids[:, 2:, None], axis=-1)[..., 0])
-    after = np.cumsum(np.asarray(ids)[:, 2:] == 6, axis=1) > 1
+    after = np.cumsum(np.asarray(ids)[:, 2:] == end, axis=1) > 1
+    assert after[0].any()
+    assert not after[:, 3].all()
     np.testing.assert_allclose(np.asarray(values)[~after], expected[~after], atol=1e-5)
     assert not np.asarray(values)[after].any()
 
@@ -162,6 +167,12 @@ def test_a_character_may_need_several_tokens():
     stop = StopStrings(["aé"], tokenizer)
     assert [stop.end_at([2, 2, 0, 1][:size]) for size in range(1, 5)] == [False, False, False, True]
     assert StopStrings(["é"], tokenizer).end_at([0, 1])
+
+
+def test_the_text_of_a_token_may_depend_on_the_one_before():
+    tokenizer = Tokenizer(models.BPE({"▁": 0, "a": 1, "b": 2}, []))
+    tokenizer.decoder = decoders.Metaspace()  # takes the space from the first token
+    assert StopStrings([" b"], tokenizer).end_at([1, 0, 2])
 
 
 @given(st.lists(st.integers(0, 5), min_size=1, max_size=30), st.integers(0, 40), st.integers(1, 12))
@@ -214,7 +225,7 @@ def test_stopped_rows_of_an_array_are_filled_with_the_end_token(gpt, bpe):
     (row,) = lists(bertgpt.generate(*gpt, PROMPTS[1:2], 9))
     stop = {"stop_strings": [bpe.decode(row[7:9])], "tokenizer": bpe}
     prompts = np.array(PROMPTS[1:2])
-    end = next(token for token in range(200) if token not in row)
+    end = next(token for token in range(1, 200) if token not in row)
     ids, values = bertgpt.generate(*gpt, prompts, 9, **stop, end_id=end, output_log_probs=True)
     size = len(first_with(bpe, row, PROMPTS[1], stop["stop_strings"][0]))
     assert np.asarray(ids)[0].tolist() == row[:size] + [end] * (14 - size)
@@ -236,6 +247,8 @@ def test_what_is_not_used_is_not_in_the_program(gpt):
     default = make_sampling(200, 9)
     assert jax.tree.structure(make_sampling(200, 9, end_id=3, top_k=4)) == jax.tree.structure(default)
     assert len(jax.tree.leaves(default)) == 5
+    state = next(decoding._states(*gpt, [np.array([1, 2], np.int32)], 9, default, None))
+    assert len(jax.tree.leaves(state)) == 5 + 3 * len(state.cache)
     decoding._run.clear_cache()
     for options in ({}, {"repetition_penalty": 1.0, "min_new_tokens": 0, "num_return_sequences": 1, "end_id": 3}):
         bertgpt.generate(*gpt, [[1, 2]], 9, **options)
