@@ -237,6 +237,9 @@ def test_a_prompt_may_be_cut_on_the_left(gpt_run, capsys):
     arguments = ["generate", gpt_run, "--prompt", "abc " * 40, "--max-new-tokens", "4"]
     assert "or set cut_left" in fails(capsys, *arguments)
     assert main([*map(str, arguments), "--cut-left"]) == 0
+    text = capsys.readouterr().out
+    assert main([*map(str, arguments), "--cut-left", "--log-probs"]) == 0
+    assert capsys.readouterr().out.startswith(text)
 
 
 def test_vectors_are_printed_one_a_line(bert_run, capsys, monkeypatch):
@@ -266,6 +269,7 @@ def test_vectors_are_printed_one_a_line(bert_run, capsys, monkeypatch):
         (["generate", "--prompt", "a", "--end-token", "no such"], "--end-token 'no such' is not in the vocabulary"),
         (["generate", "--prompt", "a", "--max-new-tokens", "4", "--stop", ""], "stop string '' must be a text"),
         (["generate", "--prompt", "a", "--stop", "\udcff"], "a text is not UTF-8"),
+        (["generate", "--prompt", "a", "--end-token", "\udcff"], "a text is not UTF-8"),
         (["generate", "--prompt", "a", "--samples", "0"], "--samples must be at least 1"),
         (["generate", "--prompt", "a", "--samples", "2"], "--samples above 1 needs a --temperature above 0"),
         (["embed"], "there are no texts"),

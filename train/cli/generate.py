@@ -88,7 +88,7 @@ def _check(options: argparse.Namespace) -> None:
         raise InputError("--samples above 1 needs a --temperature above 0, since all samples would be the same")
     if options.min_new_tokens and options.end_token is None:
         raise InputError("--min-new-tokens needs --end-token, the token that it holds back")
-    for text in (options.prompt, *options.stop):
+    for text in (options.prompt, *options.stop, options.end_token or ""):
         check_text(text)
     if not 0 <= options.seed < 2**32:
         raise InputError("--seed must be at least 0 and under 4294967296")
@@ -126,9 +126,10 @@ def _print_samples(
     for number, (ids, values) in enumerate(zip(rows, log_probs, strict=True), 1):
         if count > 1:
             say(f"sample {number} of {count}")
-        say(tokenizer.decode(ids.tolist()))
+        new = ids[len(ids) - len(values) :].tolist()
+        say(tokenizer.decode(prompt + new))  # the whole prompt, even if --cut-left has truncated it
         if options.log_probs:
-            for token, value in zip(ids[len(ids) - len(values) :].tolist(), values.tolist(), strict=True):
+            for token, value in zip(new, values.tolist(), strict=True):
                 say(f"  {value:8.3f}  {tokenizer.id_to_token(token) or token}")
             say(f"  {values.sum():8.3f}  sum of {len(values)} tokens")
         if number < count:
