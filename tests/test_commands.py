@@ -190,10 +190,56 @@ def test_sampled_text_hangs_on_the_seed(gpt_run, capsys):
     assert len(first.splitlines()) == 1
 
 
+def test_samples_are_printed_under_their_numbers(gpt_run, capsys):
+    arguments = ["generate", str(gpt_run), "--prompt", "abc", "--max-new-tokens", "5", "--temperature", "2"]
+    assert main([*arguments, "--samples", "3"]) == 0
+    blocks = capsys.readouterr().out.rstrip("\n").split("\n\n")
+    assert [block.splitlines()[0] for block in blocks] == [f"sample {number} of 3" for number in (1, 2, 3)]
+    texts = [block.splitlines()[1] for block in blocks]
+    assert all(text.startswith("a") for text in texts)
+    assert len(set(texts)) == 3
+
+
+def test_log_probabilities_are_printed_below_the_text(gpt_run, capsys):
+    arguments = ["generate", str(gpt_run), "--prompt", "abc", "--max-new-tokens", "4"]
+    assert main(arguments) == 0
+    text = capsys.readouterr().out
+    assert main([*arguments, "--log-probs"]) == 0
+    shown, *lines = capsys.readouterr().out.splitlines()
+    assert shown == text.rstrip("\n")
+    *tokens, total = [line.split(maxsplit=1) for line in lines]
+    values = [float(value) for value, _ in tokens]
+    assert len(values) == 4
+    assert max(values) < 0
+    assert abs(sum(values) - float(total[0])) < 0.01
+    assert total[1] == "sum of 4 tokens"
+    assert "".join(piece for _, piece in tokens).replace("</w>", " ").strip() in shown
+
+
+def test_a_text_ends_at_a_string_or_token_and_repeats_less(gpt_run, capsys):
+    def run(*options):
+        assert main(["generate", str(gpt_run), "--prompt", "abc", "--max-new-tokens", "9", *options]) == 0
+        return capsys.readouterr().out.rstrip("\n")
+
+    whole = run()
+    tokens = [line.split()[1] for line in run("--log-probs").splitlines()[1:-1]]
+    first = tokens[0].replace("</w>", "")
+    stopped = run("--stop", "never", "--stop", first)
+    assert whole.startswith(stopped)
+    assert len(stopped) < len(whole)
+    assert run("--end-token", tokens[0]) == stopped
+    longer = run("--end-token", tokens[0], "--min-new-tokens", "3")
+    assert longer != stopped
+    assert run("--repetition-penalty", "9") != whole
+
+
 def test_a_prompt_may_be_cut_on_the_left(gpt_run, capsys):
     arguments = ["generate", gpt_run, "--prompt", "abc " * 40, "--max-new-tokens", "4"]
     assert "or set cut_left" in fails(capsys, *arguments)
     assert main([*map(str, arguments), "--cut-left"]) == 0
+    text = capsys.readouterr().out
+    assert main([*map(str, arguments), "--cut-left", "--log-probs"]) == 0
+    assert capsys.readouterr().out.startswith(text)
 
 
 def test_vectors_are_printed_one_a_line(bert_run, capsys, monkeypatch):
@@ -215,6 +261,17 @@ def test_vectors_are_printed_one_a_line(bert_run, capsys, monkeypatch):
         (["generate", "--prompt", "\udcff"], "a text is not UTF-8"),
         (["generate", "--prompt", "a", "--max-new-tokens", "4", "--temperature", "nan"], "temperature nan"),
         (["generate", "--prompt", "a", "--max-new-tokens", "64"], "max_new_tokens is 64"),
+        (
+            ["generate", "--prompt", "a", "--max-new-tokens", "4", "--repetition-penalty", "inf"],
+            "repetition_penalty inf",
+        ),
+        (["generate", "--prompt", "a", "--min-new-tokens", "2"], "--min-new-tokens needs --end-token"),
+        (["generate", "--prompt", "a", "--end-token", "no such"], "--end-token 'no such' is not in the vocabulary"),
+        (["generate", "--prompt", "a", "--max-new-tokens", "4", "--stop", ""], "stop string '' must be a text"),
+        (["generate", "--prompt", "a", "--stop", "\udcff"], "a text is not UTF-8"),
+        (["generate", "--prompt", "a", "--end-token", "\udcff"], "a text is not UTF-8"),
+        (["generate", "--prompt", "a", "--samples", "0"], "--samples must be at least 1"),
+        (["generate", "--prompt", "a", "--samples", "2"], "--samples above 1 needs a --temperature above 0"),
         (["embed"], "there are no texts"),
         (["embed", "\udcff"], "a text is not UTF-8"),
     ],

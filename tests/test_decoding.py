@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bertgpt
-from bertgpt.inference import decoding
+from bertgpt.inference import decoding, sampling
 from bertgpt.model import attention
 
 WIDE = TINY | {"vocab_size": 200, "initializer_range": 0.5}  # tokens differ in likelihood
@@ -154,7 +154,7 @@ def test_only_the_likeliest_tokens_are_kept():
     logits = jnp.log(jnp.array([[0.1, 0.4, 0.2, 0.3], [0.7, 0.1, 0.1, 0.1]]))
 
     def kept(top_k, top_p):
-        return np.isfinite(decoding.filter_top_k_top_p(logits, top_k, top_p)).tolist()
+        return np.isfinite(sampling.filter_top_k_top_p(logits, top_k, top_p)).tolist()
 
     assert kept(4, 1.0) == [[True] * 4, [True] * 4]
     assert kept(2, 1.0) == [[False, True, False, True], [True] * 4]  # equal ones stand or fall together
@@ -168,7 +168,7 @@ def test_only_the_likeliest_tokens_are_kept():
 @given(st.lists(st.floats(-5, 5), min_size=2, max_size=12), st.integers(1, 12), st.floats(0.01, 1.0))
 def test_what_is_kept_is_the_fewest_that_reach_top_p(values, top_k, top_p):
     logits = np.array(values, np.float32)
-    kept = np.isfinite(np.asarray(decoding.filter_top_k_top_p(jnp.asarray(logits)[None], top_k, top_p))[0])
+    kept = np.isfinite(np.asarray(sampling.filter_top_k_top_p(jnp.asarray(logits)[None], top_k, top_p))[0])
     assert kept[logits.argmax()]
     assert logits[kept].min() >= logits[~kept].max(initial=-np.inf)
     order = np.sort(logits)[::-1][:top_k]

@@ -14,6 +14,7 @@ from model_folders import FAMILY
 
 import bertgpt
 from bertgpt.inference import decoding
+from bertgpt.inference.sampling import make_sampling
 from bertgpt.model.inputs import takes_choices
 from bertgpt.model.layers import Embedding, look_up
 
@@ -333,7 +334,7 @@ def test_generation_reads_no_other_row_for_an_id_out_of_range():
     model = model_of("OpenAIGPTLMHeadModel")
     held = decoding.cast_for_decoding(params_of(model), jnp.float32, 2)
     text, pad = np.array([[1, 2, 3], [1, -1, 3]], np.int32), np.zeros(2, np.int32)
-    sampling = decoding._sampling(0.0, None, 0, 1.0, None, 16)
+    sampling = make_sampling(16)
     state = decoding.prefill(held, text, pad, sampling, config=GPT, dtype=jnp.float32, cache_length=4)
     keys = np.isfinite(np.asarray(state.cache[0].key).reshape(2, -1))
     assert keys[0].all()

@@ -9,6 +9,7 @@ import pytest
 from test_devices import make_batch, make_objective
 
 from bertgpt.inference import decoding
+from bertgpt.inference.sampling import make_sampling
 from bertgpt.inference.stablehlo import export_program
 from train import step
 
@@ -30,7 +31,7 @@ def training(architecture, platform):
 def generation(architecture, platform):
     """The tokens of a prompt: one pass, then one at a time."""
     model = make_objective("gpt").model
-    sampling = decoding._sampling(0.0, None, 0, 1.0, None, model.config.vocab_size)
+    sampling = make_sampling(model.config.vocab_size)
     held = {"transformer": params_of(model)["transformer"]}
     held["head"] = held["transformer"]["token"]["embedding"]
     constants = {"config": model.config, "dtype": jnp.float32, "cache_length": 8}

@@ -11,43 +11,19 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax import struct
 from jax import Array
 from jax.typing import DTypeLike
+from tokenizers import Tokenizer
 
 from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_ids
+from bertgpt.inference.sampling import Sampling, choose, make_sampling
+from bertgpt.inference.stop_strings import StopStrings, make_stop_strings
 from bertgpt.losses.chunked_cross_entropy import LMHead
 from bertgpt.model.attention import Cache, empty_cache
 from bertgpt.model.gpt import OpenAIGPTLMHeadModel, OpenAIGPTModel
 
 BUCKET = 16  # lengths of prompts and continuations are rounded up to 16, 32, 64, ..., to compile fewer programs
-
-
-@struct.dataclass
-class Sampling:
-    """How the next token is chosen.
-
-    All fields except `greedy` and `filtered` are arrays, so new values need no new compilation.
-
-    Attributes:
-        greedy: whether to take the likeliest token; the fields up to `key` then have no effect.
-        filtered: whether top_k or top_p has an effect.
-        temperature: the divisor of the logits.
-        top_k: sample from the `top_k` likeliest tokens; the size of the vocabulary for all tokens.
-        top_p: sample from the smallest set of likeliest tokens whose probabilities sum to at least `top_p` (Holtzman et
-            al. 2020).
-        key: a `jax.random` key; the index of the new token is folded into it.
-        end_id: a row ends after this token; -1: no end token.
-    """
-
-    greedy: bool = struct.field(pytree_node=False)
-    filtered: bool = struct.field(pytree_node=False)
-    temperature: Array
-    top_k: Array
-    top_p: Array
-    key: Array
-    end_id: Array
 
 
 class State(NamedTuple):
@@ -60,6 +36,8 @@ class State(NamedTuple):
         pad: [B] int32, the number of padding slots of each row.
         done: [B] bool, whether a row has ended.
         added: int32, the number of tokens added to each row.
+        log_probs: [B S] float32, the model's log-probability of each added token in its slot, and 0 in all other slots;
+            None: not kept.
     """
 
     ids: Array
@@ -68,6 +46,7 @@ class State(NamedTuple):
     pad: Array
     done: Array
     added: Array
+    log_probs: Array | None = None
 
 
 def generate(
@@ -80,7 +59,13 @@ def generate(
     *,
     top_k: int = 0,
     top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    min_new_tokens: int = 0,
     end_id: int | None = None,
+    stop_strings: str | Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
+    num_return_sequences: int = 1,
+    output_log_probs: bool = False,
     cut_left: bool = False,
 ) -> Any:
     """Generate continuations of prompts.
@@ -96,38 +81,51 @@ def generate(
         top_k: sample from the `top_k` likeliest tokens; 0: from all.
         top_p: sample from the smallest set of likeliest tokens whose probabilities sum to at least `top_p`; 1: from
             all.
+        repetition_penalty: above 1, tokens of the prompt and of the continuation so far become less likely: a positive
+            logit is divided by the penalty, and a negative one multiplied by it (Keskar et al. 2019, section 4.1).
+            Padding does not count. Below 1, they become likelier.
+        min_new_tokens: `end_id` is not chosen before so many tokens were added. Stop strings may end a row earlier.
         end_id: the end token, after which a row is not continued; None: no end token.
+        stop_strings: a row ends after the token that completes one of these strings in its text, which is the prompt
+            with the continuation; so a string may begin in the prompt. The token is kept whole, even if the string ends
+            inside it. Slower, since the text is checked after each token.
+        tokenizer: decodes the ids; required for `stop_strings`.
+        num_return_sequences: the number of samples of each prompt; above 1 only if temperature is above 0.
+        output_log_probs: whether to return log-probabilities too.
         cut_left: whether to remove the beginning of a prompt that leaves no room for `max_new_tokens`; if False, such a
             prompt raises an error.
 
     Returns:
         For an array: [B T + max_new_tokens] int32, the prompts with their continuations; a row that ended is filled
         with `end_id`. For lists: a list of int32 arrays, each a prompt with its continuation, up to and including its
-        end token.
+        end token. With `num_return_sequences` N there are B*N rows, first those of the first prompt.
+
+        With `output_log_probs`, a pair of these ids and the log-probability of each added token under the model, that
+        is, the log softmax of its logits before penalty, temperature and filters. For an array: [B max_new_tokens]
+        float32, 0 after the end of a row. For lists: a list of float32 arrays, as long as the continuations.
 
     Raises:
         InputError: the model has no LM head, a prompt is empty or too long, or an id or a setting is invalid.
     """
     _check_model(model, max_new_tokens)
+    _check_samples(num_return_sequences, temperature)
     prompts = [_checked(model, prompt, max_new_tokens, cut_left) for prompt in prompt_ids]
-    sampling = _sampling(temperature, key, top_k, top_p, end_id, model.config.vocab_size)
-    if not prompts or not max_new_tokens:
-        added = np.zeros((len(prompts), 0), np.int32)
+    choice = (temperature, key, top_k, top_p, repetition_penalty, min_new_tokens, end_id, output_log_probs)
+    sampling = make_sampling(model.config.vocab_size, max_new_tokens, *choice)
+    stop = make_stop_strings(stop_strings, tokenizer)
+    as_array = isinstance(prompt_ids, np.ndarray | Array)
+    if as_array and stop is not None and end_id is None:
+        raise InputError("stop_strings with an array of prompts needs end_id, which fills ended rows; or give lists")
+    ids, log_probs, lengths = _added(model, params, prompts, max_new_tokens, sampling, stop, num_return_sequences)
+    prompts = [prompt for prompt in prompts for _ in range(num_return_sequences)]
+    result: Any
+    if as_array:
+        beginnings = np.stack(prompts) if prompts else np.zeros((0, prompt_ids.shape[-1]))
+        result = jnp.asarray(np.concatenate([beginnings, ids], axis=1), jnp.int32), jnp.asarray(log_probs)
     else:
-        ids, pad = _padded(prompts)
-        cache_length = ids.shape[1] + _bucket(max_new_tokens)
-        held = cast_for_decoding(params, model.dtype, len(ids))
-        run = _run(
-            held, ids, pad, max_new_tokens, sampling, config=model.config, dtype=model.dtype, cache_length=cache_length
-        )
-        added = np.asarray(run)[:, ids.shape[1] :][:, :max_new_tokens]
-        if end_id is not None:
-            added = np.where(np.cumsum(added == end_id, axis=1) > 0, end_id, added)
-    rows = [np.concatenate(pair) for pair in zip(prompts, added, strict=True)]
-    if isinstance(prompt_ids, np.ndarray | Array):
-        none = np.zeros((0, prompt_ids.shape[-1] + max_new_tokens))
-        return jnp.asarray(np.stack(rows) if rows else none, jnp.int32)
-    return [_ended(row, len(prompt), end_id) for row, prompt in zip(rows, prompts, strict=True)]
+        rows = [np.concatenate([prompt, row[:size]]) for prompt, row, size in zip(prompts, ids, lengths, strict=True)]
+        result = rows, [row[:size] for row, size in zip(log_probs, lengths, strict=True)]
+    return result if output_log_probs else result[0]
 
 
 def stream(
@@ -140,37 +138,98 @@ def stream(
     *,
     top_k: int = 0,
     top_p: float = 1.0,
+    repetition_penalty: float = 1.0,
+    min_new_tokens: int = 0,
     end_id: int | None = None,
+    stop_strings: str | Sequence[str] = (),
+    tokenizer: Tokenizer | None = None,
     cut_left: bool = False,
 ) -> Iterator[int]:
     """Yield the tokens that `generate` would add to one prompt [T], each as soon as it is computed.
 
-    Arguments are as in `generate`, and so are errors. The iterator ends after `end_id` or `max_new_tokens` tokens.
+    Arguments are as in `generate`, and so are errors. The iterator ends after `end_id`, after the token that completes
+    a stop string, or after `max_new_tokens` tokens.
     """
     _check_model(model, max_new_tokens)
     prompt = _checked(model, prompt_ids, max_new_tokens, cut_left)
-    return _tokens(
-        model,
-        params,
-        prompt,
-        max_new_tokens,
-        _sampling(temperature, key, top_k, top_p, end_id, model.config.vocab_size),
-    )
+    choice = (temperature, key, top_k, top_p, repetition_penalty, min_new_tokens, end_id)
+    sampling = make_sampling(model.config.vocab_size, max_new_tokens, *choice)
+    stop = make_stop_strings(stop_strings, tokenizer)
+    states = _states(model, params, [prompt], max_new_tokens, sampling, stop)
+    return (int(state.token[0]) for state in states)
 
 
-def _tokens(model: Any, params: Any, prompt: np.ndarray, count: int, sampling: Sampling) -> Iterator[int]:
-    ids, pad = _padded([prompt])
-    params = cast_for_decoding(params, model.dtype, 1)
+def _added(
+    model: Any,
+    params: Any,
+    prompts: list[np.ndarray],
+    count: int,
+    sampling: Sampling,
+    stop: StopStrings | None,
+    samples: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return what is added to N rows: ids and log-probabilities [N count], and the length of each row's part [N].
+
+    After their length, ids are the end token and log-probabilities 0, as all of them are if they are not kept.
+    """
+    size = len(prompts) * samples
+    lengths, done = np.zeros(size, int), np.zeros(size, bool)
+    if not prompts or not count:
+        return np.zeros((size, count), np.int32), np.zeros((size, count), np.float32), lengths
+    if stop is None:
+        ids, pad = _padded(prompts)
+        held, cache_length = cast_for_decoding(params, model.dtype, size), ids.shape[1] + _bucket(count)
+        constants = {"config": model.config, "dtype": model.dtype, "cache_length": cache_length}
+        text, kept = _run(held, ids, pad, count, sampling, **constants, num_return_sequences=samples)
+    else:
+        for state in _states(model, params, prompts, count, sampling, stop, samples):
+            lengths, done = lengths + ~done, np.array(state.done)
+        text, kept = state.ids, state.log_probs
+    new = slice(text.shape[1] - _bucket(count), text.shape[1] - _bucket(count) + count)
+    added = np.asarray(text)[:, new]
+    log_probs = np.zeros(added.shape, np.float32) if kept is None else np.asarray(kept)[:, new]
+    if stop is None:
+        ended = added == np.asarray(sampling.end_id)
+        lengths = np.where(ended.any(1), ended.argmax(1) + 1, count)
+    past = np.arange(count) >= lengths[:, None]
+    return np.where(past, np.asarray(sampling.end_id), added), log_probs, lengths
+
+
+def _states(
+    model: Any,
+    params: Any,
+    prompts: list[np.ndarray],
+    count: int,
+    sampling: Sampling,
+    stop: StopStrings | None,
+    samples: int = 1,
+) -> Iterator[State]:
+    """Yield the state after each new token until all rows have ended. The next step overwrites it."""
+    ids, pad = _padded(prompts)
+    params = cast_for_decoding(params, model.dtype, len(ids) * samples)
     constants = {"config": model.config, "dtype": model.dtype}
-    cache_length = ids.shape[1] + _bucket(count)
+    first = {"cache_length": ids.shape[1] + _bucket(count), "num_return_sequences": samples}
+    rows = [prompt.tolist() for prompt in prompts for _ in range(samples)]
     for number in range(count):
         if number == 0:
-            state = _start(params, ids, pad, sampling, **constants, cache_length=cache_length)
+            state = _start(params, ids, pad, sampling, **constants, **first)
         else:
             state = _next(params, state, sampling, **constants)
-        yield int(state.token[0])
-        if state.done[0]:
+        if stop is not None:
+            state = _stopped(state, rows, stop)
+        yield state
+        if state.done.all():
             return
+
+
+def _stopped(state: State, rows: list[list[int]], stop: StopStrings) -> State:
+    """Add the new tokens to the rows of ids, and mark those as done whose text completes a stop string."""
+    token, done = np.array(state.token), np.array(state.done)
+    for index in np.flatnonzero(~done):
+        rows[index].append(int(token[index]))
+        done[index] = stop.end_at(rows[index])
+    # Without an end token, ended rows have -1, for which the model would give NaN.
+    return state._replace(token=jnp.asarray(np.maximum(token, 0)), done=jnp.asarray(done))
 
 
 def _check_model(model: Any, max_new_tokens: int) -> None:
@@ -179,6 +238,15 @@ def _check_model(model: Any, max_new_tokens: int) -> None:
     positions = model.config.max_positions
     if not 0 <= max_new_tokens < positions:
         raise InputError(f"max_new_tokens is {max_new_tokens}; it must be at least 0 and below {positions} positions")
+
+
+def _check_samples(num_return_sequences: int, temperature: float) -> None:
+    if num_return_sequences < 1:
+        raise InputError(f"num_return_sequences {num_return_sequences} must be at least 1")
+    if num_return_sequences > 1 and not temperature:
+        raise InputError(
+            f"num_return_sequences {num_return_sequences} needs a temperature above 0; at 0, all samples are the same"
+        )
 
 
 def _checked(model: Any, prompt_ids: Any, max_new_tokens: int, cut_left: bool) -> np.ndarray:
@@ -199,31 +267,6 @@ def _checked(model: Any, prompt_ids: Any, max_new_tokens: int, cut_left: bool) -
     return prompt[-(positions - max_new_tokens) :].astype(np.int32)
 
 
-def _sampling(
-    temperature: float, key: Array | None, top_k: int, top_p: float, end_id: int | None, vocab_size: int
-) -> Sampling:
-    if not (temperature == 0 or 1e-4 <= temperature < 1e4):
-        raise InputError(f"temperature {temperature} must be 0, or at least 0.0001 and below 10000")
-    if top_k < 0:
-        raise InputError(f"top_k {top_k} must be at least 0")
-    if not 0 < top_p <= 1:
-        raise InputError(f"top_p {top_p} must be above 0 and at most 1")
-    if end_id is not None and not 0 <= end_id < vocab_size:
-        raise InputError(f"end_id {end_id} does not fit the vocabulary of {vocab_size}; give one of its ids")
-    if temperature and key is None:
-        raise InputError("a temperature above 0 needs a key, such as key=jax.random.key(0)")
-    greedy = not temperature
-    return Sampling(
-        greedy=greedy,
-        filtered=not greedy and (top_k > 0 or top_p < 1),
-        temperature=jnp.float32(temperature or 1),
-        top_k=jnp.int32(min(top_k or vocab_size, vocab_size)),
-        top_p=jnp.float32(top_p),
-        key=jax.random.key(0) if key is None else key,
-        end_id=jnp.int32(-1 if end_id is None else end_id),
-    )
-
-
 def _bucket(length: int) -> int:
     """Round a length up to 16, 32, 64, ..."""
     return max(BUCKET, 1 << (length - 1).bit_length())
@@ -234,12 +277,6 @@ def _padded(prompts: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     width = _bucket(max(map(len, prompts)))
     ids = np.stack([np.pad(prompt, (width - len(prompt), 0)) for prompt in prompts])
     return ids, np.array([width - len(prompt) for prompt in prompts], np.int32)
-
-
-def _ended(row: np.ndarray, prompt: int, end_id: int | None) -> np.ndarray:
-    """Return a row up to and including its end token, which is searched after the prompt."""
-    ends = np.flatnonzero(row[prompt:] == end_id) if end_id is not None else np.zeros(0, int)
-    return row[: prompt + ends[0] + 1] if ends.size else row
 
 
 def _on_cpu() -> bool:
@@ -274,7 +311,15 @@ def _rounded(params: Any, *, dtype: DTypeLike, widened: bool) -> Any:
 
 
 def prefill(
-    params: Any, ids: Array, pad: Array, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike, cache_length: int
+    params: Any,
+    ids: Array,
+    pad: Array,
+    sampling: Sampling,
+    *,
+    config: ModelConfig,
+    dtype: DTypeLike,
+    cache_length: int,
+    num_return_sequences: int = 1,
 ) -> State:
     """Process prompts [B P] in one pass, and add the first token to each row.
 
@@ -286,13 +331,30 @@ def prefill(
         config: the model's configuration.
         dtype: the dtype of the computation.
         cache_length: S, the slots of the cache: P and room for the continuation.
+        num_return_sequences: the number of rows of each prompt in the state, one after another.
     """
     batch, width = ids.shape
     empty = empty_cache(config, batch, cache_length, jnp.float32 if _on_cpu() else dtype)
     logits, cache = _forward(params, ids, empty, pad, config, dtype)
+    if num_return_sequences > 1:
+        logits, cache, ids, pad = _repeated((logits, cache, ids, pad), batch, num_return_sequences)
     ids = jnp.pad(ids, ((0, 0), (0, cache_length - width)))  # slots after the end of a row are not read
-    state = State(ids, cache, ids[:, 0], pad, jnp.zeros(batch, bool), jnp.int32(0))
+    done = jnp.zeros(batch * num_return_sequences, bool)
+    log_probs = jnp.zeros(ids.shape, jnp.float32) if sampling.output_log_probs else None
+    state = State(ids, cache, ids[:, 0], pad, done, jnp.int32(0), log_probs)
     return _add(state, logits, sampling)
+
+
+def _repeated(arrays: Any, batch: int, times: int) -> Any:
+    """Repeat each of B rows: [B ...] -> [B*N ...]; the cache's arrays [B*H ...] have H rows of theirs for each."""
+
+    def repeated(x: Array) -> Array:
+        if not x.ndim:
+            return x
+        rows = jnp.repeat(x.reshape(batch, -1, *x.shape[1:]), times, axis=0)
+        return rows.reshape(-1, *x.shape[1:])
+
+    return jax.tree.map(repeated, arrays)
 
 
 def decode_step(params: Any, state: State, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike) -> State:
@@ -303,33 +365,16 @@ def decode_step(params: Any, state: State, sampling: Sampling, *, config: ModelC
 
 def _add(state: State, logits: Array, sampling: Sampling) -> State:
     """Choose the next tokens from logits [B V], and write them into the next slot; ended rows get `end_id`."""
-    token = jnp.where(state.done, sampling.end_id, _choose(logits, sampling, state.added))  # [B]
-    ids = jax.lax.dynamic_update_slice(state.ids, token[:, None], (0, state.cache[0].start))
-    return state._replace(ids=ids, token=token, done=token == sampling.end_id, added=state.added + 1)
-
-
-def _choose(logits: Array, sampling: Sampling, count: Array) -> Array:
-    """Choose one token per row: logits [B V] -> [B] int32."""
-    if sampling.greedy:
-        return logits.argmax(-1).astype(jnp.int32)
-    logits = logits / sampling.temperature
-    if sampling.filtered:
-        logits = filter_top_k_top_p(logits, sampling.top_k, sampling.top_p)
-    return jax.random.categorical(jax.random.fold_in(sampling.key, count), logits).astype(jnp.int32)
-
-
-def filter_top_k_top_p(logits: Array, top_k: Array | int, top_p: Array | float) -> Array:
-    """Return logits [B V] with -inf for every token that top-k or top-p sampling excludes.
-
-    The `top_k` likeliest tokens are kept. Of these, after renormalization, the smallest set of likeliest tokens is kept
-    whose probabilities sum to at least `top_p`. Tokens that tie with the last kept one are kept too.
-    """
-    ordered = -jnp.sort(-logits, axis=-1)
-    kept = jnp.broadcast_to(jnp.arange(logits.shape[-1]) < top_k, logits.shape)
-    probabilities = jax.nn.softmax(jnp.where(kept, ordered, -jnp.inf))
-    kept &= jnp.cumsum(probabilities, axis=-1) - probabilities < jnp.maximum(top_p, 1e-9)
-    least = jnp.where(kept, ordered, jnp.inf).min(-1, keepdims=True)
-    return jnp.where(logits < least, -jnp.inf, logits)
+    slot = state.cache[0].start
+    token = choose(logits, sampling, state.added, state.ids, state.pad, slot)  # [B]
+    token = jnp.where(state.done, sampling.end_id, token)
+    ids = jax.lax.dynamic_update_slice(state.ids, token[:, None], (0, slot))
+    log_probs = state.log_probs
+    if log_probs is not None:
+        new = jnp.take_along_axis(jax.nn.log_softmax(logits), token[:, None], axis=1, mode="clip")
+        log_probs = jax.lax.dynamic_update_slice(log_probs, jnp.where(state.done[:, None], 0, new), (0, slot))
+    done, added = token == sampling.end_id, state.added + 1
+    return state._replace(ids=ids, token=token, done=done, added=added, log_probs=log_probs)
 
 
 def _forward(
@@ -357,7 +402,7 @@ def _as_held(linen: Any, arguments: Any, options: Any, context: nn.module.Interc
     return y.astype(layer.dtype)
 
 
-STATIC = ("config", "dtype", "cache_length")
+STATIC = ("config", "dtype", "cache_length", "num_return_sequences")
 _start = jax.jit(prefill, static_argnames=STATIC)
 _next = jax.jit(decode_step, static_argnames=("config", "dtype"), donate_argnames="state")
 
@@ -373,10 +418,13 @@ def _run(
     config: ModelConfig,
     dtype: DTypeLike,
     cache_length: int,
-) -> Array:
-    """Prompts [B P] -> [B S] with `count` tokens added, or fewer if all rows end earlier."""
-    return jax.lax.while_loop(
+    num_return_sequences: int = 1,
+) -> tuple[Array, Array | None]:
+    """Prompts [B P] -> [B*N S] with `count` tokens added, or fewer if all rows end earlier; their log-probabilities."""
+    room = {"cache_length": cache_length, "num_return_sequences": num_return_sequences}
+    state = jax.lax.while_loop(
         lambda state: (state.added < count) & ~state.done.all(),
         lambda state: decode_step(params, state, sampling, config=config, dtype=dtype),
-        prefill(params, ids, pad, sampling, config=config, dtype=dtype, cache_length=cache_length),
-    ).ids
+        prefill(params, ids, pad, sampling, config=config, dtype=dtype, **room),
+    )
+    return state.ids, state.log_probs

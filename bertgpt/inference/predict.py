@@ -164,7 +164,8 @@ def respond(
 ) -> list[str]:
     """Generate the responses of a fine-tuned language model to prompts or conversations.
 
-    `sampling` are keyword arguments of `bertgpt.generate`. Long prompts are truncated on the left.
+    `sampling` are keyword arguments of `bertgpt.generate` that say how tokens are chosen. Long prompts are truncated on
+    the left.
     """
     prompts = [data.encode(row, labelled=False).features[0]["input_ids"].tolist() for row in rows]
     positions = model.config.max_positions
