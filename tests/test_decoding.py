@@ -223,7 +223,7 @@ def test_what_is_multiplied_is_rounded_once_and_alike_whatever_holds_it(gpt):
 
 
 def test_what_attention_mixed_is_rounded_before_its_product(gpt, monkeypatch):
-    config = gpt[0].config
+    config, encoder = gpt[0].config, decoding.encoder_of(gpt[0].clone(dtype=jnp.bfloat16))
     params = decoding.cast_for_decoding(gpt[1], jnp.bfloat16, 1)
     mixed = jax.random.normal(jax.random.key(0), (1, 1, config.num_heads, config.hidden_size // config.num_heads))
     outputs = []
@@ -231,7 +231,7 @@ def test_what_attention_mixed_is_rounded_before_its_product(gpt, monkeypatch):
         monkeypatch.setattr(attention, "attend", lambda *_, v=values, **__: attention.AttentionOutput(v))
         cache = attention.empty_cache(config, 1, 8, jnp.float32)
         ids, pad = jnp.zeros((1, 1), jnp.int32), jnp.zeros(1, jnp.int32)
-        outputs.append(decoding._forward(params, ids, cache, pad, config, jnp.bfloat16)[0])
+        outputs.append(decoding._forward(params, ids, cache, pad, encoder)[0])
     np.testing.assert_array_equal(*outputs[:2])
     assert (outputs[0] != outputs[2]).any()
 

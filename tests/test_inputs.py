@@ -335,7 +335,7 @@ def test_generation_reads_no_other_row_for_an_id_out_of_range():
     held = decoding.cast_for_decoding(params_of(model), jnp.float32, 2)
     text, pad = np.array([[1, 2, 3], [1, -1, 3]], np.int32), np.zeros(2, np.int32)
     sampling = make_sampling(16)
-    state = decoding.prefill(held, text, pad, sampling, config=GPT, dtype=jnp.float32, cache_length=4)
+    state = decoding.prefill(held, text, pad, sampling, encoder=decoding.encoder_of(model), cache_length=4)
     keys = np.isfinite(np.asarray(state.cache[0].key).reshape(2, -1))
     assert keys[0].all()
     assert not keys[1].all()

@@ -34,7 +34,7 @@ def generation(architecture, platform):
     sampling = make_sampling(model.config.vocab_size)
     held = {"transformer": params_of(model)["transformer"]}
     held["head"] = held["transformer"]["token"]["embedding"]
-    constants = {"config": model.config, "dtype": jnp.float32, "cache_length": 8}
+    constants = {"encoder": decoding.encoder_of(model), "cache_length": 8}
     run = decoding._run.trace(held, np.ones((1, 4), np.int32), np.zeros(1, np.int32), 2, sampling, **constants)
     return run.lower(lowering_platforms=(platform,)).as_text()
 

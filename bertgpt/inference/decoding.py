@@ -15,7 +15,6 @@ from jax import Array
 from jax.typing import DTypeLike
 from tokenizers import Tokenizer
 
-from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError, check_ids
 from bertgpt.inference.sampling import Sampling, choose, make_sampling
 from bertgpt.inference.stop_strings import StopStrings, make_stop_strings
@@ -179,8 +178,8 @@ def _added(
     if stop is None:
         ids, pad = _padded(prompts)
         held, cache_length = cast_for_decoding(params, model.dtype, size), ids.shape[1] + _bucket(count)
-        constants = {"config": model.config, "dtype": model.dtype, "cache_length": cache_length}
-        text, kept = _run(held, ids, pad, count, sampling, **constants, num_return_sequences=samples)
+        room = {"cache_length": cache_length, "num_return_sequences": samples}
+        text, kept = _run(held, ids, pad, count, sampling, encoder=encoder_of(model), **room)
     else:
         for state in _states(model, params, prompts, count, sampling, stop, samples):
             lengths, done = lengths + ~done, np.array(state.done)
@@ -207,14 +206,14 @@ def _states(
     """Yield the state after each new token until all rows have ended. The next step overwrites it."""
     ids, pad = _padded(prompts)
     params = cast_for_decoding(params, model.dtype, len(ids) * samples)
-    constants = {"config": model.config, "dtype": model.dtype}
+    encoder = encoder_of(model)
     first = {"cache_length": ids.shape[1] + _bucket(count), "num_return_sequences": samples}
     rows = [prompt.tolist() for prompt in prompts for _ in range(samples)]
     for number in range(count):
         if number == 0:
-            state = _start(params, ids, pad, sampling, **constants, **first)
+            state = _start(params, ids, pad, sampling, encoder=encoder, **first)
         else:
-            state = _next(params, state, sampling, **constants)
+            state = _next(params, state, sampling, encoder=encoder)
         if stop is not None:
             state = _stopped(state, rows, stop)
         yield state
@@ -310,14 +309,18 @@ def _rounded(params: Any, *, dtype: DTypeLike, widened: bool) -> Any:
     return jax.tree.map_with_path(rounded, params)
 
 
+def encoder_of(model: Any) -> OpenAIGPTModel:
+    """Return the encoder of an `OpenAIGPTLMHeadModel`, which processes tokens in the same way."""
+    return OpenAIGPTModel(model.config, model.dtype, attention=model.attention)
+
+
 def prefill(
     params: Any,
     ids: Array,
     pad: Array,
     sampling: Sampling,
     *,
-    config: ModelConfig,
-    dtype: DTypeLike,
+    encoder: OpenAIGPTModel,
     cache_length: int,
     num_return_sequences: int = 1,
 ) -> State:
@@ -328,14 +331,13 @@ def prefill(
         ids: [B P] int32, the prompts, padded on the left.
         pad: [B] int32, the number of padding tokens of each row.
         sampling: how to choose tokens.
-        config: the model's configuration.
-        dtype: the dtype of the computation.
+        encoder: from `encoder_of`.
         cache_length: S, the slots of the cache: P and room for the continuation.
         num_return_sequences: the number of rows of each prompt in the state, one after another.
     """
     batch, width = ids.shape
-    empty = empty_cache(config, batch, cache_length, jnp.float32 if _on_cpu() else dtype)
-    logits, cache = _forward(params, ids, empty, pad, config, dtype)
+    empty = empty_cache(encoder.config, batch, cache_length, jnp.float32 if _on_cpu() else encoder.dtype)
+    logits, cache = _forward(params, ids, empty, pad, encoder)
     if num_return_sequences > 1:
         logits, cache, ids, pad = _repeated((logits, cache, ids, pad), batch, num_return_sequences)
     ids = jnp.pad(ids, ((0, 0), (0, cache_length - width)))  # slots after the end of a row are not read
@@ -357,9 +359,9 @@ def _repeated(arrays: Any, batch: int, times: int) -> Any:
     return jax.tree.map(repeated, arrays)
 
 
-def decode_step(params: Any, state: State, sampling: Sampling, *, config: ModelConfig, dtype: DTypeLike) -> State:
+def decode_step(params: Any, state: State, sampling: Sampling, *, encoder: OpenAIGPTModel) -> State:
     """Process the newest token of each row, and add the next one."""
-    logits, cache = _forward(params, state.token[:, None], state.cache, state.pad, config, dtype)
+    logits, cache = _forward(params, state.token[:, None], state.cache, state.pad, encoder)
     return _add(state._replace(cache=cache), logits, sampling)
 
 
@@ -378,15 +380,14 @@ def _add(state: State, logits: Array, sampling: Sampling) -> State:
 
 
 def _forward(
-    params: Any, ids: Array, cache: list[Cache], pad: Array, config: ModelConfig, dtype: DTypeLike
+    params: Any, ids: Array, cache: list[Cache], pad: Array, encoder: OpenAIGPTModel
 ) -> tuple[Array, list[Cache]]:
     """Process ids [B T] in the next slots. Return the logits of the next token [B V] and the updated cache."""
     slot = cache[0].start + jnp.arange(ids.shape[1])  # [T]
     position = jnp.maximum(slot[None] - pad[:, None], 0)  # [B T]
     real = jnp.arange(cache[0].key.shape[1])[None] >= pad[:, None]  # [B S]
     with nn.intercept_methods(_as_held):
-        model = OpenAIGPTModel(config, dtype)
-        output: Any = model.apply({"params": params["transformer"]}, ids, real, position, cache=cache)
+        output: Any = encoder.apply({"params": params["transformer"]}, ids, real, position, cache=cache)
     head = LMHead(output.last_hidden_state[:, -1:].astype(params["head"].dtype), params["head"])
     return head.logits()[:, 0], output.cache
 
@@ -402,9 +403,9 @@ def _as_held(linen: Any, arguments: Any, options: Any, context: nn.module.Interc
     return y.astype(layer.dtype)
 
 
-STATIC = ("config", "dtype", "cache_length", "num_return_sequences")
+STATIC = ("encoder", "cache_length", "num_return_sequences")
 _start = jax.jit(prefill, static_argnames=STATIC)
-_next = jax.jit(decode_step, static_argnames=("config", "dtype"), donate_argnames="state")
+_next = jax.jit(decode_step, static_argnames="encoder", donate_argnames="state")
 
 
 @functools.partial(jax.jit, static_argnames=STATIC)
@@ -415,8 +416,7 @@ def _run(
     count: Array,
     sampling: Sampling,
     *,
-    config: ModelConfig,
-    dtype: DTypeLike,
+    encoder: OpenAIGPTModel,
     cache_length: int,
     num_return_sequences: int = 1,
 ) -> tuple[Array, Array | None]:
@@ -424,7 +424,7 @@ def _run(
     room = {"cache_length": cache_length, "num_return_sequences": num_return_sequences}
     state = jax.lax.while_loop(
         lambda state: (state.added < count) & ~state.done.all(),
-        lambda state: decode_step(params, state, sampling, config=config, dtype=dtype),
-        prefill(params, ids, pad, sampling, config=config, dtype=dtype, **room),
+        lambda state: decode_step(params, state, sampling, encoder=encoder),
+        prefill(params, ids, pad, sampling, encoder=encoder, **room),
     )
     return state.ids, state.log_probs
