@@ -14,6 +14,7 @@ from .inference.embed import embed as embed
 from .inference.fill_mask import fill_mask as fill_mask
 from .inference.fill_mask import next_sentence_probability as next_sentence_probability
 from .inference.predict import predict as predict
+from .inference.score import score as score
 from .model import masks as masks
 from .model.bert import BertForMaskedLM as BertForMaskedLM
 from .model.bert import BertForMultipleChoice as BertForMultipleChoice

@@ -6,6 +6,7 @@ import pytest
 from conftest import TINY
 
 import bertgpt
+from bertgpt.inference import embed as embedding
 
 WIDE = TINY | {"vocab_size": 200, "initializer_range": 0.5}  # tokens differ in likelihood
 PROMPTS = np.array([[3, 14, 15], [92, 65, 35]])
@@ -76,13 +77,41 @@ def test_mean_pooling_is_the_mean_of_a_texts_states(bert, wordpiece):
     np.testing.assert_allclose(first, states[:, 0], rtol=1e-4, atol=1e-5)
 
 
+def test_every_layer_and_every_token_have_vectors(bert, wordpiece):
+    model, params = bert
+    layers = [0, 1, -1]
+    tokens = bertgpt.embed(model, params, wordpiece, TEXTS, "none", batch_size=2, layer=layers)
+    means = bertgpt.embed(model, params, wordpiece, TEXTS, batch_size=2, layer=layers)
+    assert means.shape == (5, 3, 16)
+    for text, vectors, mean in zip(TEXTS, tokens, means, strict=True):
+        ids = np.array([wordpiece.encode(text).ids])
+        states = model.apply({"params": params}, ids, output_hidden_states=True).hidden_states
+        assert (vectors.shape, vectors.dtype) == ((3, ids.shape[1], 16), np.float32)
+        for layer, found, pooled in zip(layers, vectors, mean, strict=True):
+            np.testing.assert_allclose(found, states[layer][0], rtol=1e-4, atol=1e-5)
+            np.testing.assert_allclose(pooled, states[layer][0].mean(0), rtol=1e-4, atol=1e-5)
+    (one,) = bertgpt.embed(model, params, wordpiece, TEXTS[:1], "none", layer=1)
+    np.testing.assert_allclose(one, tokens[0][1], rtol=1e-4, atol=1e-5)
+    assert bertgpt.embed(model, params, wordpiece, [], layer=layers).shape == (0, 3, 16)
+
+
+def test_few_texts_are_read_ahead(bert, wordpiece, monkeypatch):
+    monkeypatch.setattr(embedding, "SORTED", 4)
+    read = []
+    texts = (read.append(number) or f"one {'two ' * (number % 3)}" for number in range(100))
+    vectors = embedding.embed_each(*bert, wordpiece, texts, batch_size=2)
+    first = [next(vectors) for _ in range(5)]
+    assert len(read) == 8
+    assert len(first + list(vectors)) == 100
+
+
 def test_a_gpt_embeds_by_the_mean(bpe):
     model = bertgpt.OpenAIGPTLMHeadModel(bertgpt.presets.gpt1(**WIDE))
     params = jax.jit(model.init)(jax.random.key(0), PROMPTS)["params"]
     vectors = bertgpt.embed(model, params, bpe, TEXTS)
     states = model.apply({"params": params}, np.array([bpe.encode(TEXTS[3]).ids])).last_hidden_state[0]
     np.testing.assert_allclose(vectors[3], states.mean(0), rtol=1e-4, atol=1e-5)
-    with pytest.raises(bertgpt.InputError, match="pooling is 'cls'; choose mean, or for BERT also cls"):
+    with pytest.raises(bertgpt.InputError, match="pooling is 'cls'; choose mean or none, or for BERT also cls"):
         bertgpt.embed(model, params, bpe, TEXTS, "cls")
 
 
@@ -93,10 +122,14 @@ def test_texts_that_cannot_be_embedded_are_named_by_number(bert, wordpiece):
         bertgpt.embed(*bert, wordpiece, ["a " * 40])
     with pytest.raises(bertgpt.InputError, match="pooling is 'max'"):
         bertgpt.embed(*bert, wordpiece, ["a"], "max")
-    with pytest.raises(bertgpt.InputError, match="a list of texts, and a batch_size of at least 1"):
+    with pytest.raises(bertgpt.InputError, match="embed takes a list of texts"):
         bertgpt.embed(*bert, wordpiece, "a")
-    with pytest.raises(bertgpt.InputError, match="a list of texts, and a batch_size of at least 1"):
+    with pytest.raises(bertgpt.InputError, match="batch_size is 0; it must be at least 1"):
         bertgpt.embed(*bert, wordpiece, ["a"], batch_size=0)
+    with pytest.raises(bertgpt.InputError, match=r"layer 3 does not exist; give 0 \(the embeddings\) to 2, or -1"):
+        bertgpt.embed(*bert, wordpiece, ["a"], layer=[1, 3])
+    with pytest.raises(bertgpt.InputError, match="there is no layer; give at least one"):
+        bertgpt.embed(*bert, wordpiece, ["a"], layer=[])
     assert bertgpt.embed(*bert, wordpiece, []).shape == (0, 16)
 
 

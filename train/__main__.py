@@ -29,6 +29,7 @@ VERBS = {
     "predict": "predict with a fine-tuned model",
     "generate": "continue a text with a GPT-1",
     "embed": "turn texts into vectors",
+    "score": "print how likely a model finds texts: log-probabilities and perplexity",
     "inspect": "show what a run or model folder contains",
     "export": "write a model as a Hugging Face folder or as StableHLO",
 }

@@ -39,6 +39,18 @@ class LMHead(NamedTuple):
         return logits if self.bias is None else logits + self.bias[None, None]
 
 
+def log_probabilities(head: LMHead, labels: Array) -> Array:
+    """Return log softmax(logits)[label] in nats, float32 [B P], for labels int [B P]; logits are computed in blocks."""
+
+    def block(rows: Any) -> Array:
+        x, labels = rows
+        logits = head._replace(x=x).logits()
+        return _at(logits, labels) - jax.nn.logsumexp(logits, axis=-1)
+
+    found = jax.lax.map(block, _blocks(head.shape[-1], head.x, labels))
+    return found.reshape(-1, labels.shape[1])[: labels.shape[0]]
+
+
 @jax.custom_jvp
 def summed_cross_entropy(head: LMHead, labels: Array, weights: Array) -> Array:
     """Return the sum of weights x -log softmax(logits)[label] in nats, a float32 scalar.

@@ -1,0 +1,73 @@
+"""Texts of a command: its arguments, the documents of files, or the lines of standard input."""
+
+import argparse
+from collections.abc import Iterator
+from typing import Any
+
+
+def add_texts(parser: argparse.ArgumentParser, document: str) -> None:
+    """Add the arguments; `document` is the default of --document."""
+    parser.add_argument("texts", metavar="TEXT", nargs="*", help="texts (default: the lines of standard input)")
+    parser.add_argument("--file", metavar="PATH", help="a file, folder or glob of texts, as data.train")
+    parser.add_argument(
+        "--document",
+        choices=("paragraph", "line", "file"),
+        default=document,
+        help=f"what a text of --file is, as data.document (default {document})",
+    )
+    parser.add_argument("--text-key", default="text", metavar="KEY", help="of the texts in JSON (default text)")
+
+
+def read_texts(options: argparse.Namespace) -> Iterator[str]:
+    """The texts, one after another, with little text in memory.
+
+    Raises:
+        InputError: there are none, both arguments and a file are given, or a text cannot be read.
+    """
+    from bertgpt.errors import InputError
+
+    from ..config import expand_home
+    from ..reports import check_text
+
+    if options.texts and options.file is not None:
+        raise InputError("give texts as arguments or with --file, not both")
+    if options.file is not None:
+        yield from _documents(expand_home(options.file, "--file"), options)
+        return
+    found = False
+    for text in options.texts or _lines():
+        check_text(text)
+        found = True
+        yield text
+    if not found:
+        raise InputError("there are no texts; give some as arguments, with --file, or on standard input")
+
+
+def _documents(address: Any, options: argparse.Namespace) -> Iterator[str]:
+    from bertgpt.data.text.documents import read_documents
+    from bertgpt.data.text.files import find_files
+    from bertgpt.errors import InputError
+
+    found = False
+    try:
+        for paragraphs in read_documents(find_files(address), options.text_key, document=options.document):
+            if paragraphs:
+                found = True
+                yield "\n".join(paragraphs)
+    except InputError as error:
+        raise InputError(str(error).replace("data.text_key", "--text-key")) from error
+    if not found:
+        raise InputError(f"--file: {address} contains no text")
+
+
+def _lines() -> Iterator[str]:
+    import sys
+
+    from bertgpt.errors import InputError
+
+    try:
+        for line in sys.stdin:
+            if line.strip():
+                yield line.rstrip("\n")
+    except UnicodeDecodeError as error:
+        raise InputError(f"standard input is not UTF-8: {error}") from error
