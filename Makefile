@@ -59,7 +59,7 @@ lint: $(STAMP)
 	$(VENV)/bin/lint-imports
 
 $(SCALE_STAMP): $(STAMP)
-	$(PY) -m pip install --quiet --editable '.[scale,zh]'
+	$(PY) -m pip install --quiet --editable '.[gpt1,scale,zh]'
 	touch $@
 
 parity: $(PARITY_STAMP)
