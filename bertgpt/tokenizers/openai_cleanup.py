@@ -28,7 +28,7 @@ SPACES = re.compile(r"\s+")
 ASCII = {0x2014: "-", 0x2013: "-", 0x2015: "-", 0x2026: "...", 0xB4: "'"}  # three dashes, ellipsis, acute accent
 LONGEST = 1000  # characters without white space; the packages' time grows with the square of their number
 TOO_LONG = re.compile(rf"\S{{{LONGEST}}}(?=\S)")
-MOST_LEXEMES = 500_000  # that spaCy remembers; it never forgets a word
+MOST_LEXEMES = 200_000  # that spaCy remembers, in about 100 MB; it never forgets a word
 PROBE = (
     "“It\u2019s 1984…” said the FranÃ§ois\u2019s cafÃ©—don't e-mail me@example.com, U.S. or (see http://a.org/b?c=1)!\n"
     "They'd've cost $5.00/kg in 1990. &lt;unk&gt; I'm gonna, can't; 10am—3pm :-) naïve ﬁnance № 7. 我们 ½"
