@@ -66,7 +66,7 @@ parity: $(PARITY_STAMP)
 	$(PY) -m pytest tests/parity
 
 $(PARITY_STAMP): $(STAMP)
-	$(PY) -m pip install --quiet --editable '.[parity]'
+	$(PY) -m pip install --quiet --editable '.[gpt1,parity]'
 	touch $@
 
 device-report: $(SCALE_STAMP)

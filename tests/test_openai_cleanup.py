@@ -20,13 +20,16 @@ from tokenizers import Tokenizer
 import bertgpt
 from benchmarks.demo_data import PACKAGES, read_member
 from bertgpt import InputError
+from bertgpt.data.tasks.classification import Classification
 from bertgpt.data.tasks.templates import GPT_TASK_TOKENS, make_template
 from bertgpt.data.text import store, workers
 from bertgpt.data.text.files import find_files
 from bertgpt.tokenizers import export_tokenizer, load_tokenizer, openai_cleanup, parse_tokenizer, train_bpe
 from bertgpt.tokenizers.openai_cleanup import LONGEST, CleaningTokenizer, clean_words, tokenizer_from_str
 from train import config as configs
+from train.cli import inspect
 from train.folders import encoded, run_folder, token_store
+from train.jobs import finetuning
 
 pytestmark = pytest.mark.skipif(
     any(importlib.util.find_spec(name) is None for name in openai_cleanup.PACKAGES), reason="the extra `gpt1` is absent"
@@ -269,7 +272,8 @@ def tokenizer():
 def test_a_line_break_is_a_piece_and_unknown_text_is_unk(tokenizer):
     assert tokenizer.encode("It's\n1990.").tokens == ["it</w>", "'s</w>", "\n</w>", "1990</w>", ".</w>"]
     assert tokenizer.encode("\u6211").ids == [0]
-    assert tokenizer.encode("<unk>").tokens != ["<unk>"]  # spelled out, it is text
+    special = bertgpt.add_tokens(tokenizer, ["bone"])
+    assert special.encode("the bone").ids == tokenizer.encode("the bone").ids  # spelled out, it is text
     assert tokenizer.decode(tokenizer.encode("It's 1990.").ids) == "it 's 1990 ."
 
 
@@ -287,6 +291,11 @@ def test_training_counts_the_words_that_encoding_gives():
     assert {f"{word}</w>" for word in words} <= trained.get_vocab().keys()
     assert all(item.ids.count(0) == 0 for item in trained.encode_batch(texts))
     assert [len(item.ids) for item in trained.encode_batch(texts)] == [len(clean_words(text)) for text in texts]
+
+
+def test_texts_are_counted_apart():
+    vocabulary = train_bpe(["ab", "cd"] * 5, 50, cleanup="openai").get_vocab()
+    assert vocabulary.keys() == {"<unk>", "a", "b", "c", "d", "b</w>", "d</w>", "ab</w>", "cd</w>"}
 
 
 @given(text=st.text(max_size=300) | st.lists(st.sampled_from(FRAGMENTS)).map("".join))
@@ -339,6 +348,11 @@ def test_an_exported_folder_has_the_clean_up_and_other_libraries_that_of_transfo
     for text in TEXTS:
         assert theirs.encode(text).ids == usual.encode(text).ids != tokenizer.encode(text).ids
     assert load_tokenizer(tmp_path / "vocab.json", cleanup="openai").to_str() == tokenizer.to_str()
+
+
+def test_inspect_tells_the_clean_up(tokenizer, bpe):
+    assert next(inspect._tokenizer(tokenizer)).endswith("lower-cases text, OpenAI's clean-up")
+    assert next(inspect._tokenizer(bpe)).endswith("lower-cases text")
 
 
 def test_settings_of_berts_clean_up_do_not_replace_it(tokenizer, tmp_path):
@@ -440,13 +454,31 @@ def test_stores_of_other_versions_are_made_again(run, bpe, tmp_path, monkeypatch
 
 
 def test_rows_encoded_with_other_versions_are_not_read(tokenizer, monkeypatch):
-    made = store.tokenizer_hash(tokenizer)
-    assert encoded.tokenizer_hash is store.tokenizer_hash
+    template = make_template(bertgpt.add_tokens(tokenizer, GPT_TASK_TOKENS), 32, bert=False)
+    before = encoded.key(Classification(template, ("no", "yes")), [])
     monkeypatch.setattr(openai_cleanup, "installed_cleanup", lambda: {"name": "openai", "spacy": "9"})
-    assert store.tokenizer_hash(tokenizer) != made
+    assert encoded.key(Classification(template, ("no", "yes")), []) != before
 
 
-def test_the_key_changes_the_tokenizer_of_a_model(run, tiny_gpt, bpe, wordpiece):
+def test_tasks_on_several_machines_read_the_clean_up(tokenizer, tmp_path):
+    distributed = pytest.importorskip("train.folders.distributed_preparation", exc_type=ImportError)
+    for _ in range(2):  # made, then read
+        assert isinstance(distributed._keep_tokenizer(tmp_path, lambda: tokenizer), CleaningTokenizer)
+
+
+def test_the_key_applies_to_models_and_paths(run, saved, bpe, tmp_path):
+    folder, model, params = saved("OpenAIGPTLMHeadModel")
+    bertgpt.save_pretrained(folder, model, params, bpe)
+    start = ("model.preset=null", f"model.init_from={folder}", "tokenizer.vocab_size=null")
+    for find in (run_folder.find_initial_model, finetuning.find_initial_model):
+        assert isinstance(find(run(*start, "tokenizer.cleanup=openai")).tokenizer, CleaningTokenizer)
+        assert not isinstance(find(run(*start)).tokenizer, CleaningTokenizer)
+    config = run(f"tokenizer.path={folder}", "tokenizer.cleanup=openai", "tokenizer.vocab_size=null")
+    assert isinstance(finetuning.find_initial_model(config).tokenizer, CleaningTokenizer)
+    assert isinstance(token_store._given_tokenizer(config, None), CleaningTokenizer)
+
+
+def test_the_key_changes_the_tokenizer_of_a_model(run, bpe, wordpiece):
     config = run("tokenizer.cleanup=openai")
     assert isinstance(run_folder.with_wanted_cleanup(config, bpe), CleaningTokenizer)
     assert run_folder.with_wanted_cleanup(run(), bpe) is bpe

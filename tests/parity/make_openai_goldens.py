@@ -1,6 +1,6 @@
 """Writes tests/goldens/openai_cleanup: ids of GPT-1's released code, computed by the code itself.
 
-    python tests/parity/make_openai_goldens.py TEXT_UTILS [PACKAGES]
+    PYTHONPATH=.:tests python tests/parity/make_openai_goldens.py TEXT_UTILS [PACKAGES]
 
 TEXT_UTILS is text_utils.py of openai/finetune-transformer-lm. PACKAGES is the folder of packages of
 `python -m benchmarks.demo_data` (runs/demo_data/packages). The code runs with the ftfy and spaCy that are installed,
@@ -16,9 +16,6 @@ import sys
 from pathlib import Path
 
 import spacy
-
-TESTS = Path(__file__).parent.parent
-sys.path[:0] = [str(TESTS), str(TESTS.parent)]
 from test_openai_cleanup import ARCHIVES, GOLDENS, KINDS, fingerprint, fuzzed, news, wikipedia
 
 from bertgpt.tokenizers import train_bpe
