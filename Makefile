@@ -59,14 +59,14 @@ lint: $(STAMP)
 	$(VENV)/bin/lint-imports
 
 $(SCALE_STAMP): $(STAMP)
-	$(PY) -m pip install --quiet --editable '.[scale,zh]'
+	$(PY) -m pip install --quiet --editable '.[gpt1,scale,zh]'
 	touch $@
 
 parity: $(PARITY_STAMP)
 	$(PY) -m pytest tests/parity
 
 $(PARITY_STAMP): $(STAMP)
-	$(PY) -m pip install --quiet --editable '.[parity]'
+	$(PY) -m pip install --quiet --editable '.[gpt1,parity]'
 	touch $@
 
 device-report: $(SCALE_STAMP)

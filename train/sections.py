@@ -70,6 +70,12 @@ class TokenizerSection:
     )
     vocab_size: int | None = setting(None, "tokens of a new tokenizer; null: the preset's", least=30)
     lowercase: bool = setting(True, "whether a new WordPiece tokenizer lowercases text")
+    cleanup: str | None = setting(
+        None,
+        "how GPT-1's tokenizer cleans text; openai: as OpenAI's code (the extra `gpt1`); null: as its tokenizer.json "
+        "says, or else as transformers",
+        choices=("openai",),
+    )
 
 
 @dataclasses.dataclass

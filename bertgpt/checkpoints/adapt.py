@@ -18,7 +18,7 @@ from bertgpt.config import ModelConfig
 from bertgpt.errors import InputError
 from bertgpt.model.blocks import Model
 from bertgpt.model.inputs import example_ids
-from bertgpt.tokenizers import vocabulary_size
+from bertgpt.tokenizers import tokenizer_from_str, vocabulary_size
 
 CLASSIFIERS = ("classifier/", "score/")  # heads with one row per class
 
@@ -29,7 +29,7 @@ def add_tokens(tokenizer: Tokenizer, tokens: Sequence[str]) -> Tokenizer:
     Raises:
         InputError: the tokenizer's ids are not consecutive, so an id would be assigned twice.
     """
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    tokenizer = tokenizer_from_str(tokenizer.to_str())
     size = len(tokenizer.get_vocab())
     added = tokenizer.add_special_tokens([token for token in tokens if tokenizer.token_to_id(token) is None])
     if len(set(tokenizer.get_vocab().values())) < size + added:  # tokenizers takes the count as the next id

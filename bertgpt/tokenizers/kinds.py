@@ -38,6 +38,21 @@ def bpe(model: models.BPE) -> Tokenizer:
     return tokenizer
 
 
+def is_gpts(description: dict[str, Any]) -> bool:
+    """Whether a tokenizer is `bpe` of a GPT-1, whatever its added tokens; given its JSON form."""
+    model = description["model"]
+    wanted = {"type": "BPE", "unk_token": "<unk>", "end_of_word_suffix": "</w>", "fuse_unk": False, "dropout": None}
+    cleaned = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
+    normalizer = {"type": "BertNormalizer", **cleaned}
+    return (
+        model | wanted | {"byte_fallback": False, "ignore_merges": False} == model
+        and not model["continuing_subword_prefix"]
+        and description["normalizer"] in (normalizer, normalizer | {"cleanup": "openai"})
+        and description["pre_tokenizer"] == {"type": "BertPreTokenizer"}
+        and description["post_processor"] is None
+    )
+
+
 def add_bert_template(tokenizer: Tokenizer) -> None:
     """Adds the special tokens around texts: [CLS] A [SEP] in segment 0, then B [SEP] in segment 1."""
     tokenizer.post_processor = processors.BertProcessing(

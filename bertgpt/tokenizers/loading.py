@@ -33,6 +33,7 @@ from bertgpt.tokenizers.checks import (
 )
 from bertgpt.tokenizers.classes import CONFIG, Reader, check_reader, find_reader, read_settings
 from bertgpt.tokenizers.kinds import BERT_SPECIAL, add_bert_template, bpe, wordpiece
+from bertgpt.tokenizers.openai_cleanup import CleaningTokenizer, named_cleanup, with_cleanup
 
 MERGES = {"vocab.json": "merges.txt", "encoder_bpe_40000.json": "vocab_40000.bpe"}  # Hugging Face's names, OpenAI's
 TOKENIZER_FILES = ("tokenizer.json", CONFIG, SPECIAL_MAP, ADDED, "vocab.txt", "vocab.json", "merges.txt")
@@ -41,7 +42,7 @@ VOCABULARIES = (*MERGES.values(), *MERGES, "vocab.txt", "tokenizer.json")
 Made = TypeVar("Made")
 
 
-def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
+def load_tokenizer(path: str | Path, revision: str | None = None, cleanup: str | None = None) -> Tokenizer:
     """The tokenizer in a file or folder, or of a model on the Hugging Face hub.
 
     The file, or a file in the folder, is `tokenizer.json`, `vocab.txt`, `vocab.json` with `merges.txt` next to it, or
@@ -57,12 +58,18 @@ def load_tokenizer(path: str | Path, revision: str | None = None) -> Tokenizer:
         path: a file or folder. If it does not exist, the name of a model on the hub, such as
             "google-bert/bert-base-uncased": its tokenizer files are downloaded to the cache of huggingface_hub.
         revision: a branch, tag or commit of a named model; None: main.
+        cleanup: "openai": GPT-1's tokenizer cleans text as OpenAI's released code does, with ftfy and spaCy (the extra
+            `gpt1`). None: what tokenizer.json says, and by default BERT's clean-up, as in transformers.
 
     Raises:
-        InputError: there is no tokenizer, its file cannot be used, it would encode differently from transformers, or
-            BERT's special tokens have other names.
+        InputError: there is no tokenizer, its file cannot be used, it would encode differently from transformers,
+            BERT's special tokens have other names, or the clean-up is not for it or not installed.
     """
     path = _find(path, revision)
+    return with_cleanup(_load(path), cleanup, path)
+
+
+def _load(path: Path) -> Tokenizer:
     folder = path if path.is_dir() else path.parent
     config = read_json_object(folder / CONFIG) if is_file(folder / CONFIG) else None
     reader = find_reader(folder, config or {})
@@ -89,7 +96,7 @@ def parse_tokenizer(text: str, place: Any) -> Tokenizer:
         place: named in errors.
 
     Raises:
-        InputError: the text is not a tokenizer, or would need too much memory.
+        InputError: the text is not a tokenizer, would need too much memory, or names a clean-up that cannot be used.
     """
     if has_over(text, MAX_VALUES):
         raise InputError(f"{place}: over {MAX_VALUES} commas, colons and brackets; not a tokenizer")
@@ -106,7 +113,7 @@ def parse_tokenizer(text: str, place: Any) -> Tokenizer:
     check_after(place, tokenizer)
     added = description.get("added_tokens") or []
     check_numbering(place, tokenizer, {token["id"]: token["content"] for token in added})
-    return tokenizer
+    return with_cleanup(tokenizer, named_cleanup(description), place)
 
 
 def _find(path: str | Path, revision: str | None) -> Path:
@@ -154,7 +161,9 @@ def _guarded(place: Any, make: Callable[[], Made]) -> Made:
 
 
 def _apply_settings(tokenizer: Tokenizer, settings: dict[str, bool | None]) -> None:
-    """Changes the tokenizer's BERT clean-up if the settings differ from it."""
+    """Changes the tokenizer's BERT clean-up, if it has one, where the settings differ from it."""
+    if isinstance(tokenizer, CleaningTokenizer):
+        return
     normalizer = json.loads(tokenizer.to_str())["normalizer"] or {}
     if normalizer.pop("type", None) == "BertNormalizer" and normalizer | settings != normalizer:
         tokenizer.normalizer = normalizers.BertNormalizer(**normalizer | settings)

@@ -7,7 +7,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from bertgpt.tokenizers.kinds import BERT_SPECIAL, GPT_SPECIAL, SETTINGS
+from bertgpt.tokenizers.kinds import BERT_SPECIAL, GPT_SPECIAL, SETTINGS, is_gpts
 
 
 def save_tokenizer(tokenizer: Tokenizer, folder: str | Path) -> None:
@@ -73,18 +73,11 @@ def _is_berts(description: dict[str, Any]) -> bool:
 
 
 def _is_gpts(description: dict[str, Any]) -> bool:
-    """Whether Hugging Face's OpenAIGPTTokenizer is the same, given the vocabulary, merges and the added tokens."""
-    model = description["model"]
-    wanted = {"type": "BPE", "unk_token": "<unk>", "end_of_word_suffix": "</w>", "fuse_unk": False, "dropout": None}
-    cleaned = {"clean_text": True, "handle_chinese_chars": True, "strip_accents": None, "lowercase": True}
-    return (
-        model | wanted | {"byte_fallback": False, "ignore_merges": False} == model
-        and not model["continuing_subword_prefix"]
-        and description["normalizer"] == {"type": "BertNormalizer", **cleaned}
-        and description["pre_tokenizer"] == {"type": "BertPreTokenizer"}
-        and description["post_processor"] is None
-        and _adds(description, GPT_SPECIAL, len(model["vocab"]))
-    )
+    """Whether Hugging Face's OpenAIGPTTokenizer is the same, given the vocabulary, merges and the added tokens.
+
+    For a tokenizer with OpenAI's clean-up: the same but for the clean-up, which no class of Hugging Face has.
+    """
+    return is_gpts(description) and _adds(description, GPT_SPECIAL, len(description["model"]["vocab"]))
 
 
 def _adds(description: dict[str, Any], special: Sequence[str], size: int) -> bool:

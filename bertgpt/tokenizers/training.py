@@ -4,10 +4,11 @@ import json
 from collections.abc import Iterable, Iterator
 
 import numpy as np
-from tokenizers import Tokenizer, models, trainers
+from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, trainers
 
 from bertgpt.errors import InputError
 from bertgpt.tokenizers.kinds import BERT_SPECIAL, GPT_SPECIAL, add_bert_template, bpe, wordpiece
+from bertgpt.tokenizers.openai_cleanup import clean_words, with_cleanup
 
 COVERED = 0.9995  # share of the text's characters that the alphabet should cover before pieces are merged
 SMALL_ALPHABET = 256  # entries that the alphabet may fill in a vocabulary that is too small to give it half
@@ -49,13 +50,24 @@ def train_wordpiece(texts: Iterable[str], vocab_size: int, lowercase: bool = Tru
     return tokenizer
 
 
-def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
+def train_bpe(texts: Iterable[str], vocab_size: int, cleanup: str | None = None) -> Tokenizer:
     """A lower-casing BPE tokenizer whose words end in `</w>`, trained on texts; the id of `<unk>` is 0.
 
-    Arguments, alphabet and errors are as in `train_wordpiece`.
+    Other arguments, alphabet and errors are as in `train_wordpiece`.
+
+    Args:
+        texts: read twice.
+        vocab_size: the maximum number of pieces.
+        cleanup: "openai": the words are those of OpenAI's clean-up (`load_tokenizer`). None: BERT's.
     """
     tokenizer = bpe(models.BPE(unk_token="<unk>", end_of_word_suffix="</w>"))
-    forms = _count_forms(_twice(texts), tokenizer, plain_last=True)
+    usual = tokenizer.normalizer, tokenizer.pre_tokenizer
+    texts = _twice(texts)
+    if cleanup is not None:
+        with_cleanup(tokenizer, cleanup, "cleanup")  # raises if it is unknown or not installed
+        texts = _Cleaned(texts)
+        tokenizer.normalizer, tokenizer.pre_tokenizer = normalizers.Sequence([]), pre_tokenizers.Split(" ", "removed")
+    forms = _count_forms(texts, tokenizer, plain_last=True)
     kept = _alphabet(forms, vocab_size - len(GPT_SPECIAL))
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
@@ -69,7 +81,18 @@ def train_bpe(texts: Iterable[str], vocab_size: int) -> Tokenizer:
     vocabulary = _filled(tokenizer, forms, "", "</w>", vocab_size)
     merges = [tuple(merge) for merge in json.loads(tokenizer.to_str())["model"]["merges"]]
     tokenizer.model = models.BPE(vocabulary, merges, unk_token="<unk>", end_of_word_suffix="</w>")
-    return tokenizer
+    tokenizer.normalizer, tokenizer.pre_tokenizer = usual
+    return with_cleanup(tokenizer, cleanup, "cleanup")
+
+
+class _Cleaned:
+    """Texts as the words of OpenAI's clean-up, separated by spaces, which no word contains."""
+
+    def __init__(self, texts: Iterable[str]) -> None:
+        self.texts = texts
+
+    def __iter__(self) -> Iterator[str]:
+        return (" ".join(clean_words(text)) for text in self.texts)
 
 
 def _twice(texts: Iterable[str]) -> Iterable[str]:
@@ -110,16 +133,16 @@ def _count_forms(texts: Iterable[str], tokenizer: Tokenizer, plain_last: bool) -
 
 
 def _blocks(texts: Iterable[str]) -> Iterator[np.ndarray]:
-    """The code points of the texts, separated by line ends, in blocks of at least BLOCK (the last may be shorter)."""
+    """The code points of the texts, separated by spaces, in blocks of at least BLOCK (the last may be shorter)."""
     block: list[str] = []
     size = 0
     for text in texts:
         block.append(text)
         size += len(text)
         if size >= BLOCK:
-            yield np.frombuffer("\n".join(block).encode("utf-32-le"), np.int32)
+            yield np.frombuffer(" ".join(block).encode("utf-32-le"), np.int32)
             block, size = [], 0
-    yield np.frombuffer("\n".join(block).encode("utf-32-le"), np.int32)
+    yield np.frombuffer(" ".join(block).encode("utf-32-le"), np.int32)
 
 
 def _clean(character: str, tokenizer: Tokenizer) -> tuple[int, str]:

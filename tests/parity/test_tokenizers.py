@@ -166,6 +166,17 @@ def test_a_tokenizer_of_another_kind_is_read_by_theirs(kind, tmp_path):
         assert theirs(text)["input_ids"] == tokenizer.encode(text).ids
 
 
+def test_openais_clean_up_is_read_as_their_own(tmp_path):
+    tokenizer = train_bpe(TEXTS * 3, 700, cleanup="openai")
+    (tmp_path / "config.json").write_text('{"model_type": "openai-gpt"}')
+    export_tokenizer(tokenizer, tmp_path, 512)
+    theirs, usual = transformers.AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path / "vocab.json")
+    assert isinstance(theirs, transformers.OpenAIGPTTokenizer)
+    for text in (*TEXTS, ODD, "It's 1990."):
+        assert theirs(text)["input_ids"] == usual.encode(text).ids
+    assert usual.encode("It's").ids != tokenizer.encode("It's").ids == load_tokenizer(tmp_path).encode("It's").ids
+
+
 @pytest.mark.parametrize("settings", ['{"tokenizer_class": "BertTokenizer"}', '{"strip_accents": null}', "{}"])
 def test_settings_that_are_left_out_are_filled_in_alike(settings, tmp_path):
     tokenizer = train_wordpiece(TEXTS * 3, 600, lowercase=False)

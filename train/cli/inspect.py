@@ -85,7 +85,8 @@ def _tokenizer(tokenizer: "Tokenizer") -> Iterator[str]:
     described = json.loads(tokenizer.to_str())
     lowercase = (described["normalizer"] or {}).get("lowercase")
     case = "" if lowercase is None else ", lower-cases text" if lowercase else ", keeps upper and lower case"
-    yield f"tokenizer: {described['model']['type']}, {len(tokenizer.get_vocab()):,} tokens{case}"
+    cleanup = ", OpenAI's clean-up" if "cleanup" in (described["normalizer"] or {}) else ""
+    yield f"tokenizer: {described['model']['type']}, {len(tokenizer.get_vocab()):,} tokens{case}{cleanup}"
     for title, special in (("special tokens", True), ("added tokens", False)):
         found = [
             f"{token['content']} {token['id']}" for token in described["added_tokens"] if token["special"] == special

@@ -39,6 +39,7 @@ from tokenizers import Tokenizer
 from bertgpt.data.text import store, store_shards, workers
 from bertgpt.data.text.text_source import Files, TextSource
 from bertgpt.errors import InputError
+from bertgpt.tokenizers import tokenizer_from_str
 
 from ..atomic_files import write_first
 
@@ -138,7 +139,7 @@ class TokenizeFiles(PipelineStep):
     @functools.cached_property
     def tokenizer_hash(self) -> str:
         """Hash of the tokenizer in the work folder."""
-        return store.tokenizer_hash(Tokenizer.from_file(str(self.work / "tokenizer.json")))
+        return store.tokenizer_hash(_read_tokenizer(self.work))
 
     def part_folder(self, rank: int) -> Path:
         """The folder of a task's part; it exists once the part is complete."""
@@ -174,7 +175,7 @@ class TokenizeFiles(PipelineStep):
         train = [self.files.train[index] for index in run if index < trained]
         evaluated = [self.files.eval[index - trained] for index in run if index >= trained]
         files = self.files._replace(train=train, eval=evaluated)
-        tokenizer = Tokenizer.from_file(str(self.work / "tokenizer.json"))
+        tokenizer = _read_tokenizer(self.work)
         expected = [self.stamps[index] for index in run]
         part = store_shards.make_part(self.part_folder(rank), self.source, files, tokenizer, expected)
         return sum(sizes["text_bytes"] for sizes in part.splits.values())
@@ -268,11 +269,15 @@ def _work_folder(folder: Path, decisive: list[Any]) -> Path:
     return work
 
 
+def _read_tokenizer(work: Path) -> Tokenizer:
+    return tokenizer_from_str((work / "tokenizer.json").read_text(encoding="utf-8"))
+
+
 def _keep_tokenizer(work: Path, make: Callable[[], Tokenizer]) -> Tokenizer:
     """Load the tokenizer of an earlier attempt or a faster process, or make one; training twice may give two."""
     if not (work / "tokenizer.json").exists():
         write_first(work / "tokenizer.json", make().to_str(pretty=True))
-    return Tokenizer.from_file(str(work / "tokenizer.json"))
+    return _read_tokenizer(work)
 
 
 def _incomplete(executor: PipelineExecutor, step: TokenizeFiles) -> list[int]:

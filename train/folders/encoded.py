@@ -24,6 +24,7 @@ from bertgpt.data.tasks import task
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import Example, TaskData, encode_rows
 from bertgpt.data.tasks.templates import Feature
+from bertgpt.data.text.store import tokenizer_hash
 from bertgpt.errors import InputError
 
 from .. import hosts
@@ -89,7 +90,7 @@ def key(data: TaskData, rows: Sequence[Row]) -> str:
     """A hash, in hex, of all that decides the examples of rows."""
     fields, template = _fields(data), _fields(data.template)
     tokenizer, _ = template.pop("tokenizer"), template.pop("known")
-    fields |= {"template": template, "class": type(data).__name__, "tokenizer": tokenizer.to_str()}
+    fields |= {"template": template, "class": type(data).__name__, "tokenizer": tokenizer_hash(tokenizer)}
     fields |= {"version of tokenizers": importlib.metadata.version("tokenizers"), "code": _code()}
     digest = hashlib.blake2b(digest_size=16)
     for values in (fields, [row.values for row in rows]):

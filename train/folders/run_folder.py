@@ -23,6 +23,7 @@ from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import (
     load_tokenizer,
     parse_tokenizer,
+    with_cleanup,
 )
 
 from .. import hosts
@@ -277,7 +278,17 @@ def find_initial_model(config: RunConfig) -> InitialModel | None:
     if config.model.init_from is None:
         return None
     run = load_for_pretraining(init_folder(config), config.model.init_step, config.train.objective)
-    return InitialModel(run.model.config, run.tokenizer, type(run.model).__name__, run.model, run.params)
+    tokenizer = with_wanted_cleanup(config, run.tokenizer)
+    return InitialModel(run.model.config, tokenizer, type(run.model).__name__, run.model, run.params)
+
+
+def with_wanted_cleanup(config: RunConfig, tokenizer: Tokenizer) -> Tokenizer:
+    """Return the tokenizer of model.init_from with the clean-up of tokenizer.cleanup, if that key is set.
+
+    Raises:
+        InputError: the clean-up is not for this tokenizer, or not installed.
+    """
+    return with_cleanup(tokenizer, config.tokenizer.cleanup, f"tokenizer.cleanup with {config.model.init_from}")
 
 
 def init_folder(config: RunConfig) -> Path:

@@ -19,6 +19,7 @@ from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import InputError
 from bertgpt.tokenizers import (
     BERT_SPECIAL,
+    check_installed,
     load_tokenizer,
     special_id,
     train_bpe,
@@ -220,7 +221,7 @@ def _given_tokenizer(config: RunConfig, initial: InitialModel | None) -> Tokeniz
         return initial.tokenizer
     if config.tokenizer.path is None:
         return None
-    tokenizer = load_tokenizer(config.tokenizer.path)
+    tokenizer = load_tokenizer(config.tokenizer.path, cleanup=config.tokenizer.cleanup)
     for token in BERT_SPECIAL if architecture(config) == "bert" else ():
         special_id(tokenizer, token)
     return tokenizer
@@ -244,6 +245,12 @@ def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, A
         raise InputError("tokenizer.kind bpe has no [MASK]; BERT needs wordpiece")
     if section["kind"] == "bpe" and not section["lowercase"]:
         raise InputError("tokenizer.lowercase=false is for wordpiece; GPT-1's bpe always lowercases")
+    if section["cleanup"] is None:
+        del section["cleanup"]  # as in stores that were made when there was no other
+    elif section["kind"] != "bpe":
+        raise InputError(f"tokenizer.cleanup={section['cleanup']} is for GPT-1's bpe; set tokenizer.cleanup=null")
+    else:
+        check_installed()  # before long work
     section["vocab_size"] = section["vocab_size"] or config.model.vocab_size or (preset.vocab_size if preset else 30522)
     return section
 
@@ -264,7 +271,7 @@ def _train_tokenizer(source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
     texts = _TrainingTexts(source)
     with ctrl_c_ends_at_once():
         if wanted["kind"] == "bpe":
-            return train_bpe(texts, wanted["vocab_size"])
+            return train_bpe(texts, wanted["vocab_size"], wanted.get("cleanup"))
         return train_wordpiece(texts, wanted["vocab_size"], wanted["lowercase"])
 
 

@@ -102,13 +102,14 @@ def find_initial_model(config: RunConfig) -> InitialModel:
     run_folder.check_init_from(config)
     if config.model.init_from is not None:
         run = run_folder.load_run(run_folder.init_folder(config), config.model.init_step)
-        return InitialModel(run.model.config, run.tokenizer, type(run.model).__name__, run.model, run.params)
+        tokenizer = run_folder.with_wanted_cleanup(config, run.tokenizer)
+        return InitialModel(run.model.config, tokenizer, type(run.model).__name__, run.model, run.params)
     if config.tokenizer.path is None:
         raise InputError(
             "model.init_from is missing; give a run or model folder to fine-tune (or model.preset and tokenizer.path, "
             "to train from random weights)"
         )
-    tokenizer = load_tokenizer(config.tokenizer.path)
+    tokenizer = load_tokenizer(config.tokenizer.path, cleanup=config.tokenizer.cleanup)
     return InitialModel(model_section.model_config(config, vocabulary_size(tokenizer)), tokenizer)
 
 

@@ -28,7 +28,7 @@ from bertgpt.data.text.integrity import WORDS, check_meta, first_changed, hash_a
 from bertgpt.data.text.text_source import Files, TextSource
 from bertgpt.data.text.workers import Workers, id_dtype, pieces
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import save_tokenizer, vocabulary_size
+from bertgpt.tokenizers import cleanup_identity, installed_cleanup, save_tokenizer, vocabulary_size
 
 FORMAT = 1  # incremented whenever the files or the splitting rule change
 HASH_BLOCK = 1 << 20
@@ -96,9 +96,16 @@ def stale_reason(folder: Path, source: TextSource, tokenizer: dict[str, Any]) ->
     for key in expected | found:
         if found.get(key) != expected.get(key):
             return f"{key} changed"
+    made = meta.get("cleanup")
+    if made is not None and made != installed_cleanup():
+        return f"clean-up changed from {_described(made)} to {_described(installed_cleanup())}"
     if tokenizer not in (meta["wanted"], {"sha256": meta["tokenizer"]}):
         return "tokenizer changed"
     return _changed_file(meta["files"], source.files())
+
+
+def _described(cleanup: Any) -> str:
+    return ", ".join(map(str, cleanup.values())) if isinstance(cleanup, dict) else "none"
 
 
 def digest(folder: Path, words: bool = True) -> str:
@@ -114,8 +121,10 @@ def digest(folder: Path, words: bool = True) -> str:
 
 
 def tokenizer_hash(tokenizer: Tokenizer) -> str:
-    """SHA-256 of a tokenizer's JSON form."""
-    return hashlib.sha256(tokenizer.to_str().encode()).hexdigest()
+    """SHA-256 of a tokenizer's JSON form, and of what else decides its words."""
+    cleanup = cleanup_identity(tokenizer)
+    text = tokenizer.to_str() + (json.dumps(cleanup) if cleanup else "")
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def prepare(
@@ -223,6 +232,7 @@ def finish(
         "identity": identity(source),
         "tokenizer": tokenizer_hash(tokenizer),
         "wanted": wanted,
+        "cleanup": cleanup_identity(tokenizer),
         "files": part.files,
         "dtype": id_dtype(vocab_size).name,
         "vocab_size": vocab_size,

@@ -17,7 +17,7 @@ from tokenizers import Tokenizer
 from bertgpt.data.text import segmenter
 from bertgpt.data.text.documents import split_sentences
 from bertgpt.errors import InputError
-from bertgpt.tokenizers import continuation_table, vocabulary_size
+from bertgpt.tokenizers import continuation_table, tokenizer_from_str, vocabulary_size
 
 TASK_BYTES = 1 << 18  # characters of text that a worker gets at a time; in ASCII these are bytes
 BATCH = 1024  # sentences encoded at a time
@@ -42,7 +42,7 @@ class Worker:
     """Splits and tokenizes documents; one per process."""
 
     def __init__(self, tokenizer: str, language: str, sentence_per_line: bool, segmented: bool, dtype: str) -> None:
-        self.tokenizer = Tokenizer.from_str(tokenizer)
+        self.tokenizer = tokenizer_from_str(tokenizer)
         self.tokenizer.no_padding()
         self.tokenizer.no_truncation()
         self.tokenizer.encode_special_tokens = True  # "[SEP]" in a text is text
