@@ -201,7 +201,7 @@ def test_tokens_beyond_the_last_slot_give_nan(tiny_gpt, params, step):
     [
         (2, 8, 2, {"attention_mask": np.ones((2, 12), int)}, r"attention_mask must be an array \[B S\] = \[2 8\]"),
         (2, 8, 2, {"pack_ids": np.ones((2, 1), int)}, r"pack_ids must be an integer array \[B S\] = \[2 8\]"),
-        (1, 8, 2, {}, "the cache has 2 layers of 2 heads x 8 slots; input_ids .2 3. need 2 of 4 x 3 or more"),
+        (1, 8, 2, {}, "the cache has 2 layers of 2 heads x 8 slots; tokens .2 3. need 2 of 4 x 3 or more"),
         (2, 2, 2, {}, "the cache has 2 layers of 4 heads x 2 slots"),
         (2, 8, 1, {}, "the cache has 1 layers"),
     ],

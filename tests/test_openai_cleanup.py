@@ -23,6 +23,7 @@ from bertgpt import InputError
 from bertgpt.data.tasks.classification import Classification
 from bertgpt.data.tasks.templates import GPT_TASK_TOKENS, make_template
 from bertgpt.data.text import store, workers
+from bertgpt.data.text.documents import read_documents
 from bertgpt.data.text.files import find_files
 from bertgpt.tokenizers import export_tokenizer, load_tokenizer, openai_cleanup, parse_tokenizer, train_bpe
 from bertgpt.tokenizers.openai_cleanup import LONGEST, CleaningTokenizer, clean_words, tokenizer_from_str
@@ -203,7 +204,7 @@ def fuzzed(count: int) -> Iterator[str]:
 
 def wikipedia(count: int) -> list[str]:
     """Introductions of articles, of the extra `demo`."""
-    documents = store.read_documents(find_files(WIKIPEDIA), "extract")
+    documents = read_documents(find_files(WIKIPEDIA), "extract")
     return ["\n".join(next(documents)) for _ in range(count)]
 
 

@@ -326,7 +326,8 @@ MEMORY = """
 import sys
 from pathlib import Path
 from tokenizers import Tokenizer
-from bertgpt.data.text import documents, store, store_shards
+from bertgpt.data.text import documents, store_shards
+from bertgpt.data.text.text_source import TextSource
 
 tokenizer = Tokenizer.from_file("tokenizer.json")
 documents.MAX_DOCUMENT = 1 << 18  # several documents in the smallest file too
