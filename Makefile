@@ -50,7 +50,7 @@ demo-tasks: $(STAMP)
 	$(PY) -m train predict runs/tasks/responses_0 --text "My printer does not print."
 
 test: $(SCALE_STAMP)
-	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+	$(PY) -m pytest -n auto --maxprocesses 4 --dist loadfile
 
 lint: $(STAMP)
 	$(PY) -m ruff check .

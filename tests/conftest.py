@@ -32,15 +32,6 @@ hypothesis.settings.load_profile("repo")
 TINY = {"hidden_size": 16, "num_layers": 2, "num_heads": 2, "mlp_size": 32, "max_positions": 32, "vocab_size": 64}
 
 
-LONG = ("hosts", "resume", "hub", "commands", "project", "hub_readme", "wheel", "scale", "finetuning", "launchers")
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """The files that take longest are begun first: no worker is left with one of them at the end."""
-    names = [f"test_{name}.py" for name in LONG]
-    items.sort(key=lambda item: names.index(item.path.name) if item.path.name in names else len(names))
-
-
 def pytest_configure(config: pytest.Config) -> None:
     """Programs that several tests compile are compiled once, also from one session to the next."""
     folder = str(config.cache.mkdir("compiled"))
