@@ -177,5 +177,5 @@ def test_the_last_token_of_a_classifier_is_the_last_that_is_attended_to():
     ids = ids_of("OpenAIGPTForSequenceClassification")
     mask = np.arange(T) < np.array([[3], [5]])
     expected = run(params, {"input_ids": ids, "attention_mask": mask})[-1]
-    for_queries = np.broadcast_to(mask[:, None], (2, T, T))
-    assert_equal(run(params, {"input_ids": ids, "attention_mask": for_queries})[-1:], [expected])
+    for for_queries in (np.broadcast_to(mask[:, None], (2, T, T)), np.tril(np.ones((T, T), bool)) & mask[:, None]):
+        assert_equal(run(params, {"input_ids": ids, "attention_mask": for_queries})[-1:], [expected])
