@@ -118,6 +118,8 @@ def test_a_store_is_made_once_and_again_when_its_text_or_tokenizer_changes(folde
     assert len(made) == 3
     with pytest.raises(bertgpt.InputError, match=r"nowhere/meta.json: not a token store"):
         data.open_store("nowhere")
+    with pytest.raises(bertgpt.InputError, match="the store is gs://bucket/store, an address; give a folder"):
+        data.make_store("gs://bucket/store", source, wordpiece)
     Path("notes").mkdir()
     Path("notes/mine.txt").write_text("not a store")
     with pytest.raises(bertgpt.InputError, match="notes: not a token store, so it is not replaced"):
@@ -299,5 +301,7 @@ def test_task_examples_of_gpt_and_from_a_file(bpe, tmp_path):
     start, _, extract = (tokenizer.token_to_id(token) for token in data.task_tokens("classification"))
     first = batch["input_ids"][0][batch["attention_mask"][0] == 1]
     assert (first[0], first[-1]) == (start, extract)
+    with pytest.raises(bertgpt.InputError, match="the length is 7 tokens; it must be at least 8"):
+        data.task_examples(rows, settings, tokenizer, 7, causal=True)
     with pytest.raises(bertgpt.InputError, match="row 1: column 'text' is missing"):
         data.task_examples([{"label": "x"}, {"label": "y"}], settings, tokenizer, 16, causal=True)

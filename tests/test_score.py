@@ -169,6 +169,7 @@ def test_log_probabilities_are_those_of_the_logits_also_in_blocks():
             {"stride": 12},
             "stride is 12; it must be from 1 to 11, the model's positions less",
         ),
+        ("BertForMaskedLM", {"stride": 3}, "stride is 3, but it is for GPT-1; a BERT's windows surround"),
         ("OpenAIGPTLMHeadModel", {"stride": 0}, "stride is 0; it must be from 1 to 11"),
         ("OpenAIGPTLMHeadModel", {"batch_size": 0}, "batch_size is 0; it must be at least 1"),
         ("OpenAIGPTLMHeadModel", {"texts": ["a", " "]}, "text 2 is empty; remove it"),
@@ -176,7 +177,8 @@ def test_log_probabilities_are_those_of_the_logits_also_in_blocks():
     ],
 )
 def test_what_cannot_be_scored_is_told_in_a_line(gpt, bert, bpe, name, options, message):
-    model, params = gpt if name.startswith("OpenAI") else (bertgpt.BertModel(bert[0].config), bert[1]["bert"])
+    models = {"OpenAIGPTLMHeadModel": gpt, "BertForMaskedLM": bert}
+    model, params = models.get(name, (bertgpt.BertModel(bert[0].config), bert[1]["bert"]))
     with pytest.raises(bertgpt.InputError) as caught:
         bertgpt.score(model, params, bpe, **{"texts": ["abc"]} | options)
     assert message in str(caught.value)
@@ -277,6 +279,11 @@ def test_nothing_is_left_of_a_file_that_could_not_be_written_whole(folders, caps
         (["embed", "a", "--out", "x.csv"], "--out is x.csv; it must end in .jsonl or .npz"),
         (["embed", "a", "--layer", "7"], "layer 7 does not exist; give 0 (the embeddings) to 2, or -1 for the last"),
         (["score", "a", "--stride", "99"], "stride is 99; it must be from 1 to 11"),
+        (
+            ["score", "--file", "text.txt", "--out", "no/x.jsonl"],
+            "no/x.jsonl: there is no folder no; create it, or give",
+        ),
+        (["embed", "a", "--out", "no/x.npz"], "no/x.npz: there is no folder no; create it, or give another file"),
     ],
 )
 def test_wrong_arguments_are_one_line(folders, arguments, message, capsys, monkeypatch):

@@ -7,6 +7,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import IO
 
+from bertgpt.errors import InputError
+
 
 def user_cache() -> Path:
     """The user's cache folder, for files that can be created again."""
@@ -33,7 +35,13 @@ def write_first(path: Path, text: str) -> None:
 
 @contextlib.contextmanager
 def whole_file(path: Path) -> Iterator[IO[bytes]]:
-    """A file that appears at `path` when the body ends without an error; until then it has a temporary name."""
+    """A file that appears at `path` when the body ends without an error; until then it has a temporary name.
+
+    Raises:
+        InputError: its folder does not exist.
+    """
+    if not path.parent.is_dir():
+        raise InputError(f"{path}: there is no folder {path.parent}; create it, or give another file")
     temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:

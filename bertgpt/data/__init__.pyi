@@ -1,7 +1,7 @@
 from .pretraining.masking import MaskRule as MaskRule
 from .pretraining.masking import mask_tokens as mask_tokens
 from .pretraining.mixture import Mixture as Mixture
-from .pretraining.pack import pack as pack
+from .pretraining.packed_sources import pack as pack
 from .pretraining.packing import Packed as Packed
 from .pretraining.sentence_pairs import BertPairs as BertPairs
 from .pretraining.sentence_pairs import encode as encode

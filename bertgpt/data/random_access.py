@@ -1,5 +1,6 @@
 """What all sources of examples share: rows by number."""
 
+import abc
 from collections.abc import Iterator
 
 import numpy as np
@@ -9,19 +10,19 @@ from bertgpt.errors import InputError
 Rows = dict[str, np.ndarray]
 
 
-class RandomAccess:
+class RandomAccess(abc.ABC):
     """Examples by row number, without an end: row r is example r % len of epoch r // len.
 
     A row is a pure function of its number and of what the source was made from. `for` reads the rows of epoch 0 once.
     """
 
+    @abc.abstractmethod
     def __len__(self) -> int:
         """The number of rows of an epoch."""
-        raise NotImplementedError
 
+    @abc.abstractmethod
     def batch(self, rows: np.ndarray) -> Rows:
         """Row numbers [B] int64 -> the arrays of these rows, [B ...] by name (docs/data.md)."""
-        raise NotImplementedError
 
     def __getitem__(self, row: int) -> Rows:
         """One row, without the axis B.

@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 
 from bertgpt.config import ModelConfig
 from bertgpt.data.tasks.classification import most_choices
-from bertgpt.data.tasks.making import PROBLEMS, make_task
+from bertgpt.data.tasks.making import LEAST, PROBLEMS, make_task
 from bertgpt.data.tasks.readers import make_row
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import Example, TaskData, TaskExamples, TaskSettings, encode_rows
@@ -87,9 +87,9 @@ def task_data(
     Raises:
         InputError: the length is below 8 or above the model's positions.
     """
-    if not 8 <= length <= config.max_positions:
+    if not LEAST <= length <= config.max_positions:
         raise InputError(
-            f"the length is {length} tokens; it must be from 8 to the model's {config.max_positions} positions"
+            f"the length is {length} tokens; it must be from {LEAST} to the model's {config.max_positions} positions"
         )
     labels = config.labels or tuple(f"LABEL_{index}" for index in range(config.num_labels))  # Hugging Face's names
     return make_task(settings, tokenizer, length, causal=config.causal, labels=labels, choices=choices)

@@ -118,6 +118,8 @@ def score_each(
 ) -> Iterator[Score]:
     """Yield what `score` returns, in order, with few texts in memory. Arguments and errors as of `score`."""
     positions = model.config.max_positions
+    if stride is not None and not model.config.causal:
+        raise InputError(f"stride is {stride}, but it is for GPT-1; a BERT's windows surround the masked token")
     stride = max(1, positions // 2) if stride is None else stride
     _check(model, stride, batch_size)
     scores: dict[int, Score] = {}

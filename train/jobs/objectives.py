@@ -7,7 +7,7 @@ from tokenizers import Tokenizer
 import bertgpt
 from bertgpt.config import ModelConfig
 from bertgpt.data.pretraining.masking import PAPER, MaskRule
-from bertgpt.data.pretraining.pack import pack
+from bertgpt.data.pretraining.packed_sources import pack
 from bertgpt.data.pretraining.plans import Keep, in_memory
 from bertgpt.data.pretraining.sentence_pairs import BertPairs
 from bertgpt.data.pretraining.sentence_runs import SentenceRuns

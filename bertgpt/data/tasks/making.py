@@ -13,12 +13,14 @@ from bertgpt.data.tasks.squad import Answers
 from bertgpt.data.tasks.tagging import Tagging, find_tags
 from bertgpt.data.tasks.task import TaskData, TaskExamples, TaskSettings, encode_rows
 from bertgpt.data.tasks.templates import END, GPT_TASK_TOKENS, SequenceTemplate, make_template
+from bertgpt.errors import InputError
 
 PROBLEMS = {  # Hugging Face's `problem_type` by kind of task, where there is one
     "classification": "single_label_classification",
     "multi_label": "multi_label_classification",
     "regression": "regression",
 }
+LEAST = 8  # tokens of an input: the special tokens of a pair, and some text
 LABELLED = ("classification", "multi_label", "tagging")  # kinds with named classes or tags
 
 
@@ -60,8 +62,10 @@ def make_task(
         choices: C, the number of choices of a multiple-choice task.
 
     Raises:
-        InputError: the tokenizer lacks a special token.
+        InputError: the length is below 8, or the tokenizer lacks a special token.
     """
+    if length < LEAST:
+        raise InputError(f"the length is {length} tokens; it must be at least {LEAST}")
     kind = settings.kind
     template = make_template(tokenizer, length, not causal, END if kind == "sft" else GPT_TASK_TOKENS[2])
     if kind == "multiple_choice":
@@ -113,7 +117,7 @@ def task_examples(
             the result.
 
     Raises:
-        InputError: a row cannot be used, or the tokenizer lacks a special token.
+        InputError: a row cannot be used, the length is below 8, or the tokenizer lacks a special token.
     """
     found = [row if isinstance(row, Row) else make_row(f"row {number}", row) for number, row in enumerate(rows, 1)]
     names = labels_of(settings, found) if labels is None else labels

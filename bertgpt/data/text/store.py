@@ -27,7 +27,7 @@ from bertgpt.data.text.files import File, open_raw, stamp
 from bertgpt.data.text.integrity import WORDS, check_meta, first_changed, hash_arrays, map_array, map_ends
 from bertgpt.data.text.text_source import Files, TextSource
 from bertgpt.data.text.workers import Workers, id_dtype, pieces
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_local
 from bertgpt.tokenizers import cleanup_identity, installed_cleanup, save_tokenizer, vocabulary_size
 
 FORMAT = 1  # incremented whenever the files or the splitting rule change
@@ -261,8 +261,10 @@ def make_store(folder: str | Path, source: TextSource, tokenizer: Tokenizer, wor
         splits are "train.NAME" and "eval.NAME".
 
     Raises:
-        InputError: a file cannot be read, a split has no text, or the folder is not empty and not a store.
+        InputError: a file cannot be read, a split has no text, the folder is an address, or it is not empty and not a
+            store.
     """
+    check_local("the store", folder)
     folder, wanted = Path(folder), {"sha256": tokenizer_hash(tokenizer)}
     if stale_reason(folder, source, wanted) is not None:
         prepare(folder, source, tokenizer, wanted, workers)
