@@ -67,6 +67,7 @@ def test_the_gradient_of_embeddings_is_the_slope_of_the_loss(name):
     embeds = np.asarray(token_table(params))[ids_of(name)]
     direction = np.random.default_rng(1).normal(size=embeds.shape).astype(np.float32)
 
+    @jax.jit
     def loss(embeds):
         return jax.nn.log_softmax(model.apply({"params": params}, inputs_embeds=embeds).logits)[..., 3].sum()
 
@@ -148,7 +149,7 @@ def test_a_mask_for_each_query_works_with_a_cache(axes):
     cache, found = empty_cache(model.config, 2, T, jnp.float32), []
     for start, stop in ((0, 3), (3, 4), (4, 6)):  # several tokens, and one, which has a kernel of its own
         queries = mask[:, start:stop] if axes == 3 else mask[:, None, start:stop]
-        output = model.apply({"params": params}, ids[:, start:stop], queries, cache=cache)
+        output = jax.jit(model.apply)({"params": params}, ids[:, start:stop], queries, cache=cache)
         cache = output.cache
         found.append(output.last_hidden_state)
     np.testing.assert_allclose(jnp.concatenate(found, 1), expected, atol=1e-5)

@@ -100,7 +100,7 @@ def run_python(code: str, page: str, names: dict) -> None:
 
 
 @pytest.mark.parametrize(
-    "code", [code for code in blocks(README, "python") if "transformers" not in code and "store" not in code]
+    "code", [code for code in blocks(README, "python") if "transformers" not in code and "make_store" not in code]
 )
 def test_the_readmes_python_runs(code):  # make parity runs the one with transformers, test_own_loop.py the loop
     run_python(code, "README.md", {})

@@ -50,8 +50,8 @@ def of_gpt(params, ids):
 
 
 @jax.jit
-def of_bert(params, ids):
-    logits = bertgpt.BertForMaskedLM(bertgpt.presets.bert_tiny(**SIZES)).apply({"params": params}, ids).logits
+def of_bert(params, ids, mask):
+    logits = bertgpt.BertForMaskedLM(bertgpt.presets.bert_tiny(**SIZES)).apply({"params": params}, ids, mask).logits
     return jax.nn.log_softmax(logits)[0]
 
 
@@ -78,7 +78,9 @@ def masked_loop(params, tokenizer, ids):
         begin = max(0, min(place - room // 2, len(ids) - room))
         window = list(ids[begin : begin + room])
         window[place - begin] = mask
-        found.append(float(of_bert(params, np.array([[cls, *window, sep]]))[place - begin + 1, token]))
+        read = np.pad([cls, *window, sep], (0, room - len(window)))[None]
+        real = np.arange(POSITIONS)[None] < len(window) + 2
+        found.append(float(of_bert(params, read, real)[place - begin + 1, token]))
     return found
 
 
@@ -134,6 +136,13 @@ def test_the_default_stride_is_half_of_the_positions(gpt, bpe):
     default, half = (bertgpt.score(*gpt, bpe, [text], stride=n)[0].log_probs for n in (None, POSITIONS // 2))
     np.testing.assert_array_equal(default, half)
     assert abs(default - bertgpt.score(*gpt, bpe, [text], stride=1)[0].log_probs)[1:].max() > 1e-3
+
+
+def test_a_model_with_damaged_weights_scores_nothing(gpt, bpe):
+    model, params = gpt
+    damaged = jax.tree.map(lambda x: x * jnp.nan, params)
+    with pytest.raises(bertgpt.InputError, match="text 1: the model's outputs are NaN; its weights are damaged"):
+        bertgpt.score(model, damaged, bpe, ["abc def"])
 
 
 def test_texts_are_scored_as_they_come(gpt, bpe):

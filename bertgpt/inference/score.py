@@ -100,7 +100,7 @@ def score(
         batch_size: the number of rows per batch.
 
     Raises:
-        InputError: the model has no such head, a text is empty, or a setting is out of range.
+        InputError: the model has no such head, its outputs are NaN, a text is empty, or a setting is out of range.
     """
     if isinstance(texts, str):
         raise InputError("score takes a list of texts, such as [text]")
@@ -136,6 +136,8 @@ def score_each(
     first = 0  # the first text that was not given out yet
     for group in groups(windows(), batch_size):
         for window, values in zip(group, _log_probs(model, params, group, batch_size), strict=True):
+            if np.isnan(values).any():
+                raise InputError(f"text {window.text + 1}: the model's outputs are NaN; its weights are damaged")
             scores[window.text].log_probs[window.start : window.start + len(values)] = values
         for number in range(first, group[-1].text):  # all their windows are scored
             yield scores.pop(number)
