@@ -59,17 +59,15 @@ def config_file(request, corpus_file, tmp_path_factory) -> Path:
         "out": str(folder / "whole"),
     }
     values["data"]["workers"] = 1
-    if request.param == "mlm":
-        values["train"] |= {"objective": "mlm", "accumulate": 2, "remat": "dots"}
+    if request.param == "mlm":  # of packed rows of a mixture, with an optimizer of other states and frozen arrays
+        values["train"] |= {"objective": "mlm", "accumulate": 2, "remat": "dots", "freeze": "bert/embeddings/segment/*"}
         values["data"] |= {"pack": True, "mask_rate": 0.3, "whole_word": True}
-    if request.param == "mixture":
         parts = [folder / f"{name}.jsonl" for name in ("large", "small")]
         lines = corpus_file.read_text().splitlines(keepends=True)
         for part, text in zip(parts, (lines[:90], lines[90:]), strict=True):
             part.write_text("".join(text))
         values["data"]["train"] = {str(parts[0]): 1.0, str(parts[1]): 2.0}
         values["optimizer"] |= {"schedule": "wsd", "decay_fraction": 0.5, "name": "muon"}
-        values["train"]["freeze"] = "bert/pooler/*"
     path = folder / "run.yaml"
     path.write_text(yaml.safe_dump(values), encoding="utf-8")
     return path
@@ -125,7 +123,7 @@ def same_params(first: Path, second: Path) -> bool:
     return all(np.array_equal(a, b) for a, b in zip(*leaves, strict=True))
 
 
-@pytest.mark.parametrize("config_file", ["bert", "mlm", "mixture", "gpt"], indirect=True)
+@pytest.mark.parametrize("config_file", ["bert", "mlm", "gpt"], indirect=True)
 def test_killed_at_a_random_step_and_restarted_a_run_is_bit_identical(config_file, whole):
     out = config_file.parent / "killed"
     process = command(config_file, f"out={out}")
