@@ -75,9 +75,9 @@ def run(
     """
     grids.check_overrides(overrides)
     config = configs.override(RunConfig(), [*SETTINGS, *overrides, f"model.init_from={model}"])
-    grids.start(config, "classification", out)
     for name in tasks:
         check_files(data, name)
+    grids.start(config, "classification", out)
     chosen = {name: make_grid(config, out, name, rates, seeds) for name in tasks}
     for name, grid in chosen.items():
         write_rows(data, grid.folder / "rows", name)

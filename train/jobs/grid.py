@@ -5,6 +5,7 @@ and the checkpoints of every run except the best one are removed. So a run with 
 that was cut off resumes from its own checkpoints.
 """
 
+import contextlib
 import copy
 import json
 import shutil
@@ -107,15 +108,20 @@ def start(config: RunConfig, kind: str, out: Path) -> None:
     The commit of a model on the hub is added to `config`: that of the runs in `out`, or else the current one.
 
     Raises:
-        InputError: the extra `tasks` is not installed, the model cannot be read or is of the other family, or the
-            command was started as several processes.
+        InputError: the extra `tasks` is not installed, the model cannot be read or is of the other family, the runs in
+            `out` are of another model, or the command was started as several processes.
     """
     task_metrics.check_libraries()
     hosts.connect()
     if hosts.several():
         raise InputError("this command runs in one process, on all devices of one machine; start one process")
     for file in sorted(out.glob("*/*/config.yaml"))[:1]:
-        configs.keep_decided(configs.load(str(file)), config)
+        old = configs.load(str(file))
+        if old.model.init_from != config.model.init_from:
+            raise InputError(
+                f"{out} has runs of {old.model.init_from}, not {config.model.init_from}; give another --out"
+            )
+        configs.keep_decided(old, config)
     found = run_folder.inspect_run(run_folder.init_folder(config), config.model.init_step)
     if isinstance(found.tokenizer, str):
         raise InputError(found.tokenizer)
@@ -127,12 +133,13 @@ def check_unchanged(grid: Grid) -> None:
     Raises:
         InputError: a run in the folder has other settings, or a finished run had other rows.
     """
-    digest = rows_digest(grid.config)
-    for config in grid.runs():
-        out = Path(config.out)
-        if not (out / "config.yaml").is_file():
-            continue
-        old = configs.load(str(out / "config.yaml"))
+    digest, config = rows_digest(grid.config), copy.deepcopy(grid.config)
+    for file in sorted(grid.folder.glob("*/config.yaml")):
+        out = file.parent
+        if not (out / RESULT).is_file() and not Checkpoints(out / "checkpoints").steps():
+            continue  # it ended before its first checkpoint, so it begins again
+        old = configs.load(str(file))
+        config.optimizer.learning_rate, config.seed = old.optimizer.learning_rate, old.seed
         differing = configs.differences(old, config)
         length = "steps" if config.train.epochs is None else "epochs"
         if getattr(old.train, length) != getattr(config.train, length):
@@ -189,13 +196,11 @@ def _load(file: Path) -> dict[str, Any]:
     Raises:
         InputError: the file is not a result.
     """
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        figures = found["figures"]
-        if all(isinstance(value, int | float) for value in (found["learning_rate"], found["seed"], *figures.values())):
-            return found | {"data": str(found["data"])}
-    except (ValueError, KeyError, TypeError, AttributeError, RecursionError):
-        pass
+    found = saved(file)
+    with contextlib.suppress(KeyError, AttributeError):
+        numbers = found["learning_rate"], found["seed"], *found["figures"].values()
+        if isinstance(found["data"], str) and all(isinstance(value, int | float) for value in numbers):
+            return found
     raise InputError(f"{file}: not the result of a run; remove its folder to repeat the run")
 
 
@@ -205,19 +210,24 @@ def predict(trial: Trial, data: Path, keep: Callable[[dict[str, Any]], Any]) -> 
     They are kept in the run's folder, and made again if the file changed.
     """
     file = trial.folder / "predictions" / f"{data.stem}.json"
-    digest = data_digest(str(data))
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-        if found["data"] == digest:
-            return found["rows"]
-    except (OSError, ValueError, KeyError, TypeError):
-        pass
+    digest, found = data_digest(str(data)), saved(file)
+    if found.get("data") == digest and isinstance(found.get("rows"), list):
+        return found["rows"]
     say(f"predicting {data} with {trial.folder}")
     tuned = evaluating.load_tuned(run_folder.load_run(trial.folder), trial.folder)
     rows = [keep(prediction) for prediction in evaluating.predict(tuned, read_rows(str(data)))]
     file.parent.mkdir(exist_ok=True)
     write_whole(file, json.dumps({"data": digest, "rows": rows}) + "\n")
     return rows
+
+
+def saved(file: Path) -> dict[str, Any]:
+    """The object in a JSON file that this command writes; {} if the file is missing or damaged."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def summary(grid: Grid, names: dict[str, str], factor: float = 1.0) -> dict[str, Any]:

@@ -75,17 +75,19 @@ def run(
         InputError: a mistake of the user, found before any training if possible.
     """
     grids.check_overrides(overrides)
-    config = configs.override(RunConfig(), [*SETTINGS, f"model.init_from={model}"])
-    grids.start(config, "question_answering", out)
-    chosen = {name: make_grid(config, data, out, name, rates, seeds, overrides) for name in find(data, versions)}
-    for name, grid in chosen.items():
-        check_files(grid.config, name)
+    names = find(data, versions)
+    chosen = {name: make_grid(model, data, out, name, rates, seeds, overrides) for name in names}
+    for name in names:
+        check_files(data, name)
+    for grid in chosen.values():
+        grids.start(grid.config, "question_answering", out)
         grids.check_unchanged(grid)
-    results: dict[str, Any] = {"model": model, "versions": {}}
+    file = out / "squad.json"
+    results = {"model": model, "versions": grids.saved(file).get("versions", {})}  # also of earlier commands
     for name, grid in chosen.items():
         grids.train(grid, f"SQuAD {name}")
         results["versions"][name] = score(grid, name)
-        write_whole(out / "squad.json", json.dumps(results, indent=2) + "\n")
+        write_whole(file, json.dumps(results, indent=2) + "\n")
     return results
 
 
@@ -95,37 +97,42 @@ def find(data: Path, versions: Sequence[str] | None) -> Sequence[str]:
     Raises:
         InputError: there is none.
     """
-    found = versions or [name for name, version in VERSIONS.items() if (data / f"train-{version.files}.json").is_file()]
+    found = versions or [name for name in VERSIONS if files_of(data, name)[0].is_file()]
     if not found:
         raise InputError(f"{data}: neither train-v1.1.json nor train-v2.0.json; give the folder with SQuAD's files")
     return found
 
 
 def make_grid(
-    config: RunConfig, data: Path, out: Path, name: str, rates: Sequence[float], seeds: int, overrides: Sequence[str]
+    model: str, data: Path, out: Path, name: str, rates: Sequence[float], seeds: int, overrides: Sequence[str]
 ) -> Grid:
     """The runs of a version."""
-    version = VERSIONS[name]
-    config = configs.override(config, [*version.settings, *overrides])
-    config.data.train, config.data.eval = (str(data / f"{part}-{version.files}.json") for part in ("train", "dev"))
+    settings = [*SETTINGS, *VERSIONS[name].settings, *overrides, f"model.init_from={model}"]
+    config = configs.override(RunConfig(), settings)
+    config.data.train, config.data.eval = map(str, files_of(data, name))
     return Grid(config, out / f"squad{name}", rates, seeds, METRICS["f1"])
 
 
-def check_files(config: RunConfig, name: str) -> None:
+def files_of(data: Path, name: str) -> tuple[Path, Path]:
+    """The training file and the development file of a version."""
+    return data / f"train-{VERSIONS[name].files}.json", data / f"dev-{VERSIONS[name].files}.json"
+
+
+def check_files(data: Path, name: str) -> None:
     """Check that both files of a version are there, and that every question of version 1.1 has an answer.
 
     Raises:
         InputError: they are not, or a question has none.
     """
-    for file in (str(config.data.train), str(config.data.eval)):
-        if not Path(file).is_file():
+    for file in files_of(data, name):
+        if not file.is_file():
             raise InputError(f"{file}: no such file; give the folder with SQuAD's files as --data")
-        rows = read_all_rows(file)
+        rows = read_all_rows(str(file))
         if not rows:
             raise InputError(f"{file}: no questions; give SQuAD's own file")
         unanswered = [row.place for row in rows if not answers_of(row)]
-        if unanswered and config.task.null_threshold is None:
-            raise InputError(f"{unanswered[0]}: it has no answer, but this is SQuAD {name}; give SQuAD's own file")
+        if unanswered and name == "1.1":
+            raise InputError(f"{unanswered[0]}: it has no answer, but this is SQuAD 1.1; give SQuAD's own file")
 
 
 def answers_of(row: Row) -> list[str]:
