@@ -180,6 +180,27 @@ def test_the_runs_have_the_papers_settings():
     assert runs[0].data.eval == {part: f"out/MNLI/rows/dev_{part}.jsonl" for part in ("matched", "mismatched")}
 
 
+def test_the_best_run_alone_keeps_its_checkpoints(tmp_path):
+    runs = grid.Grid(RunConfig(), tmp_path, (), 0, "f1")
+    for rate, seed, score in ((2e-5, 0, 0.5), (5e-5, 0, 0.5), (5e-5, 1, 0.8), (2e-5, 1, 0.8), (5e-5, 2, 0.2)):
+        out = tmp_path / f"lr{rate:g}_seed{seed}"
+        (out / "checkpoints").mkdir(parents=True)
+        result = {"learning_rate": rate, "seed": seed, "data": "x", "figures": {"f1": score}}
+        (out / "result.json").write_text(json.dumps(result))
+    assert runs.best().folder.name == "lr5e-05_seed1"  # of two equal ones the first
+    grid.keep_best(runs)
+    assert list(tmp_path.glob("*/checkpoints")) == [tmp_path / "lr5e-05_seed1/checkpoints"]
+    found = grid.summary(runs, {"F1": "f1"}, 100)
+    assert found["best"] == {"run": "lr5e-05_seed1", "learning_rate": 5e-5, "seed": 1, "F1": 80}
+    assert (found["seeds"], found["mean"], found["deviation"]) == (
+        *(3, {"F1": pytest.approx(50)}),
+        {"F1": pytest.approx(30)},
+    )
+    (tmp_path / "lr2e-05_seed0/result.json").write_text('{"learning_rate": 2e-5, "seed": 0, "figures": {}}')
+    with pytest.raises(InputError, match=r"lr2e-05_seed0/result.json: not the result of a run; remove its folder"):
+        runs.best()
+
+
 # Whole commands
 
 
@@ -241,6 +262,9 @@ def check_refusals(folder, out, options, capsys):
     assert "lr0.01_seed0 was started with different settings: train.epochs (6.0 -> 5.0); restore" in told
     told = refused(capsys, [*command(folder, out, *options), "model.hidden_dropout=0.3"])
     assert "model.hidden_dropout (None -> 0.3)" in told
+    other = shutil.copytree(folder / "bert", out / "other")
+    told = refused(capsys, ["glue", str(other), *command(folder, out, *options)[2:]])
+    assert f"{out} has runs of {folder / 'bert'}, not {other}; give another --out" in told
     file = folder / "GLUE/CoLA/dev.tsv"
     text = file.read_text()
     file.write_text(text.replace("near", "saw"))
