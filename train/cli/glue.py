@@ -5,7 +5,7 @@ from typing import Any
 
 from . import check_seeds, local_folder, parse_list, parse_rates, score_cells
 
-SHORT = {"accuracy_matched": "acc., matched", "accuracy_mismatched": "acc., mism."}
+SETS = {"accuracy_matched": ("MNLI-m", "accuracy"), "accuracy_mismatched": ("MNLI-mm", "accuracy")}  # as in table 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,11 +44,11 @@ def show(results: dict[str, Any]) -> None:
     for name, task in results["tasks"].items():
         for metric in task["mean"]:
             published = task["published_test"].get(metric, {})
-            rows.append((name, SHORT.get(metric, metric), *score_cells(task, metric), *_pair(published)))
+            rows.append((*SETS.get(metric, (name, metric)), *score_cells(task, metric), *_pair(published)))
     if results["average"] is not None:
         found = results["average"]
         means = f"{found['best']:.1f}", f"{found['mean']:.1f}"
-        rows.append(("average", "of 9 columns", *means, "", *_pair(found["published_test"])))
+        rows.append(("average", "", *means, "", *_pair(found["published_test"])))
     header = ("task", "metric", "best run", "mean ± sd", "rate", "base, test", "large, test")
     show_columns(
         f"{results['model']} on the development sets of GLUE, and the published BERT-base and BERT-large",
