@@ -1,7 +1,8 @@
-"""An extension of Python-Markdown for the documentation site: links to the repository's files lead to its address.
+"""An extension of Python-Markdown for the documentation site: the links of the pages, as the site needs them.
 
 Pages name files as they lie in a clone (`../train/loop.py#L10`), so that their links work there too. The site has only
-the folder docs, so these links get the address of the repository. mkdocs.yml gives it.
+the folder docs. Links to other files therefore get the address of the repository, which mkdocs.yml gives. A link that
+is called by the name of a page's file (`[data.md](data.md#store)`) is called by the page's heading.
 """
 
 from pathlib import Path
@@ -11,12 +12,12 @@ from markdown import Markdown
 from markdown.extensions import Extension
 from markdown.treeprocessors import Treeprocessor
 
-ROOT = Path(__file__).parent.parent
+DOCS = Path(__file__).parent
 UP = "../"
 
 
 class Links(Treeprocessor):
-    """Changes the links of a page that lead out of the folder docs."""
+    """Changes the links of a page."""
 
     def __init__(self, markdown: Markdown, address: str) -> None:
         super().__init__(markdown)
@@ -25,8 +26,11 @@ class Links(Treeprocessor):
     def run(self, root: Element) -> None:
         """Change the links in place."""
         for link in root.iter("a"):
-            if link.get("href", "").startswith(UP):
-                link.set("href", f"{self.address}/{on_main(link.get('href', ''))}")
+            target = link.get("href", "")
+            if target.startswith(UP):
+                link.set("href", f"{self.address}/{on_main(target)}")
+            elif link.text and link.text == target.partition("#")[0] and link.text.endswith(".md"):
+                link.text = title(link.text)
 
 
 def on_main(link: str) -> str:
@@ -39,10 +43,16 @@ def on_main(link: str) -> str:
         FileNotFoundError: the repository has no such file.
     """
     path, mark, anchor = link.removeprefix(UP).partition("#")
-    if not (ROOT / path).exists():
+    file = DOCS.parent / path
+    if not file.exists():
         raise FileNotFoundError(f"a page links to {link}, which does not exist")
-    kind = "tree" if (ROOT / path).is_dir() else "blob"
-    return f"{kind}/main/{path}{mark}{anchor}"
+    return f"{'tree' if file.is_dir() else 'blob'}/main/{path}{mark}{anchor}"
+
+
+def title(page: str) -> str:
+    """Return the heading of a page, up to a colon or comma."""
+    heading = (DOCS / page).read_text(encoding="utf-8").partition("\n")[0].removeprefix("# ")
+    return heading.partition(":")[0].partition(",")[0]
 
 
 class Repository(Extension):
@@ -53,10 +63,10 @@ class Repository(Extension):
         super().__init__(**settings)
 
     def extendMarkdown(self, md: Markdown) -> None:
-        """Register the change of links after those of Markdown itself."""
+        """Register the change of links, to be made after all of Markdown's own."""
         md.treeprocessors.register(Links(md, self.getConfig("address")), "repository", -10)
 
 
 def makeExtension(**settings: str) -> Repository:
-    """The function that Python-Markdown calls."""
+    """Make the extension; Python-Markdown calls this function."""
     return Repository(**settings)
