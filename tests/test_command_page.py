@@ -54,7 +54,9 @@ def section(verb: str) -> str:
     description, actions = arguments(verb)
     typed = " ".join(f"[{name(a)} ...]" if a.nargs == "*" else name(a) for a in actions if not a.option_strings)
     rows = [f"| `{name(action)}` | {cell(action.help)} |\n" for action in actions]
-    return f"\n## {verb}\n\n{cell(description)}\n\n```bash\npython -m train {verb} {typed}\n```\n\n{HEADER}{''.join(rows)}"
+    return (
+        f"\n## {verb}\n\n{cell(description)}\n\n```text\npython -m train {verb} {typed}\n```\n\n{HEADER}{''.join(rows)}"
+    )
 
 
 def page() -> str:
