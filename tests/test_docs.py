@@ -1,5 +1,6 @@
 """The pages of docs/: all are in the navigation, their links and commands hold, and the API page has every public name."""
 
+import importlib
 import re
 import shlex
 from pathlib import Path
@@ -10,7 +11,7 @@ import yaml
 import bertgpt
 from bertgpt import data
 from train import config as configs
-from train.__main__ import VERBS, Parser, importlib
+from train.__main__ import VERBS, Parser
 
 ROOT = Path(__file__).parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
