@@ -15,8 +15,8 @@ OPENING = """# Commands
 
 <!-- Written by `python tests/test_command_page.py` from the parsers of train/cli. -->
 
-To find the arguments of a command, read its table. In a clone, a command is `.venv/bin/python -m train COMMAND ...`; with
-an installed wheel it is `bertgpt COMMAND ...`. `--help` after a command prints the same, and `--version` alone the
+To find the arguments of a command, read its table. In a clone, a command is `.venv/bin/python -m train COMMAND ...`.
+With an installed wheel it is `bertgpt COMMAND ...`. `--help` after a command prints the same, and `--version` alone the
 versions and the devices.
 
 A run that is interrupted resumes when you give the same command again. The exit code is 0 if all went well, 2 for a

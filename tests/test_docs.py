@@ -1,4 +1,4 @@
-"""The pages of docs/: all are in the navigation, their links and commands hold, and the API page has every public name."""
+"""The pages of docs/: navigation, links, commands, and the public names on the page of the API."""
 
 import importlib
 import re

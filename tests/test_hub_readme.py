@@ -1,4 +1,4 @@
-"""The README's and the tutorial's commands from a name on the hub to an exported model, with a real encoder on a loopback hub."""
+"""The commands of README and tutorial from a name to an exported model, with a small real encoder on a loopback hub."""
 
 import json
 import re
