@@ -14,17 +14,21 @@ from markdown.treeprocessors import Treeprocessor
 
 DOCS = Path(__file__).parent
 UP = "../"
+WHOLE = 30  # characters of code that stay on one line, such as --topology v5e:2x4
 
 
 class Links(Treeprocessor):
-    """Changes the links of a page."""
+    """Changes the links of a page, and marks short code."""
 
     def __init__(self, markdown: Markdown, address: str) -> None:
         super().__init__(markdown)
         self.address = address
 
     def run(self, root: Element) -> None:
-        """Change the links in place."""
+        """Change the page in place."""
+        for code in root.iter("code"):
+            if len(code.text or "") <= WHOLE:
+                code.set("class", "whole")
         for link in root.iter("a"):
             target = link.get("href", "")
             if target.startswith(UP):
