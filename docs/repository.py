@@ -31,22 +31,27 @@ class Links(Treeprocessor):
                 code.set("class", "whole")
         for link in root.iter("a"):
             target = link.get("href", "")
-            if target.startswith(UP):
+            if leaves_docs(target):
                 link.set("href", f"{self.address}/{on_main(target)}")
             elif link.text and link.text == target.partition("#")[0] and link.text.endswith(".md"):
                 link.text = title(link.text)
+
+
+def leaves_docs(link: str) -> bool:
+    """Whether a link leads out of the folder docs, from a page there or in a folder below it."""
+    return link.startswith(UP) and not (DOCS / link.partition("#")[0].lstrip("./")).exists()
 
 
 def on_main(link: str) -> str:
     """Return where a file or folder is on the repository's site, below its address.
 
     Args:
-        link: from the folder docs, such as ../train/loop.py#L10.
+        link: out of the folder docs, such as ../train/loop.py#L10.
 
     Raises:
         FileNotFoundError: the repository has no such file.
     """
-    path, mark, anchor = link.removeprefix(UP).partition("#")
+    path, mark, anchor = link.lstrip("./").partition("#")
     file = DOCS.parent / path
     if not file.exists():
         raise FileNotFoundError(f"a page links to {link}, which does not exist")
