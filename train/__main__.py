@@ -22,6 +22,8 @@ VERBS = {
     "prepare": "tokenize a corpus to a token store",
     "pretrain": "pretrain BERT or GPT-1 from a configuration",
     "finetune": "fine-tune BERT or GPT-1 on a task from a configuration",
+    "glue": "fine-tune a model on GLUE, with scores beside the published ones",
+    "squad": "the same on SQuAD 1.1 and 2.0",
     "plan": "print the parameters, FLOPs and memory that a run needs",
     "report": "draw a run's curves and print its final results",
     "fill-mask": "fill [MASK] in a text with a BERT",

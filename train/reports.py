@@ -6,7 +6,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -196,6 +196,16 @@ def show_types(scores: dict[str, dict[str, float]]) -> None:
     for label, figures in scores.items():
         cells = (f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in map(figures.get, names))
         table.add_row(Text(label), *cells)  # a label is not markup
+    console.print(table)
+
+
+def show_columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> None:
+    """Print a table of texts; the first `left` columns are names, and the others numbers."""
+    table = Table(title=Text(title), title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number < left else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))
     console.print(table)
 
 
