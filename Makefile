@@ -12,6 +12,7 @@ SCALE_STAMP := $(VENV)/.installed-scale
 PARITY_STAMP := $(VENV)/.installed-parity
 AOT_STAMP := $(VENV)/.installed-aot-tpu
 FUZZ_STAMP := $(VENV)/.installed-fuzz
+DOCS_STAMP := $(VENV)/.installed-docs
 # Of make fuzz: for each target, and which (all where empty; python -m fuzz list names them).
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
@@ -19,7 +20,7 @@ FUZZ_TARGETS ?=
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-tasks test lint parity aot device-report fuzz install clean
+.PHONY: demo demo-tasks test lint parity aot device-report fuzz docs install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -88,6 +89,14 @@ fuzz: $(FUZZ_STAMP)
 
 $(FUZZ_STAMP): $(SCALE_STAMP)
 	$(PY) -m pip install --quiet --editable '.[fuzz]'
+	touch $@
+
+docs: $(DOCS_STAMP)
+	PYTHONPATH=docs $(VENV)/bin/zensical build --clean --strict
+	! grep -rnoE --include='*.html' '(src|<link [^>]*href)="https?:[^"]*|href="\.\./[^"]*' site  # nothing is fetched, no link leaves
+
+$(DOCS_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 clean:
