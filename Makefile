@@ -93,7 +93,7 @@ $(FUZZ_STAMP): $(SCALE_STAMP)
 
 docs: $(DOCS_STAMP)
 	PYTHONPATH=docs $(VENV)/bin/zensical build --clean --strict
-	! grep -rnoE --include='*.html' '(src|<link [^>]*href)="https?:[^"]*|href="\.\./[^"]*' site  # nothing is fetched, no link leaves
+	! grep -rnoE --include='*.html' '(src|<link [^>]*href)="https?:[^"]*' site  # nothing is fetched at view time
 
 $(DOCS_STAMP): $(STAMP)
 	$(PY) -m pip install --quiet --editable '.[docs]'

@@ -1,8 +1,9 @@
 """An extension of Python-Markdown for the documentation site: the links of the pages, as the site needs them.
 
 Pages name files as they lie in a clone (`../train/loop.py#L10`), so that their links work there too. The site has only
-the folder docs. Links to other files therefore get the address of the repository, which mkdocs.yml gives. A link that
-is called by the name of a page's file (`[data.md](data.md#store)`) is called by the page's heading.
+the folder docs. If REPOSITORY_URL is set, links to other files get that address; otherwise they lead to the files of
+the clone, beside the folder site. A link that is called by the name of a page's file (`[data.md](data.md#store)`) is
+called by the page's heading.
 """
 
 from pathlib import Path
@@ -32,7 +33,9 @@ class Links(Treeprocessor):
         for link in root.iter("a"):
             target = link.get("href", "")
             if leaves_docs(target):
-                link.set("href", f"{self.address}/{on_main(target)}")
+                place = on_main(target)
+                if self.address:
+                    link.set("href", f"{self.address}/{place}")
             elif link.text and link.text == target.partition("#")[0] and link.text.endswith(".md"):
                 link.text = title(link.text)
 
