@@ -20,7 +20,7 @@ FUZZ_TARGETS ?=
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-tasks test lint parity aot device-report fuzz docs install clean
+.PHONY: demo demo-real demo-tasks test lint parity aot device-report fuzz docs install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -34,7 +34,7 @@ $(STAMP): pyproject.toml hatch_build.py
 
 demo: $(STAMP)
 	$(PY) -m train pretrain configs/bert_demo.yaml
-	$(PY) -m train fill-mask runs/bert_demo "the capital of france is [MASK] ."
+	$(PY) -m benchmarks.probes runs/bert_demo
 	$(PY) -m train fill-mask runs/bert_demo "he was an american [MASK] and film director ."
 	$(PY) -m train predict runs/bert_demo \
 		--text "The violin is a wooden string instrument." \
@@ -42,6 +42,11 @@ demo: $(STAMP)
 	$(PY) -m train predict runs/bert_demo \
 		--text "The violin is a wooden string instrument." \
 		--pair "The party won the election and its leader became prime minister of the country."
+
+demo-real: $(STAMP)
+	$(PY) -m benchmarks.demo_data
+	$(PY) -m train pretrain configs/bert_demo_real.yaml
+	$(PY) -m benchmarks.probes runs/bert_demo_real
 
 demo-tasks: $(STAMP)
 	$(PY) -m benchmarks.tasks --seeds 1
