@@ -55,12 +55,17 @@ def check_absent(config: RunConfig) -> None:
     Raises:
         InputError: a sentence of `PROBES` is in a document of the training text.
     """
-    sentences = {plain(probe.text.replace("[MASK]", probe.answer)) for probe in PROBES}
+    sentences = [filled(probe) for probe in PROBES]
     for document in configs.text_source(config).documents("train"):
         text = plain(" ".join(document))
         for sentence in sentences:
             if sentence in text:
                 raise InputError(f"data.train contains the probe {sentence!r}; the answers would be no test")
+
+
+def filled(probe: Probe) -> str:
+    """The sentence with its word, as `plain` text."""
+    return plain(probe.text.replace("[MASK]", probe.answer))
 
 
 def plain(text: str) -> str:
