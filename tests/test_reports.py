@@ -115,11 +115,3 @@ def test_an_idle_gpu_is_seen(tmp_path):
     (tmp_path / "dev").mkdir()
     (tmp_path / "dev" / "nvidia0").touch()
     assert has_nvidia(str(tmp_path))
-
-
-def test_tensorboard_gets_the_same_figures_where_it_is_installed(tmp_path):
-    pytest.importorskip("tensorboardX")
-    with Metrics(tmp_path, 0) as metrics:
-        metrics.write(1, "train", {"loss": 9.0})
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"train/loss" in events.read_bytes()

@@ -14,7 +14,7 @@ import numpy as np
 from bertgpt.errors import InputError
 
 from . import config as configs
-from . import hosts, loader, parallel, reports
+from . import hosts, loader, parallel, reports, tracking
 from .atomic_files import write_whole
 from .evaluation import eval_batches, evaluate, put
 from .folders.checkpoints import Checkpoints, restore_newest
@@ -195,9 +195,10 @@ def run_steps(compiled: CompiledSteps, progress: Progress, checkpoints: Checkpoi
         Stop() as stop,
         Watchdog(config.train.stall_seconds, reports.warn_here) as watchdog,
         reports.Metrics(Path(config.out), progress.step, progress.eval_pending) as metrics,
+        tracking.Tracker(config, progress.step, metrics.last, metrics.dropped) as tracker,
         reports.Bar(last, progress.step) as bar,
     ):
-        loop = TrainLoop(compiled, progress, stop, watchdog, metrics, checkpoints)
+        loop = TrainLoop(compiled, progress, stop, watchdog, metrics, tracker, checkpoints)
         if progress.eval_pending or (job.evaluates_first and loop.step == 0):
             loop.score()
         while not loop.ends():
@@ -226,11 +227,13 @@ class TrainLoop:
         stop: Stop,
         watchdog: Watchdog,
         metrics: reports.Metrics,
+        tracker: tracking.Tracker,
         checkpoints: Checkpoints,
     ) -> None:
         self.compiled, self.config, self.job = compiled, compiled.config, compiled.job
         self.state, self.step, row, self.eval_history, self.eval_pending, logged = progress
-        self.stop, self.watchdog, self.metrics, self.checkpoints = stop, watchdog, metrics, checkpoints
+        self.stop, self.watchdog, self.checkpoints = stop, watchdog, checkpoints
+        self.metrics, self.tracker = metrics, tracker
         size = self.config.train.batch_size
         source = loader.planned_ahead(self.job.train_source, self.config.train.steps * size)
         self.batches = loader.batches(source, size, self.config.seed, row)
@@ -268,8 +271,13 @@ class TrainLoop:
     def log(self) -> dict[str, float]:
         """Write a row with the means since the last row, and return them."""
         figures = self.window.figures()
-        self.metrics.write(self.step, "train", figures)
+        self.record("train", figures)
         return figures
+
+    def record(self, split: str, figures: dict[str, float]) -> None:
+        """Write a row of metrics, and send it to the tracker."""
+        self.metrics.write(self.step, split, figures)
+        self.tracker.write(self.step, split, figures)
 
     def score(self) -> float | None:
         """Evaluate, log the figures and return the selection loss; on a signal, set `eval_pending` and return None."""
@@ -281,7 +289,7 @@ class TrainLoop:
         self.eval_pending = held_out is None
         if held_out is None:
             return None
-        self.metrics.write(self.step, "eval", held_out)
+        self.record("eval", held_out)
         for line in reports.eval_lines(self.step, held_out):
             say(line)
         selection_loss = self.job.best.selection_loss(held_out)

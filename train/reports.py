@@ -1,7 +1,6 @@
-"""Output of a run: metrics.jsonl, the console, TensorBoard, curves.png."""
+"""Output of a run: metrics.jsonl, the console, curves.png."""
 
 import contextlib
-import importlib.util
 import json
 import math
 import os
@@ -73,7 +72,9 @@ def warn_here(text: str) -> None:
 class Metrics:
     """Writes metrics.jsonl: one object per line with `step`, `split` and figures.
 
-    Also writes the figures for TensorBoard if tensorboardX is installed.
+    Attributes:
+        last: the rows of the step that a run resumes from, as (step, split, figures).
+        dropped: (step, split) of the rows that were removed.
     """
 
     def __init__(self, folder: Path, step: int, eval_pending: bool = False) -> None:
@@ -82,29 +83,29 @@ class Metrics:
         Rows after `step`, which a killed run may have written, are removed. If `eval_pending`, so is the evaluation of
         `step`.
         """
-        self.board: Any = None
         self.file: IO[str] | None = None
+        self.last: list[tuple[int, str, dict[str, float]]] = []
+        self.dropped: set[tuple[int, str]] = set()
         if not hosts.is_first():
             return
         self.path = folder / "metrics.jsonl"
-        rows = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
-        if eval_pending:
-            rows = [row for row in rows if (row["step"], row["split"]) != (step, "eval")]
-        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        kept = []
+        for row in read_metrics(folder) if step else []:
+            place = row["step"], row["split"]
+            if row["step"] > step or (eval_pending and place == (step, "eval")):
+                self.dropped.add(place)
+                continue
+            kept.append(row)
+            if row["step"] == step:
+                self.last.append((*place, _figures(row)))
+        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self.file = self.path.open("a", encoding="utf-8")
-        if importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def write(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Append a row and flush it."""
-        if self.file is None:
-            return
-        self.file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
-        self.file.flush()
-        for name, value in figures.items() if self.board else ():
-            self.board.add_scalar(f"{split}/{name}", value, step)
+        if self.file is not None:
+            self.file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
+            self.file.flush()
 
     def sync(self) -> None:
         """Flush to disk all that was written; call it before a checkpoint, which relies on these rows."""
@@ -117,8 +118,6 @@ class Metrics:
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
-        if self.board:
-            self.board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
