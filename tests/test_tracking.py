@@ -259,6 +259,7 @@ def test_the_same_wandb_run_continues_offline(wandb, corpus_file, tmp_path, monk
     assert main(["pretrain", str(path)]) == 0
     config, run = settings(tmp_path / "run", "wandb"), tmp_path / "run"
     session(config, 2, [(4, "train", 1.0), (4, "eval", 1.0), (6, "train", 1.0)])  # as if killed before checkpoint 4
+    wandb.teardown()  # its process writes the files, also after the end of a run
     (identity,) = {folder.name.rpartition("-")[2] for folder in run.glob("wandb/offline-run-*")}
     assert json.loads((run / "tracking.json").read_text()) == {"tracker": "wandb", "id": identity}
     rows = [(2, "train"), (2, "eval"), (4, "train"), (4, "eval"), (6, "train")]
