@@ -21,6 +21,7 @@ from .folders.checkpoints import Checkpoints, restore_newest
 from .job import CompiledSteps, TrainJob
 from .optimizers import make_optimizer, make_schedule, warmup_steps
 from .parallel import Strategy
+from .progress import Bar
 from .reports import say
 from .sections import RunConfig
 from .state import TrainState, create_state
@@ -196,21 +197,23 @@ def run_steps(compiled: CompiledSteps, progress: Progress, checkpoints: Checkpoi
         Watchdog(config.train.stall_seconds, reports.warn_here) as watchdog,
         reports.Metrics(Path(config.out), progress.step, progress.eval_pending) as metrics,
         tracking.Tracker(config, progress.step, metrics.last, metrics.dropped) as tracker,
-        reports.Bar(last, progress.step) as bar,
+        Bar("training", last, "steps", progress.step) as bar,
     ):
         loop = TrainLoop(compiled, progress, stop, watchdog, metrics, tracker, checkpoints)
         if progress.eval_pending or (job.evaluates_first and loop.step == 0):
             loop.score()
         while not loop.ends():
             loop.advance()
-            bar.advance(loop.step)
+            bar.advance()
             if loop.is_due(config.train.log_every):
-                bar.show(loop.step, loop.log())
+                figures = loop.log()
+                bar.update(loop.step, f"loss {figures['loss']:.3f}  {figures['tokens_per_second']:,.0f} tokens/s")
             selection_loss = loop.score() if loop.is_due(config.train.eval_every) else None
             may_be_best = selection_loss is not None and (job.evaluates_first or config.train.patience > 0)
             if loop.step % config.checkpoint.every == 0 or loop.ends() or may_be_best:
                 loop.save(selection_loss)
         loop.profile.end()
+        say(bar.line())
         checkpoints.wait()
     if loop.step < last:
         say_why(compiled, loop.step, stop.received)

@@ -4,14 +4,12 @@ import contextlib
 import json
 import math
 import os
-import time
 from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -38,12 +36,17 @@ DRAWN = (
 TIMINGS = ("tokens_per_second", "seconds")  # figures that differ between two identical runs
 console = Console(highlight=False, soft_wrap=True, emoji=False)  # text is printed unchanged
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+above: list[Console] = []  # where bars are shown (progress.py); lines on the same terminal go above them
 
 
 def say(text: str, end: str = "\n") -> None:
     """Log a line, or a part of one, on stdout; in a run of several processes only the first one logs."""
     if hosts.is_first():
-        console.print(text, markup=False, end=end)
+        _print(console, text, end)
+
+
+def _print(to: Console, text: str, end: str = "\n") -> None:
+    (above[0] if above and to.is_terminal else to).print(text, markup=False, end=end)
 
 
 def check_text(text: str) -> None:
@@ -60,13 +63,13 @@ def check_text(text: str) -> None:
 def warn(text: str) -> None:
     """Log a warning on stderr; in a run of several processes only the first one does."""
     if hosts.is_first():
-        errors.print(f"warning: {text}", markup=False)
+        _print(errors, f"warning: {text}")
 
 
 def warn_here(text: str) -> None:
     """Log a warning on stderr from any process, with the process's number."""
     place = f"process {jax.process_index()}: " if hosts.several() else ""
-    errors.print(f"warning: {place}{text}", markup=False)
+    _print(errors, f"warning: {place}{text}")
 
 
 class Metrics:
@@ -143,36 +146,6 @@ def _metrics_row(line: bytes, place: str) -> dict[str, Any]:
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         reason = f"{type(error).__name__} {error}"
     raise InputError(f"{place}: not a row of metrics ({reason}); correct or remove the line")
-
-
-class Bar:
-    """A progress bar on a terminal; otherwise a line at each `show`."""
-
-    def __init__(self, total: int, start: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        shown = console.is_terminal and hosts.is_first()
-        self.progress = Progress(*columns, console=console, disable=not shown, transient=True)
-        self.task: TaskID = self.progress.add_task("", total=total, completed=start)
-        self.total, self.start, self.began = total, start, time.monotonic()
-
-    def __enter__(self) -> "Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def advance(self, step: int) -> None:
-        """Update the bar only."""
-        self.progress.update(self.task, completed=step)
-
-    def show(self, step: int, figures: dict[str, float]) -> None:
-        """Show the loss, real tokens per second and the time left."""
-        text = f"loss {figures['loss']:.3f}  {figures['tokens_per_second']:,.0f} tokens/s"
-        self.progress.update(self.task, description=text, completed=step)
-        if not console.is_terminal:
-            seconds = (time.monotonic() - self.began) / max(1, step - self.start) * (self.total - step)
-            say(f"step {step}/{self.total}  {text}  {seconds:,.0f} s left")
 
 
 def show_table(title: str, figures: dict[str, float]) -> None:
