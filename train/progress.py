@@ -105,7 +105,7 @@ class Bar:
 
 
 def _rate(rate: float, unit: str) -> str:
-    if rate < 1:
+    if rate < 1 and unit != "MiB":
         return f"{1 / rate:,.3g} s/{unit.removesuffix('s')}"
     return f"{rate:,.0f} {unit}/s" if rate >= 100 else f"{rate:.1f} {unit}/s"
 

@@ -4,7 +4,6 @@ import contextlib
 import json
 import math
 import os
-from collections.abc import Iterable
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,23 +15,9 @@ from rich.text import Text
 from bertgpt.errors import InputError
 from bertgpt.model.attention import Request, chosen, why_plain
 
-from . import hosts
+from . import curves, hosts
 from .atomic_files import write_whole
 
-DRAWN = (
-    "mlm_loss",
-    "nsp_loss",
-    "task_loss",
-    "start_loss",
-    "end_loss",
-    "lm_loss",
-    "mlm_accuracy",
-    "nsp_balanced_accuracy",
-    "bits_per_byte",
-    "accuracy",
-    "f1",
-    "spearman",
-)
 TIMINGS = ("tokens_per_second", "seconds")  # figures that differ between two identical runs
 console = Console(highlight=False, soft_wrap=True, emoji=False)  # text is printed unchanged
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
@@ -148,13 +133,18 @@ def _metrics_row(line: bytes, place: str) -> dict[str, Any]:
     raise InputError(f"{place}: not a row of metrics ({reason}); correct or remove the line")
 
 
+def shown(value: float) -> str:
+    """A figure as tables show it."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
+
+
 def show_table(title: str, figures: dict[str, float]) -> None:
     """Print a table of figures, one per line."""
     table = Table(title=title, title_justify="left")
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+        table.add_row(name, shown(value))
     console.print(table)
 
 
@@ -166,8 +156,7 @@ def show_types(scores: dict[str, dict[str, float]]) -> None:
     for name in names:
         table.add_column(name, justify="right")
     for label, figures in scores.items():
-        cells = (f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in map(figures.get, names))
-        table.add_row(Text(label), *cells)  # a label is not markup
+        table.add_row(Text(label), *(shown(figures[name]) for name in names))  # a label is not markup
     console.print(table)
 
 
@@ -229,22 +218,36 @@ def derived(figures: dict[str, float], tokens_per_byte: float) -> dict[str, floa
     return out
 
 
-def report(folder: Path) -> list[str]:
-    """Draw curves.png from metrics.jsonl, and return lines with the final held-out figures and their baselines.
+def need_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl.
+
+    Raises:
+        InputError: there are none.
+    """
+    rows = read_metrics(folder)
+    if not rows:
+        raise InputError(f"{folder}: no metrics.jsonl with rows; give a run folder")
+    return rows
+
+
+def report(folder: Path, picture: Path | None = None) -> list[str]:
+    """Draw the curves of a run, and return lines with the final held-out figures and their baselines.
 
     The baselines are computed on the same examples: unigram frequencies for tokens; the lengths of the two segments for
     next sentences.
 
+    Args:
+        folder: of the run.
+        picture: the file to write; None: curves.png in the folder.
+
     Raises:
         InputError: the folder has no metrics.
     """
-    rows = read_metrics(folder)
+    rows, picture = need_metrics(folder), picture or folder / "curves.png"
     scored = [row for row in rows if row["split"] == "eval"]
-    if not rows:
-        raise InputError(f"{folder}: no metrics.jsonl with rows; give a run folder")
     unigram = scored[-1].get("unigram_cross_entropy") if scored else None
-    draw_curves(rows, folder / "curves.png", baselines(scored[-1]) if scored else {})
-    lines = [f"curves: {folder / 'curves.png'}"]
+    curves.draw({str(folder): rows}, picture)
+    lines = [f"curves: {picture}"]
     if not scored:
         return lines
     last = scored[-1]
@@ -288,40 +291,3 @@ def _compared(gain: float, form: str) -> str:
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name not in ("step", "split")}
-
-
-def baselines(row: dict[str, Any]) -> dict[str, tuple[str, float]]:
-    """The baselines in a held-out row: figure -> name and value of its baseline."""
-    compared = (
-        ("mlm_loss", "unigram", "unigram_cross_entropy"),
-        ("lm_loss", "unigram", "unigram_cross_entropy"),
-        ("nsp_balanced_accuracy", "segment lengths", "nsp_length_baseline"),
-    )
-    return {figure: (name, row[value]) for figure, name, value in compared if value in row}
-
-
-def draw_curves(rows: Iterable[dict[str, Any]], path: Path, compared: dict[str, tuple[str, float]]) -> None:
-    """Plot each loss and accuracy over steps, training and held-out, with its baseline if there is one."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = list(rows)
-    names = [name for name in DRAWN if any(name in row for row in rows)]
-    figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3.2), squeeze=False, layout="constrained")
-    for axis, name in zip(axes[0], names, strict=True):
-        for split, style in (("train", "-"), ("eval", "o-")):
-            points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
-            if points:
-                axis.plot(
-                    *zip(*points, strict=True), style, markersize=3, label="held out" if split == "eval" else split
-                )
-        if name in compared:
-            label, value = compared[name]
-            axis.axhline(value, color="grey", linestyle=":", label=label)
-        axis.set(title=name.replace("_", " "), xlabel="step")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

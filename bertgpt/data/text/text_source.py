@@ -90,10 +90,10 @@ class TextSource:
         kind = split.partition(".")[0]
         return itertools.chain.from_iterable(self._split_file(path, kind, read) for path in paths)
 
-    def _read(self, files: Sequence[File], read: Read | None) -> Iterator[list[str]]:
+    def _read(self, files: Sequence[File], read: Read | None = None) -> Iterator[list[str]]:
         return read_documents(files, self.text_key, self.sentence_per_line, self.document, read)
 
-    def _split_file(self, path: File, split: str, read: Read | None) -> Iterator[list[str]]:
+    def _split_file(self, path: File, split: str, read: Read | None = None) -> Iterator[list[str]]:
         """The documents of one split in a file that has both. If a document is a file, its first one decides for all.
 
         A long file is read as several documents, and must be in one split nevertheless.
