@@ -29,6 +29,7 @@ BASELINES = {  # figure -> the name of its baseline, and the figure that has its
 }
 COLUMNS = 3  # most panels in a row
 WIDTH = 10.0  # inches; at 100 dots per inch, 1000 pixels
+HEIGHT = 3.0  # of a panel
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 BASELINE = "#555555"
 SMOOTHED = 25  # a smoothed curve averages one part in so many of its points
@@ -59,16 +60,25 @@ def draw(runs: Mapping[str, Sequence[dict[str, Any]]], path: Path) -> None:
     names = [name for name in UNITS if any(name in row for rows in runs.values() for row in rows)]
     columns = _columns(len(names))
     lines = -(-len(names) // columns)
-    below = 0.25 * (1 + len(runs) * (len(runs) > 1)) / (3.1 * lines)
-    size = (WIDTH if columns > 1 else 0.62 * WIDTH), 3.1 * lines * (1 + below)
+    legend = 0.25 * (1 + len(runs))  # inches
+    size = (WIDTH if columns > 1 else 0.62 * WIDTH, HEIGHT * lines + legend)
     figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
     for axis, name in zip(axes.flat, names, strict=False):
         _panel(axis, name, runs)
     for axis in axes.flat[len(names) :]:
         axis.remove()
     handles = {label: line for axis in figure.axes for line, label in zip(*_legend(axis), strict=True)}
-    columns = 1 if len(runs) > 1 else 2
-    figure.legend(handles.values(), handles.keys(), loc="outside lower left", ncols=columns, fontsize=9)
+    several = len(runs) > 1
+    figure.legend(
+        handles.values(),
+        handles.keys(),
+        loc="outside lower left",
+        ncols=1 if several else 2,
+        fontsize=9,
+        title="points: held out; faint lines: training" if several else None,
+        alignment="left",
+        title_fontsize=9,
+    )
     with whole_file(path) as file:
         figure.savefig(file, format="png", dpi=100)
     plt.close(figure)
@@ -176,12 +186,14 @@ def _write_ends(axis: Any, ends: Sequence[tuple[float, float, str]]) -> None:
 
 
 def spread(places: Sequence[float], gap: float) -> list[float]:
-    """Places that lie at least `gap` apart, in the order of the given ones and around their mean."""
+    """Places that lie about `gap` apart or more, in the order of the given ones and close to them."""
     order = np.argsort(places, kind="stable")
     found = np.array(places, float)[order]
-    for index in range(1, len(found)):
-        found[index] = max(found[index], found[index - 1] + gap)
-    shift = np.mean(places) - found.mean() if len(found) else 0.0
+    for _ in range(100):  # neighbours that are too close move apart, which may bring them too close to the next ones
+        for index in range(len(found) - 1):
+            lack = max(0.0, gap - (found[index + 1] - found[index]))
+            found[index] -= lack / 2
+            found[index + 1] += lack / 2
     result = np.empty_like(found)
-    result[order] = found + shift
+    result[order] = found
     return result.tolist()
