@@ -1,5 +1,6 @@
 """Trackers: what they get, once each, and that none of them ends a run."""
 
+import csv
 import json
 import re
 import sys
@@ -222,6 +223,27 @@ def test_a_tracker_that_is_not_there_is_told_before_any_work(
         tracking.check(settings(tmp_path, tracker))
     assert not (tmp_path / "out").exists()
     assert not (tmp_path / "out_store").exists()
+
+
+def test_the_example_of_the_page_runs_and_a_resumed_run_appends(corpus_file, tmp_path, monkeypatch):
+    page = (ROOT / "docs" / "tracking.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    (tmp_path / "my_trackers.py").write_text(code)
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [path for path in sys.path if path])  # as of the installed command
+    path = write_config(tmp_path, "run", corpus_file, train={"tracker": "my_trackers:csv_tracker"})
+    for steps in (2, 4):
+        assert main(["pretrain", str(path), f"train.steps={steps}"]) == 0
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    expected = [
+        [str(row["step"]), row["split"], name, str(value)]
+        for row in rows
+        for name, value in row.items()
+        if name not in ("step", "split")
+    ]
+    with open(tmp_path / "run" / "figures.csv", newline="") as file:
+        assert list(csv.reader(file)) == expected
+    assert {row[0] for row in expected} == {"2", "4"}
 
 
 def sent_to_wandb(folder: Path) -> list[tuple[str, int]]:
