@@ -111,6 +111,14 @@ def test_results_are_counted_only_if_they_are_shown(monkeypatch):
     assert asked == [1]
 
 
+def test_results_in_a_file_do_not_go_to_the_terminal_of_their_bar(monkeypatch, capsys):
+    monkeypatch.setattr(reports, "errors", console(terminal=True))
+    for result in counted("abc", "scoring", "texts", lambda: 3):
+        print(result)
+    assert capsys.readouterr().out == "a\nb\nc\n"
+    assert "scoring" in reports.errors.file.getvalue()
+
+
 PACKERS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}
 
 

@@ -32,7 +32,7 @@ WIDTH = 10.0  # inches; at 100 dots per inch, 1000 pixels
 HEIGHT = 3.0  # of a panel
 COLOURS = ("#1f77b4", "#d62728", "#2ca02c", "#9467bd", "#ff7f0e", "#17becf", "#8c564b", "#e377c2")
 BASELINE = "#555555"
-SMOOTHED = 25  # a smoothed curve averages one part in so many of its points
+SMOOTHED = 25  # a smoothed curve averages one part in so many of its points; of few points, up to five
 BEGINNING = 0.05  # share of the steps whose training losses may lie above the panel
 
 
@@ -100,7 +100,7 @@ def curve(rows: Iterable[dict[str, Any]], split: str, name: str) -> Curve:
 
 def smoothed(values: np.ndarray) -> np.ndarray:
     """A centred moving average [N], over fewer values near both ends."""
-    half = len(values) // (2 * SMOOTHED)
+    half = max(len(values) // (2 * SMOOTHED), min(len(values) // 10, 2))
     sums = np.cumsum(np.concatenate([[0.0], values]))
     place = np.arange(len(values))
     reach = np.minimum(half, np.minimum(place, place[::-1]))  # as many on both sides, so that a slope stays unchanged
@@ -114,7 +114,7 @@ def _panel(axis: Any, name: str, runs: Mapping[str, Sequence[dict[str, Any]]]) -
     for number, (label, rows) in enumerate(runs.items()):
         colour, alone = COLOURS[number % len(COLOURS)], len(runs) == 1
         train, scored = curve(rows, "train", name), curve(rows, "eval", name)
-        if alone and len(train.values) >= 2 * SMOOTHED:
+        if alone and len(train.values) >= 10:
             axis.plot(*train, color=colour, alpha=0.25, linewidth=0.8)
         if len(train.values):
             text = "training" if alone else None

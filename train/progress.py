@@ -1,6 +1,7 @@
 """The progress of long work: a bar on a terminal, a line from time to time in a log."""
 
 import datetime
+import sys
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
@@ -118,7 +119,14 @@ def _add(bar: Bar) -> TaskID:
             BarColumn(bar_width=24),
             TextColumn("{task.fields[text]}", markup=False),
         )
-        _shown[bar.console] = Progress(*columns, console=bar.console, transient=True, refresh_per_second=5)
+        _shown[bar.console] = Progress(
+            *columns,
+            console=bar.console,
+            transient=True,
+            refresh_per_second=5,
+            redirect_stdout=sys.stdout.isatty(),  # results in a file or pipe must not go to the terminal
+            redirect_stderr=sys.stderr.isatty(),
+        )
         _shown[bar.console].start()
         bar.console.show_cursor(True)  # a process that is killed could not show it again
         reports.above.append(bar.console)
