@@ -5,14 +5,17 @@ import gzip
 import io
 import json
 import lzma
+import re
 
 import pytest
 from rich.console import Console
+from test_commands import write_config
 
 from bertgpt.data.text import files, store
 from bertgpt.data.text.documents import read_documents
 from bertgpt.data.text.text_source import TextSource
 from train import progress, reports
+from train.__main__ import main
 from train.progress import Bar, counted
 
 
@@ -117,6 +120,20 @@ def test_results_in_a_file_do_not_go_to_the_terminal_of_their_bar(monkeypatch, c
         print(result)
     assert capsys.readouterr().out == "a\nb\nc\n"
     assert "scoring" in reports.errors.file.getvalue()
+
+
+def test_a_run_tells_of_its_tokenizer_store_steps_and_evaluations(corpus_file, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(progress, "INTERVAL", 0)
+    assert main(["pretrain", str(write_config(tmp_path, "run", corpus_file))]) == 0
+    lines = [line.split("  ") for line in capsys.readouterr().out.splitlines()]
+    told = {line[0]: line[1:] for line in lines if len(line) > 1}  # the last line of each
+    size = corpus_file.stat().st_size >> 20
+    for doing in ("tokenizer: counting characters", "tokenizer: counting words", "tokenizing train", "tokenizing eval"):
+        assert told[doing][0] == f"{size}/{size} MiB"
+    assert told["evaluating"][0] == "20/20 examples"
+    assert told["training"][0] == "4/4 steps"
+    assert re.fullmatch(r"loss \d\.\d{3}", told["training"][-2])
+    assert [line[1] for line in lines if line[0] == "evaluating"] == [f"{n}/20 examples" for n in (8, 16, 20)] * 2
 
 
 PACKERS = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress, ".xz": lzma.compress}

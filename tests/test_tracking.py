@@ -219,7 +219,9 @@ def test_a_tracker_that_is_not_there_is_told_before_any_work(
     monkeypatch.chdir(tmp_path)
     (tmp_path / "broken.py").write_text("def tracker(")
     path = write_config(tmp_path, "out", corpus_file, train={"tracker": tracker})
-    assert expected in fails(capsys, "pretrain", path)
+    for command in ("pretrain", "finetune"):
+        task = ["task.kind=classification"] if command == "finetune" else []
+        assert expected in fails(capsys, command, path, *task)
     with pytest.raises(bertgpt.InputError, match=re.escape(expected)):
         tracking.check(settings(tmp_path, tracker))
     assert not (tmp_path / "out").exists()

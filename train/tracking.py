@@ -217,6 +217,8 @@ class Wandb:
 
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
+        flush = "x_transaction_log_flush_interval"  # of newer versions; a killed run loses what is not on disk yet
+        soon = {flush: 1.0} if flush in wandb.Settings.model_fields else {}
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "bertgpt"),
             name=os.environ.get("WANDB_NAME", out.absolute().name),
@@ -224,7 +226,7 @@ class Wandb:
             id=identity,
             resume="allow",
             config=configs.to_dict(config),
-            settings=wandb.Settings(console="off", init_timeout=LOGIN, finish_timeout=PATIENCE - 5),
+            settings=wandb.Settings(console="off", init_timeout=LOGIN, finish_timeout=PATIENCE - 5, **soon),
         )
         self.id = self.run.id
         self.run.define_metric("*", step_metric="step")
