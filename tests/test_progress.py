@@ -51,6 +51,16 @@ def test_a_log_gets_a_line_from_time_to_time(clock):
     assert lines[-1] == "training  300/2,000 steps  2.0 steps/s  0:14:10 left  loss 6.1"
 
 
+def test_only_the_first_process_shows_anything(clock, monkeypatch):
+    monkeypatch.setattr(progress.hosts, "is_first", lambda: False)
+    for terminal in (False, True):
+        log = console(terminal)
+        with Bar("training", 10, "steps", to=log) as bar:
+            clock.now += 100
+            bar.advance()
+        assert log.file.getvalue() == ""
+
+
 def test_short_work_leaves_no_line_and_hidden_bars_nothing(clock):
     log = console(terminal=False)
     with Bar("evaluating", 10, "examples", to=log) as bar:

@@ -89,6 +89,12 @@ def test_a_run_that_begins_again_and_another_tracker_get_all_rows(mine, tmp_path
     assert [row[0] for row in mine.seen if len(row) == 3] == [6, 8]
 
 
+def test_only_the_first_process_tracks(mine, tmp_path, monkeypatch):
+    monkeypatch.setattr(tracking.hosts, "is_first", lambda: False)
+    session(settings(tmp_path, "mine:tracker"), 0, KILLED)
+    assert (mine.seen, list(tmp_path.iterdir())) == ([], [])
+
+
 def shown_points(folder: Path) -> list[tuple[str, int, float]]:
     """What TensorBoard shows of event files: a start hides all earlier points from its step on."""
     points: list[tuple[str, int, float]] = []
@@ -139,13 +145,13 @@ def test_a_tracker_that_cannot_start_is_one_warning(error, mine, tmp_path, capsy
     assert re.fullmatch(rf"warning: tracker mine:tracker: cannot start: {type(error).__name__}.*without it", line)
 
 
-def failing(mine, times: int) -> list[int]:
-    """The tracker fails at its first rows; the steps of all rows that it is called with."""
+def failing(mine, *steps: int) -> list[int]:
+    """The tracker fails at some steps; the steps of all rows that it is called with."""
     called: list[int] = []
 
     def track(step, split, figures):
         called.append(step)
-        if len(called) <= times:
+        if step in steps:
             raise ConnectionError("no network")
 
     mine.tracker = lambda config, resumed: track
@@ -153,7 +159,7 @@ def failing(mine, times: int) -> list[int]:
 
 
 def test_a_tracker_is_dropped_after_three_failures_in_a_row(mine, tmp_path, capsys):
-    called = failing(mine, times=3)
+    called = failing(mine, 1, 2, 3)
     session(settings(tmp_path, "mine:tracker"), 0, [(step, "train", 1.0) for step in range(1, 6)])
     assert called == [1, 2, 3]
     text = "tracker mine:tracker: 3 rows in a row failed: ConnectionError: no network; the run continues without it"
@@ -161,10 +167,10 @@ def test_a_tracker_is_dropped_after_three_failures_in_a_row(mine, tmp_path, caps
 
 
 def test_a_tracker_that_recovers_is_kept_and_told_at_the_end(mine, tmp_path, capsys):
-    called = failing(mine, times=2)
+    called = failing(mine, 1, 2, 4)
     session(settings(tmp_path, "mine:tracker"), 0, [(step, "train", 1.0) for step in range(1, 6)])
     assert called == [1, 2, 3, 4, 5]
-    assert warning(capsys) == "warning: tracker mine:tracker: 2 rows are lost: ConnectionError: no network"
+    assert warning(capsys) == "warning: tracker mine:tracker: 3 rows are lost: ConnectionError: no network"
 
 
 def test_a_tracker_that_fails_at_the_end_or_never_ends_is_one_warning(mine, tmp_path, capsys, monkeypatch):

@@ -23,7 +23,7 @@ VERBS = {
     "pretrain": "pretrain BERT or GPT-1 from a configuration",
     "finetune": "fine-tune BERT or GPT-1 on a task from a configuration",
     "plan": "print the parameters, FLOPs and memory that a run needs",
-    "report": "draw a run's curves and print its final results",
+    "report": "draw the curves of one or several runs and print their final results",
     "fill-mask": "fill [MASK] in a text with a BERT",
     "evaluate": "score a fine-tuned model on labelled rows",
     "predict": "predict with a fine-tuned model",
