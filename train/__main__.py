@@ -25,7 +25,7 @@ VERBS = {
     "glue": "fine-tune a model on GLUE, with scores beside the published ones",
     "squad": "the same on SQuAD 1.1 and 2.0",
     "plan": "print the parameters, FLOPs and memory that a run needs",
-    "report": "draw a run's curves and print its final results",
+    "report": "draw the curves of one or several runs and print their final results",
     "fill-mask": "fill [MASK] in a text with a BERT",
     "evaluate": "score a fine-tuned model on labelled rows",
     "predict": "predict with a fine-tuned model",

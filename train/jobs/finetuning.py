@@ -26,7 +26,7 @@ from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
-from .. import hosts, loop, model_section, parallel
+from .. import hosts, loop, model_section, parallel, tracking
 from ..fast_dense import fast_apply
 from ..folders import locks, run_folder
 from ..folders.encoded import encode_splits
@@ -61,6 +61,7 @@ def finetune(config: RunConfig, encoded: Path | None = None) -> None:
     if config.train.objective is not None:
         raise InputError(f"train.objective {config.train.objective} is for pretraining; add train.objective=null")
     task_metrics.check_libraries()
+    tracking.check(config)
     hosts.connect()
     hosts.check_same({"command": "finetune", **configs.flatten(configs.to_dict(config))})
     hosts.check_shared(out)
