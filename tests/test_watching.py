@@ -93,12 +93,64 @@ def test_steps_are_no_number_to_base_60(tmp_path):
     assert load(str(tmp_path / "run.yaml"), ["train.profile=1:40"]).train.profile == "1:40"
 
 
-def test_a_devices_peak_is_that_of_its_longest_name():
-    assert flops.peak("NVIDIA H100 80GB HBM3") == 989e12
-    assert flops.peak("NVIDIA H100 PCIe") == 756e12
-    assert flops.peak("TPU v5 lite") == 197e12
-    assert flops.peak("NVIDIA L40S") is None
-    assert flops.peak("cpu") is None
+KINDS = {  # names as JAX gives them -> bfloat16 TFLOP/s
+    "NVIDIA A100-SXM4-40GB": 312,
+    "NVIDIA A100-SXM4-80GB": 312,
+    "NVIDIA A100 80GB PCIe": 312,
+    "NVIDIA A100-SXM4-80GB MIG 1g.10gb": None,
+    "NVIDIA A10": 125,
+    "NVIDIA A10G": 70,
+    "NVIDIA A1000": None,
+    "NVIDIA L4": 121,
+    "NVIDIA L40": 181.05,
+    "NVIDIA L40S": 362.05,
+    "NVIDIA H100 80GB HBM3": 989,
+    "NVIDIA H100 PCIe": 756,
+    "NVIDIA H100 NVL": 835,
+    "NVIDIA H200": 989,
+    "NVIDIA H200 NVL": 835,
+    "NVIDIA GH200 480GB": 989,
+    "NVIDIA B200": 2250,
+    "NVIDIA B300 SXM6 AC": 2250,
+    "NVIDIA GB200": 2500,
+    "NVIDIA GB300": 2500,
+    "NVIDIA RTX A6000": 154.8,
+    "NVIDIA RTX 6000 Ada Generation": 364.2,
+    "NVIDIA GeForce RTX 4090": 165.2,
+    "NVIDIA GeForce RTX 4090 Laptop GPU": None,
+    "NVIDIA GeForce RTX 5090": 209.5,
+    "NVIDIA GeForce RTX 5090 D v2": None,
+    "NVIDIA GeForce RTX 5090 Laptop GPU": None,
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": 503.8,
+    "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition": 438.9,
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": 480,
+    "Tesla V100-SXM2-16GB": None,
+    "Tesla T4": None,
+    "AMD Instinct MI300X": 1307.4,
+    "AMD Instinct MI300X VF": 1307.4,
+    "AMD Instinct MI325 OAM": 1307.4,
+    "AMD Instinct MI350X VF": 2306.9,
+    "AMD Instinct MI355X": 2516.6,
+    "AMD Instinct MI355 OAM": 2516.6,
+    "TPU v2": 23,
+    "TPU v3": 61.5,
+    "TPU v4": 275,
+    "TPU v4 lite": None,
+    "TPU v5": 459,
+    "TPU v5p": 459,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v6 lite": 918,
+    "TPU v6e": 918,
+    "TPU7x": 1153.5,
+    "TPU8i": None,
+    "cpu": None,
+}
+
+
+def test_the_peak_of_a_device_is_that_of_its_longest_name():
+    found = {kind: flops.peak(kind) for kind in KINDS}
+    assert found == {kind: rate and rate * 1e12 for kind, rate in KINDS.items()}
 
 
 def products(jaxpr) -> int:
