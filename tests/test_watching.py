@@ -2,8 +2,14 @@
 
 import math
 import os
+import re
+import shlex
 import signal
+import subprocess
+import sys
+import threading
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +20,8 @@ import bertgpt
 from train import flops
 from train.config import load, parse_steps
 from train.watching import Profile, Stop, Watchdog
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -27,9 +35,9 @@ def test_a_signal_is_noted_and_the_handler_put_back(number):
     assert signal.getsignal(number) == before
 
 
-def test_what_stalls_is_told_and_again_when_the_time_has_doubled():
+def test_what_stalls_is_told_and_again_when_the_time_has_doubled(tmp_path):
     told: list[float] = []
-    with Watchdog(0.2, lambda text: told.append(watchdog.told)) as watchdog:
+    with Watchdog(0.2, tmp_path / "stalled.txt", lambda text: told.append(watchdog.told)) as watchdog:
         watchdog.at("step 3")
         for _ in range(1000):
             time.sleep(0.01)
@@ -37,24 +45,71 @@ def test_what_stalls_is_told_and_again_when_the_time_has_doubled():
                 break
     first, second, third = told
     assert (first > 0.2, second > 2 * first, third > 2 * second) == (True, True, True)
+    assert (tmp_path / "stalled.txt").read_text().count(" stalled: step 3 has taken 0 s\n") > 0
 
 
-def test_what_is_done_is_no_stall_and_what_stalls_is_named():
+def wait_for_an_event(event: threading.Event) -> None:
+    event.wait(20)
+
+
+def wait_for_stacks(file: Path) -> None:
+    for _ in range(2000):
+        time.sleep(0.01)
+        if file.exists() and "wait_for_stacks" in file.read_text():
+            break
+
+
+def test_what_is_done_is_no_stall_and_what_stalls_is_named_with_its_calls_and_the_stacks_of_all_threads(tmp_path):
     told: list[str] = []
-    with Watchdog(1, told.append) as watchdog:
+    event, stacks = threading.Event(), tmp_path / "stalled_3.txt"
+    other = threading.Thread(target=wait_for_an_event, args=(event,))
+    other.start()
+    with Watchdog(1, stacks, lambda text: told.append(f"{text} {stacks.exists()}")) as watchdog:
         watchdog.at("step 3")
         watchdog.at("step 4")
         watchdog.since -= 5
-        for _ in range(1000):
-            time.sleep(0.01)
-            if told:
-                break
-    assert told == ["stalled: step 4 has taken 5 s"]
+        wait_for_stacks(stacks)
+    event.set()
+    other.join()
+    watchdog._thread.join()
+    (line,) = told
+    calls = r"test_watching\.py:\d+ wait_for_stacks < test_watching\.py:\d+ test_what_is_done_is_no_stall\w+"
+    assert re.match(
+        rf"stalled: step 4 has taken 5 s, in {calls}( < \w+\.py:\d+ \w+){{2}}; stacks of all threads: ", line
+    )
+    assert line.endswith(f": {stacks} False")  # it is logged before the file is written
+    text = stacks.read_text()
+    assert re.match(r"\n\d{4}-\d\d-\d\d \d\d:\d\d:\d\d stalled: step 4 has taken 5 s\n", text)
+    assert all(f" in {name}\n" in text for name in ("wait_for_stacks", "wait_for_an_event", "_report"))
 
 
-def test_a_watchdog_of_0_seconds_never_tells():
-    with Watchdog(0, print) as watchdog:
+def test_a_stall_is_told_where_its_stacks_cannot_be_written(tmp_path):
+    told: list[str] = []
+    watchdog = Watchdog(1, tmp_path / "missing" / "stalled_0.txt", told.append)
+    watchdog._report("stalled: step 4 has taken 5 s")
+    assert len(told) == 2
+    assert told[1].startswith("the stacks could not be written: ")
+
+
+def test_a_watchdog_of_0_seconds_never_tells(tmp_path):
+    with Watchdog(0, tmp_path / "stalled.txt", print) as watchdog:
         assert not watchdog._thread.is_alive()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGUSR1", 0), ("SIGSEGV", -signal.SIGSEGV)])
+def test_a_signal_shows_the_stacks_of_a_command(name, code):
+    kill = f"def stuck(): os.kill(os.getpid(), signal.{name})"
+    lines = ["import os, signal", "from train import __main__ as program", kill, "program.main = stuck"]
+    command = [sys.executable, "-c", "\n".join([*lines, "program.console()"])]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == code, ended.stderr
+    assert " in stuck\n" in ended.stderr
+
+
+def test_a_command_runs_with_stderr_closed():
+    code = "from train import __main__ as program; program.main = lambda: 0; program.console()"
+    shell = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} 2>&-"
+    assert subprocess.run(shell, shell=True, cwd=ROOT, check=False).returncode == 0
 
 
 def test_chosen_steps_are_traced(tmp_path):
