@@ -2,11 +2,13 @@
 
 import argparse
 import errno
+import faulthandler
 import hashlib
 import importlib
 import importlib.metadata
 import os
 import select
+import signal
 import sys
 import time
 import traceback
@@ -162,7 +164,14 @@ def explain(error: Exception) -> int:
 
 
 def console() -> NoReturn:
-    """The entry point: run a command and exit with its code."""
+    """The entry point: run a command and exit with its code.
+
+    On SIGUSR1, and when a fault such as SIGSEGV ends the process, the Python stacks of all threads are written to
+    stderr.
+    """
+    if sys.stderr is not None:  # it is None if the user closed it
+        faulthandler.enable()
+        faulthandler.register(signal.SIGUSR1)
     code = main()
     if code == 130:  # JAX may have been interrupted while it started; the interpreter's normal exit can crash then
         sys.stdout.flush()

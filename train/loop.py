@@ -192,9 +192,10 @@ def run_steps(compiled: CompiledSteps, progress: Progress, checkpoints: Checkpoi
     Stops early if `train.patience` evaluations bring no improvement. On SIGTERM or Ctrl-C, saves and exits.
     """
     config, job, last = compiled.config, compiled.job, compiled.config.train.steps
+    stacks = Path(config.out) / f"stalled_{jax.process_index()}.txt"
     with (
         Stop() as stop,
-        Watchdog(config.train.stall_seconds, reports.warn_here) as watchdog,
+        Watchdog(config.train.stall_seconds, stacks, reports.warn_here) as watchdog,
         reports.Metrics(Path(config.out), progress.step, progress.eval_pending) as metrics,
         tracking.Tracker(config, progress.step, metrics.last, metrics.dropped) as tracker,
         Bar("training", last, "steps", progress.step) as bar,
