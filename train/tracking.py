@@ -218,7 +218,7 @@ class Wandb:
         out = Path(config.out)
         out.mkdir(parents=True, exist_ok=True)
         flush = "x_transaction_log_flush_interval"  # of newer versions; a killed run loses what is not on disk yet
-        soon = {flush: 1.0} if flush in wandb.Settings.model_fields else {}
+        soon: Any = {flush: 1.0} if flush in wandb.Settings.model_fields else {}
         self.run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", "bertgpt"),
             name=os.environ.get("WANDB_NAME", out.absolute().name),
