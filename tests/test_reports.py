@@ -171,6 +171,17 @@ def test_runs_over_each_other_have_a_colour_each_and_readable_last_values(tmp_pa
     assert places[1] - places[0] >= 0.069
 
 
+def test_the_baselines_of_several_runs_have_one_name(tmp_path, monkeypatch):
+    runs = {
+        name: [*made_rows(), {"step": 2100, "split": "eval", "lm_loss": 6, "unigram_cross_entropy": value}]
+        for name, value in (("a", 7.0), ("b", 7.01), ("c", 7.0))
+    }
+    axis = panels(monkeypatch, tmp_path, runs)["LM loss"]
+    assert [line.get_ydata()[0] for line in axis.lines if line.get_linestyle() == ":"] == [7.0, 7.01]
+    assert axis.texts[0].get_text() == "unigram 7.000, 7.010"
+    assert axis.texts[0].xy[1] == 7.01
+
+
 def test_smoothing_keeps_a_slope_and_spreading_the_order():
     line = np.arange(500.0)
     np.testing.assert_allclose(curves.smoothed(line), line)

@@ -140,7 +140,7 @@ def _panel(axis: Any, name: str, runs: Mapping[str, Sequence[dict[str, Any]]]) -
 def _limit(axis: Any, name: str, runs: Mapping[str, Sequence[dict[str, Any]]]) -> None:
     """Fit the panel to all held-out values and baselines, and to the training values after the beginning."""
     last = max(row["step"] for rows in runs.values() for row in rows)
-    kept = [np.array(list(baselines(runs, name).values()), float)]
+    kept = [np.array(baselines(runs, name), float)]
     for rows in runs.values():
         train = curve(rows, "train", name)
         kept += [smoothed(train.values)[train.steps >= BEGINNING * last], curve(rows, "eval", name).values]
@@ -153,25 +153,28 @@ def _limit(axis: Any, name: str, runs: Mapping[str, Sequence[dict[str, Any]]]) -
     axis.set_xlim(-0.02 * last, 1.13 * last)  # with room for the last values
 
 
-def baselines(runs: Mapping[str, Sequence[dict[str, Any]]], name: str) -> dict[str, float]:
-    """The different baselines of a figure in the last evaluations of runs: name and value as a text -> value."""
+def baselines(runs: Mapping[str, Sequence[dict[str, Any]]], name: str) -> list[float]:
+    """The different baselines of a figure in the last evaluations of runs, in ascending order."""
     if name not in BASELINES:
-        return {}
-    title, key = BASELINES[name]
+        return []
+    key = BASELINES[name][1]
     scored = [[row for row in rows if row["split"] == "eval" and name in row] for rows in runs.values()]
-    found = [rows[-1][key] for rows in scored if rows and key in rows[-1]]
-    return {f"{title} {value:.3f}": value for value in found}
+    return sorted({rows[-1][key] for rows in scored if rows and key in rows[-1]})
 
 
 def _baseline(axis: Any, name: str, runs: Mapping[str, Sequence[dict[str, Any]]]) -> None:
-    """Draw the baselines of a figure, each with its name at its line, on the side without the curves' ends."""
-    ends = [values[-1] for rows in runs.values() if len(values := curve(rows, "eval", name).values)]
-    for text, value in baselines(runs, name).items():
+    """Draw the baselines of a figure, with one name at their lines, on the side without the curves' ends."""
+    values = baselines(runs, name)
+    for value in values:
         axis.axhline(value, color=BASELINE, linestyle=":", linewidth=1.2)
-        over = value >= np.mean(ends)
-        place = {"xy": (0.99, value), "xycoords": axis.get_yaxis_transform(), "textcoords": "offset points"}
-        side = {"xytext": (0, 2 if over else -2), "va": "bottom" if over else "top", "ha": "right"}
-        axis.annotate(text, **place, **side, color=BASELINE, fontsize=8)
+    if values:
+        over = values[-1] >= np.mean(
+            [found[-1] for rows in runs.values() if len(found := curve(rows, "eval", name)[1])]
+        )
+        text = f"{BASELINES[name][0]} {', '.join(dict.fromkeys(f'{value:.3f}' for value in values))}"
+        place = {"xy": (0.99, values[-1] if over else values[0]), "xycoords": axis.get_yaxis_transform()}
+        side = {"xytext": (0, 2 if over else -2), "textcoords": "offset points", "va": "bottom" if over else "top"}
+        axis.annotate(text, **place, **side, ha="right", color=BASELINE, fontsize=8)
 
 
 def _write_ends(axis: Any, ends: Sequence[tuple[float, float, str]]) -> None:
