@@ -3,8 +3,8 @@
 python docs/notebooks/execute.py [FOLDER of the pages, default docs] [--only NAME]
 
 A notebook is a Python file in jupytext's percent format: `# %% [markdown]` begins text, `# %% Title` begins code. The
-title describes the cell's picture to those who cannot see it. An exception, such as a failed assertion, ends the command
-with an error, and the page stays as it was. A page holds the hash of its source, which `make test` compares.
+title describes the cell's picture to those who cannot see it. An exception, such as a failed assertion, ends the
+command with an error, and the page stays as it was. A page holds the hash of its source, which `make test` compares.
 """
 
 import argparse

@@ -1,12 +1,12 @@
 # %% [markdown]
 # # The functional API, step by step
 #
-# To see how models, masks, losses and optax fit together, read or run this notebook. A model is a flax.linen module, its parameters are a
-# plain nested dictionary, and everything else is a function of arrays. There is no trainer here.
+# To see how models, masks, losses and optax fit together, read or run this notebook. A model is a flax.linen module,
+# its parameters are a plain nested dictionary, and everything else is a function of arrays. There is no trainer here.
 #
 # It needs matplotlib and optax (`pip install "bertgpt[train]"`) and runs on a CPU. Its source is
-# [docs/notebooks/functional_api.py](notebooks/functional_api.py), a Python file that Jupyter opens as a notebook if jupytext is installed.
-# `make notebooks` runs it and writes this page.
+# [docs/notebooks/functional_api.py](../docs/notebooks/functional_api.py), a Python file that Jupyter opens as a notebook if
+# jupytext is installed. `make notebooks` runs it and writes this page.
 
 # %%
 import os
@@ -32,8 +32,8 @@ sys.path.insert(0, "")  # the root of the clone, where `benchmarks` is
 # %% [markdown]
 # ## A preset is a configuration
 #
-# A preset is a function that returns a `ModelConfig`. Any field can be given as a keyword. `jax.eval_shape` finds the shapes of all
-# parameters without computing them, so this table takes no memory.
+# A preset is a function that returns a `ModelConfig`. Any field can be given as a keyword. `jax.eval_shape` finds the
+# shapes of all parameters without computing them, so this table takes no memory.
 
 # %%
 print(f"{'preset':12} {'layers':>6} {'width':>6} {'heads':>6} {'parameters':>12}")
@@ -47,9 +47,9 @@ for name in ("bert_tiny", "bert_mini", "bert_small", "bert_medium", "bert_base",
 # %% [markdown]
 # ## Text, tokenizer, batch
 #
-# The text is the beginning of *Alice's Adventures in Wonderland* (Lewis Carroll, 1865). A WordPiece vocabulary is trained on it.
-# `data.mask_tokens` makes a batch for masked language modelling: 15 % of the tokens are predicted, of which 80 % become `[MASK]`,
-# 10 % a random token, and 10 % stay.
+# The text is the beginning of *Alice's Adventures in Wonderland* (Lewis Carroll, 1865). A WordPiece vocabulary is
+# trained on it. `data.mask_tokens` makes a batch for masked language modelling: 15 % of the tokens are predicted, of
+# which 80 % become `[MASK]`, 10 % a random token, and 10 % stay.
 
 # %%
 TEXT = """
@@ -71,20 +71,21 @@ for name, array in batch.items():
     print(f"{name:17} {array.dtype!s:8} {array.shape}")
 
 # %% [markdown]
-# One row, as the model reads it, and what it has to predict. Positions and labels are arrays, so that the number of predictions
-# may differ from row to row under one compiled program: `loss_mask` is 0 where a row has fewer.
+# One row, as the model reads it, and what it has to predict. Positions and labels are arrays, so that the number of
+# predictions may differ from row to row under one compiled program: `loss_mask` is 0 where a row has fewer.
 
 # %%
 row = {name: array[3] for name, array in batch.items()}
 print(" ".join(tokenizer.id_to_token(token) for token in row["input_ids"] if token))
-for position, label, weight in zip(row["masked_positions"], row["labels"], row["loss_mask"]):
+for position, label, weight in zip(row["masked_positions"], row["labels"], row["loss_mask"], strict=True):
     print(f"position {position:2}: {tokenizer.id_to_token(label)!r}, weight {weight:g}")
 
 # %% [markdown]
 # ## Init and apply
 #
-# `init` takes a random key and one input, and returns the parameters. `apply` takes parameters and inputs, and returns a `ModelOutput`.
-# Neither has any state. Without `masked_positions` there are logits for every position; with it, only for those.
+# `init` takes a random key and one input, and returns the parameters. `apply` takes parameters and inputs, and
+# returns a `ModelOutput`. Neither has any state. Without `masked_positions` there are logits for every position; with
+# it, only for those.
 
 # %%
 config = bertgpt.presets.bert_tiny(vocab_size=tokenizer.get_vocab_size(), hidden_dropout=0.0, attention_dropout=0.0)
@@ -105,12 +106,13 @@ print("\nlogits", everywhere.logits.shape, "or, at the masked positions,", maske
 # Prompts, padding, packing and direction are data, not control flow. The masks are:
 #
 # 1. **Which tokens are real**: `attention_mask` [B T], 0 on padding.
-# 2. **Who may attend to whom**: a GPT-1 lets no token see later ones (`causal`), and in packed rows, `pack_ids` [B T] keep examples apart.
-#    The model takes these vectors; `bertgpt.masks` shows the matrix that they stand for, [B 1 T S], which is the AND of all of them.
+# 2. **Who may attend to whom**: a GPT-1 lets no token see later ones (`causal`), and in packed rows, `pack_ids` [B T]
+#    keep examples apart. The model takes these vectors; `bertgpt.masks` shows the matrix that they stand for, [B 1 T
+#    S], which is the AND of all of them.
 # 3. **What counts in the loss**: `loss_mask`, with the shape of the labels.
 
 # %%
-words = "[CLS] a white rabbit [SEP] [CLS] oh dear [SEP] [PAD]".split()
+words = ["[CLS]", "a", "white", "rabbit", "[SEP]", "[CLS]", "oh", "dear", "[SEP]", "[PAD]"]
 attention_mask = jnp.array([[1, 1, 1, 1, 1, 1, 1, 1, 1, 0]])
 pack_ids = jnp.array([[1, 1, 1, 1, 1, 2, 2, 2, 2, 0]])
 vectors = {"attention_mask": attention_mask, "pack_ids": pack_ids}
@@ -142,15 +144,16 @@ def draw(panels):
     plt.show()
 
 
-# %% Three attention masks as matrices of queries and keys: causal is a triangle, padding lacks the last column, packed has two blocks
+# %% Three masks of queries and keys: causal is a triangle, padding lacks the last column, packed has two blocks
 draw(single)
 
 # %% The masks of a packed row: for BERT two blocks, for GPT-1 two triangles
 draw(combined)
 
 # %% [markdown]
-# The last row of both combined masks is empty: padding attends to nothing, and its output is not used. In a packed row, each example also gets positions
-# that start from 0. Its outputs then equal those of the same example in a row of its own:
+# The last row of both combined masks is empty: padding attends to nothing, and its output is not used. In a packed
+# row, each example also gets positions that start from 0. Its outputs then equal those of the same example in a row
+# of its own:
 
 # %%
 first, second = (tokenizer.encode(sentence).ids for sentence in sentences[3:5])
@@ -166,8 +169,9 @@ assert difference < 1e-4
 # %% [markdown]
 # ## A loss is a sum and a weight
 #
-# A loss function returns a `SumWeight`: the sum over what counts, and how much counts. Such pairs are added over micro-batches, devices and
-# hosts, and divided once. A mean of means would be wrong, because the parts have different numbers of masked tokens:
+# A loss function returns a `SumWeight`: the sum over what counts, and how much counts. Such pairs are added over
+# micro-batches, devices and hosts, and divided once. A mean of means would be wrong, because the parts have different
+# numbers of masked tokens:
 
 
 # %%
@@ -178,7 +182,7 @@ def loss_of(params, batch):
 
 whole = loss_of(params, batch)
 parts = [loss_of(params, {name: array[rows] for name, array in batch.items()}) for rows in (slice(0, 3), slice(3, 8))]
-total = losses.SumWeight(*(sum(values) for values in zip(*parts)))
+total = losses.SumWeight(*(sum(values) for values in zip(*parts, strict=True)))
 print(f"whole batch: sum {whole.sum:.3f}, weight {whole.weight:g}, mean {whole.mean():.5f}")
 for part in parts:
     print(f"a part:      sum {part.sum:.3f}, weight {part.weight:g}, mean {part.mean():.5f}")
@@ -188,8 +192,9 @@ np.testing.assert_allclose(total.mean(), whole.mean(), rtol=1e-5)
 # %% [markdown]
 # ## Gradient, update, loop
 #
-# The rest is JAX and optax. `step` is a pure function, compiled once. It takes parameters, the state of the optimizer and a batch. To show
-# that the parts fit, a tiny BERT learns these eight sentences by heart, with other masks in each step.
+# The rest is JAX and optax. `step` is a pure function, compiled once. It takes parameters, the state of the optimizer
+# and a batch. To show that the parts fit, a tiny BERT learns these eight sentences by heart, with other masks in each
+# step.
 
 # %%
 optimizer = optax.adamw(optax.warmup_cosine_decay_schedule(0.0, 2e-3, 20, 300))
@@ -223,8 +228,9 @@ plt.show()
 # %% [markdown]
 # ## One gradient for each example
 #
-# `jax.vmap` over the rows gives the gradient of each example in one call. With the loss as a sum, the gradient of the batch is the sum of the
-# examples' gradients, divided by the weight. ([Recipes](recipes.md#per-example-gradients) clips them.)
+# `jax.vmap` over the rows gives the gradient of each example in one call. With the loss as a sum, the gradient of the
+# batch is the sum of the examples' gradients, divided by the weight. ([Recipes](recipes.md#per-example-gradients)
+# clips them.)
 
 
 # %%
@@ -249,8 +255,8 @@ plt.show()
 # %% [markdown]
 # ## The same block, causal: GPT-1
 #
-# A GPT-1 is the same block with `causal` set, trained on the next token. Labels are the inputs, shifted by one; `loss_mask` is 0 on padding.
-# No output depends on later tokens:
+# A GPT-1 is the same block with `causal` set, trained on the next token. Labels are the inputs, shifted by one;
+# `loss_mask` is 0 on padding. No output depends on later tokens:
 
 # %%
 bpe = train_bpe(sentences * 20, 400)
@@ -272,8 +278,8 @@ print(f"token 7 was changed; the first position whose logits differ is {differs[
 assert differs[0] == 7
 
 # %% [markdown]
-# It learns the sentences by heart. `bertgpt.generate` then continues a prompt, with the likeliest token each time or with samples. Two
-# sentences begin with *Alice*, so samples take either way.
+# It learns the sentences by heart. `bertgpt.generate` then continues a prompt, with the likeliest token each time or
+# with samples. Two sentences begin with *Alice*, so samples take either way.
 
 
 # %%
@@ -309,9 +315,9 @@ assert "rabbit with pink eyes ran close by her" in likeliest
 # %% [markdown]
 # ## Inside a trained encoder
 #
-# A loaded model is the same pair of module and parameters. This one is all-MiniLM-L6-v2, an encoder of 6 layers for sentence embeddings,
-# which a script of the repository takes from a package. A name on the Hugging Face hub works in the same place.
-# `bertgpt.embed` returns one vector for each text:
+# A loaded model is the same pair of module and parameters. This one is all-MiniLM-L6-v2, an encoder of 6 layers for
+# sentence embeddings, which a script of the repository takes from a package. A name on the Hugging Face hub works in
+# the same place. `bertgpt.embed` returns one vector for each text:
 
 # %%
 from benchmarks import demo_data
@@ -349,8 +355,8 @@ figure.colorbar(image, label="cosine")
 plt.show()
 
 # %% [markdown]
-# With `output_attentions=True`, the output has the attention probabilities of each layer, [B H T S]. Here they are averaged over the 12
-# heads. Each row sums to 1: it says where a token looks. Much of it goes to `[CLS]`.
+# With `output_attentions=True`, the output has the attention probabilities of each layer, [B H T S]. Here they are
+# averaged over the 12 heads. Each row sums to 1: it says where a token looks. Much of it goes to `[CLS]`.
 
 # %% Attention of each of the six layers of the encoder on one sentence, averaged over heads
 encoding = pieces.encode("The rabbit ran because it was late.")
@@ -368,6 +374,7 @@ plt.show()
 # %% [markdown]
 # ## Further
 #
-# - [Recipes](recipes.md) change a model without forking it: LoRA, adapters, head ablation, saliency, distillation, ensembles, a mesh, Flax NNX.
+# - [Recipes](recipes.md) change a model without forking it: LoRA, adapters, head ablation, saliency, distillation,
+#   ensembles, a mesh, Flax NNX.
 # - [What a model returns](outputs.md) lists the fields of every class, [data](data.md#batches) the keys of a batch.
 # - [Continue an encoder](continue_encoder.md) is a notebook on real text.
