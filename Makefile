@@ -12,6 +12,9 @@ SCALE_STAMP := $(VENV)/.installed-scale
 PARITY_STAMP := $(VENV)/.installed-parity
 AOT_STAMP := $(VENV)/.installed-aot-tpu
 FUZZ_STAMP := $(VENV)/.installed-fuzz
+NOTEBOOKS_STAMP := $(VENV)/.installed-notebooks
+# Of make notebooks: the folder of the pages.
+PAGES ?= docs
 # Of make fuzz: for each target, and which (all where empty; python -m fuzz list names them).
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
@@ -19,7 +22,7 @@ FUZZ_TARGETS ?=
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-tasks test lint parity aot device-report fuzz install clean
+.PHONY: demo demo-tasks test lint parity aot device-report fuzz notebooks install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -88,6 +91,15 @@ fuzz: $(FUZZ_STAMP)
 
 $(FUZZ_STAMP): $(SCALE_STAMP)
 	$(PY) -m pip install --quiet --editable '.[fuzz]'
+	touch $@
+
+notebooks: export PYTHONPATH := $(CURDIR)
+notebooks: export JAX_PLATFORMS ?= cpu
+notebooks: $(NOTEBOOKS_STAMP)
+	$(PY) docs/notebooks/execute.py $(PAGES)
+
+$(NOTEBOOKS_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[notebooks]'
 	touch $@
 
 clean:

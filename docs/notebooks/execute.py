@@ -52,6 +52,8 @@ def page(source: Path, cells: list[dict[str, Any]]) -> tuple[str, dict[str, byte
         parts.append(fenced(cell["source"], "python"))
         for kind, value in results(cell["outputs"]):
             if kind == "image/png":
+                if "title" not in cell["metadata"]:
+                    raise ValueError(f"a cell draws a picture without a title that describes it: {cell['source']}")
                 file = f"{len(pictures) + 1}.png"
                 pictures[file] = base64.b64decode(value)
                 parts.append(f"![{cell['metadata']['title']}](notebooks/{name}/{file})")

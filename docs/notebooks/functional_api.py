@@ -4,9 +4,9 @@
 # To see how models, masks, losses and optax fit together, read or run this notebook. A model is a flax.linen module,
 # its parameters are a plain nested dictionary, and everything else is a function of arrays. There is no trainer here.
 #
-# It needs matplotlib and optax (`pip install "bertgpt[train]"`) and runs on a CPU. Its source is
-# [docs/notebooks/functional_api.py](../docs/notebooks/functional_api.py), a Python file that Jupyter opens as a notebook if
-# jupytext is installed. `make notebooks` runs it and writes this page.
+# It needs matplotlib and optax (`pip install "bertgpt[train]"`), and in its last part a clone of the repository. It
+# runs on a CPU. The source is [docs/notebooks/functional_api.py](../docs/notebooks/functional_api.py), a Python file
+# that Jupyter opens as a notebook if jupytext is installed. `make notebooks` runs it and writes this page.
 
 # %%
 import os
@@ -26,8 +26,6 @@ from bertgpt.tokenizers import train_bpe, train_wordpiece
 
 plt.rcParams |= {"figure.dpi": 110, "figure.constrained_layout.use": True, "axes.spines.top": False}
 plt.rcParams |= {"axes.spines.right": False, "font.size": 9}
-os.chdir(next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "benchmarks").exists()))
-sys.path.insert(0, "")  # the root of the clone, where `benchmarks` is
 
 # %% [markdown]
 # ## A preset is a configuration
@@ -320,6 +318,9 @@ assert "rabbit with pink eyes ran close by her" in likeliest
 # the same place. `bertgpt.embed` returns one vector for each text:
 
 # %%
+os.chdir(next(folder for folder in [Path.cwd(), *Path.cwd().parents] if (folder / "benchmarks").exists()))
+sys.path.insert(0, "")  # the root of the clone, where `benchmarks` is
+
 from benchmarks import demo_data
 
 demo_data.write_encoder(Path("runs/demo_data"))
