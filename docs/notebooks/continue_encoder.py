@@ -295,10 +295,12 @@ axis.set(xlabel="accuracy on held-out questions; a dot is a seed", xlim=(0, 1), 
 plt.show()
 
 # %% [markdown]
-# Compare the difference with its spread over the seeds before you believe in it. The held-out questions are few: one of
-# them is a point of accuracy. The settings were chosen in a few trials that looked at the same questions. Continued
-# pretraining does not always help: on film reviews, with 8,493 labelled sentences, it [lowered the accuracy by
-# 0.008](objectives.md#continued-pretraining-before-a-task).
+# No gain can be seen here: the difference is about one held-out question, and the seeds differ by as much. The settings
+# were chosen in a few trials that looked at the same questions. The continued model knows the domain's text better, as
+# its held-out loss shows; whether that helps a task has to be measured. On film reviews, [continued pretraining lowered
+# the accuracy by 0.008](objectives.md#continued-pretraining-before-a-task). Gururangan et al. (2020, [arXiv
+# 2004.10964](https://arxiv.org/abs/2004.10964)) report gains with RoBERTa, which has its head, after 12,500 steps on
+# much larger text.
 #
 # ## Which categories are confused
 #
@@ -334,10 +336,13 @@ SAVED = FOLDER / "classifier"
 bertgpt.save_pretrained(SAVED, classifier, tuned["continued, then fine-tuned"][0], tokenizer)
 loaded, loaded_params = bertgpt.load_pretrained(SAVED)
 np.testing.assert_array_equal(found, guesses(loaded_params))
-questions = [{"text": "Do I need a permit for a new roof?"}, {"text": "Can I deduct the cost of cleaning?"}]
+questions = [
+    {"text": "How often should a tiled roof be inspected?"},
+    {"text": "Does RUT cover the cleaning of windows?"},
+]
 predictions = bertgpt.predict(loaded, loaded_params, bertgpt.load_tokenizer(SAVED), questions, length=24)
 for row, prediction in zip(questions, predictions, strict=True):
-    print(f"{row['text']:36} {prediction['label']}, probability {prediction['probability']:.2f}")
+    print(f"{row['text']:44} {prediction['label']}, probability {prediction['probability']:.2f}")
 
 # %% [markdown]
 # ## The same from the command line

@@ -120,13 +120,13 @@ single = {
     "packed": masks.packed_mask(pack_ids),
 }
 combined = {
-    "BERT, packed row: padding AND packed": masks.dense_mask(len(words), causal=False, **vectors),
-    "GPT-1, packed row: all three": masks.dense_mask(len(words), causal=True, **vectors),
+    "BERT: padding AND packed": masks.dense_mask(len(words), causal=False, **vectors),
+    "GPT-1: all three": masks.dense_mask(len(words), causal=True, **vectors),
 }
 
 
 def draw(panels):
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.5), sharey=True)
+    figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.9), sharey=True)
     for axis, (title, mask) in zip(axes, panels.items(), strict=True):
         axis.imshow(np.broadcast_to(mask[0, 0], (len(words), len(words))), cmap="Blues", vmin=0, vmax=1.4)
         axis.set_title(title)
@@ -137,8 +137,8 @@ def draw(panels):
         axis.grid(which="minor", color="white", linewidth=1.5)
         axis.tick_params(which="both", length=0)
         axis.spines[:].set_visible(False)
-    figure.supylabel("query: this token ...", fontsize=9)
-    figure.supxlabel("key: ... may attend to this one (blue)", fontsize=9)
+    axes[0].set_ylabel("query: this token ...")
+    axes[-1].set_xlabel("key: ... may attend to this one (blue)")
     plt.show()
 
 
@@ -352,7 +352,7 @@ image = axis.imshow(similarity, cmap="Blues", vmin=0, vmax=1)
 axis.set_yticks(np.arange(len(texts)), texts)
 axis.set_xticks([])
 axis.spines[:].set_visible(False)
-figure.colorbar(image, label="cosine")
+figure.colorbar(image, label="cosine", shrink=0.7)
 plt.show()
 
 # %% [markdown]
