@@ -126,7 +126,7 @@ combined = {
 
 
 def draw(panels):
-    figure, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.9), sharey=True)
+    _, axes = plt.subplots(1, len(panels), figsize=(3.1 * len(panels), 3.9), sharey=True)
     for axis, (title, mask) in zip(axes, panels.items(), strict=True):
         axis.imshow(np.broadcast_to(mask[0, 0], (len(words), len(words))), cmap="Blues", vmin=0, vmax=1.4)
         axis.set_title(title)
