@@ -12,6 +12,7 @@ SCALE_STAMP := $(VENV)/.installed-scale
 PARITY_STAMP := $(VENV)/.installed-parity
 AOT_STAMP := $(VENV)/.installed-aot-tpu
 FUZZ_STAMP := $(VENV)/.installed-fuzz
+DOCS_STAMP := $(VENV)/.installed-docs
 NOTEBOOKS_STAMP := $(VENV)/.installed-notebooks
 # Of make notebooks: the folder of the pages.
 PAGES ?= docs
@@ -22,7 +23,7 @@ FUZZ_TARGETS ?=
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-tasks test lint parity aot device-report fuzz notebooks install clean
+.PHONY: demo demo-real demo-tasks test lint parity aot device-report fuzz docs notebooks install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -36,7 +37,7 @@ $(STAMP): pyproject.toml hatch_build.py
 
 demo: $(STAMP)
 	$(PY) -m train pretrain configs/bert_demo.yaml
-	$(PY) -m train fill-mask runs/bert_demo "the capital of france is [MASK] ."
+	$(PY) -m benchmarks.probes runs/bert_demo
 	$(PY) -m train fill-mask runs/bert_demo "he was an american [MASK] and film director ."
 	$(PY) -m train predict runs/bert_demo \
 		--text "The violin is a wooden string instrument." \
@@ -44,6 +45,11 @@ demo: $(STAMP)
 	$(PY) -m train predict runs/bert_demo \
 		--text "The violin is a wooden string instrument." \
 		--pair "The party won the election and its leader became prime minister of the country."
+
+demo-real: $(STAMP)
+	$(PY) -m benchmarks.demo_data
+	$(PY) -m train pretrain configs/bert_demo_real.yaml
+	$(PY) -m benchmarks.probes runs/bert_demo_real
 
 demo-tasks: $(STAMP)
 	$(PY) -m benchmarks.tasks --seeds 1
@@ -91,6 +97,14 @@ fuzz: $(FUZZ_STAMP)
 
 $(FUZZ_STAMP): $(SCALE_STAMP)
 	$(PY) -m pip install --quiet --editable '.[fuzz]'
+	touch $@
+
+docs: $(DOCS_STAMP)
+	PYTHONPATH=docs $(VENV)/bin/zensical build --clean --strict
+	! grep -rnoE --include='*.html' '(src|<link [^>]*href)="https?:[^"]*' site  # nothing is fetched at view time
+
+$(DOCS_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[docs]'
 	touch $@
 
 notebooks: export PYTHONPATH := $(CURDIR)

@@ -4,6 +4,7 @@ import errno
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -128,7 +129,10 @@ def test_a_stalled_loader_is_told_and_chosen_steps_are_traced(config_file, tmp_p
     options = ["train.stall_seconds=0.5", "train.profile=2:3", "train.eval_every=4", f"out={tmp_path / 'run'}"]
     assert main(["pretrain", str(config_file), *options]) == 0
     output = capsys.readouterr()
-    assert "stalled: the loader, for the batch of step 3, has taken" in output.err
+    line = next(line for line in output.err.splitlines() if "stalled: the loader, for the batch of step 3, has" in line)
+    stacks = tmp_path / "run" / "stalled_0.txt"
+    assert re.search(rf" s, in test_commands\.py:\d+ slow < .*; stacks of all threads: {stacks}", line)
+    assert " in slow\n" in stacks.read_text()
     assert f"profile of steps 2:3: {tmp_path / 'run' / 'profile'}" in output.out
     assert list((tmp_path / "run" / "profile").rglob("*.xplane.pb"))
 

@@ -1,4 +1,4 @@
-"""The README's commands from a name on the hub to an exported model, with a small real encoder on a loopback hub."""
+"""The commands of README and tutorial from a name to an exported model, with a small real encoder on a loopback hub."""
 
 import json
 import re
@@ -19,6 +19,9 @@ NAME = "google-bert/bert-base-uncased"
 COMMANDS = [
     line for line in (ROOT / "README.md").read_text().splitlines() if line.startswith(".venv") and "domain" in line
 ]
+PAGE = (ROOT / "docs" / "ten_minutes.md").read_text(encoding="utf-8").replace("\\\n", " ")
+TUTORIAL = [line for line in PAGE.splitlines() if line.startswith(".venv")]
+HERE = (("sentence-transformers/all-MiniLM-L6-v2", NAME), ("first", "domain"))  # the same run, as the README names it
 SHORT = ["train.steps=2", "train.batch_size=4", "train.accumulate=1", "data.sequence_length=32", "train.dtype=float32"]
 SHORT += ["train.eval_examples=8", "data.eval_fraction=0.1", "data.workers=1"]
 
@@ -41,6 +44,13 @@ def hub(encoder, tmp_path):
         yield hub
 
 
+def as_the_readme(line: str) -> str:
+    """A command of the tutorial, with the README's names of model and folders."""
+    for theirs, ours in HERE:
+        line = line.replace(theirs, ours)
+    return " ".join(line.split())
+
+
 def test_three_commands_lead_from_a_name_to_an_exported_model(hub, encoder, documents, tmp_path):
     assert len(COMMANDS) == 3
     here = tmp_path / "here"
@@ -48,7 +58,10 @@ def test_three_commands_lead_from_a_name_to_an_exported_model(hub, encoder, docu
     (here / "configs").symlink_to(ROOT / "configs")
     (here / "text" / "text.txt").write_text("\n\n".join(documents), encoding="utf-8")
     said = ""
-    for line in COMMANDS:
+    inspect, pretrain, report, fill_mask, export = [as_the_readme(line) for line in TUTORIAL]
+    assert pretrain.startswith(" ".join(COMMANDS[0].split()[:6]))  # with settings that test_docs.py reads
+    assert [fill_mask, export] == COMMANDS[1:]
+    for line in [inspect, COMMANDS[0], report, *COMMANDS[1:]]:
         _, *arguments = shlex.split(line)
         more = SHORT if "pretrain" in arguments else []
         quick = {"XLA_FLAGS": QUICK, "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
@@ -57,6 +70,8 @@ def test_three_commands_lead_from_a_name_to_an_exported_model(hub, encoder, docu
         done = subprocess.run(command, cwd=here, env=environment, capture_output=True, text=True)
         assert done.returncode == 0, (line, done.stderr)
         said += done.stdout
+    assert "can be used for: embed, pretrain (train.objective=mlm_nsp, new heads), finetune, export" in said
+    assert "held-out examples: MLM loss" in said
     assert re.search(rf"model.init_from: {NAME} at commit [0-9a-f]{{40}}", said)
     assert "train.objective mlm; new heads: mlm; unused heads: pooler" in said  # the encoder has no pretraining head
     config = json.loads((here / "exported" / "domain" / "config.json").read_text())

@@ -1,11 +1,12 @@
 """Scores of predictions against literal values."""
 
+import json
 import sys
+from pathlib import Path
 
 import hypothesis
 import pytest
 from hypothesis import strategies as st
-from seqeval.metrics.sequence_labeling import precision_recall_fscore_support
 
 from bertgpt.data.tasks.tagging import entity_spans
 from bertgpt.errors import InputError
@@ -69,7 +70,23 @@ def test_the_models_labels_say_whether_tags_mark_entities():
     assert task_metrics.tag_scores(golds, tags, ["O", "N", "X"]) == {"accuracy": 1, "f1": 1}
 
 
-IOBES = str.maketrans("LUMW", "ESIS")  # which seqeval reads
+ENTITIES = json.loads((Path(__file__).parent / "goldens" / "entities.json").read_text())["schemes"]
+
+
+@pytest.mark.parametrize("scheme", ENTITIES)
+def test_scores_of_entities_are_those_of_seqeval_and_conlleval(scheme):
+    golden = ENTITIES[scheme]
+    golds, tags = ([row[side].split() for row in golden["sentences"]] for side in ("gold", "predicted"))
+    scores = task_metrics.tag_scores(golds, tags)
+    assert [scores[name] for name in ("precision", "recall", "f1")] == pytest.approx(golden["precision, recall, f1"])
+    assert [sum(counts.values()) for counts in task_metrics._count_entities(golds, tags)] == golden[
+        "correct, found, gold"
+    ]
+    by_type = task_metrics.type_scores(golds, tags)
+    assert list(by_type) == list(golden["types"])
+    for label, expected in golden["types"].items():
+        figures = [by_type[label][name] for name in ("precision", "recall", "f1", "support")]
+        assert figures == pytest.approx(expected), label
 
 
 def sentences(letters):
@@ -93,10 +110,10 @@ def test_scores_are_those_of_the_lists_of_entities(letters, data):
     assert scores["f1"] == (2 * right / (len(found) + len(gold)) if found or gold else 0)
     by_type = task_metrics.type_scores(golds, tags)
     assert sum(figures["support"] for figures in by_type.values()) == len(gold)
-    iobes = [[[tag[0].translate(IOBES) + tag[1:] for tag in row] for row in rows] for rows in (golds, tags)]
-    theirs = zip(*precision_recall_fscore_support(*iobes, average=None, zero_division=0), strict=True)
-    for figures, expected in zip(by_type.values(), theirs, strict=True):
-        assert [figures[name] for name in ("precision", "recall", "f1", "support")] == pytest.approx(expected)
+    for label, figures in by_type.items():
+        of_type = [[entity for entity in rows if entity[1] == label] for rows in (gold, found)]
+        right = len([entity for entity in of_type[1] if entity in of_type[0]])
+        assert figures["f1"] == 2 * right / (len(of_type[0]) + len(of_type[1]))
 
 
 def test_parts_of_speech_are_classes():

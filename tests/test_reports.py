@@ -1,11 +1,20 @@
 """metrics.jsonl, the report and the picture."""
 
 import json
+from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
+from test_commands import fails
 
 from bertgpt.errors import InputError
+from train import config as configs
+from train import curves
+from train.__main__ import main
+from train.comparison import label
 from train.reports import Metrics, derived, has_nvidia, read_metrics, report, show_types
+from train.sections import RunConfig
 
 
 def test_rows_after_the_restored_step_are_dropped(tmp_path):
@@ -83,12 +92,15 @@ def test_the_baselines_are_drawn_as_dotted_lines(tmp_path, monkeypatch):
         )
     report(tmp_path)
     dotted = {
-        axis.get_title(): (line.get_label(), list(line.get_ydata()))
+        axis.get_title(): ([text.get_text() for text in axis.texts], list(line.get_ydata()))
         for axis in drawn[0].axes
         for line in axis.lines
         if line.get_linestyle() == ":"
     }
-    assert dotted == {"mlm loss": ("unigram", [6.8, 6.8]), "nsp balanced accuracy": ("segment lengths", [0.54, 0.54])}
+    assert dotted == {
+        "MLM loss": (["unigram 6.800", "6.300"], [6.8, 6.8]),
+        "NSP balanced accuracy": (["segment lengths 0.540", "0.620"], [0.54, 0.54]),
+    }
 
 
 def test_worse_than_the_unigram_is_told_as_such(tmp_path):
@@ -117,9 +129,98 @@ def test_an_idle_gpu_is_seen(tmp_path):
     assert has_nvidia(str(tmp_path))
 
 
-def test_tensorboard_gets_the_same_figures_where_it_is_installed(tmp_path):
-    pytest.importorskip("tensorboardX")
-    with Metrics(tmp_path, 0) as metrics:
-        metrics.write(1, "train", {"loss": 9.0})
-    (events,) = (tmp_path / "tensorboard").iterdir()
-    assert b"train/loss" in events.read_bytes()
+def panels(monkeypatch, folder: Path, runs: dict[str, list[dict]]) -> dict[str, Any]:
+    """The panels of a picture of some runs, by their titles."""
+    from matplotlib.figure import Figure
+
+    drawn: list[Figure] = []
+    monkeypatch.setattr(Figure, "savefig", lambda figure, *_, **__: drawn.append(figure))
+    curves.draw(runs, folder / "curves.png")
+    return {axis.get_title(): axis for axis in drawn[0].axes}
+
+
+def made_rows(shift: float = 0.0) -> list[dict]:
+    """A run of 200 rows with a steep beginning, and eight evaluations."""
+    rng = np.random.default_rng(0)
+    loss = 6 + 4 * np.exp(-np.arange(200) / 5) + shift
+    rows = [{"step": 10 * (i + 1), "split": "train", "lm_loss": loss[i] + rng.normal(0, 0.1)} for i in range(200)]
+    return rows + [{"step": 250 * i, "split": "eval", "lm_loss": 6 + shift, "accuracy": 0.5} for i in range(1, 9)]
+
+
+def test_one_run_has_its_raw_losses_behind_the_smoothed_ones_and_its_last_value(tmp_path, monkeypatch):
+    axis = panels(monkeypatch, tmp_path, {"run": made_rows()})["LM loss"]
+    raw, smooth, held_out = axis.lines
+    assert (raw.get_alpha(), smooth.get_label(), held_out.get_label()) == (0.25, "training", "held out")
+    late = slice(50, 190)
+    assert np.std(smooth.get_ydata()[late]) < 0.5 * np.std(raw.get_ydata()[late])
+    assert (len(held_out.get_ydata()), held_out.get_marker()) == (8, "o")
+    assert [text.get_text() for text in axis.texts] == ["6.000"]
+    assert axis.get_ylim()[1] < 7.2  # the steep beginning leaves the panel
+    assert (axis.get_xlabel(), axis.get_ylabel()) == ("step", "nats per token")
+
+
+def test_runs_over_each_other_have_a_colour_each_and_readable_last_values(tmp_path, monkeypatch):
+    runs = {"a": made_rows(), "b": made_rows(0.001), "c": made_rows(0.8)}
+    axis = panels(monkeypatch, tmp_path, runs)["LM loss"]
+    held_out = {line.get_label(): line for line in axis.lines if line.get_marker() == "o"}
+    assert list(held_out) == ["a", "b", "c"]
+    assert len({line.get_color() for line in held_out.values()}) == 3
+    low, high = axis.get_ylim()
+    places = [(text.xy[1] - low) / (high - low) for text in axis.texts]
+    assert [text.get_text() for text in axis.texts] == ["6.000", "6.001", "6.800"]
+    assert places[1] - places[0] >= 0.069
+
+
+def test_smoothing_keeps_a_slope_and_spreading_the_order():
+    line = np.arange(500.0)
+    np.testing.assert_allclose(curves.smoothed(line), line)
+    assert curves.smoothed(np.zeros(0)).shape == (0,)
+    assert curves.spread([0.5, 0.5, 0.1], 0.1) == pytest.approx([0.45, 0.55, 0.1])
+    assert curves.spread([], 0.1) == []
+
+
+def make_run(folder: Path, *overrides: str) -> Path:
+    with Metrics(folder.mkdir() or folder, 0) as metrics:
+        metrics.write(1, "train", {"lm_loss": 8.5})
+        metrics.write(2, "eval", {"lm_loss": 8.25, "examples": 1200, "seconds": 3.0})
+    configs.save(configs.override(RunConfig(), [f"out={folder}", *overrides]), folder / "config.yaml")
+    return folder
+
+
+def test_several_runs_are_drawn_and_named_by_the_keys_that_differ(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "runs").mkdir()
+    runs = [
+        make_run(tmp_path / "runs" / "a", "optimizer.learning_rate=0.001", "data.store=one"),
+        make_run(tmp_path / "runs" / "b", "seed=3", "data.store=two"),
+        make_run(tmp_path / "runs" / "c"),
+    ]
+    assert main(["report", *map(str, runs)]) == 0
+    assert (tmp_path / "curves.png").read_bytes().startswith(b"\x89PNG")
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:4] == [
+        "curves: curves.png",
+        "a: optimizer.learning_rate=0.001, seed=0",
+        "b: optimizer.learning_rate=0.0001, seed=3",
+        "c: optimizer.learning_rate=0.0001, seed=0",
+    ]
+    cells = [[cell.strip() for cell in line.split("│")[1:-1]] for line in lines if "│" in line]
+    assert cells == [["step", *["2"] * 3], ["lm_loss", *["8.2500"] * 3], ["examples", *["1,200"] * 3]]
+    assert main(["report", *map(str, runs[1:]), "--out", str(tmp_path / "both.png")]) == 0
+    assert (tmp_path / "both.png").exists()
+
+
+def test_runs_that_differ_in_folders_alone_have_their_names(tmp_path):
+    runs = [make_run(tmp_path / name, f"data.store={name}") for name in "ab"]
+    assert label(runs) == ["a", "b"]
+    (runs[0] / "config.yaml").unlink()
+    assert label([*runs, make_run(tmp_path / "c", "seed=1")]) == ["a", "b: seed=0", "c: seed=1"]
+
+
+def test_what_cannot_be_compared_is_one_line(tmp_path, monkeypatch, capsys):
+    run = make_run(tmp_path / "a")
+    (tmp_path / "empty").mkdir()
+    assert "is given twice" in fails(capsys, "report", run, run)
+    assert "no metrics.jsonl with rows" in fails(capsys, "report", run, tmp_path / "empty")
+    assert "it must end in .png" in fails(capsys, "report", run, "--out", tmp_path / "curves.pdf")
+    assert "there is no folder" in fails(capsys, "report", run, "--out", tmp_path / "none" / "curves.png")

@@ -1,12 +1,14 @@
 """A tag for every word: pieces, windows, labels, predictions and entities."""
 
 import itertools
+import json
+import re
+from pathlib import Path
 
 import hypothesis
 import numpy as np
 import pytest
 from hypothesis import strategies as st
-from seqeval.metrics.sequence_labeling import get_entities
 from tokenizers import normalizers
 
 from bertgpt.data.tasks import tagging
@@ -461,9 +463,23 @@ TAG = st.one_of(
 
 @hypothesis.settings(max_examples=500)
 @hypothesis.given(st.lists(TAG, max_size=12))
-def test_entities_equal_seqevals(tags):
-    iobes = [tag[0].translate(str.maketrans("LUMW", "ESIS")) + tag[1:] for tag in tags]  # which seqeval reads
-    assert tagging.entity_spans(tags) == [(label, first, last + 1) for label, first, last in get_entities(iobes)]
+def test_entities_are_the_matches_of_a_regular_expression(tags):
+    expected = []
+    for label in {tag[2:] for tag in tags if tag != "O"}:
+        letters = "".join(tag[0] if tag != "O" and tag[2:] == label else " " for tag in tags)
+        matches = re.finditer("[BIM][IM]*[EL]?|[ELSUW]", letters)
+        expected += [(label or tagging.UNNAMED, *match.span()) for match in matches]
+    assert tagging.entity_spans(tags) == sorted(expected, key=lambda entity: entity[1])
+
+
+ENTITIES = json.loads((Path(__file__).parent / "goldens" / "entities.json").read_text())["schemes"]
+
+
+@pytest.mark.parametrize("scheme", ENTITIES)
+def test_entities_are_those_that_seqeval_found(scheme):
+    for sentence in ENTITIES[scheme]["sentences"]:
+        found = [list(entity) for entity in tagging.entity_spans(sentence["predicted"].split())]
+        assert found == sentence["found"], sentence["predicted"]
 
 
 SPELLINGS = {  # the letters of an entity's only, first, inner and last word

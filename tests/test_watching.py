@@ -2,8 +2,14 @@
 
 import math
 import os
+import re
+import shlex
 import signal
+import subprocess
+import sys
+import threading
 import time
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -14,6 +20,8 @@ import bertgpt
 from train import flops
 from train.config import load, parse_steps
 from train.watching import Profile, Stop, Watchdog
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -27,9 +35,9 @@ def test_a_signal_is_noted_and_the_handler_put_back(number):
     assert signal.getsignal(number) == before
 
 
-def test_what_stalls_is_told_and_again_when_the_time_has_doubled():
+def test_what_stalls_is_told_and_again_when_the_time_has_doubled(tmp_path):
     told: list[float] = []
-    with Watchdog(0.2, lambda text: told.append(watchdog.told)) as watchdog:
+    with Watchdog(0.2, tmp_path / "stalled.txt", lambda text: told.append(watchdog.told)) as watchdog:
         watchdog.at("step 3")
         for _ in range(1000):
             time.sleep(0.01)
@@ -37,24 +45,71 @@ def test_what_stalls_is_told_and_again_when_the_time_has_doubled():
                 break
     first, second, third = told
     assert (first > 0.2, second > 2 * first, third > 2 * second) == (True, True, True)
+    assert (tmp_path / "stalled.txt").read_text().count(" stalled: step 3 has taken 0 s\n") > 0
 
 
-def test_what_is_done_is_no_stall_and_what_stalls_is_named():
+def wait_for_an_event(event: threading.Event) -> None:
+    event.wait(20)
+
+
+def wait_for_stacks(file: Path) -> None:
+    for _ in range(2000):
+        time.sleep(0.01)
+        if file.exists() and "wait_for_stacks" in file.read_text():
+            break
+
+
+def test_what_is_done_is_no_stall_and_what_stalls_is_named_with_its_calls_and_the_stacks_of_all_threads(tmp_path):
     told: list[str] = []
-    with Watchdog(1, told.append) as watchdog:
+    event, stacks = threading.Event(), tmp_path / "stalled_3.txt"
+    other = threading.Thread(target=wait_for_an_event, args=(event,))
+    other.start()
+    with Watchdog(1, stacks, lambda text: told.append(f"{text} {stacks.exists()}")) as watchdog:
         watchdog.at("step 3")
         watchdog.at("step 4")
         watchdog.since -= 5
-        for _ in range(1000):
-            time.sleep(0.01)
-            if told:
-                break
-    assert told == ["stalled: step 4 has taken 5 s"]
+        wait_for_stacks(stacks)
+    event.set()
+    other.join()
+    watchdog._thread.join()
+    (line,) = told
+    calls = r"test_watching\.py:\d+ wait_for_stacks < test_watching\.py:\d+ test_what_is_done_is_no_stall\w+"
+    assert re.match(
+        rf"stalled: step 4 has taken 5 s, in {calls}( < \w+\.py:\d+ \w+){{2}}; stacks of all threads: ", line
+    )
+    assert line.endswith(f": {stacks} False")  # it is logged before the file is written
+    text = stacks.read_text()
+    assert re.match(r"\n\d{4}-\d\d-\d\d \d\d:\d\d:\d\d stalled: step 4 has taken 5 s\n", text)
+    assert all(f" in {name}\n" in text for name in ("wait_for_stacks", "wait_for_an_event", "_report"))
 
 
-def test_a_watchdog_of_0_seconds_never_tells():
-    with Watchdog(0, print) as watchdog:
+def test_a_stall_is_told_where_its_stacks_cannot_be_written(tmp_path):
+    told: list[str] = []
+    watchdog = Watchdog(1, tmp_path / "missing" / "stalled_0.txt", told.append)
+    watchdog._report("stalled: step 4 has taken 5 s")
+    assert len(told) == 2
+    assert told[1].startswith("the stacks could not be written: ")
+
+
+def test_a_watchdog_of_0_seconds_never_tells(tmp_path):
+    with Watchdog(0, tmp_path / "stalled.txt", print) as watchdog:
         assert not watchdog._thread.is_alive()
+
+
+@pytest.mark.parametrize(("name", "code"), [("SIGUSR1", 0), ("SIGSEGV", -signal.SIGSEGV)])
+def test_a_signal_shows_the_stacks_of_a_command(name, code):
+    kill = f"def stuck(): os.kill(os.getpid(), signal.{name})"
+    lines = ["import os, signal", "from train import __main__ as program", kill, "program.main = stuck"]
+    command = [sys.executable, "-c", "\n".join([*lines, "program.console()"])]
+    ended = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ended.returncode == code, ended.stderr
+    assert " in stuck\n" in ended.stderr
+
+
+def test_a_command_runs_with_stderr_closed():
+    code = "from train import __main__ as program; program.main = lambda: 0; program.console()"
+    shell = f"{shlex.quote(sys.executable)} -c {shlex.quote(code)} 2>&-"
+    assert subprocess.run(shell, shell=True, cwd=ROOT, check=False).returncode == 0
 
 
 def test_chosen_steps_are_traced(tmp_path):
@@ -93,12 +148,64 @@ def test_steps_are_no_number_to_base_60(tmp_path):
     assert load(str(tmp_path / "run.yaml"), ["train.profile=1:40"]).train.profile == "1:40"
 
 
-def test_a_devices_peak_is_that_of_its_longest_name():
-    assert flops.peak("NVIDIA H100 80GB HBM3") == 989e12
-    assert flops.peak("NVIDIA H100 PCIe") == 756e12
-    assert flops.peak("TPU v5 lite") == 197e12
-    assert flops.peak("NVIDIA L40S") is None
-    assert flops.peak("cpu") is None
+KINDS = {  # names as JAX gives them -> bfloat16 TFLOP/s
+    "NVIDIA A100-SXM4-40GB": 312,
+    "NVIDIA A100-SXM4-80GB": 312,
+    "NVIDIA A100 80GB PCIe": 312,
+    "NVIDIA A100-SXM4-80GB MIG 1g.10gb": None,
+    "NVIDIA A10": 125,
+    "NVIDIA A10G": 70,
+    "NVIDIA A1000": None,
+    "NVIDIA L4": 121,
+    "NVIDIA L40": 181.05,
+    "NVIDIA L40S": 362.05,
+    "NVIDIA H100 80GB HBM3": 989,
+    "NVIDIA H100 PCIe": 756,
+    "NVIDIA H100 NVL": 835,
+    "NVIDIA H200": 989,
+    "NVIDIA H200 NVL": 835,
+    "NVIDIA GH200 480GB": 989,
+    "NVIDIA B200": 2250,
+    "NVIDIA B300 SXM6 AC": 2250,
+    "NVIDIA GB200": 2500,
+    "NVIDIA GB300": 2500,
+    "NVIDIA RTX A6000": 154.8,
+    "NVIDIA RTX 6000 Ada Generation": 364.2,
+    "NVIDIA GeForce RTX 4090": 165.2,
+    "NVIDIA GeForce RTX 4090 Laptop GPU": None,
+    "NVIDIA GeForce RTX 5090": 209.5,
+    "NVIDIA GeForce RTX 5090 D v2": None,
+    "NVIDIA GeForce RTX 5090 Laptop GPU": None,
+    "NVIDIA RTX PRO 6000 Blackwell Workstation Edition": 503.8,
+    "NVIDIA RTX PRO 6000 Blackwell Max-Q Workstation Edition": 438.9,
+    "NVIDIA RTX PRO 6000 Blackwell Server Edition": 480,
+    "Tesla V100-SXM2-16GB": None,
+    "Tesla T4": None,
+    "AMD Instinct MI300X": 1307.4,
+    "AMD Instinct MI300X VF": 1307.4,
+    "AMD Instinct MI325 OAM": 1307.4,
+    "AMD Instinct MI350X VF": 2306.9,
+    "AMD Instinct MI355X": 2516.6,
+    "AMD Instinct MI355 OAM": 2516.6,
+    "TPU v2": 23,
+    "TPU v3": 61.5,
+    "TPU v4": 275,
+    "TPU v4 lite": None,
+    "TPU v5": 459,
+    "TPU v5p": 459,
+    "TPU v5 lite": 197,
+    "TPU v5e": 197,
+    "TPU v6 lite": 918,
+    "TPU v6e": 918,
+    "TPU7x": 1153.5,
+    "TPU8i": None,
+    "cpu": None,
+}
+
+
+def test_the_peak_of_a_device_is_that_of_its_longest_name():
+    found = {kind: flops.peak(kind) for kind in KINDS}
+    assert found == {kind: rate and rate * 1e12 for kind, rate in KINDS.items()}
 
 
 def products(jaxpr) -> int:

@@ -2,8 +2,11 @@
 
 import json
 import os
+import re
+import shutil
 import subprocess
 import sys
+import tomllib
 import zipfile
 from pathlib import Path
 
@@ -41,6 +44,24 @@ def test_the_wheel_holds_both_packages_the_recipes_and_types(wheel):
     assert {*wanted, "bertgpt_train/configs/finetune/demo_pairs.yaml"} <= set(names)
     assert {name.partition("/")[0].partition("-")[0] for name in names} == {"bertgpt", "bertgpt_train"}
     assert not any("__pycache__" in name for name in names)
+
+
+def test_the_dockerfile_copies_what_the_same_wheel_is_built_from_and_installs_extras_that_exist(wheel, tmp_path):
+    text = (ROOT / "Dockerfile").read_text()
+    sources = [name for line in re.findall(r"^COPY (?!--)(.*)", text, re.MULTILINE) for name in line.split()[:-1]]
+    for name in sources:
+        copy = shutil.copytree if (ROOT / name).is_dir() else shutil.copy
+        copy(ROOT / name, tmp_path / name)
+    ignored = (ROOT / ".dockerignore").read_text().splitlines()
+    assert ignored == ["*", *(f"!{name}" for name in sources), "**/__pycache__"]
+    built = run(sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path / "dist", cwd=tmp_path)
+    assert built.returncode == 0, built.stderr
+    (copied,) = (tmp_path / "dist").glob("*.whl")
+    assert set(zipfile.ZipFile(copied).namelist()) == set(zipfile.ZipFile(wheel).namelist())
+    extras = [*re.search(r"\.whl\)\[([\w,]+)", text)[1].split(","), *re.findall(r"EXTRA=(\w+)", text)]
+    assert extras == ["train", "tasks", "cuda"]
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(extras) <= project["optional-dependencies"].keys()
 
 
 def test_its_command_trains_and_its_library_needs_no_trainer(environment, corpus_file, tmp_path):

@@ -2,11 +2,13 @@
 
 import argparse
 import errno
+import faulthandler
 import hashlib
 import importlib
 import importlib.metadata
 import os
 import select
+import signal
 import sys
 import time
 import traceback
@@ -22,8 +24,10 @@ VERBS = {
     "prepare": "tokenize a corpus to a token store",
     "pretrain": "pretrain BERT or GPT-1 from a configuration",
     "finetune": "fine-tune BERT or GPT-1 on a task from a configuration",
+    "glue": "fine-tune a model on GLUE, with scores beside the published ones",
+    "squad": "the same on SQuAD 1.1 and 2.0",
     "plan": "print the parameters, FLOPs and memory that a run needs",
-    "report": "draw a run's curves and print its final results",
+    "report": "draw the curves of one or several runs and print their final results",
     "fill-mask": "fill [MASK] in a text with a BERT",
     "evaluate": "score a fine-tuned model on labelled rows",
     "predict": "predict with a fine-tuned model",
@@ -160,7 +164,14 @@ def explain(error: Exception) -> int:
 
 
 def console() -> NoReturn:
-    """The entry point: run a command and exit with its code."""
+    """The entry point: run a command and exit with its code.
+
+    On SIGUSR1, and when a fault such as SIGSEGV ends the process, the Python stacks of all threads are written to
+    stderr.
+    """
+    if sys.stderr is not None:  # it is None if the user closed it
+        faulthandler.enable()
+        faulthandler.register(signal.SIGUSR1)
     code = main()
     if code == 130:  # JAX may have been interrupted while it started; the interpreter's normal exit can crash then
         sys.stdout.flush()

@@ -11,6 +11,7 @@ from bertgpt.errors import InputError
 
 from . import hosts, loader
 from .job import CompiledSteps, EvalSet, TrainJob
+from .progress import Bar
 from .sections import RunConfig
 from .watching import Stop
 
@@ -38,25 +39,27 @@ def evaluate(compiled: CompiledSteps, params: Any, stop: Stop | None = None) -> 
     """
     job, began = compiled.job, time.monotonic()
     named: dict[str, float] = {}
-    for name, held_out in job.evals.items():
-        figures = evaluate_set(compiled, params, held_out, stop)
-        if figures is None:
-            return None
-        if name == job.best_on:
-            decides = figures
-        if name:
-            named |= {f"{name}/{figure}": value for figure, value in figures.items()}
+    inputs = sum(held_out.examples * (1 if held_out.second is None else 2) for held_out in job.evals.values())
+    with Bar("evaluating", inputs, "examples") as bar:
+        for name, held_out in job.evals.items():
+            figures = evaluate_set(compiled, params, held_out, bar, stop)
+            if figures is None:
+                return None
+            if name == job.best_on:
+                decides = figures
+            if name:
+                named |= {f"{name}/{figure}": value for figure, value in figures.items()}
     return decides | named | {"seconds": time.monotonic() - began}
 
 
 def evaluate_set(
-    compiled: CompiledSteps, params: Any, held_out: EvalSet, stop: Stop | None = None
+    compiled: CompiledSteps, params: Any, held_out: EvalSet, bar: Bar, stop: Stop | None = None
 ) -> dict[str, float] | None:
     """Score a held-out set and return its figures: mean losses, accuracies and what it derives from them. With
     `second`, score its examples too, and add their figures of `SECOND` as `whole_word_...`. None as in `evaluate`."""
     scores = []
     for source in (held_out.source, held_out.second):
-        scored = ({}, {}) if source is None else _score(compiled, params, source, held_out.examples, stop)
+        scored = ({}, {}) if source is None else _score(compiled, params, source, held_out.examples, bar, stop)
         if scored is None:
             return None
         scores.append(scored)
@@ -67,7 +70,7 @@ def evaluate_set(
 
 
 def _score(
-    compiled: CompiledSteps, params: Any, source: loader.Source, examples: int, stop: Stop | None
+    compiled: CompiledSteps, params: Any, source: loader.Source, examples: int, bar: Bar, stop: Stop | None
 ) -> tuple[dict[str, float], dict[str, list[np.ndarray]]] | None:
     """The means of an evaluation, and its outputs per batch; None if `stop` was requested."""
     config, job, strategy = compiled.config, compiled.job, compiled.strategy
@@ -83,7 +86,8 @@ def _score(
         for name, value in kept.items():
             outputs.setdefault(name, []).append(value)
 
-    for batch in eval_batches(config, job, source, examples):
+    size, start = config.train.batch_size // config.train.accumulate, bar.done
+    for number, batch in enumerate(eval_batches(config, job, source, examples), 1):
         if stop is not None and stop.requested():
             return None
         under_way.append(compiled.evaluate(params, put(compiled, batch)))
@@ -91,6 +95,7 @@ def _score(
             add(own_sums, name, *pair)
         if len(under_way) > UNDER_WAY:
             fetch()
+        bar.update(start + min(number * size, examples))
     while under_way:
         fetch()
     sums |= {name: hosts.summed(pair) for name, pair in own_sums.items()}

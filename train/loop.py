@@ -14,13 +14,14 @@ import numpy as np
 from bertgpt.errors import InputError
 
 from . import config as configs
-from . import hosts, loader, parallel, reports
+from . import hosts, loader, parallel, reports, tracking
 from .atomic_files import write_whole
 from .evaluation import eval_batches, evaluate, put
 from .folders.checkpoints import Checkpoints, restore_newest
 from .job import CompiledSteps, TrainJob
 from .optimizers import make_optimizer, make_schedule, warmup_steps
 from .parallel import Strategy
+from .progress import Bar
 from .reports import say
 from .sections import RunConfig
 from .state import TrainState, create_state
@@ -191,25 +192,29 @@ def run_steps(compiled: CompiledSteps, progress: Progress, checkpoints: Checkpoi
     Stops early if `train.patience` evaluations bring no improvement. On SIGTERM or Ctrl-C, saves and exits.
     """
     config, job, last = compiled.config, compiled.job, compiled.config.train.steps
+    stacks = Path(config.out) / f"stalled_{jax.process_index()}.txt"
     with (
         Stop() as stop,
-        Watchdog(config.train.stall_seconds, reports.warn_here) as watchdog,
+        Watchdog(config.train.stall_seconds, stacks, reports.warn_here) as watchdog,
         reports.Metrics(Path(config.out), progress.step, progress.eval_pending) as metrics,
-        reports.Bar(last, progress.step) as bar,
+        tracking.Tracker(config, progress.step, metrics.last, metrics.dropped) as tracker,
+        Bar("training", last, "steps", progress.step) as bar,
     ):
-        loop = TrainLoop(compiled, progress, stop, watchdog, metrics, checkpoints)
+        loop = TrainLoop(compiled, progress, stop, watchdog, metrics, tracker, checkpoints)
         if progress.eval_pending or (job.evaluates_first and loop.step == 0):
             loop.score()
         while not loop.ends():
             loop.advance()
-            bar.advance(loop.step)
+            bar.advance()
             if loop.is_due(config.train.log_every):
-                bar.show(loop.step, loop.log())
+                figures = loop.log()
+                bar.update(loop.step, f"loss {figures['loss']:.3f}  {figures['tokens_per_second']:,.0f} tokens/s")
             selection_loss = loop.score() if loop.is_due(config.train.eval_every) else None
             may_be_best = selection_loss is not None and (job.evaluates_first or config.train.patience > 0)
             if loop.step % config.checkpoint.every == 0 or loop.ends() or may_be_best:
                 loop.save(selection_loss)
         loop.profile.end()
+        say(bar.line())
         checkpoints.wait()
     if loop.step < last:
         say_why(compiled, loop.step, stop.received)
@@ -226,11 +231,13 @@ class TrainLoop:
         stop: Stop,
         watchdog: Watchdog,
         metrics: reports.Metrics,
+        tracker: tracking.Tracker,
         checkpoints: Checkpoints,
     ) -> None:
         self.compiled, self.config, self.job = compiled, compiled.config, compiled.job
         self.state, self.step, row, self.eval_history, self.eval_pending, logged = progress
-        self.stop, self.watchdog, self.metrics, self.checkpoints = stop, watchdog, metrics, checkpoints
+        self.stop, self.watchdog, self.checkpoints = stop, watchdog, checkpoints
+        self.metrics, self.tracker = metrics, tracker
         size = self.config.train.batch_size
         source = loader.planned_ahead(self.job.train_source, self.config.train.steps * size)
         self.batches = loader.batches(source, size, self.config.seed, row)
@@ -268,8 +275,13 @@ class TrainLoop:
     def log(self) -> dict[str, float]:
         """Write a row with the means since the last row, and return them."""
         figures = self.window.figures()
-        self.metrics.write(self.step, "train", figures)
+        self.record("train", figures)
         return figures
+
+    def record(self, split: str, figures: dict[str, float]) -> None:
+        """Write a row of metrics, and send it to the tracker."""
+        self.metrics.write(self.step, split, figures)
+        self.tracker.write(self.step, split, figures)
 
     def score(self) -> float | None:
         """Evaluate, log the figures and return the selection loss; on a signal, set `eval_pending` and return None."""
@@ -281,7 +293,7 @@ class TrainLoop:
         self.eval_pending = held_out is None
         if held_out is None:
             return None
-        self.metrics.write(self.step, "eval", held_out)
+        self.record("eval", held_out)
         for line in reports.eval_lines(self.step, held_out):
             say(line)
         selection_loss = self.job.best.selection_loss(held_out)

@@ -1,50 +1,38 @@
-"""Output of a run: metrics.jsonl, the console, TensorBoard, curves.png."""
+"""Output of a run: metrics.jsonl, the console, curves.png."""
 
 import contextlib
-import importlib.util
 import json
 import math
 import os
-import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import IO, Any
 
 import jax
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TaskID, TextColumn, TimeRemainingColumn
 from rich.table import Table
 from rich.text import Text
 
 from bertgpt.errors import InputError
 from bertgpt.model.attention import Request, chosen, why_plain
 
-from . import hosts
+from . import curves, hosts
 from .atomic_files import write_whole
 
-DRAWN = (
-    "mlm_loss",
-    "nsp_loss",
-    "task_loss",
-    "start_loss",
-    "end_loss",
-    "lm_loss",
-    "mlm_accuracy",
-    "nsp_balanced_accuracy",
-    "bits_per_byte",
-    "accuracy",
-    "f1",
-    "spearman",
-)
 TIMINGS = ("tokens_per_second", "seconds")  # figures that differ between two identical runs
 console = Console(highlight=False, soft_wrap=True, emoji=False)  # text is printed unchanged
 errors = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
+above: list[Console] = []  # where bars are shown (progress.py); lines on the same terminal go above them
 
 
 def say(text: str, end: str = "\n") -> None:
     """Log a line, or a part of one, on stdout; in a run of several processes only the first one logs."""
     if hosts.is_first():
-        console.print(text, markup=False, end=end)
+        _print(console, text, end)
+
+
+def _print(to: Console, text: str, end: str = "\n") -> None:
+    (above[0] if above and to.is_terminal else to).print(text, markup=False, end=end)
 
 
 def check_text(text: str) -> None:
@@ -61,19 +49,21 @@ def check_text(text: str) -> None:
 def warn(text: str) -> None:
     """Log a warning on stderr; in a run of several processes only the first one does."""
     if hosts.is_first():
-        errors.print(f"warning: {text}", markup=False)
+        _print(errors, f"warning: {text}")
 
 
 def warn_here(text: str) -> None:
     """Log a warning on stderr from any process, with the process's number."""
     place = f"process {jax.process_index()}: " if hosts.several() else ""
-    errors.print(f"warning: {place}{text}", markup=False)
+    _print(errors, f"warning: {place}{text}")
 
 
 class Metrics:
     """Writes metrics.jsonl: one object per line with `step`, `split` and figures.
 
-    Also writes the figures for TensorBoard if tensorboardX is installed.
+    Attributes:
+        last: the rows of the step that a run resumes from, as (step, split, figures).
+        dropped: (step, split) of the rows that were removed.
     """
 
     def __init__(self, folder: Path, step: int, eval_pending: bool = False) -> None:
@@ -82,29 +72,29 @@ class Metrics:
         Rows after `step`, which a killed run may have written, are removed. If `eval_pending`, so is the evaluation of
         `step`.
         """
-        self.board: Any = None
         self.file: IO[str] | None = None
+        self.last: list[tuple[int, str, dict[str, float]]] = []
+        self.dropped: set[tuple[int, str]] = set()
         if not hosts.is_first():
             return
         self.path = folder / "metrics.jsonl"
-        rows = [row for row in read_metrics(folder) if row["step"] <= step] if step else []
-        if eval_pending:
-            rows = [row for row in rows if (row["step"], row["split"]) != (step, "eval")]
-        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in rows))
+        kept = []
+        for row in read_metrics(folder) if step else []:
+            place = row["step"], row["split"]
+            if row["step"] > step or (eval_pending and place == (step, "eval")):
+                self.dropped.add(place)
+                continue
+            kept.append(row)
+            if row["step"] == step:
+                self.last.append((*place, _figures(row)))
+        write_whole(self.path, "".join(json.dumps(row) + "\n" for row in kept))
         self.file = self.path.open("a", encoding="utf-8")
-        if importlib.util.find_spec("tensorboardX"):
-            from tensorboardX import SummaryWriter
-
-            self.board = SummaryWriter(str(folder / "tensorboard"), purge_step=step)
 
     def write(self, step: int, split: str, figures: dict[str, float]) -> None:
         """Append a row and flush it."""
-        if self.file is None:
-            return
-        self.file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
-        self.file.flush()
-        for name, value in figures.items() if self.board else ():
-            self.board.add_scalar(f"{split}/{name}", value, step)
+        if self.file is not None:
+            self.file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
+            self.file.flush()
 
     def sync(self) -> None:
         """Flush to disk all that was written; call it before a checkpoint, which relies on these rows."""
@@ -117,8 +107,6 @@ class Metrics:
     def __exit__(self, *_: object) -> None:
         if self.file is not None:
             self.file.close()
-        if self.board:
-            self.board.close()
 
 
 def read_metrics(folder: Path) -> list[dict[str, Any]]:
@@ -146,34 +134,9 @@ def _metrics_row(line: bytes, place: str) -> dict[str, Any]:
     raise InputError(f"{place}: not a row of metrics ({reason}); correct or remove the line")
 
 
-class Bar:
-    """A progress bar on a terminal; otherwise a line at each `show`."""
-
-    def __init__(self, total: int, start: int) -> None:
-        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-        shown = console.is_terminal and hosts.is_first()
-        self.progress = Progress(*columns, console=console, disable=not shown, transient=True)
-        self.task: TaskID = self.progress.add_task("", total=total, completed=start)
-        self.total, self.start, self.began = total, start, time.monotonic()
-
-    def __enter__(self) -> "Bar":
-        self.progress.start()
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.progress.stop()
-
-    def advance(self, step: int) -> None:
-        """Update the bar only."""
-        self.progress.update(self.task, completed=step)
-
-    def show(self, step: int, figures: dict[str, float]) -> None:
-        """Show the loss, real tokens per second and the time left."""
-        text = f"loss {figures['loss']:.3f}  {figures['tokens_per_second']:,.0f} tokens/s"
-        self.progress.update(self.task, description=text, completed=step)
-        if not console.is_terminal:
-            seconds = (time.monotonic() - self.began) / max(1, step - self.start) * (self.total - step)
-            say(f"step {step}/{self.total}  {text}  {seconds:,.0f} s left")
+def shown(value: float) -> str:
+    """A figure as tables show it."""
+    return f"{value:,}" if isinstance(value, int) else f"{value:.4f}"
 
 
 def show_table(title: str, figures: dict[str, float]) -> None:
@@ -182,7 +145,7 @@ def show_table(title: str, figures: dict[str, float]) -> None:
     table.add_column("figure")
     table.add_column("value", justify="right")
     for name, value in figures.items():
-        table.add_row(name, f"{value:,}" if isinstance(value, int) else f"{value:.4f}")
+        table.add_row(name, shown(value))
     console.print(table)
 
 
@@ -194,8 +157,17 @@ def show_types(scores: dict[str, dict[str, float]]) -> None:
     for name in names:
         table.add_column(name, justify="right")
     for label, figures in scores.items():
-        cells = (f"{value:,}" if isinstance(value, int) else f"{value:.4f}" for value in map(figures.get, names))
-        table.add_row(Text(label), *cells)  # a label is not markup
+        table.add_row(Text(label), *(shown(figures[name]) for name in names))  # a label is not markup
+    console.print(table)
+
+
+def show_columns(title: str, header: Sequence[str], rows: Iterable[Sequence[str]], left: int) -> None:
+    """Print a table of texts; the first `left` columns are names, and the others numbers."""
+    table = Table(title=Text(title), title_justify="left")
+    for number, name in enumerate(header):
+        table.add_column(name, justify="left" if number < left else "right")
+    for row in rows:
+        table.add_row(*map(Text, row))
     console.print(table)
 
 
@@ -257,22 +229,36 @@ def derived(figures: dict[str, float], tokens_per_byte: float) -> dict[str, floa
     return out
 
 
-def report(folder: Path) -> list[str]:
-    """Draw curves.png from metrics.jsonl, and return lines with the final held-out figures and their baselines.
+def need_metrics(folder: Path) -> list[dict[str, Any]]:
+    """The rows of metrics.jsonl.
+
+    Raises:
+        InputError: there are none.
+    """
+    rows = read_metrics(folder)
+    if not rows:
+        raise InputError(f"{folder}: no metrics.jsonl with rows; give a run folder")
+    return rows
+
+
+def report(folder: Path, picture: Path | None = None) -> list[str]:
+    """Draw the curves of a run, and return lines with the final held-out figures and their baselines.
 
     The baselines are computed on the same examples: unigram frequencies for tokens; the lengths of the two segments for
     next sentences.
 
+    Args:
+        folder: of the run.
+        picture: the file to write; None: curves.png in the folder.
+
     Raises:
         InputError: the folder has no metrics.
     """
-    rows = read_metrics(folder)
+    rows, picture = need_metrics(folder), picture or folder / "curves.png"
     scored = [row for row in rows if row["split"] == "eval"]
-    if not rows:
-        raise InputError(f"{folder}: no metrics.jsonl with rows; give a run folder")
     unigram = scored[-1].get("unigram_cross_entropy") if scored else None
-    draw_curves(rows, folder / "curves.png", baselines(scored[-1]) if scored else {})
-    lines = [f"curves: {folder / 'curves.png'}"]
+    curves.draw({str(folder): rows}, picture)
+    lines = [f"curves: {picture}"]
     if not scored:
         return lines
     last = scored[-1]
@@ -316,40 +302,3 @@ def _compared(gain: float, form: str) -> str:
 
 def _figures(row: dict[str, Any]) -> dict[str, float]:
     return {name: value for name, value in row.items() if name not in ("step", "split")}
-
-
-def baselines(row: dict[str, Any]) -> dict[str, tuple[str, float]]:
-    """The baselines in a held-out row: figure -> name and value of its baseline."""
-    compared = (
-        ("mlm_loss", "unigram", "unigram_cross_entropy"),
-        ("lm_loss", "unigram", "unigram_cross_entropy"),
-        ("nsp_balanced_accuracy", "segment lengths", "nsp_length_baseline"),
-    )
-    return {figure: (name, row[value]) for figure, name, value in compared if value in row}
-
-
-def draw_curves(rows: Iterable[dict[str, Any]], path: Path, compared: dict[str, tuple[str, float]]) -> None:
-    """Plot each loss and accuracy over steps, training and held-out, with its baseline if there is one."""
-    import matplotlib
-
-    matplotlib.use("Agg")
-    import matplotlib.pyplot as plt
-
-    rows = list(rows)
-    names = [name for name in DRAWN if any(name in row for row in rows)]
-    figure, axes = plt.subplots(1, len(names), figsize=(4 * len(names), 3.2), squeeze=False, layout="constrained")
-    for axis, name in zip(axes[0], names, strict=True):
-        for split, style in (("train", "-"), ("eval", "o-")):
-            points = [(row["step"], row[name]) for row in rows if row["split"] == split and name in row]
-            if points:
-                axis.plot(
-                    *zip(*points, strict=True), style, markersize=3, label="held out" if split == "eval" else split
-                )
-        if name in compared:
-            label, value = compared[name]
-            axis.axhline(value, color="grey", linestyle=":", label=label)
-        axis.set(title=name.replace("_", " "), xlabel="step")
-        axis.grid(alpha=0.3)
-        axis.legend(fontsize=8)
-    figure.savefig(path, dpi=120)
-    plt.close(figure)

@@ -177,6 +177,12 @@ class TrainSection:
     patience: int = setting(
         0, "evaluations without improvement after which the run stops; 0: never", least=0, resumable=True
     )
+    tracker: str | None = setting(
+        None,
+        "where rows of metrics go besides metrics.jsonl: `none`, `tensorboard`, `wandb`, or a function of yours, "
+        "`module:function` (docs/tracking.md); null: tensorboard if tensorboardX is installed, else none",
+        resumable=True,
+    )
     profile: str | None = setting(None, "first and last step of a profiler trace, such as 100:105", resumable=True)
     stall_seconds: float = setting(
         600.0, "a step, batch, evaluation or checkpoint that takes longer is logged; 0: never", least=0, resumable=True

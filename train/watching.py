@@ -1,11 +1,14 @@
 """Monitors of a run: signals, a watchdog for stalls, and a profiler for chosen steps."""
 
+import faulthandler
 import itertools
 import os
 import signal
+import sys
 import threading
 import time
-from collections.abc import Callable
+import traceback
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import jax
@@ -13,6 +16,8 @@ from jax.experimental import multihost_utils
 
 from . import hosts
 from .config import parse_steps
+
+CALLS = 4  # that the line of a stall names
 
 
 class Stop:
@@ -52,12 +57,17 @@ class Stop:
 
 
 class Watchdog:
-    """Logs when an activity of the loop takes longer than `limit` seconds, and again whenever that time has doubled."""
+    """Logs when an activity of the loop takes longer than `limit` seconds, and again whenever that time has doubled.
 
-    def __init__(self, limit: float, tell: Callable[[str], None]) -> None:
-        """`limit` 0: never; `tell` logs a line."""
-        self.limit, self.tell = limit, tell
+    The line names the innermost calls of the loop's thread, which differ between processes if one holds up the others.
+    The stacks of all threads are appended to a file, because they take hundreds of lines.
+    """
+
+    def __init__(self, limit: float, file: Path, tell: Callable[[str], None]) -> None:
+        """`limit` 0: never; `file` is for this process alone; `tell` logs a line."""
+        self.limit, self.file, self.tell = limit, file, tell
         self.doing, self.since, self.told = "", time.monotonic(), 0.0
+        self._loop = threading.get_ident()
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
@@ -78,7 +88,24 @@ class Watchdog:
             doing, seconds = self.doing, time.monotonic() - self.since
             if doing and seconds > max(self.limit, 2 * self.told):
                 self.told = seconds
-                self.tell(f"stalled: {doing} has taken {seconds:,.0f} s")
+                self._report(f"stalled: {doing} has taken {seconds:,.0f} s")
+
+    def _report(self, text: str) -> None:
+        """Log before the file is written: a file system that hangs may be why the loop does."""
+        calls = " < ".join(itertools.islice(innermost_calls(self._loop), CALLS))
+        self.tell(f"{text}, in {calls}; stacks of all threads: {self.file}")
+        try:
+            with self.file.open("a", encoding="utf-8") as file:
+                file.write(f"\n{time.strftime('%Y-%m-%d %H:%M:%S')} {text}\n")
+                faulthandler.dump_traceback(file)
+        except OSError as error:
+            self.tell(f"the stacks could not be written: {error}")
+
+
+def innermost_calls(thread: int) -> Iterator[str]:
+    """Yield where a thread is, as `file:line function`, and then where each of its callers is; reads no files."""
+    for frame, line in traceback.walk_stack(sys._current_frames()[thread]):
+        yield f"{os.path.basename(frame.f_code.co_filename)}:{line} {frame.f_code.co_name}"
 
 
 class Profile:

@@ -42,10 +42,12 @@ def execute(source: Path) -> list[dict[str, Any]]:
 def page(source: Path, cells: list[dict[str, Any]]) -> tuple[str, dict[str, bytes]]:
     """Return the page of an executed notebook, and its pictures by file name.
 
-    What is printed to stderr is left out: warnings name folders of the machine.
+    The first cell is text that begins with the title. What is printed to stderr is left out: warnings name folders of
+    the machine.
     """
-    name, parts, pictures = source.stem, [heading(source)], {}
-    for cell in cells:
+    title, _, opening = cells[0]["source"].partition("\n\n")
+    name, parts, pictures = source.stem, [title, origin(source), opening], {}
+    for cell in cells[1:]:
         if cell["cell_type"] == "markdown":
             parts.append(cell["source"])
             continue
@@ -62,8 +64,8 @@ def page(source: Path, cells: list[dict[str, Any]]) -> tuple[str, dict[str, byte
     return "\n\n".join(parts) + "\n", pictures
 
 
-def heading(source: Path) -> str:
-    """Return the first line of a page: what made it, and the hash of its source."""
+def origin(source: Path) -> str:
+    """Return the line below the title of a page: what made it, and the hash of its source."""
     digest = hashlib.sha256(source.read_bytes()).hexdigest()
     return f"<!-- Written by `make notebooks` from docs/notebooks/{source.name}, sha256 {digest}. -->"
 

@@ -17,12 +17,14 @@ import pyarrow.parquet as pq
 import tensor_bundles
 from flax.serialization import to_bytes
 from flax.traverse_util import unflatten_dict
+from glue_folders import glue_files
 from model_folders import to_flax
 from packed_files import PACK
 from safetensors.numpy import load, save
 
 import bertgpt
 from bertgpt.data.tasks import readers
+from bertgpt.data.tasks.glue import TASKS, read_glue
 from bertgpt.data.text import files, store
 from bertgpt.data.text.documents import read_documents, split_sentences
 from bertgpt.data.text.text_source import TextSource
@@ -254,6 +256,12 @@ def _overrides(folder: Path) -> None:
     configs.load(str(RECIPE), [argument.replace("\0", "") for argument in arguments])
 
 
+def _glue(name: str, labelled: bool) -> Callable[[Path], Any]:
+    task = TASKS[name]
+    skip = (lambda place: None) if task.has_damage else None
+    return lambda folder: [json.dumps(row.values) for row in read_glue(folder / "a.tsv", task, labelled, skip)]
+
+
 TARGETS: dict[str, Target] = {}
 for suffix in ("txt", "jsonl", "json", "parquet"):
     TARGETS[f"corpus_{suffix}"] = Target(f"a.{suffix}", _documents(f"a.{suffix}"), suffix)
@@ -263,6 +271,8 @@ for ending in PACK:
     for suffix, read in (("txt", _documents), ("parquet", _documents), ("csv", _rows)):
         file = f"a.{suffix}{ending}"
         TARGETS[f"packed_{suffix}_{ending[1:]}"] = Target(file, read(file), f"{suffix}{ending}", rounds=100)
+for name, part in (("CoLA", "train"), ("QQP", "train"), ("STS-B", "train"), ("MRPC", "test")):
+    TARGETS[f"glue_{name}"] = Target("a.tsv", _glue(name, part == "train"), f"{name}/{part}.tsv", rounds=60)
 TARGETS |= {
     "tokenizer_json": Target("tokenizer.json", _tokenizer, "tokenizer.json"),
     "vocab_txt": Target("vocab.txt", _tokenizer, "vocab.txt"),
@@ -303,6 +313,7 @@ def _packed(suffix: str, ending: str) -> Callable[[], list[bytes]]:
 MADE: dict[str, Callable[[], list[bytes]]] = {
     "parquet": _parquet,
     **{f"{suffix}{ending}": _packed(suffix, ending) for ending in PACK for suffix in ("txt", "parquet", "csv")},
+    **{name: functools.partial(lambda text: [text.encode()], text) for name, text in glue_files().items()},
     "vocab.txt": lambda: [_vocabulary().encode()],
     "config.json": lambda: [json.dumps(_bert()[0]).encode()],
     "safetensors": lambda: [_bert()[1]],

@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 from . import add_model
-from .texts import add_texts, read_texts
+from .texts import add_texts, read_texts, watched
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -46,6 +46,7 @@ def run(options: argparse.Namespace) -> None:
     layers = options.layer or [-1]
     layer = layers[0] if len(layers) == 1 else layers
     vectors = embed_each(model, params, tokenizer, texts, options.pooling, options.batch_size, layer=layer)
+    vectors = watched(vectors, "embedding", options, prints=options.out is None)
     rows = (
         (text, _pieces(tokenizer, text, options.pooling), found) for text, found in zip(copies, vectors, strict=True)
     )

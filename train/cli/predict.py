@@ -26,11 +26,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> None:
     """Print the predictions; without --text and --file, for the lines of standard input."""
     import json
+    import sys
 
     from bertgpt.errors import InputError
 
     from ..folders import run_folder
     from ..jobs import evaluating
+    from ..progress import counted
 
     if options.max_new_tokens < 1:
         raise InputError("--max-new-tokens must be at least 1")
@@ -41,7 +43,9 @@ def run(options: argparse.Namespace) -> None:
         _next_sentence(run, options)
         return
     tuned = evaluating.load_tuned(run, options.run, options.overrides)
-    for prediction in evaluating.predict(tuned, _rows(tuned, options), options.max_new_tokens):
+    found = evaluating.predict(tuned, _rows(tuned, options), options.max_new_tokens)
+    shown = options.text is None and not sys.stdout.isatty()  # a terminal shows the predictions themselves
+    for prediction in counted(found, "predicting", "rows", lambda: _count_rows(tuned, options), shown):
         print(json.dumps(prediction, ensure_ascii=False), flush=True)
 
 
@@ -96,6 +100,16 @@ def _rows(tuned: Any, options: argparse.Namespace) -> Iterator[Any]:
     if values:
         raise InputError("--pair, --question and --choice need --text")
     return _lines(sys.stdin, column)
+
+
+def _count_rows(tuned: Any, options: argparse.Namespace) -> int | None:
+    """The number of rows in --file; None without it, or if they cannot all be read, which the predictions tell."""
+    from bertgpt.errors import InputError
+
+    try:
+        return None if options.file is None else sum(1 for _ in _rows(tuned, options))
+    except InputError:
+        return None
 
 
 def _lines(lines: Any, column: str) -> Iterator[Any]:

@@ -4,7 +4,7 @@ import argparse
 from typing import Any
 
 from . import add_model
-from .texts import add_texts, read_texts
+from .texts import add_texts, read_texts, watched
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -42,7 +42,7 @@ def run(options: argparse.Namespace) -> None:
     total = {"texts": 0, "tokens": 0, "log_prob": 0.0}
     with contextlib.ExitStack() as stack:
         out = stack.enter_context(whole_file(Path(options.out))) if options.out else None
-        for found in scores:
+        for found in watched(scores, "scoring", options, prints=options.file is None):
             for name, value in (("texts", 1), ("tokens", found.count), ("log_prob", found.log_prob)):
                 total[name] += value
             line = json.dumps(_describe(found, tokenizer, options.tokens), ensure_ascii=False)

@@ -1,8 +1,10 @@
 """Texts of a command: its arguments, the documents of files, or the lines of standard input."""
 
 import argparse
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Iterable, Iterator
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 
 def add_texts(parser: argparse.ArgumentParser, document: str) -> None:
@@ -41,6 +43,30 @@ def read_texts(options: argparse.Namespace) -> Iterator[str]:
         yield text
     if not found:
         raise InputError("there are no texts; give some as arguments, with --file, or on standard input")
+
+
+def count_texts(options: argparse.Namespace) -> int | None:
+    """The number of texts in --file; None without it, or if they cannot all be read, which `read_texts` tells."""
+    from bertgpt.errors import InputError
+
+    try:
+        return None if options.file is None else sum(1 for _ in read_texts(options))
+    except InputError:
+        return None
+
+
+def watched(results: Iterable[T], doing: str, options: argparse.Namespace, prints: bool) -> Iterator[T]:
+    """Yield the results, one per text, with their progress.
+
+    Nothing is shown of texts given as arguments, or if the results themselves are printed on a terminal (`prints`).
+    """
+    import functools
+    import sys
+
+    from ..progress import counted
+
+    shown = not options.texts and not (prints and sys.stdout.isatty())
+    return counted(results, doing, "texts", functools.partial(count_texts, options), shown)
 
 
 def _documents(address: Any, options: argparse.Namespace) -> Iterator[str]:

@@ -29,6 +29,7 @@ from bertgpt.errors import InputError
 
 from .. import hosts
 from ..atomic_files import write_whole
+from ..progress import Bar
 
 PART = 8192  # rows in a file
 HASH = 64  # bytes
@@ -56,28 +57,32 @@ def encode_splits(data: TaskData, splits: dict[str, list[Row]], folder: Path) ->
     made: dict[Path, list[Example]] = {}
 
     def encode_share() -> None:
-        for number in range(jax.process_index(), len(parts), jax.process_count()):
-            with contextlib.suppress(InputError):  # raised below, in every process and in the order of the rows
-                made[files[number]] = _examples(data, parts[number][1], files[number])
+        share = range(jax.process_index(), len(parts), jax.process_count())
+        with Bar("encoding", sum(len(parts[number][1]) for number in share), "rows") as bar:
+            for number in share:
+                with contextlib.suppress(InputError):  # raised below, in every process and in the order of the rows
+                    made[files[number]] = _examples(data, parts[number][1], files[number], bar)
 
     if hosts.several():
         folder.mkdir(parents=True, exist_ok=True)
         hosts.after_all(folder, encode_share, "waiting for other processes, which encode their share of the rows")
     examples: dict[str, list[Example]] = {split: [] for split in splits}
-    for (split, rows), file in zip(parts, files, strict=True):
-        examples[split] += made.get(file) or _examples(data, rows, file)
+    with Bar("encoding", sum(map(len, splits.values())), "rows", shown=not hosts.several()) as bar:
+        for (split, rows), file in zip(parts, files, strict=True):
+            examples[split] += made.get(file) or _examples(data, rows, file, bar)
     if hosts.is_first():
         for file in set(folder.glob("*.examples")).difference(files):
             file.unlink(missing_ok=True)
     return examples
 
 
-def _examples(data: TaskData, rows: Sequence[Row], file: Path) -> list[Example]:
+def _examples(data: TaskData, rows: Sequence[Row], file: Path, bar: Bar) -> list[Example]:
     """The examples of a part, from its file; without an intact file, they are encoded and written to it."""
     found = _read(data, rows, file)
     if found is not None:
+        bar.advance(len(rows))
         return found
-    found = list(encode_rows(data, rows))
+    found = list(bar.over(encode_rows(data, rows)))
     if any(example.features for example in found):  # otherwise the run ends with an error
         content = save(_to_arrays(found))
         with contextlib.suppress(OSError):  # if the folder is not writable, the next start encodes again

@@ -5,7 +5,7 @@ import dataclasses
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,7 @@ from tokenizers import Tokenizer
 import bertgpt
 from bertgpt.data.pretraining.sentence_pairs import one_sentence_share
 from bertgpt.data.text import store
+from bertgpt.data.text.files import File, stamp
 from bertgpt.data.text.store import Split
 from bertgpt.data.text.text_source import TextSource
 from bertgpt.errors import InputError
@@ -29,6 +30,7 @@ from bertgpt.tokenizers import (
 
 from .. import config as configs
 from .. import hosts
+from ..progress import Bar
 from ..reports import say, warn
 from ..sections import RunConfig
 from . import locks, verified
@@ -117,7 +119,8 @@ def _prepare(
         )
     workers = config.data.workers or os.cpu_count() or 1
     tokenizer = given or _train_tokenizer(source, wanted)
-    store.prepare(folder, source, tokenizer, wanted, workers, _tell_progress())
+    with _SplitBars(source) as bars:
+        store.prepare(folder, source, tokenizer, wanted, workers, bars)
     return True
 
 
@@ -177,17 +180,23 @@ def open_store(config: RunConfig, tokenizer: Tokenizer, initial: InitialModel | 
     return splits
 
 
-def _tell_progress() -> Callable[[int], None]:
-    """Return a function that takes sizes in bytes and logs their sum every 64 MiB."""
-    done = 0
+class _SplitBars(contextlib.ExitStack):
+    """The progress of one split after another, as `store.prepare` tells it."""
 
-    def progress(size: int) -> None:
-        nonlocal done
-        if (done + size) >> 26 > done >> 26:
-            say(f"tokenized {(done + size) / 2**20:,.0f} MiB")
-        done += size
+    def __init__(self, source: TextSource) -> None:
+        super().__init__()
+        self.source, self.files, self.split = source, source.files(), ""
 
-    return progress
+    def __call__(self, split: str, size: float) -> None:
+        if split != self.split:
+            self.close()
+            total = _bytes_of(self.source.files_of(split, self.files))
+            self.split, self.bar = split, self.enter_context(Bar(f"tokenizing {split}", total, "bytes"))
+        self.bar.advance(size)
+
+
+def _bytes_of(files: Iterable[File]) -> int:
+    return sum(stamp(path)[0] for path in files)
 
 
 def _tell_splits(folder: Path, tokenizer: Tokenizer) -> None:
@@ -255,21 +264,27 @@ def _wanted_tokenizer(config: RunConfig, given: Tokenizer | None) -> dict[str, A
     return section
 
 
-class _TrainingTexts:
+class _TrainingTexts(contextlib.ExitStack):
     """The training documents as texts; each iteration reads them again, since tokenizer training needs two passes."""
 
     def __init__(self, source: TextSource) -> None:
-        self.source = source
+        super().__init__()
+        self.source, self.passes = source, 0
+        self.size = _bytes_of(source.files_of("train", source.files()))
 
     def __iter__(self) -> Iterator[str]:
-        for document in self.source.documents("train"):
-            yield "\n".join(document)
+        self.passes += 1
+        counted = "characters" if self.passes == 1 else "words"
+        with Bar(f"tokenizer: counting {counted}", self.size, "bytes") as bar:
+            for document in self.source.documents("train", read=bar.advance):
+                yield "\n".join(document)
+        if self.passes == 2:
+            self.enter_context(Bar("tokenizer: merging pieces", None, "pieces"))
 
 
 def _train_tokenizer(source: TextSource, wanted: dict[str, Any]) -> Tokenizer:
     say(f"training a {wanted['kind']} tokenizer of {wanted['vocab_size']:,} tokens")
-    texts = _TrainingTexts(source)
-    with ctrl_c_ends_at_once():
+    with ctrl_c_ends_at_once(), _TrainingTexts(source) as texts:
         if wanted["kind"] == "bpe":
             return train_bpe(texts, wanted["vocab_size"], wanted.get("cleanup"))
         return train_wordpiece(texts, wanted["vocab_size"], wanted["lowercase"])

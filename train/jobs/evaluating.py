@@ -20,6 +20,7 @@ from .. import evaluation, parallel
 from ..atomic_files import write_whole
 from ..folders.run_folder import Run
 from ..job import CompiledSteps
+from ..progress import Bar
 from ..reports import say
 from ..sections import RunConfig
 from ..step import eval_step
@@ -78,7 +79,8 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     config, run = tuned.config, tuned.run
     rows = held_out_rows(tuned)
     data = _task_data(tuned, rows)
-    examples = list(encode_rows(data, rows))
+    with Bar("encoding", len(rows), "rows") as bar:
+        examples = list(bar.over(encode_rows(data, rows)))
     finetuning.say_encoded(examples, "eval")
     job = finetuning.job_for(config.task, data, run.model, run.params, examples, {"": examples})
     found: list[dict[str, Any]] = []

@@ -26,7 +26,7 @@ from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
-from .. import hosts, loop, model_section, parallel
+from .. import hosts, loop, model_section, parallel, tracking
 from ..fast_dense import fast_apply
 from ..folders import locks, run_folder
 from ..folders.encoded import encode_splits
@@ -41,10 +41,15 @@ from .task_rows import check_held_out, read_splits, rows_digest, warn_of_shared
 PACKED = {"gpt": ("sft",), "bert": ("tagging", "classification", "multi_label", "regression")}
 
 
-def finetune(config: RunConfig) -> None:
+def finetune(config: RunConfig, encoded: Path | None = None) -> None:
     """Fine-tune to the last step, resuming from the newest checkpoint if there is one.
 
     Writes to `config.out` the files of `loop.run`, and curves.png.
+
+    Args:
+        config: the run's.
+        encoded: folder of the encoded rows, which several runs on the same rows can share; None: `encoded` in
+            `config.out`.
 
     Raises:
         InputError: a mistake of the user, found before anything is written if possible.
@@ -56,20 +61,21 @@ def finetune(config: RunConfig) -> None:
     if config.train.objective is not None:
         raise InputError(f"train.objective {config.train.objective} is for pretraining; add train.objective=null")
     task_metrics.check_libraries()
+    tracking.check(config)
     hosts.connect()
     hosts.check_same({"command": "finetune", **configs.flatten(configs.to_dict(config))})
     hosts.check_shared(out)
     with locks.run_folder(out):
-        _finetune(config, out)
+        _finetune(config, out, encoded or out / "encoded")
 
 
-def _finetune(config: RunConfig, out: Path) -> None:
+def _finetune(config: RunConfig, out: Path, encoded: Path) -> None:
     loop.check_out(out, config)
     strategy = parallel.make_strategy(config.parallel, config.train.dtype)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     rows = read_splits(config)
     initial = find_initial_model(config)
-    job = make_job(config, initial, rows, out / "encoded")
+    job = make_job(config, initial, rows, encoded)
     decide_steps(config, job)
     if initial.step and loop.is_finished(out, initial.step, config.train.steps):
         return

@@ -22,7 +22,7 @@ from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
-from .. import hosts, loop, model_section, parallel, parameter_groups, reports
+from .. import hosts, loop, model_section, parallel, parameter_groups, reports, tracking
 from ..folders import locks, plans, run_folder, token_store
 from ..job import CompiledSteps, EvalSet, TrainJob
 from ..loader import Source
@@ -49,6 +49,7 @@ def pretrain(config: RunConfig) -> None:
         raise InputError(f"task.kind {config.task.kind} is for fine-tuning; use finetune")
     if config.train.epochs is not None:
         raise InputError("train.epochs is for fine-tuning; give train.steps")
+    tracking.check(config)
     hosts.connect()
     hosts.check_same({"command": "pretrain", **configs.flatten(configs.to_dict(config))})
     for folder in (out, token_store.store_folder(config).parent):

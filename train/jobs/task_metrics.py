@@ -67,11 +67,12 @@ def class_scores(golds: Sequence[Any], labels: Sequence[Any], names: Sequence[st
     """Accuracy, macro F1 and Matthews correlation; for two classes also the F1 of the second."""
     from sklearn.metrics import accuracy_score, f1_score, matthews_corrcoef
 
+    varied = len({*golds, *labels}) > 1  # scikit-learn warns of a single class
     second = {"f1": float(f1_score(golds, labels, pos_label=names[1], zero_division=0))} if len(names) == 2 else {}
     return second | {
         "accuracy": float(accuracy_score(golds, labels)),
         "macro_f1": float(f1_score(golds, labels, average="macro", zero_division=0)),
-        "matthews": float(matthews_corrcoef(golds, labels)),
+        "matthews": float(matthews_corrcoef(golds, labels)) if varied else 0.0,
     }
 
 

@@ -338,3 +338,42 @@ def squad_scores(predictions: Sequence[str], answers: Sequence[Sequence[str]]) -
         parts |= {"has_answer_exact_match": exact[known], "has_answer_f1": overlap[known]}
         parts["no_answer_exact_match"] = exact[~known]
     return {name: float(part.mean()) for name, part in parts.items() if part.size}
+
+
+def threshold_scores(
+    spans: Sequence[str], null_odds: Sequence[float], answers: Sequence[Sequence[str]]
+) -> dict[str, float]:
+    """The best scores that a null threshold can give on labelled questions, as `find_all_best_thresh` of
+    evaluate-v2.0.py: no answer is predicted for a question whose null odds exceed the threshold.
+
+    Args:
+        spans: the best span of each question, "" if it has none.
+        null_odds: the null score of each question minus the score of its best span.
+        answers: all correct answers of each question; [] if it has none.
+
+    Returns:
+        `best_exact` and `best_f1` in percent, and the threshold of each, `best_exact_thresh` and `best_f1_thresh`. If
+        it is best to answer no question, the threshold is 0, as in evaluate-v2.0.py.
+    """
+    known = np.array([len(texts) > 0 for texts in answers])
+    cleaned = [[text for text in texts if normalize_answer(text)] for texts in answers]
+    found = {}
+    for name, score in (("exact", exact_match), ("f1", f1)):
+        scores = [score(span, texts) for span, texts in zip(spans, cleaned, strict=True)]
+        found[f"best_{name}"], found[f"best_{name}_thresh"] = _best_threshold(
+            np.array(scores), np.array(null_odds), known, np.array([span == "" for span in spans])
+        )
+    return found
+
+
+def _best_threshold(scores: np.ndarray, odds: np.ndarray, known: np.ndarray, empty: np.ndarray) -> tuple[float, float]:
+    """The best score in percent, and the lowest threshold that reaches it; all arrays are [questions].
+
+    Answering one more question, in the order of the odds, gains the score of its span. If it has no answer, a span that
+    is not empty loses the point for no answer.
+    """
+    order = np.argsort(odds, kind="stable")
+    gains = np.where(known, scores, np.where(empty, 0.0, -1.0))[order]
+    totals = np.cumsum([float((~known).sum()), *gains])
+    best = int(totals.argmax())
+    return 100 * float(totals[best]) / len(scores), float(odds[order[best - 1]]) if best else 0.0

@@ -5,7 +5,7 @@ from typing import Any
 
 import sentencex
 
-from bertgpt.data.text.files import File, kind, lines, parse_json, read_json
+from bertgpt.data.text.files import File, Read, kind, lines, parse_json, read_json, stamp
 from bertgpt.data.text.parquet import parquet_rows
 from bertgpt.errors import InputError
 
@@ -13,7 +13,11 @@ MAX_DOCUMENT = 1 << 22  # characters; a longer document, other than a row, is re
 
 
 def read_documents(
-    files: Sequence[File], text_key: str = "text", sentence_per_line: bool = False, document: str = "paragraph"
+    files: Sequence[File],
+    text_key: str = "text",
+    sentence_per_line: bool = False,
+    document: str = "paragraph",
+    read: Read | None = None,
 ) -> Iterator[list[str]]:
     """Each document as its paragraphs.
 
@@ -29,20 +33,22 @@ def read_documents(
     If `document` is "line", each line of plain text is a document. If it is "file", the documents above are joined to
     one for each file, of any format. A file of over MAX_DOCUMENT characters becomes several documents.
 
+    `read`, if given, is called with the number of bytes that were read of the files, compressed as they are.
+
     Raises:
         InputError: a file is not UTF-8, does not match its suffix, or lacks the key; names the file and the line.
     """
     for path in files:
         if kind(path) == ".jsonl":
-            found = _jsonl(path, text_key)
+            found = _jsonl(path, text_key, read)
         elif kind(path) == ".json":
-            found = _json(path, text_key)
+            found = _json(path, text_key, read)
         elif kind(path) == ".parquet":
-            found = _parquet(path, text_key)
+            found = _parquet(path, text_key, read)
         elif document == "line":
-            found = ([text] for _, line in lines(path) if (text := line.strip()))
+            found = ([text] for _, line in lines(path, read) if (text := line.strip()))
         else:
-            found = _plain(path, sentence_per_line)
+            found = _plain(path, sentence_per_line, read)
         yield from _joined(found) if document == "file" else found
 
 
@@ -54,10 +60,10 @@ def split_sentences(paragraphs: Sequence[str], language: str = "en", sentence_pe
     return [sentence for sentence in sentences if sentence]
 
 
-def _plain(path: File, sentence_per_line: bool) -> Iterator[list[str]]:
+def _plain(path: File, sentence_per_line: bool, read: Read | None) -> Iterator[list[str]]:
     block: list[str] = []
     size = 0
-    for _, line in lines(path):
+    for _, line in lines(path, read):
         line = line.strip()
         if line:
             block.append(line)
@@ -83,22 +89,25 @@ def _joined(documents: Iterable[list[str]]) -> Iterator[list[str]]:
         yield joined
 
 
-def _jsonl(path: File, text_key: str) -> Iterator[list[str]]:
-    for number, line in lines(path):
+def _jsonl(path: File, text_key: str, read: Read | None) -> Iterator[list[str]]:
+    for number, line in lines(path, read):
         if line.strip():
             yield _paragraphs(parse_json(path, f"line {number}", line.strip()), text_key, f"{path} line {number}")
 
 
-def _json(path: File, text_key: str) -> Iterator[list[str]]:
+def _json(path: File, text_key: str, read: Read | None) -> Iterator[list[str]]:
     value = read_json(path)
     if not isinstance(value, dict | list):
         raise InputError(f"{path}: contains one {type(value).__name__}; give an object or a list of documents")
+    share = stamp(path)[0] / max(1, len(value)) if read else 0.0  # the file is in memory, and its documents are to come
     for name, document in value.items() if isinstance(value, dict) else enumerate(value):
         yield _paragraphs(document, text_key, f"{path} document {name!r}")
+        if read is not None:
+            read(share)
 
 
-def _parquet(path: File, text_key: str) -> Iterator[list[str]]:
-    for number, row in enumerate(parquet_rows(path, text_key), 1):
+def _parquet(path: File, text_key: str, read: Read | None) -> Iterator[list[str]]:
+    for number, row in enumerate(parquet_rows(path, text_key, read), 1):
         yield _paragraphs(row[text_key], text_key, f"{path} row {number}")
 
 

@@ -20,6 +20,7 @@ from bertgpt.errors import InputError, check_regular
 from bertgpt.json_files import MAX_VALUES, has_over, read_at_most
 
 File = Path | str  # a str is an address that fsspec reads, such as gs://bucket/file.jsonl
+Read = Callable[[float], object]  # is called with the number of bytes that were read of a file, again and again
 
 TEXTS = (".txt", ".jsonl", ".json", ".parquet")  # formats of a corpus
 PACKED = (".gz", ".bz2", ".xz", ".zst")  # compressed files; the suffix before this one gives the format
@@ -162,15 +163,31 @@ class _Remote(io.RawIOBase):
         super().close()
 
 
+class _Counted(io.RawIOBase):
+    """A file that tells how many bytes are read of it."""
+
+    def __init__(self, raw: IO[bytes], read: Read) -> None:
+        self.raw, self.tell_read = raw, read
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        size = self.raw.readinto(buffer)  # type: ignore[attr-defined]
+        self.tell_read(size)
+        return size
+
+
 @contextlib.contextmanager
-def open_file(path: File) -> Iterator[IO[bytes]]:
+def open_file(path: File, read: Read | None = None) -> Iterator[IO[bytes]]:
     """The file's bytes, unpacked if its suffix is that of a compression; to be read forwards only."""
-    with open_raw(path) as raw:
+    with open_raw(path) as file:
+        raw = file if read is None else io.BufferedReader(_Counted(file, read), BLOCK)
         if not packing(path):
             yield raw
         elif packing(path) == ".gz":
-            with gzip.open(raw) as file:
-                yield file  # type: ignore[misc]
+            with gzip.open(raw) as unpacked:
+                yield unpacked  # type: ignore[misc]
         else:
             yield io.BufferedReader(_Unpacked(raw, _unpacker(path)), BLOCK)
 
@@ -245,11 +262,11 @@ def over_limit(path: File) -> InputError:
     return InputError(f"{path}: unpacks to over {MAX_RATIO} times its size; if the file is valid, unpack it first")
 
 
-def lines(path: File) -> Iterator[tuple[int, str]]:
+def lines(path: File, read: Read | None = None) -> Iterator[tuple[int, str]]:
     """(line number from 1, decoded line with its line end); errors name the file and the line."""
     number = 0
     try:
-        with open_file(path) as file:
+        with open_file(path, read) as file:
             while raw := file.readline(MAX_LINE + 1):
                 number += 1
                 if len(raw) > MAX_LINE:

@@ -13,6 +13,7 @@ from bertgpt.data.text.files import (
     MAX_RATIO,
     UNREADABLE,
     File,
+    Read,
     check_columns,
     open_file,
     open_raw,
@@ -31,8 +32,10 @@ ELEMENT = 12  # bytes that pyarrow takes per element of a list: 8 for its value,
 UNFIT = (ValueError, LookupError, TypeError, ArithmeticError, RecursionError)  # other errors that damaged bytes raise
 
 
-def parquet_rows(path: File, column: str | None = None) -> Iterator[dict[str, Any]]:
+def parquet_rows(path: File, column: str | None = None, read: Read | None = None) -> Iterator[dict[str, Any]]:
     """The rows of a Parquet file, or one column of them; few are in memory at a time.
+
+    `read`, if given, is called with the share of the file's bytes that some rows take, as if all rows had one size.
 
     Raises:
         InputError: pyarrow is not installed; the file cannot be read, has two columns of the same name or lacks the
@@ -45,14 +48,14 @@ def parquet_rows(path: File, column: str | None = None) -> Iterator[dict[str, An
         raise InputError(f"{path}: reading Parquet needs pyarrow: pip install 'bertgpt[tasks]'") from error
     try:
         with _open(path) as raw:
-            yield from _rows(path, raw, column)
+            yield from _rows(path, raw, column, read)
     except InputError:
         raise
     except (pa.ArrowException, *UNREADABLE, *UNFIT) as error:
         raise InputError(f"{path}: cannot be read as Parquet: {error}; write the file again") from error
 
 
-def _rows(path: File, raw: IO[bytes], column: str | None) -> Iterator[dict[str, Any]]:
+def _rows(path: File, raw: IO[bytes], column: str | None, read: Read | None) -> Iterator[dict[str, Any]]:
     import pyarrow.parquet as pq
 
     groups = row_groups(raw)
@@ -66,6 +69,7 @@ def _rows(path: File, raw: IO[bytes], column: str | None) -> Iterator[dict[str, 
     nested = any(leaf.max_repetition_level for leaf in leaves.values())
     texts = [leaf.path for leaf in leaves.values() if _is_text(leaf)] if nested else None
     local = isinstance(path, Path) or packing(path)  # walking a remote file would fetch it twice
+    share = stamp(path)[0] / max(1, meta.num_rows) if read else 0.0  # bytes of a row
     number = 0
     with pq.ParquetFile(raw, metadata=meta, read_dictionary=texts, **READING) as file:
         for index, group in enumerate(groups):
@@ -75,6 +79,8 @@ def _rows(path: File, raw: IO[bytes], column: str | None) -> Iterator[dict[str, 
             for batch in file.iter_batches(size, row_groups=[index], columns=columns, use_threads=False):
                 yield from _to_python(path, batch, number)
                 number += batch.num_rows
+                if read is not None:
+                    read(share * batch.num_rows)
 
 
 @contextlib.contextmanager

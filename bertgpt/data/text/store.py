@@ -10,6 +10,7 @@ token, the lowest bit first: whether the token continues a word).
 
 import contextlib
 import dataclasses
+import functools
 import hashlib
 import json
 import re
@@ -133,7 +134,7 @@ def prepare(
     tokenizer: Tokenizer,
     wanted: dict[str, Any],
     workers: int = 1,
-    progress: Callable[[int], None] = lambda size: None,
+    progress: Callable[[str, float], object] = lambda split, size: None,
 ) -> None:
     """Tokenizes the corpus in `workers` processes, in constant memory, and moves the complete store to the folder.
 
@@ -145,7 +146,7 @@ def prepare(
         tokenizer: its vocabulary size decides the width of an id.
         wanted: plain values that identify the tokenizer; stored for `stale_reason`.
         workers: number of processes; 1 means this process.
-        progress: called with the bytes of text of each finished piece.
+        progress: called with a split, and the number of bytes that were read of its files since the last call.
 
     Raises:
         InputError: a file cannot be read, a split has no text, or the folder is not empty and not a store.
@@ -198,7 +199,7 @@ def write_part(
     files: Files,
     tokenizer: Tokenizer,
     workers: int = 1,
-    progress: Callable[[int], None] = lambda size: None,
+    progress: Callable[[str, float], object] = lambda split, size: None,
 ) -> Part:
     """Tokenizes some files of a corpus to one folder per split, in constant memory; arguments as in `prepare`.
 
@@ -208,7 +209,9 @@ def write_part(
     described = [_describe(path) for path in files.train + files.eval]
     with Workers(tokenizer, source.language, source.sentence_per_line, source.segmented, workers) as pool:
         splits = {
-            split: _write_split(folder / split, source.documents(split, files), pool, progress)
+            split: _write_split(
+                folder / split, source.documents(split, files, functools.partial(progress, split)), pool
+            )
             for split in source.splits()
         }
     return Part(described, splits, hash_arrays(folder, list(splits)), tokenizer_hash(tokenizer))
@@ -335,9 +338,7 @@ def made_with(folder: Path) -> str:
     return _read_meta(folder)["tokenizer"]
 
 
-def _write_split(
-    folder: Path, documents: Iterable[list[str]], pool: Workers, progress: Callable[[int], None]
-) -> dict[str, int]:
+def _write_split(folder: Path, documents: Iterable[list[str]], pool: Workers) -> dict[str, int]:
     folder.mkdir(parents=True)
     tokens = sentences = documents_seen = text_bytes = 0
     counts = np.zeros(pool.vocab_size, BOUND)
@@ -358,7 +359,6 @@ def _write_split(
             documents_seen += len(piece.document_lengths)
             counts += np.bincount(np.frombuffer(piece.tokens, pool.dtype), minlength=len(counts))
             text_bytes += piece.text_bytes
-            progress(piece.text_bytes)
     (folder / "counts.bin").write_bytes(counts.tobytes())
     return {"tokens": tokens, "sentences": sentences, "documents": documents_seen, "text_bytes": text_bytes}
 

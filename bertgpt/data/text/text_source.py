@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from bertgpt.data.text.documents import read_documents
-from bertgpt.data.text.files import File, find_files
+from bertgpt.data.text.files import File, Read, find_files
 from bertgpt.errors import InputError
 
 
@@ -73,29 +73,32 @@ class TextSource:
         held_out, sets = _find_parts("data.eval", self.held_out_sets() if self.eval else {})
         return Files(train, held_out, sources, sets)
 
-    def documents(self, split: str, files: Files | None = None) -> Iterator[list[str]]:
-        """The documents of one split, each as its paragraphs, in file order; from all files or only from `files`.
-
-        "train" and "eval" are all documents of the training sources or held-out sets.
-        """
-        files = files or self.files()
+    def files_of(self, split: str, files: Files) -> list[File]:
+        """Those of the files that have documents of a split, in order."""
         kind, _, name = split.partition(".")
         paths, names = (files.eval, files.sets) if self.eval and kind == "eval" else (files.train, files.sources)
-        if name:
-            paths = [path for path in paths if names[str(path)] == name]
+        return [path for path in paths if names[str(path)] == name] if name else paths
+
+    def documents(self, split: str, files: Files | None = None, read: Read | None = None) -> Iterator[list[str]]:
+        """The documents of one split, each as its paragraphs, in file order; from all files or only from `files`.
+
+        "train" and "eval" are all documents of the training sources or held-out sets. `read` is as in `read_documents`.
+        """
+        paths = self.files_of(split, files or self.files())
         if self.eval:
-            return self._read(paths)
-        return itertools.chain.from_iterable(self._split_file(path, kind) for path in paths)
+            return self._read(paths, read)
+        kind = split.partition(".")[0]
+        return itertools.chain.from_iterable(self._split_file(path, kind, read) for path in paths)
 
-    def _read(self, files: Sequence[File]) -> Iterator[list[str]]:
-        return read_documents(files, self.text_key, self.sentence_per_line, self.document)
+    def _read(self, files: Sequence[File], read: Read | None = None) -> Iterator[list[str]]:
+        return read_documents(files, self.text_key, self.sentence_per_line, self.document, read)
 
-    def _split_file(self, path: File, split: str) -> Iterator[list[str]]:
+    def _split_file(self, path: File, split: str, read: Read | None = None) -> Iterator[list[str]]:
         """The documents of one split in a file that has both. If a document is a file, its first one decides for all.
 
         A long file is read as several documents, and must be in one split nevertheless.
         """
-        for number, document in enumerate(self._read([path])):
+        for number, document in enumerate(self._read([path], read)):
             if number == 0 or self.document != "file":
                 wanted = _held_out(document, self.eval_fraction) == (split == "eval")
             if wanted:
