@@ -347,7 +347,6 @@ for row, prediction in zip(questions, predictions, strict=True):
 # %% [markdown]
 # ## The same from the command line
 #
-# The trainer does both, with checkpoints, resuming, several devices and curves: `python -m train pretrain
-# configs/bert_mlm.yaml` ([README](../README.md#continue-a-public-bert-on-your-text)), then `python -m train finetune`
-# ([README](../README.md#fine-tune-on-a-task)). [The functional API](functional_api.md) shows masks, losses and
-# gradients one by one.
+# The trainer does both, with checkpoints, resuming, several devices and curves: [Continue a public
+# BERT](continue_bert.md), then [fine-tune on your labels](finetune.md). [The functional API](functional_api.md) shows
+# masks, losses and gradients one by one.
