@@ -13,6 +13,9 @@ PARITY_STAMP := $(VENV)/.installed-parity
 AOT_STAMP := $(VENV)/.installed-aot-tpu
 FUZZ_STAMP := $(VENV)/.installed-fuzz
 DOCS_STAMP := $(VENV)/.installed-docs
+NOTEBOOKS_STAMP := $(VENV)/.installed-notebooks
+# Of make notebooks: the folder of the pages.
+PAGES ?= docs
 # Of make fuzz: for each target, and which (all where empty; python -m fuzz list names them).
 FUZZ_SECONDS ?= 60
 FUZZ_TARGETS ?=
@@ -20,7 +23,7 @@ FUZZ_TARGETS ?=
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-real demo-tasks test lint parity aot device-report fuzz docs install clean
+.PHONY: demo demo-real demo-tasks test lint parity aot device-report fuzz docs notebooks install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -102,6 +105,15 @@ docs: $(DOCS_STAMP)
 
 $(DOCS_STAMP): $(STAMP)
 	$(PY) -m pip install --quiet --editable '.[docs]'
+	touch $@
+
+notebooks: export PYTHONPATH := $(CURDIR)
+notebooks: export JAX_PLATFORMS ?= cpu
+notebooks: $(NOTEBOOKS_STAMP)
+	$(PY) docs/notebooks/execute.py $(PAGES)
+
+$(NOTEBOOKS_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[notebooks]'
 	touch $@
 
 clean:

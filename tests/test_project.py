@@ -7,6 +7,7 @@ import re
 import shlex
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import jax
@@ -19,8 +20,10 @@ from model_folders import write_flax
 from safetensors import safe_open
 
 import bertgpt
+from benchmarks import demo_data
 from bertgpt.data.tasks.task import KINDS
 from bertgpt.model.inputs import takes_choices
+from bertgpt.tokenizers import train_wordpiece
 from train import config as configs
 from train.__main__ import main
 from train.sections import KEYS, SECTIONS
@@ -28,9 +31,11 @@ from train.sections import KEYS, SECTIONS
 ROOT = Path(__file__).parent.parent
 RECIPES = sorted((ROOT / "configs").glob("**/*.yaml"))
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+CHINESE = (ROOT / "README.zh.md").read_text(encoding="utf-8")
 FLAX_PAGE = (ROOT / "docs" / "from_transformers_flax.md").read_text(encoding="utf-8")
 GOLDENS = ROOT / "tests" / "goldens" / "flax"
 WORDS = {"fine": "good", "dull": "bad"}
+WORDS_ZH = {"干净": "positive", "吵闹": "negative"}
 TINY = ["hidden_size=16", "num_layers=1", "num_heads=2", "mlp_size=32"]
 
 
@@ -116,6 +121,13 @@ def run_command(line: str, capsys: pytest.CaptureFixture, length: int = 16) -> N
     if program == "make":
         subprocess.run(["make", "-n", *arguments], cwd=ROOT, check=True, capture_output=True)
         return
+    if arguments[:3] == ["-m", "pip", "install"]:
+        (extra,) = re.findall(r"^\.\[(\w+)\]$", arguments[-1])
+        assert extra in tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+        return
+    if arguments[:2] == ["-m", "benchmarks.demo_data"]:
+        demo_data.main(arguments[2:])
+        return
     assert (program, *arguments[:2]) == (".venv/bin/python", "-m", "train")
     if arguments[2] == "plan":  # of devices that this process does not have
         arguments = [*arguments[:4], "data.train=text", *[f"model.{size}" for size in TINY], *arguments[6:]]
@@ -156,6 +168,48 @@ def test_the_readmes_commands_run(files, capsys):
     for line in lines:
         if "domain" not in line:  # tests/test_hub_readme.py runs these, which fetch a model
             run_command(line, capsys)
+
+
+@pytest.fixture
+def chinese_files(files, monkeypatch):
+    """The files that the commands of README.zh.md name: reviews, a text, and a small model in place of the hub's."""
+    pytest.importorskip("rjieba")
+    texts = {
+        split: [f"我们{verb}了{n}天，房间很" for n in range(12)] for split, verb in (("train", "住"), ("eval", "等"))
+    }
+    folder = files / "runs" / "demo_data"
+    (folder / "encoder").mkdir(parents=True)
+    for split, beginnings in texts.items():
+        rows = [{"text": f"{text}{end}。", "label": label} for text in beginnings for end, label in WORDS_ZH.items()]
+        lines = [json.dumps(row, ensure_ascii=False) for row in rows]
+        (folder / f"reviews_zh_{split}.jsonl").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    monkeypatch.setattr(demo_data, "TASKS", [task for task in demo_data.TASKS if task.name == "reviews_zh.jsonl"])
+    (files / "text" / "text.txt").write_text("\n\n".join(f"{text}干净。" for text in texts["train"]), encoding="utf-8")
+    tokenizer = train_wordpiece([f"{text}干净吵闹。" for text in texts["train"]], 200)
+    sizes = {"vocab_size": tokenizer.get_vocab_size(), **dict(map(sized, TINY))}
+    model = bertgpt.BertForPreTraining(bertgpt.presets.bert_tiny(**sizes))
+    params = jax.jit(model.init)(jax.random.key(0), np.zeros((1, 2), np.int32))["params"]
+    bertgpt.save_pretrained(files / "google-bert" / "bert-base-chinese", model, params, tokenizer)
+
+
+@pytest.mark.filterwarnings("ignore:.*randomly initialized, to be trained", "ignore:.* does not use ")
+def test_the_chinese_readmes_commands_run(chinese_files, capsys):
+    for line in [line for block in blocks(CHINESE, "bash") for line in block.splitlines()]:
+        run_command(line, capsys)
+    assert bertgpt.load_pretrained("exported/domain_zh")[0].config.vocab_size < 200  # from the small model
+
+
+def test_the_chinese_readmes_figures_are_those_of_the_english_pages():
+    pages = [ROOT / name for name in ("README.md", "docs/papers.md", "docs/tasks.md", "docs/data.md", "pyproject.toml")]
+    pages += [ROOT / "configs" / name for name in ("bert_zh_demo.yaml", "finetune/demo_reviews_zh.yaml")]
+    found = {figure for page in pages for figure in figures(page.read_text(encoding="utf-8"))}
+    assert len(figures(CHINESE)) > 50
+    assert figures(CHINESE) <= found
+
+
+def figures(text: str) -> set[str]:
+    """The numbers of two or more digits in a text, without the commas of thousands."""
+    return {figure.replace(",", "") for figure in re.findall(r"\d[\d,.]*\d", text)}
 
 
 @pytest.mark.filterwarnings("ignore:.*randomly initialized, to be trained", "ignore:.* does not use ")
@@ -236,7 +290,14 @@ def test_the_order_of_imports_holds():
 
 @pytest.mark.parametrize(
     "page",
-    ["docs/architecture.md", "docs/configuration.md", "docs/from_transformers_flax.md", "README.md", "CONTRIBUTING.md"],
+    [
+        "docs/architecture.md",
+        "docs/configuration.md",
+        "docs/from_transformers_flax.md",
+        "README.md",
+        "README.zh.md",
+        "CONTRIBUTING.md",
+    ],
 )
 def test_the_files_that_a_page_names_are_there(page):
     text = (ROOT / page).read_text(encoding="utf-8")
