@@ -372,6 +372,8 @@ def test_a_run_notes_its_commit_and_resumes_without_a_network(hub, tmp_path, sma
     said = commands(hub, tmp_path, ["pretrain", "run.yaml"])
     assert f"model.init_from: owner/bert at commit {first}" in said
     assert noted(tmp_path / "run") == first
+    shutil.copytree(tmp_path / "run", tmp_path / "early")
+    shutil.rmtree(tmp_path / "early" / "checkpoints")  # as if it had ended before its first checkpoint
 
     write_bert(tmp_path / "hub" / "owner" / "bert", small, seed=1)  # main moves on
     hub.requests.clear()
@@ -383,13 +385,12 @@ def test_a_run_notes_its_commit_and_resumes_without_a_network(hub, tmp_path, sma
     assert hub.requests == []
 
     changed = ["pretrain", "run.yaml", "model.init_revision=v2"]
-    said = commands(hub, tmp_path, ["plan", "run.yaml", "out=new"], changed, expected=2)
+    online = [["pretrain", "run.yaml", "out=early"], ["plan", "run.yaml", "out=new"], changed]
+    early, new, rest = commands(hub, tmp_path, *online, expected=2).split("exit 0\n")
     second, _ = hub.files("owner/bert", "main")
-    assert f"model.init_from: owner/bert at commit {second}" in said
-    assert "run was started with different settings: model.init_revision (None -> v2), " in said
-
-    shutil.rmtree(tmp_path / "run" / "checkpoints")  # as if it had ended before its first checkpoint
-    assert f"model.init_from: owner/bert at commit {first}" in commands(hub, tmp_path, ["pretrain", "run.yaml"])
+    assert f"model.init_from: owner/bert at commit {first}" in early
+    assert f"model.init_from: owner/bert at commit {second}" in new
+    assert "run was started with different settings: model.init_revision (None -> v2), " in rest
 
 
 def noted(out: Path) -> str:

@@ -37,7 +37,7 @@ console()
 ONE_FAMILY = pytest.mark.parametrize("config_file", ["gpt"], indirect=True)  # of what does not depend on the model
 
 
-@pytest.fixture(scope="module", params=["bert", "gpt"])
+@pytest.fixture(scope="module")
 def config_file(request, corpus_file, tmp_path_factory) -> Path:
     """A run with dropout, whose checkpoints fall between its logged steps."""
     folder = tmp_path_factory.mktemp(request.param)
@@ -183,6 +183,7 @@ def test_a_run_that_ended_before_its_first_checkpoint_blocks_no_other(config_fil
         pretraining.pretrain(settings)
 
 
+@ONE_FAMILY
 def test_a_signal_cuts_an_evaluation_short_which_is_made_up_for(config_file, whole, monkeypatch):
     out, calls, requested = config_file.parent / "cut", itertools.count(1), Stop.requested
 
@@ -220,6 +221,7 @@ def test_saved_under_pmap_a_run_goes_on_under_a_mesh(config_file, whole):
     np.testing.assert_allclose(moved, stayed, rtol=1e-5)
 
 
+@ONE_FAMILY
 def test_a_damaged_checkpoint_is_set_aside_and_the_one_before_serves(config_file, whole, capsys):
     out = config_file.parent / "damaged"
     settings = configs.load(str(config_file), [f"out={out}", "train.steps=8"])
