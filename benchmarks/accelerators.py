@@ -22,8 +22,12 @@ from train.jobs import compiling, planning
 from train.targets import GIB
 
 SIZES = ["model.init_from=null", "tokenizer.kind=wordpiece", "tokenizer.vocab_size=30522"]
+MINILM = ["model.architecture=bert", "model.num_layers=6", "model.hidden_size=384", "model.num_heads=12"]
+MINILM += ["model.mlp_size=1536"]
 RECIPES: dict[str, list[str]] = {  # with what stands for a model that is not here
     "bert_demo": [],
+    "bert_demo_long": [],
+    "bert_demo_real": [*SIZES, *MINILM],
     "bert_zh_demo": [],
     "gpt1_demo": [],
     "bert_base": [],

@@ -134,7 +134,7 @@ def report(folder: Path, pairs: int, kinds: list[str], length: int, batch: int, 
             first, memory = (max(each[name] for each in found) for name in ("first_batch", "private_bytes"))
             speed = min(each["tokens_per_second"] for each in found)
             print(
-                f"| {found[0]['examples']:,} of {kind}, T = {length} | {plan} | {first:.1f} s | {speed:,.0f} | "
+                f"| {found[0]['examples']:,} of {kind}, T = {length} | {plan} | {first:.3g} s | {speed:,.0f} | "
                 f"{memory / 2**20:,.0f} MiB |",
                 flush=True,
             )

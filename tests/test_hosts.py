@@ -51,6 +51,7 @@ def config_file(corpus_file, tmp_path_factory) -> Path:
         "optimizer": {"learning_rate": 0.003, "warmup_steps": 2},
         "train": {
             "objective": "mlm",
+            "tracker": "none",
             "steps": STEPS,
             "batch_size": 8,
             "log_every": 1,
@@ -206,7 +207,7 @@ def task(config_file, wordpiece) -> Path:
         "tokenizer": {"path": str(folder)},
         "task": {"kind": "classification"},
         "data": {"train": str(folder / "rows.jsonl"), "eval": str(folder / "eval.jsonl"), "sequence_length": 32},
-        "train": {"steps": 4, "batch_size": 8, "log_every": 1, "eval_every": 2},
+        "train": {"steps": 4, "batch_size": 8, "log_every": 1, "eval_every": 2, "tracker": "none"},
         "optimizer": {"learning_rate": 0.01},
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(values))

@@ -366,7 +366,10 @@ def test_a_run_notes_its_commit_and_resumes_without_a_network(hub, tmp_path, sma
     (tmp_path / "text.txt").write_text("".join(documents))
     values = {"model": {"init_from": "owner/bert"}, "data": {"train": "text.txt", "eval_fraction": 0.1, "workers": 1}}
     values["data"] |= {"sequence_length": 16, "sentence_per_line": True}
-    values |= {"train": {"steps": 1, "batch_size": 4, "eval_every": 1, "eval_examples": 4}, "out": "run"}
+    values |= {
+        "train": {"steps": 1, "batch_size": 4, "eval_every": 1, "eval_examples": 4, "tracker": "none"},
+        "out": "run",
+    }
     (tmp_path / "run.yaml").write_text(yaml.safe_dump(values))
     first, _ = hub.files("owner/bert", "main")
     said = commands(hub, tmp_path, ["pretrain", "run.yaml"])

@@ -53,7 +53,8 @@ def config_file(request, corpus_file, tmp_path_factory) -> Path:
             "store": str(folder / "store"),
         },
         "optimizer": {"learning_rate": 0.003, "warmup_steps": 2},
-        "train": {"steps": STEPS, "batch_size": 8, "log_every": 3, "eval_every": 8, "eval_examples": 16},
+        "train": {"steps": STEPS, "batch_size": 8, "log_every": 3, "eval_every": 8, "eval_examples": 16}
+        | {"tracker": "none"},
         "checkpoint": {"every": 4, "keep": 2},
         "parallel": {"strategy": "jit"},
         "out": str(folder / "whole"),
