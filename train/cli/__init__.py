@@ -60,6 +60,15 @@ def check_seeds(seeds: int) -> None:
         raise InputError("--seeds must be at least 1")
 
 
+def add_grid(parser: argparse.ArgumentParser, seeds: int, rates: str, out: str) -> None:
+    """Add the arguments of fine-tuning runs over learning rates and seeds, with their defaults; `rates` is a help."""
+    parser.add_argument("model", metavar="MODEL", help="a run or model folder, or the name of a model on the hub")
+    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="dotted keys, such as train.dtype=bfloat16")
+    parser.add_argument("--seeds", type=int, default=seeds, metavar="N", help=f"runs of each rate (default {seeds})")
+    parser.add_argument("--learning-rates", metavar="A,B", help=rates)
+    parser.add_argument("--out", metavar="FOLDER", default=out, help=f"output folder (default: {out})")
+
+
 def local_folder(name: str, text: str) -> Path:
     """A folder given as an argument, with ~ replaced.
 

@@ -3,20 +3,16 @@
 import argparse
 from typing import Any
 
-from . import check_seeds, local_folder, parse_list, parse_rates, score_cells
+from . import add_grid, check_seeds, local_folder, parse_list, parse_rates, score_cells
 
 SETS = {"accuracy_matched": ("MNLI-m", "accuracy"), "accuracy_mismatched": ("MNLI-mm", "accuracy")}  # as in table 1
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a model, the folder of GLUE, and what to run."""
-    parser.add_argument("model", metavar="MODEL", help="a run or model folder, or the name of a model on the hub")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="dotted keys, such as train.dtype=bfloat16")
+    add_grid(parser, seeds=3, rates="default: 5e-5,4e-5,3e-5,2e-5", out="runs/glue")
     parser.add_argument("--data", metavar="FOLDER", required=True, help="GLUE's download, with a folder for each task")
     parser.add_argument("--tasks", metavar="A,B", help="such as CoLA,RTE (default: all nine)")
-    parser.add_argument("--seeds", type=int, default=3, metavar="N", help="runs of each learning rate (default 3)")
-    parser.add_argument("--learning-rates", metavar="A,B", help="default: 5e-5,4e-5,3e-5,2e-5")
-    parser.add_argument("--out", metavar="FOLDER", default="runs/glue", help="output folder (default: runs/glue)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -3,20 +3,16 @@
 import argparse
 from typing import Any
 
-from . import check_seeds, local_folder, parse_list, parse_rates, score_cells
+from . import add_grid, check_seeds, local_folder, parse_list, parse_rates, score_cells
 
 NAMES = {"exact_match": "EM", "f1": "F1", "best_exact": "best EM", "best_f1": "best F1"}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a model, the folder of SQuAD, and what to run."""
-    parser.add_argument("model", metavar="MODEL", help="a run or model folder, or the name of a model on the hub")
-    parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="dotted keys, such as train.dtype=bfloat16")
+    add_grid(parser, seeds=1, rates="the best one is chosen (default: 5e-5)", out="runs/squad")
     parser.add_argument("--data", metavar="FOLDER", required=True, help="folder of train-v1.1.json, dev-v1.1.json, ...")
     parser.add_argument("--versions", metavar="A,B", help="1.1, 2.0 or 1.1,2.0 (default: those in the folder)")
-    parser.add_argument("--seeds", type=int, default=1, metavar="N", help="runs of each learning rate (default 1)")
-    parser.add_argument("--learning-rates", metavar="A,B", help="the best one is chosen (default: 5e-5)")
-    parser.add_argument("--out", metavar="FOLDER", default="runs/squad", help="output folder (default: runs/squad)")
 
 
 def run(options: argparse.Namespace) -> None:
