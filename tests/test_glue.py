@@ -1,5 +1,7 @@
 """GLUE and SQuAD in one command: the files, the scores, a whole run that is cut off and resumed, mistakes."""
 
+import argparse
+import importlib
 import json
 import os
 import re
@@ -375,3 +377,11 @@ def test_squads_mistakes_are_told(folder, tmp_path, capsys):
     told = refused(capsys, arguments)
     assert "train-v1.1.json question q2: it has no answer, but this is SQuAD 1.1" in told
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(("verb", "seeds"), [("glue", 3), ("squad", 1)])
+def test_without_options_the_seeds_are_those_of_the_page(verb, seeds):
+    parser = argparse.ArgumentParser()
+    importlib.import_module(f"train.cli.{verb}").add_arguments(parser)
+    options = parser.parse_args(["model", "--data", "folder"])
+    assert (options.seeds, options.out, options.learning_rates) == (seeds, f"runs/{verb}", None)
