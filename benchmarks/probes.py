@@ -9,6 +9,7 @@ random weights); the word frequencies are those of the training rows.
 """
 
 import argparse
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ import numpy as np
 from rich.table import Table
 from tokenizers import Tokenizer
 
+from benchmarks import side_by_side
 from bertgpt.data.text.store import open_split
 from bertgpt.errors import InputError
 from bertgpt.inference.fill_mask import fill_mask
@@ -121,4 +123,4 @@ def main() -> None:
 
 if __name__ == "__main__":
     jax.config.update("jax_platforms", "cpu")
-    main()
+    sys.exit(side_by_side.leave(main))
