@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..state import TrainState
 METRIC = "selection_loss"  # of an evaluation; the lowest is the best
 OLD_METRIC = "loss"  # its name in checkpoints of earlier versions
 STATE = "state"  # orbax's name for the arrays' folder
+DIGESTS = "digests.json"
 ARRAYS = "d"  # folders with the values of the arrays; the other files are small
 
 
@@ -35,14 +37,15 @@ class DamageError(ValueError):
 class Checkpoints:
     """The numbered checkpoints in a folder: the arrays, and other values (row, config, tokenizer) as JSON."""
 
-    def __init__(self, folder: Path, keep: int = 1) -> None:
+    def __init__(self, folder: Path, keep: int = 1, copy: Callable[[], None] = lambda: None) -> None:
         """
         Args:
             folder: created by the first `save`; loading changes nothing.
             keep: number of newest checkpoints to keep, in addition to the best.
+            copy: called in the background in the first process, when a checkpoint is complete.
         """
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised; the log would repeat them
-        self.folder, self.keep = folder.absolute(), keep
+        self.folder, self.keep, self.copy = folder.absolute(), keep, copy
         self.background = concurrent.futures.ThreadPoolExecutor(1)
         self.pending: concurrent.futures.Future[None] | None = None
 
@@ -70,7 +73,7 @@ class Checkpoints:
         metrics = None if selection_loss is None else {METRIC: selection_loss}
         self.wait()
         written = self.manager.save_async(step, _tree(state), force=True, metrics=metrics, custom_metadata=extra)
-        self.pending = self.background.submit(self._finish, written)
+        self.pending = self.background.submit(self._finish, written, step)
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, ascending."""
@@ -98,7 +101,7 @@ class Checkpoints:
         if not digests.exists():  # the run was killed before it wrote the hashes
             self._loss(step)  # only the format of the metric can be checked
             return
-        for name, expected in _read_digests(digests, step).items():
+        for name, expected in parse_digests(digests.read_bytes(), step).items():
             file = self.folder / str(step) / name
             if (arrays or ARRAYS not in PurePosixPath(name).parts) and not (file.is_file() and _hash(file) == expected):
                 raise DamageError(f"{name} is missing or changed")
@@ -150,6 +153,10 @@ class Checkpoints:
             self.manager.reload()
         return target
 
+    def damaged(self) -> list[str]:
+        """The names of the folders that `set_aside` made."""
+        return sorted(path.name for path in self.folder.parent.glob("damaged_checkpoint_*"))
+
     def wait(self) -> None:
         """Wait until all checkpoints and their hashes are on disk; raise an error of the background thread."""
         if self.pending is not None:
@@ -158,9 +165,12 @@ class Checkpoints:
         self.manager.wait()
         self._note_hashes()
 
-    def _finish(self, written: Any) -> None:
+    def _finish(self, written: Any, step: int) -> None:
+        """Complete a checkpoint, in the background."""
         written.result()
         self._note_hashes()
+        if hosts.is_first():
+            self.copy()
 
     def _note_hashes(self) -> None:
         """Write the hashes of each checkpoint that has none."""
@@ -176,11 +186,16 @@ class Checkpoints:
 
     def _loss(self, step: int) -> float | None:
         """The selection loss of a checkpoint, from the JSON file that orbax writes; None if it was not evaluated."""
-        file = self.folder / str(step) / "metrics" / "metrics"
         try:
-            return float(_selection_loss(json.loads(file.read_text(encoding="utf-8")))) if file.exists() else None
+            content = self._read(step, "metrics/metrics")
+            return None if content is None else float(_selection_loss(json.loads(content)))
         except (ValueError, KeyError, TypeError, RecursionError) as error:
             raise DamageError(f"metrics/metrics has no {METRIC}: {error}") from error
+
+    def _read(self, step: int, name: str) -> bytes | None:
+        """The content of a small file of a checkpoint; None if it is missing."""
+        file = self.folder / str(step) / name
+        return file.read_bytes() if file.exists() else None
 
     def _check_fit(self, step: int, abstract_state: Any) -> None:
         """
@@ -210,7 +225,7 @@ class Checkpoints:
 
     def _digests(self, step: int) -> Path:
         """The file with the hashes of a checkpoint's files, in the folder of the checkpoint."""
-        return self.folder / str(step) / "digests.json"
+        return self.folder / str(step) / DIGESTS
 
 
 def restore_newest(
@@ -234,26 +249,29 @@ def restore_newest(
             newest = step
     if newest is not None:
         return checkpoints.load(newest, abstract_state)
-    damaged = sorted(path.name for path in checkpoints.folder.parent.glob("damaged_checkpoint_*"))
-    if damaged:
+    if damaged := checkpoints.damaged():
         raise InputError(
             f"{checkpoints.folder.parent}: all checkpoints are damaged ({', '.join(damaged)}); use another out"
         )
     return None
 
 
-def _read_digests(file: Path, step: int) -> dict[str, str]:
-    """The hash of each file of a checkpoint, by its relative path."""
+def parse_digests(content: bytes, step: int) -> dict[str, str]:
+    """The hash of each file of a checkpoint, by its relative path, from the content of its digests.json.
+
+    Raises:
+        DamageError: it has another form, or is of another checkpoint.
+    """
     try:
-        noted = json.loads(file.read_text(encoding="utf-8"))
+        noted = json.loads(content.decode())
         files = noted.get("files", noted)  # version 0.1.0 wrote only the files
         outside = [name for name in files if ".." in PurePosixPath(name).parts or name.startswith("/")]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise DamageError(f"{file.name} does not contain hashes: {error}") from error
+        raise DamageError(f"{DIGESTS} does not contain hashes: {error}") from error
     if not files or not isinstance(files, dict):
-        raise DamageError(f"{file.name} does not contain hashes by file")
+        raise DamageError(f"{DIGESTS} does not contain hashes by file")
     if outside or noted.get("step", step) != step:
-        raise DamageError(f"{file.name} belongs to another checkpoint")
+        raise DamageError(f"{DIGESTS} belongs to another checkpoint")
     return files
 
 
