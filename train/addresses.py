@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 import google_crc32c
 
 from bertgpt.errors import ADDRESS, InputError
+from bertgpt.hub import HUB_ADDRESS
 
 from .atomic_files import user_cache, whole_file
 
@@ -36,6 +37,11 @@ class Info(NamedTuple):
 def is_address(folder: str | Path) -> bool:
     """Whether a folder is an address, not a path."""
     return ADDRESS.match(str(folder)) is not None
+
+
+def is_storage(folder: str | Path) -> bool:
+    """Whether a folder is an address that is not one of the Hugging Face hub, whose models are given by name."""
+    return is_address(folder) and HUB_ADDRESS.match(str(folder)) is None
 
 
 def check_run_address(key: str, value: str) -> None:

@@ -185,12 +185,8 @@ class Checkpoints:
         return ocp.metadata(self.folder / str(step), checkpointable_name=STATE)
 
     def _loss(self, step: int) -> float | None:
-        """The selection loss of a checkpoint, from the JSON file that orbax writes; None if it was not evaluated."""
-        try:
-            content = self._read(step, "metrics/metrics")
-            return None if content is None else float(_selection_loss(json.loads(content)))
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DamageError(f"metrics/metrics has no {METRIC}: {error}") from error
+        """The selection loss of a checkpoint; None if it was not evaluated."""
+        return loss_of(self._read(step, "metrics/metrics"))
 
     def _read(self, step: int, name: str) -> bytes | None:
         """The content of a small file of a checkpoint; None if it is missing."""
@@ -254,6 +250,18 @@ def restore_newest(
             f"{checkpoints.folder.parent}: all checkpoints are damaged ({', '.join(damaged)}); use another out"
         )
     return None
+
+
+def loss_of(content: bytes | None) -> float | None:
+    """The selection loss in the content of metrics/metrics, a JSON file that orbax writes; None without a file.
+
+    Raises:
+        DamageError: it has another form.
+    """
+    try:
+        return None if content is None else float(_selection_loss(json.loads(content)))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamageError(f"metrics/metrics has no {METRIC}: {error}") from error
 
 
 def parse_digests(content: bytes, step: int) -> dict[str, str]:
