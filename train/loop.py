@@ -5,7 +5,6 @@ import functools
 import math
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,9 +12,8 @@ import numpy as np
 
 from bertgpt.errors import InputError
 
-from . import addresses
+from . import addresses, hosts, loader, parallel, reports, tracking
 from . import config as configs
-from . import hosts, loader, parallel, reports, tracking
 from .atomic_files import write_whole
 from .evaluation import eval_batches, evaluate, put
 from .folders.checkpoints import Checkpoints, restore_newest
@@ -54,9 +52,7 @@ class Progress(NamedTuple):
     logged: tuple[int, dict[str, float]] = (0, {})
 
 
-def run(
-    config: RunConfig, job: TrainJob, strategy: Strategy, files: RunStorage
-) -> tuple[CompiledSteps, TrainState]:
+def run(config: RunConfig, job: TrainJob, strategy: Strategy, files: RunStorage) -> tuple[CompiledSteps, TrainState]:
     """Train to the last step, resuming from the newest checkpoint if there is one.
 
     Writes to `config.out`: config.yaml, tokenizer.json, metrics.jsonl, checkpoints/.

@@ -18,8 +18,8 @@ from typing import Any
 from bertgpt.errors import InputError
 from bertgpt.json_files import read_json_object
 
+from . import addresses, hosts
 from . import config as configs
-from . import hosts
 from .atomic_files import write_whole
 from .reports import warn
 from .sections import RunConfig

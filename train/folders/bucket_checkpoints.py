@@ -76,7 +76,9 @@ class BucketCheckpoints(Checkpoints):
             if isinstance(error, InputError) or hosts.is_lost_peer(error):
                 raise
             reason = addresses.reason(error)
-            raise InputError(f"{self.folder}: a checkpoint cannot be {what}: {reason}; run the command again") from error
+            raise InputError(
+                f"{self.folder}: a checkpoint cannot be {what}: {reason}; run the command again"
+            ) from error
 
     def steps(self) -> list[int]:
         listed = {int(name) for name in self.remote.folders() if name.isdecimal()}

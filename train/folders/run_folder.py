@@ -336,7 +336,9 @@ def _find_in_all(config: RunConfig) -> Found:
         commit = str(find_model(name, revision).commit)
         return True
 
-    hosts.after_first(addresses.shared(config.out), fetch, f"waiting for {name}, which the first process is downloading")
+    hosts.after_first(
+        addresses.shared(config.out), fetch, f"waiting for {name}, which the first process is downloading"
+    )
     return find_model(name, hosts.agreed_text(commit))
 
 

@@ -21,9 +21,8 @@ from bertgpt.inference.decoding import generate
 from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
-from .. import addresses
+from .. import addresses, hosts, loop, model_section, parallel, parameter_groups, reports, tracking
 from .. import config as configs
-from .. import hosts, loop, model_section, parallel, parameter_groups, reports, tracking
 from ..folders import locks, plans, run_folder, token_store
 from ..folders.run_storage import RunStorage
 from ..job import CompiledSteps, EvalSet, TrainJob

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 from bertgpt.data.tasks.readers import data_digest, read_all_rows
