@@ -6,6 +6,7 @@ the real service.
 """
 
 import base64
+import collections
 import contextlib
 import email
 import hashlib
@@ -52,6 +53,7 @@ class Bucket:
         self.fault: Callable[[str, str], int | None] = lambda method, path: None
         self.lag, self.denied = 0.0, False
         self._generation = 1000
+        self.sent: dict[str, int] = collections.Counter()  # bytes of contents, by name
         self.uploads: dict[str, tuple[str, bytearray]] = {}
 
     def put(self, name: str, content: bytes, condition: str | None = None) -> Object | None:
@@ -112,6 +114,7 @@ def environment(address: str) -> dict[str, str]:
         "GCE_METADATA_ROOT": "127.0.0.1:1",  # nobody answers: there are no credentials
         "GOOGLE_CLOUD_PROJECT": "project",
         "NO_GCE_CHECK": "true",
+        "GCSFS_EXPERIMENTAL_ZB_HNS_SUPPORT": "false",  # it would ask by gRPC what kind of bucket this is
     }
 
 
@@ -131,7 +134,7 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         self._serve()
 
-    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET
+    do_POST = do_PUT = do_DELETE = do_PATCH = do_GET  # noqa: N815
 
     def _serve(self) -> None:
         parts = urllib.parse.urlsplit(self.path)
@@ -201,7 +204,9 @@ class Handler(BaseHTTPRequestHandler):
         if query.get("alt") != "media":
             return 200, described
         headers = {"x-goog-generation": generation, "x-goog-hash": f"crc32c={described['crc32c']}", "ETag": generation}
-        return self._ranged(stored.content, headers)
+        answer = self._ranged(stored.content, headers)
+        self.bucket.sent[name] += len(answer[1])
+        return answer
 
     def _ranged(self, content: bytes, headers: dict[str, str]) -> tuple[Any, ...]:
         wanted = re.fullmatch(r"bytes=(\d*)-(\d*)", self.headers.get("Range") or "")
@@ -248,7 +253,7 @@ class Handler(BaseHTTPRequestHandler):
             message = email.message_from_bytes(
                 b"Content-Type: " + self.headers["Content-Type"].encode() + b"\r\n\r\n" + body
             )
-            meta, media = message.get_payload()
+            meta, _ = message.get_payload()
             raw = body.split(b"\r\n\r\n", 2)[2] if b"\r\n\r\n" in body else body.split(b"\n\n", 2)[2]
             boundary = message.get_boundary().encode()
             raw = raw[: raw.rindex(b"--" + boundary + b"--")].removesuffix(b"\n").removesuffix(b"\r")

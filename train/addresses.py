@@ -1,4 +1,4 @@
-"""Folders at addresses, such as gs://bucket/run: where their local copies are, and how their files are read and written.
+"""Folders at addresses, such as gs://bucket/run: their copies on this machine, and reading and writing their files.
 
 A write to a bucket is visible when it is complete, and there is no rename. Listings are never taken from a cache, and
 nothing relies on them alone: what is complete is decided by files that are read by name.
@@ -21,7 +21,7 @@ from bertgpt.hub import HUB_ADDRESS
 
 from .atomic_files import user_cache, whole_file
 
-GS = re.compile(r"gs://[a-z0-9][\w.-]*/[^/].*")
+GS = re.compile(r"gs://[a-z0-9][\w.-]*/[\w.=@+,-][\w./=@+,-]*")  # others are patterns to orbax, or versions to gcsfs
 BLOCK = 16 << 20  # bytes read at a time
 MOST_SMALL = 1 << 28  # bytes of a file that is read into memory
 LOGIN = "gcloud auth application-default login, or GOOGLE_APPLICATION_CREDENTIALS"
@@ -53,10 +53,12 @@ def check_run_address(key: str, value: str) -> None:
     if not is_address(value) or GS.fullmatch(value):
         return
     if value.startswith("gs:"):
-        raise InputError(f"{key} is {value}; give a folder in a bucket, such as gs://bucket/runs/mine")
+        raise InputError(
+            f"{key} is {value}; give a folder in a bucket, such as gs://bucket/runs/mine, of letters, digits and ./=@+,-_"
+        )
     raise InputError(
-        f"{key} is {value}; a run can write to a local folder or to gs://bucket/folder. For other storage, give a local "
-        f"folder, and checkpoint.mirror={value}, where each checkpoint is copied"
+        f"{key} is {value}; a run writes to a local folder or to gs://bucket/folder. For other storage, give a local "
+        f"{key} and checkpoint.mirror={value}, where each checkpoint is copied"
     )
 
 
@@ -97,7 +99,8 @@ def _prepare_google() -> None:
     import fsspec
 
     fsspec.config.conf.setdefault("gcs", {})["use_listings_cache"] = False
-    logging.getLogger("gcsfs").setLevel(logging.ERROR)
+    for name in ("gcsfs", "google.auth"):
+        logging.getLogger(name).setLevel(logging.ERROR)
 
 
 class Remote:
@@ -269,8 +272,8 @@ def _info(found: dict[str, Any]) -> Info:
 def _package(address: str, error: ImportError) -> str:
     scheme = address.partition(":")[0]
     known = {"gs": "'bertgpt[gcs]'", "s3": "'bertgpt[s3]'"}
-    package = error.name or str(error)
-    return f"{scheme}:// needs {package}: pip install {known.get(scheme, package)}"
+    remedy = f"pip install {known[scheme]}" if scheme in known else "install that package"
+    return f"{scheme}:// needs a package that is missing ({error.name or error}): {remedy}"
 
 
 def reason(error: BaseException) -> str:

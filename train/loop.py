@@ -117,8 +117,9 @@ def is_finished(files: RunStorage, step: int, steps: int) -> bool:
     evaluated = any(row["step"] == step and row["split"] == "eval" for row in reports.read_metrics(out))
     if checkpoints.extra(step).get("owes_evaluation", False) and not evaluated:
         return False
-    say(f"finished: {out} has made {step} of {steps} steps; raise train.steps (or train.epochs) to continue")
-    for line in reports.report(out) if hosts.is_first() else ():
+    name = files.config.out
+    say(f"finished: {name} has made {step} of {steps} steps; raise train.steps (or train.epochs) to continue")
+    for line in reports.report(out, name=name) if hosts.is_first() else ():
         say(line)
     return True
 
@@ -142,8 +143,8 @@ def check_out(files: RunStorage, config: RunConfig) -> None:
     checkpoints = files.checkpoints()
     if checkpoints.steps() or checkpoints.damaged():
         raise InputError(
-            f"{config.out} was started with different settings: {', '.join(differing)}; restore them, or start a new run "
-            "(another out, with model.init_from to keep the weights)"
+            f"{config.out} was started with different settings: {', '.join(differing)}; restore them, or start a new "
+            "run (another out, with model.init_from to keep the weights)"
         )
     say(f"{out}: replacing a run with other settings that ended before its first checkpoint: {', '.join(differing)}")
 

@@ -19,7 +19,7 @@ from bertgpt.errors import InputError
 
 from .. import addresses, hosts
 from ..state import TrainState
-from .checkpoints import ARRAYS, DIGESTS, Checkpoints, DamageError, parse_digests
+from .checkpoints import ARRAYS, DIGESTS, Checkpoints, DamageError, parse_digests, shapes, tree
 
 INDEX = "checkpoints.json"
 SHOWN = 60  # seconds until a listing shows a file, at most
@@ -52,6 +52,7 @@ class BucketCheckpoints(Checkpoints):
         return ocp.training.Checkpointer(self.folder, cleanup_tmp_directories=True)
 
     def save(self, step: int, state: Any, extra: dict[str, Any], selection_loss: float | None) -> None:
+        self.shapes = shapes(tree(state))
         with self._naming("written"):
             super().save(step, state, extra, selection_loss)
 
@@ -75,10 +76,8 @@ class BucketCheckpoints(Checkpoints):
         except Exception as error:
             if isinstance(error, InputError) or hosts.is_lost_peer(error):
                 raise
-            reason = addresses.reason(error)
-            raise InputError(
-                f"{self.folder}: a checkpoint cannot be {what}: {reason}; run the command again"
-            ) from error
+            text = f"a checkpoint cannot be {what}: {addresses.reason(error)}; run the command again"
+            raise InputError(f"{self.folder}: {text}") from error
 
     def steps(self) -> list[int]:
         listed = {int(name) for name in self.remote.folders() if name.isdecimal()}
@@ -143,7 +142,14 @@ class BucketCheckpoints(Checkpoints):
         return self.remote.read(f"{step}/{name}")
 
     def _commit(self, step: int) -> None:
-        """Mark a checkpoint that was written as complete, and delete those that are not kept."""
+        """Mark a checkpoint that was written as complete, and delete those that are not kept.
+
+        Raises:
+            InputError: the run is no longer its owner, or the checkpoint lacks an array: orbax joins what the processes
+                wrote by listings.
+        """
+        if shapes(self._metadata(step).metadata) != self.shapes:
+            raise InputError(f"{self.folder / str(step)}: not all arrays were written; run the command again to resume")
         self.before_commit()
         files = {name: addresses.stamp(info) for name, info in self.remote.files(str(step)).items()}
         self.remote.write(f"{step}/{DIGESTS}", json.dumps({"step": step, "files": files}).encode())

@@ -72,7 +72,7 @@ class Checkpoints:
         """
         metrics = None if selection_loss is None else {METRIC: selection_loss}
         self.wait()
-        written = self.manager.save_async(step, _tree(state), force=True, metrics=metrics, custom_metadata=extra)
+        written = self.manager.save_async(step, tree(state), force=True, metrics=metrics, custom_metadata=extra)
         self.pending = self.background.submit(self._finish, written, step)
 
     def steps(self) -> list[int]:
@@ -125,9 +125,9 @@ class Checkpoints:
         Raises:
             InputError: the checkpoint lacks an array or has another shape; the error names the first.
         """
-        self._check_fit(step, _tree(abstract_state))
-        tree = ocp.load(self.folder / str(step), _tree(_empty(abstract_state)), checkpointable_name=STATE)
-        return TrainState(**tree), self.extra(step)
+        self._check_fit(step, tree(abstract_state))
+        loaded = ocp.load(self.folder / str(step), tree(_empty(abstract_state)), checkpointable_name=STATE)
+        return TrainState(**loaded), self.extra(step)
 
     def load_params(self, step: int, abstract_state: Any) -> Any:
         """Load only the parameters; errors as in `load`."""
@@ -198,8 +198,8 @@ class Checkpoints:
         Raises:
             InputError: the checkpoint lacks an array of `abstract_state`, or it has another shape.
         """
-        saved = _shapes(self._metadata(step).metadata)
-        parameters_first = sorted(_shapes(abstract_state).items(), key=lambda item: not item[0].startswith("params/"))
+        saved = shapes(self._metadata(step).metadata)
+        parameters_first = sorted(shapes(abstract_state).items(), key=lambda item: not item[0].startswith("params/"))
         for name, shape in parameters_first:
             if saved.get(name) != shape:
                 found = f"has {name} in shape {saved[name]}" if name in saved else f"has no {name}"
@@ -283,9 +283,9 @@ def parse_digests(content: bytes, step: int) -> dict[str, str]:
     return files
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def shapes(arrays: Any) -> dict[str, tuple[int, ...]]:
     """The shape of each array in a tree, by path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
@@ -305,5 +305,6 @@ def _selection_loss(metrics: dict[str, Any]) -> Any:
     return metrics[METRIC] if METRIC in metrics else metrics[OLD_METRIC]
 
 
-def _tree(state: TrainState) -> dict[str, Any]:
+def tree(state: TrainState) -> dict[str, Any]:
+    """What of a state is saved, by name."""
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state, "key": state.key}

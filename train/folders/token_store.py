@@ -130,7 +130,7 @@ def prepare_store(
             reason = _why_prepare(config, initial, source, wanted, verify=False)
             if reason is None:
                 return True
-            say(f"preparing {folder} ({reason})")
+            say(f"preparing {address or folder} ({reason})")
             if not _prepare(config, source, wanted, given, task_options):
                 return False
             verified.remember(folder)

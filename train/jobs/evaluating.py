@@ -112,9 +112,8 @@ def held_out_rows(tuned: Tuned) -> list[Row]:
         if not config.data.train:
             raise InputError("data.eval is missing; give a file of rows: --data PATH")
         if tuned.run.step:  # a model folder has no held-out rows
-            task_rows.check_held_out(
-                Checkpoints(tuned.folder / "checkpoints"), tuned.run.step, "give other labelled rows: --data PATH"
-            )
+            checkpoints = Checkpoints(tuned.folder / "checkpoints")
+            task_rows.check_held_out(checkpoints, tuned.run.step, "give other labelled rows: --data PATH")
         return task_rows.read_splits(config)["eval"]
     task, sets = config.task, task_rows.eval_sets(config.data.eval)
     name = ""

@@ -86,7 +86,7 @@ def _finetune(config: RunConfig, files: RunStorage, encoded: Path) -> None:
         check_held_out(files.checkpoints(), initial.step, "start a new run with another out")
     loop.run(config, job, strategy, files)
     if hosts.is_first():
-        for line in report(files.out):
+        for line in report(files.out, name=config.out):
             say(line)
 
 

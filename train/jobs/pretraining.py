@@ -286,7 +286,7 @@ def finish(compiled: CompiledSteps, state: TrainState) -> None:
     config, job = compiled.config, compiled.job
     if not hosts.is_first():
         return
-    for line in reports.report(addresses.local(config.out)):
+    for line in reports.report(addresses.local(config.out), name=config.out):
         say(line)
     if not hosts.several() and job.model.config.causal:
         prompt = job.deciding.source.batch(np.arange(1))["input_ids"][:, :8]
