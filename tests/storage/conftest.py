@@ -1,17 +1,12 @@
 """A bucket on the loopback interface, and a small run that can write to it."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import gcs_server
 import pytest
 import yaml
-from quick import QUICK
-
-STEPS = 16
+from small_run import STEPS, command
 
 
 @pytest.fixture(scope="session")
@@ -73,12 +68,3 @@ def whole(config_file) -> Path:
     """The folder of the run on a disk, without interruption."""
     assert command(config_file).wait() == 0
     return config_file.parent / "whole"
-
-
-def command(config_file: Path, *overrides: str, verb: str = "pretrain", **variables: str) -> subprocess.Popen:
-    """A command as a process of its own, on one device; `variables` of its environment."""
-    environment = {**os.environ, "XLA_FLAGS": QUICK, "JAX_COMPILATION_CACHE_DIR": str(config_file.parent / "compiled")}
-    environment |= {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_DISABLE_MOST_OPTIMIZATIONS": "1"}
-    environment |= {"XDG_CACHE_HOME": str(config_file.parent / "cache"), **variables}
-    arguments = [sys.executable, "-m", "train", verb, str(config_file), *overrides]
-    return subprocess.Popen(arguments, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

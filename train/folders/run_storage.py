@@ -136,9 +136,7 @@ def fetched(address: str, step: int | None = None) -> Path:
     if remote.info("config.yaml") is None:
         _fetch_model(remote, here)
         return here
-    for name in STATE:
-        with contextlib.suppress(FileNotFoundError):
-            remote.download(name, here / name)
+    _fetch_small(remote, here)
     steps = complete_steps(remote)
     if not steps:
         raise InputError(f"{address}: no checkpoint yet; train until the first checkpoint, or lower checkpoint.every")
@@ -152,6 +150,20 @@ def fetched(address: str, step: int | None = None) -> Path:
         else:
             return here
     raise InputError(f"{address}: no intact checkpoint; choose another step, or train again with another out")
+
+
+def fetched_small(address: str) -> Path:
+    """Copy the configuration, tokenizer and metrics of a run from an address to the user's cache."""
+    here = addresses.local(address, "small")
+    shutil.rmtree(here, ignore_errors=True)
+    _fetch_small(Remote(address), here)
+    return here
+
+
+def _fetch_small(remote: Remote, here: Path) -> None:
+    for name in STATE:
+        with contextlib.suppress(FileNotFoundError):
+            remote.download(name, here / name)
 
 
 def _fetch_model(remote: Remote, here: Path) -> None:
