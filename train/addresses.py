@@ -54,7 +54,8 @@ def check_run_address(key: str, value: str) -> None:
         return
     if value.startswith("gs:"):
         raise InputError(
-            f"{key} is {value}; give a folder in a bucket, such as gs://bucket/runs/mine, of letters, digits and ./=@+,-_"
+            f"{key} is {value}; give a folder in a bucket, such as gs://bucket/runs/mine; its name may have letters, "
+            "digits and ./=@+,-_"
         )
     raise InputError(
         f"{key} is {value}; a run writes to a local folder or to gs://bucket/folder. For other storage, give a local "

@@ -42,14 +42,15 @@ def cache(monkeypatch, tmp_path) -> Path:
 
 
 @pytest.fixture(scope="session")
-def config_file(bucket, documents, tmp_path_factory) -> Path:
+def config_file(bucket, documents, wordpiece, tmp_path_factory) -> Path:
     """A run with dropout whose text is in the bucket, and whose checkpoints fall between its logged steps."""
     bucket.put("text.jsonl", "".join(json.dumps({"text": text}) + "\n" for text in documents).encode())
     folder = tmp_path_factory.mktemp("storage")
+    wordpiece.save(str(folder / "tokenizer.json"))
     sizes = {"hidden_size": 16, "num_layers": 1, "num_heads": 2, "mlp_size": 32, "max_positions": 32}
     values = {
         "model": {"preset": "bert_tiny", **sizes},
-        "tokenizer": {"vocab_size": 200},
+        "tokenizer": {"path": str(folder / "tokenizer.json")},  # one that is trained differs from time to time
         "data": {"train": "gs://bucket/text.jsonl", "eval_fraction": 0.1, "sequence_length": 32, "workers": 1},
         "optimizer": {"learning_rate": 0.003, "warmup_steps": 2},
         "train": {"objective": "mlm", "steps": STEPS, "batch_size": 8, "log_every": 3, "eval_every": 8}
@@ -66,5 +67,7 @@ def config_file(bucket, documents, tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def whole(config_file) -> Path:
     """The folder of the run on a disk, without interruption."""
-    assert command(config_file).wait() == 0
+    process = command(config_file)
+    _, errors = process.communicate()
+    assert process.returncode == 0, errors
     return config_file.parent / "whole"

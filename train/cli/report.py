@@ -10,7 +10,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--out",
         metavar="FILE",
-        help="the .png file to write (default: RUN/curves.png; for several runs or an address, curves.png in the current folder)",
+        help="the .png file to write (default: RUN/curves.png; for several runs or an address, ./curves.png)",
     )
 
 

@@ -60,6 +60,10 @@ class BucketCheckpoints(Checkpoints):
         with self._naming("written"):
             super().wait()
 
+    def close(self) -> None:
+        with self._naming("written"):
+            super().close()
+
     def load(self, step: int, abstract_state: TrainState) -> tuple[TrainState, dict[str, Any]]:
         with self._naming("read"):
             return super().load(step, abstract_state)

@@ -33,11 +33,14 @@ class SmallFiles:
             InputError: a file cannot be written.
         """
         for file in self._files() if everything else self._own():
-            found = file.stat()
-            version = found.st_size, found.st_mtime_ns
-            if self.copied.get(file) != version:
+            if self.copied.get(file) != _version(file):
+                version = _version(file)  # of before: a row may be added meanwhile
                 self.remote.upload(file, file.relative_to(self.folder).as_posix())
                 self.copied[file] = version
+
+    def note(self, file: Path) -> None:
+        """Take a file as copied."""
+        self.copied[file] = _version(file)
 
     def _files(self) -> Iterator[Path]:
         for file in sorted(self.folder.rglob("*")):
@@ -48,6 +51,11 @@ class SmallFiles:
 
     def _own(self) -> Iterator[Path]:
         return (file for pattern in OTHERS for file in self.folder.glob(pattern) if file.is_file())
+
+
+def _version(file: Path) -> tuple[int, int]:
+    found = file.stat()
+    return found.st_size, found.st_mtime_ns
 
 
 class Mirror:

@@ -82,6 +82,7 @@ class RunStorage:
                 (self.out / name).unlink(missing_ok=True)
             else:
                 (self.out / name).write_bytes(content)
+                self.small.note(self.out / name)
         if hosts.is_first():
             self.small.remote.write(OWNER, self.token)
 

@@ -114,9 +114,9 @@ def prepare_store(
         if address is None:
             return prepared()
         with _store_lock(folder, task_options):
-            store_copies.fetch(Remote(address), folder)
+            intact = store_copies.fetch(Remote(address), folder)
         complete = prepared()
-        store_copies.push(folder, Remote(address))
+        store_copies.push(folder, Remote(address), intact)
         return complete
 
     def prepared() -> bool:
