@@ -40,8 +40,8 @@ class Bucket:
     Attributes:
         objects: by name.
         log: (method, path) of each request.
-        fault: called with method, name and the server's request; a status to answer instead, 0 to close the
-            connection, or None. It may also wait.
+        fault: called with the method of a request, and its path with the name of its object; a status to answer
+            instead, 0 to close the connection, or None. It may also wait.
         lag: seconds after which listings show a new object.
         denied: answer every request with 403.
     """
@@ -141,7 +141,7 @@ class Handler(BaseHTTPRequestHandler):
         query = {key: values[0] for key, values in urllib.parse.parse_qs(parts.query, keep_blank_values=True).items()}
         body = self._body()
         self.bucket.log.append((self.command, self.path))
-        status = 403 if self.bucket.denied else self.bucket.fault(self.command, urllib.parse.unquote(self.path))
+        status = 403 if self.bucket.denied else self.bucket.fault(self.command, self._told(query, body))
         if status == 0:
             self.close_connection = True
             return
@@ -151,6 +151,15 @@ class Handler(BaseHTTPRequestHandler):
             self._batch(body)
         else:
             self._send(*self._answer(self.command, parts.path, query, body))
+
+    def _told(self, query: dict[str, str], body: bytes) -> str:
+        """The request's path, and the name of an object that its body or an earlier request gives."""
+        name = ""
+        if query.get("uploadType") == "multipart":
+            name = re.search(rb'"name": ?"([^"]*)"', body)[1].decode()
+        elif "upload_id" in query:
+            name, _ = self.bucket.uploads[query["upload_id"]]
+        return f"{urllib.parse.unquote(self.path)} {name}"
 
     def _body(self) -> bytes:
         if self.headers.get("Transfer-Encoding", "") != "chunked":

@@ -34,7 +34,7 @@ def rows(content: bytes) -> list[dict]:
 
 
 def evaluations(content: bytes) -> list[dict]:
-    """The rows of evaluations. A run that ends at a step logs it too, so other rows differ from those of a longer one."""
+    """The rows of evaluations: those of training differ where a shorter run ended."""
     return [row for row in rows(content) if row["split"] == "eval"]
 
 
