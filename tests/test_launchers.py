@@ -79,18 +79,41 @@ def test_the_slurm_script_is_queued_again_after_a_stop_but_not_after_a_fault(sta
     assert not requeued or (tmp_path / "asked.txt").read_text() == "requeue 7\n"
 
 
-def test_the_cloud_tpu_script_gives_every_host_the_same_command(stand_in, tmp_path):
-    stand_in("gcloud", '#!/bin/bash\nprintf "%s\\n" "$@"\n')
-    done = run("cloud_tpu.sh", "slice", "zone-a", "pretrain", "run.yaml", "data.train=[a b, c]", cwd=tmp_path)
+GCLOUD = """#!/bin/bash
+# A slice that is preempted once; the commands are noted, and the states of its request are given one by one.
+echo "$*" >> calls.txt
+case "$*" in
+*describe*) head -n 1 states.txt; sed -i 1d states.txt ;;
+*" pretrain "*) [[ -e preempted ]] || { touch preempted; exit 143; } ;;
+esac
+"""
+STATES = ["", "", "PROVISIONING", "ACTIVE", "SUSPENDED", "SUSPENDED", "", "ACTIVE"]
+
+
+def test_the_cloud_tpu_script_asks_again_after_a_preemption_and_exports(stand_in, tmp_path):
+    stand_in("gcloud", GCLOUD)
+    (tmp_path / "states.txt").write_text("".join(state + "\n" for state in STATES))
+    settings = ["data.train=[a b, c]", "out=gs://bucket/runs/large"]
+    environment = {"ZONE": "zone-a", "REPOSITORY": "https://host/bertgpt", "WAIT": "0"}
+    done = run("cloud_tpu.sh", "slice", "pretrain", "bert_large", *settings, cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
-    *arguments, command = done.stdout.splitlines()
-    assert arguments == ["compute", "tpus", "tpu-vm", "ssh", "slice", "--zone", "zone-a", "--worker=all", "--command"]
-    assert shlex.split(re.sub(".* exec ", "", command)) == [
-        ".venv/bin/python",
-        "-m",
-        "train",
-        "pretrain",
-        "run.yaml",
-        "data.train=[a b, c]",
-    ]
-    assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0
+    assert "slice was preempted" in done.stderr
+    calls = (tmp_path / "calls.txt").read_text()
+    order = re.findall(r"create|delete|uv venv|bertgpt pretrain|bertgpt export", calls)
+    once = ["create", "uv venv", "bertgpt pretrain"]
+    assert order == [*once, "delete", *once, "bertgpt export", "delete"]
+    (command, _) = re.findall(r"--worker all --command (.*pretrain.*)", calls)
+    assert shlex.split(command)[1:] == ["pretrain", "bert_large", *settings]
+    assert "bertgpt export gs://bucket/runs/large exported" in calls
+
+
+def test_the_cloud_tpu_script_ends_with_the_run_where_the_slice_is_sound(stand_in, tmp_path):
+    stand_in("gcloud", GCLOUD)
+    (tmp_path / "states.txt").write_text("ACTIVE\n" * 9)
+    environment = {"ZONE": "zone-a", "REPOSITORY": "https://host/bertgpt", "WAIT": "0"}
+    done = run("cloud_tpu.sh", "slice", "pretrain", "bert_large", "out=gs://bucket/x", cwd=tmp_path, **environment)
+    assert done.returncode == 1
+    assert "the run ended with an error, and the slice is there" in done.stderr
+    assert "delete" not in (tmp_path / "calls.txt").read_text()
+    done = run("cloud_tpu.sh", "slice", "pretrain", "bert_large", "out=runs/x", cwd=tmp_path, **environment)
+    assert (done.returncode, "give out=gs://BUCKET/FOLDER" in done.stderr) == (2, True)

@@ -17,6 +17,7 @@ from bertgpt.model.blocks import Model
 
 from .. import config as configs
 from .. import evaluation, parallel
+from ..addresses import local
 from ..atomic_files import write_whole
 from ..folders.checkpoints import Checkpoints
 from ..folders.run_folder import Run
@@ -45,13 +46,14 @@ def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> T
 
     Args:
         run: the result of `load_run`.
-        folder: the folder that it was loaded from.
+        folder: the folder or address that it was loaded from.
         overrides: overrides of `task.` and `data.` keys.
 
     Raises:
         InputError: the model has no task head.
     """
-    kind, saved = kind_of(run.model), Path(folder) / "config.yaml"
+    here = local(folder, "read")
+    kind, saved = kind_of(run.model), here / "config.yaml"
     if kind == "sft" and run.tokenizer.token_to_id(END) is None:
         raise InputError(f"{folder}: this GPT-1 was not fine-tuned on responses; use generate")
     if saved.is_file():
@@ -63,7 +65,7 @@ def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> T
     config.task.kind = config.task.kind or kind
     if config.task.kind != kind:
         raise InputError(f"{folder}: its model is for {kind}, not for task.kind {config.task.kind}")
-    return Tuned(run, config, kind, Path(folder))
+    return Tuned(run, config, kind, here)
 
 
 def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str, Any]:
