@@ -31,11 +31,11 @@ remove() {
 }
 
 request() { # a slice, unless there is one; wait for it, and install bertgpt on its hosts
-    case $(state) in SUSPEND* | FAILED) remove ;; esac
+    case $(state) in SUSPEND* | FAILED) remove ;; esac # a preempted slice does not come back
     [[ -n $(state) ]] || gcloud compute tpus queued-resources create "$name" "${zone[@]}" --node-id "$name" \
         --accelerator-type "$type" --runtime-version "$version" ${SPOT---spot}
-    until [[ $(state) == ACTIVE ]]; do
-        [[ $(state) != FAILED ]] || { echo "the request for $name failed: see gcloud compute tpus queued-resources describe" >&2; exit 1; }
+    while now=$(state) && [[ $now != ACTIVE ]]; do
+        [[ $now != FAILED ]] || { echo "the request failed: gcloud compute tpus queued-resources describe $name" >&2; exit 1; }
         sleep "${WAIT:-30}"
     done
     on all "command -v ~/.local/bin/uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
