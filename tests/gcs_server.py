@@ -123,6 +123,7 @@ class Handler(BaseHTTPRequestHandler):
 
     bucket: Bucket
     protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True  # else each answer waits 40 ms for the acknowledgement of its headers
 
     def log_message(self, *_: object) -> None:
         pass

@@ -27,6 +27,7 @@ from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
 from .. import hosts, loop, model_section, parallel, tracking
+from ..addresses import is_address
 from ..fast_dense import fast_apply
 from ..folders import locks, run_folder
 from ..folders.encoded import encode_splits
@@ -142,7 +143,7 @@ def make_job(
     if folder is None:
         examples = {split: list(encode_rows(data, found)) for split, found in rows.items()}
     else:
-        examples = encode_splits(data, rows, folder)
+        examples = encode_splits(data, rows, folder, shared=not is_address(config.out))
     for split, found in examples.items():
         say_encoded(found, split)
     model: Model = getattr(bertgpt, architecture)(model_config)
