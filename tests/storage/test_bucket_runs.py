@@ -305,6 +305,7 @@ def test_a_write_that_fails_for_good_is_one_line_and_the_run_goes_on_from_the_la
     process = command(config_file, "out=gs://bucket/fails/run")
     _, errors = process.communicate()
     assert process.returncode == 2, errors
+    assert "Traceback" not in errors
     lines = [line for line in errors.splitlines() if line.startswith("error")]
     assert len(lines) == 1
     assert lines[0].startswith(

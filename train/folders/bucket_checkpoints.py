@@ -8,6 +8,7 @@ complete checkpoints, for when a listing does not show them yet. Checkpoints are
 import contextlib
 import functools
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path, PurePosixPath
@@ -49,6 +50,7 @@ class BucketCheckpoints(Checkpoints):
                 if name.isdecimal() and int(name) not in complete:
                     self.remote.remove_folder(name)  # half-written
         hosts.sync("half-written checkpoints are removed")
+        sys.excepthook, sys.unraisablehook = _without_orphans(sys.excepthook), _without_orphans(sys.unraisablehook)
         return ocp.training.Checkpointer(self.folder, cleanup_tmp_directories=True)
 
     def save(self, step: int, state: Any, extra: dict[str, Any], selection_loss: float | None) -> None:
@@ -181,3 +183,14 @@ class BucketCheckpoints(Checkpoints):
 
     def _index(self, steps: set[int]) -> None:
         self.run.write(INDEX, json.dumps(sorted(steps)).encode())
+
+
+def _without_orphans(hook: Callable[..., Any]) -> Callable[..., Any]:
+    """A hook without the errors of writes that TensorStore ends after orbax has given up: the first one is raised."""
+
+    def filtered(*found: Any) -> None:
+        error = found[1] if len(found) > 1 else found[0].exc_value
+        if not (isinstance(error, RuntimeError) and str(error) == "Event loop is closed"):
+            hook(*found)
+
+    return filtered
