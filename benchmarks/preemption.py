@@ -115,7 +115,7 @@ def make_tokenizer(folder: Path) -> None:
     from train import config as configs
 
     source: TextSource = configs.text_source(configs.load("configs/bert_demo.yaml"))
-    texts = ("\n".join(document) for document in source.documents("train"))
+    texts = ["\n".join(document) for document in source.documents("train")]
     tokenizer = train_wordpiece(texts, 8000)
     for place in ("local folder", "bucket"):
         (folder / place).mkdir()
