@@ -1,13 +1,14 @@
 #!/bin/bash
-# Trains on a Cloud TPU slice: from the request for the slice to the exported model. Its hosts share nothing but a bucket.
+# Trains on a Cloud TPU slice, from the request for it to the exported model. Its hosts share nothing but a bucket.
 #
 #   ZONE=us-west4-a REPOSITORY=https://github.com/OWNER/bertgpt bash docs/cloud_tpu.sh NAME \
 #       pretrain bert_large data.train='gs://BUCKET/text/*.jsonl' out=gs://BUCKET/runs/large
 #
 # It needs gcloud, logged in, with a project that has quota for the slice, and a bucket in the region of the zone that
-# the slice's service account may write (roles/storage.objectAdmin). Recipes are given by name; other files have to lie
-# in the bucket. If the slice is preempted, it is requested again, and the run goes on from its newest checkpoint. The
-# same command does the same after any other end. The model is written to OUT/exported.
+# the slice's service account may write (roles/storage.objectAdmin). Give a recipe by its name, and text in the bucket.
+# If the slice is preempted, it is requested again, and the run goes on from its newest checkpoint. The
+# same command does the same after any other end. The model is written to OUT/exported. SPOT= asks for a slice that is
+# not preempted.
 set -euo pipefail
 
 name=$1
@@ -33,7 +34,8 @@ remove() {
 request() { # a slice, unless there is one; wait for it, and install bertgpt on its hosts
     case $(state) in SUSPEND* | FAILED) remove ;; esac # a preempted slice does not come back
     [[ -n $(state) ]] || gcloud compute tpus queued-resources create "$name" "${zone[@]}" --node-id "$name" \
-        --accelerator-type "$type" --runtime-version "$version" ${SPOT---spot}
+        --accelerator-type "$type" --runtime-version "$version" --scopes https://www.googleapis.com/auth/cloud-platform \
+        ${SPOT---spot}
     while now=$(state) && [[ $now != ACTIVE ]]; do
         [[ $now != FAILED ]] || { echo "the request failed: gcloud compute tpus queued-resources describe $name" >&2; exit 1; }
         sleep "${WAIT:-30}"
@@ -45,6 +47,7 @@ request() { # a slice, unless there is one; wait for it, and install bertgpt on 
 
 request
 until on all "~/env/bin/bertgpt$(printf ' %q' "$@")"; do
+    sleep "${WAIT:-30}" # until the state shows a preemption
     [[ $(state) != ACTIVE ]] || { echo "the run ended with an error, and the slice is there: see above" >&2; exit 1; }
     echo "$name was preempted; asking for another slice" >&2
     request
