@@ -12,6 +12,7 @@ SCALE_STAMP := $(VENV)/.installed-scale
 PARITY_STAMP := $(VENV)/.installed-parity
 AOT_STAMP := $(VENV)/.installed-aot-tpu
 FUZZ_STAMP := $(VENV)/.installed-fuzz
+STORAGE_STAMP := $(VENV)/.installed-storage
 DOCS_STAMP := $(VENV)/.installed-docs
 NOTEBOOKS_STAMP := $(VENV)/.installed-notebooks
 # Of make notebooks: the folder of the pages.
@@ -23,7 +24,7 @@ FUZZ_TARGETS ?=
 # Huge pages for large arrays: without them the kernel's page faults take a third of a training step on a CPU.
 export GLIBC_TUNABLES ?= glibc.malloc.hugetlb=1
 
-.PHONY: demo demo-real demo-tasks test lint parity aot device-report fuzz docs notebooks install clean
+.PHONY: demo demo-real demo-tasks test lint parity aot storage device-report fuzz docs notebooks install clean
 .DELETE_ON_ERROR:
 
 install: $(STAMP)
@@ -86,6 +87,13 @@ aot: $(AOT_STAMP)
 
 $(AOT_STAMP): $(STAMP)
 	$(PY) -m pip install --quiet --editable '.[aot-tpu]'
+	touch $@
+
+storage: $(STORAGE_STAMP)
+	$(PY) -m pytest tests/storage
+
+$(STORAGE_STAMP): $(STAMP)
+	$(PY) -m pip install --quiet --editable '.[storage]'
 	touch $@
 
 fuzz: export PYTHONPATH := $(CURDIR):$(CURDIR)/tests

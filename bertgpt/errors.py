@@ -49,7 +49,7 @@ def check_local(name: str, path: str | Path) -> None:
     if ADDRESS.match(str(path)):
         raise InputError(
             f"{name} is {path}, an address; give a folder on a local or shared disk "
-            "(only text, data.train and data.eval, can be read from an address)"
+            "(text, runs and models can be read from an address, and runs be written to gs://)"
         )
 
 

@@ -14,7 +14,9 @@ class Rules(NamedTuple):
         above: the value must be above this bound.
         below: the value must be below this bound.
         resumable: whether a run may be resumed with another value.
-        path: "local", "model" (a name on the Hugging Face hub too) or "any" (addresses too) if the setting is a path.
+        path: of a path, what it may be besides: "model", a name on the Hugging Face hub; "any", an address; "source",
+            both; "run", an
+            address in a bucket of Google Cloud Storage. "mirror": it is an address.
         wanted: what a list contains, such as "a path or a list of paths".
     """
 

@@ -282,6 +282,14 @@ def test_each_process_encodes_its_share(tmp_path, monkeypatch):
     assert_equal(found["train"], [CASES[name][0].encode(row) for row in rows])
 
 
+def test_processes_without_a_shared_folder_encode_all_and_wait_for_no_one(tmp_path, monkeypatch):
+    data, rows = CASES["classification"][0], rows_of("classification")
+    monkeypatch.setattr(hosts, "several", lambda: True)
+    monkeypatch.setattr(hosts, "after_all", lambda *_: pytest.fail("it waits for a file that no other process sees"))
+    found = encoded.encode_splits(data, {"train": rows}, tmp_path, shared=False)["train"]
+    assert_equal(found, list(encode_rows(data, rows)))
+
+
 def test_integers_take_few_bytes_in_a_file():
     data = CASES["classification"][0]
     arrays = encoded._to_arrays([data.encode(row) for row in rows_of("classification")])

@@ -40,7 +40,8 @@ def stand_in(tmp_path, monkeypatch):
 
 def run(script, *arguments, cwd, **environment):
     command = ["bash", str(ROOT / "docs" / script), *arguments]
-    return subprocess.run(command, cwd=cwd, env={**os.environ, **environment}, capture_output=True, text=True)
+    variables = {**os.environ, **environment}
+    return subprocess.run(command, cwd=cwd, env=variables, capture_output=True, text=True, timeout=120)
 
 
 def test_the_slurm_script_trains_in_two_processes(stand_in, tmp_path, corpus_file):
@@ -79,18 +80,43 @@ def test_the_slurm_script_is_queued_again_after_a_stop_but_not_after_a_fault(sta
     assert not requeued or (tmp_path / "asked.txt").read_text() == "requeue 7\n"
 
 
-def test_the_cloud_tpu_script_gives_every_host_the_same_command(stand_in, tmp_path):
-    stand_in("gcloud", '#!/bin/bash\nprintf "%s\\n" "$@"\n')
-    done = run("cloud_tpu.sh", "slice", "zone-a", "pretrain", "run.yaml", "data.train=[a b, c]", cwd=tmp_path)
+GCLOUD = """#!/bin/bash
+# Notes each call. A request is active at once; the first run is preempted, if the test says so.
+echo "$*" >> calls.txt
+case "$*" in
+*describe*) cat state 2> /dev/null ;;
+*create*) echo ACTIVE > state ;;
+*delete*) rm state ;;
+*" pretrain "*) [[ ! -e preempts ]] || { rm preempts; echo SUSPENDED > state; exit 143; }; exit $(cat code) ;;
+esac
+"""
+
+
+def test_the_cloud_tpu_script_asks_again_after_a_preemption_and_exports(stand_in, tmp_path):
+    stand_in("gcloud", GCLOUD)
+    (tmp_path / "preempts").touch()
+    (tmp_path / "code").write_text("0")
+    settings = ["data.train=[a b, c]", "out=gs://bucket/runs/large"]
+    environment = {"ZONE": "zone-a", "REPOSITORY": "https://host/bertgpt", "WAIT": "0"}
+    done = run("cloud_tpu.sh", "slice", "pretrain", "bert_large", *settings, cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
-    *arguments, command = done.stdout.splitlines()
-    assert arguments == ["compute", "tpus", "tpu-vm", "ssh", "slice", "--zone", "zone-a", "--worker=all", "--command"]
-    assert shlex.split(re.sub(".* exec ", "", command)) == [
-        ".venv/bin/python",
-        "-m",
-        "train",
-        "pretrain",
-        "run.yaml",
-        "data.train=[a b, c]",
-    ]
-    assert subprocess.run(["bash", "-n", "-c", command]).returncode == 0
+    assert "slice was preempted" in done.stderr
+    calls = (tmp_path / "calls.txt").read_text()
+    order = re.findall(r"create|delete|uv venv|bertgpt pretrain|bertgpt export", calls)
+    once = ["create", "uv venv", "bertgpt pretrain"]
+    assert order == [*once, "delete", *once, "bertgpt export", "delete"]
+    command, _ = re.findall(r"--worker all --command (.*pretrain.*)", calls)
+    assert shlex.split(command)[1:] == ["pretrain", "bert_large", *settings]
+    assert "bertgpt export gs://bucket/runs/large exported" in calls
+
+
+def test_the_cloud_tpu_script_ends_with_the_run_where_the_slice_is_sound(stand_in, tmp_path):
+    stand_in("gcloud", GCLOUD)
+    (tmp_path / "code").write_text("2")
+    environment = {"ZONE": "zone-a", "REPOSITORY": "https://host/bertgpt", "WAIT": "0"}
+    done = run("cloud_tpu.sh", "slice", "pretrain", "bert_large", "out=gs://bucket/x", cwd=tmp_path, **environment)
+    assert done.returncode == 1
+    assert "the run ended with an error, and the slice is there" in done.stderr
+    assert "delete" not in (tmp_path / "calls.txt").read_text()
+    done = run("cloud_tpu.sh", "slice", "pretrain", "bert_large", "out=runs/x", cwd=tmp_path, **environment)
+    assert (done.returncode, "give out=gs://BUCKET/FOLDER" in done.stderr) == (2, True)

@@ -52,6 +52,11 @@ def test_batches_cross_epochs_without_losing_a_row():
     np.testing.assert_array_equal(sorted(rows), range(20))
 
 
+def test_batches_of_one_row_have_the_same_rows():
+    alone = take(loader.batches(Rows(), 1, seed=0), 14).ravel()
+    np.testing.assert_array_equal(alone, take(loader.batches(Rows(), 2, seed=0), 7).ravel())
+
+
 def test_the_order_hangs_on_the_seed():
     first, again, other = (take(loader.batches(Rows(), 5, seed=seed), 2) for seed in (3, 3, 4))
     np.testing.assert_array_equal(first, again)

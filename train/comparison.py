@@ -51,7 +51,7 @@ def label(folders: Sequence[Path]) -> list[str]:
     differing = [
         key
         for key in (known[0] if known else ())
-        if KEYS[key].rules.path != "local" and any(found[key] != known[0][key] for found in known)
+        if KEYS[key].rules.path not in ("run", "mirror") and any(found[key] != known[0][key] for found in known)
     ]
     texts = []
     for name, found in zip(_short([str(folder) for folder in folders]), settings, strict=True):

@@ -12,10 +12,11 @@ from typing import Any
 
 from bertgpt.data.text import segmenter
 from bertgpt.data.text.text_source import TextSource
-from bertgpt.errors import InputError, check_local
+from bertgpt.errors import InputError
 from bertgpt.hub import check_folder_or_name
 from bertgpt.settings import Rules
 
+from .addresses import check_mirror, check_run_address, is_storage
 from .sections import KEYS, SECTIONS, RunConfig
 from .yaml_files import number, read_yaml, scalar, write_yaml
 
@@ -324,9 +325,11 @@ def _check_value(key: str, value: Any, rules: Rules) -> None:
         raise InputError(f"{key} is {value}; it must be above {rules.above}")
     if rules.below is not None and value >= rules.below:
         raise InputError(f"{key} is {value}; it must be under {rules.below:,.0f}")
-    if rules.path == "local":
-        check_local(key, value)
-    if rules.path == "model":
+    if rules.path == "run":
+        check_run_address(key, value)
+    if rules.path == "mirror":
+        check_mirror(key, value)
+    if rules.path == "model" or (rules.path == "source" and not is_storage(value)):
         check_folder_or_name(key, value)
 
 

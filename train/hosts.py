@@ -180,7 +180,7 @@ def _wait_for(marks: Sequence[Path], waiting: str) -> None:
     """Wait until the files exist; after `PATIENCE` seconds log a line."""
     began, told = time.monotonic(), False
     while not all(mark.exists() for mark in marks):
-        time.sleep(0.2)
+        time.sleep(0.2 if isinstance(marks[0], Path) else 2)  # in a bucket, each look is a few requests
         if not told and time.monotonic() - began > PATIENCE:
             told = True
             print(f"process {jax.process_index()}: {waiting}", file=sys.stderr, flush=True)

@@ -13,6 +13,7 @@ import numpy as np
 from bertgpt.data.pretraining.mixture import Mixture
 
 PREFETCH = 8  # batches prepared in advance
+LONGEST = 1 << 62  # rows of a run, at most
 
 
 class Source(Protocol):
@@ -84,7 +85,7 @@ def batches(source: Source, batch_size: int, seed: int | None, start_row: int = 
     numbers = grain.MapDataset.range(length)
     rows = (
         (numbers if seed is None else numbers.shuffle(seed=seed % 2**32))
-        .repeat()
+        .repeat(LONGEST // max(length, 1))  # without a number, batches of one row are too many for grain
         .map_with_index(lambda place, index: place // length * length + index)
         .batch(batch_size, batch_fn=np.array)
         .slice(slice(start_row // batch_size, None))

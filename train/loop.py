@@ -5,7 +5,6 @@ import functools
 import math
 import signal
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -13,11 +12,12 @@ import numpy as np
 
 from bertgpt.errors import InputError
 
+from . import addresses, hosts, loader, parallel, reports, tracking
 from . import config as configs
-from . import hosts, loader, parallel, reports, tracking
 from .atomic_files import write_whole
 from .evaluation import eval_batches, evaluate, put
 from .folders.checkpoints import Checkpoints, restore_newest
+from .folders.run_storage import RunStorage
 from .job import CompiledSteps, TrainJob
 from .optimizers import make_optimizer, make_schedule, warmup_steps
 from .parallel import Strategy
@@ -52,7 +52,7 @@ class Progress(NamedTuple):
     logged: tuple[int, dict[str, float]] = (0, {})
 
 
-def run(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledSteps, TrainState]:
+def run(config: RunConfig, job: TrainJob, strategy: Strategy, files: RunStorage) -> tuple[CompiledSteps, TrainState]:
     """Train to the last step, resuming from the newest checkpoint if there is one.
 
     Writes to `config.out`: config.yaml, tokenizer.json, metrics.jsonl, checkpoints/.
@@ -61,21 +61,20 @@ def run(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledS
         InputError: the data changed since the checkpoint.
         NotFiniteError: training diverged; the last good checkpoint is kept.
     """
-    out = Path(config.out)
     compiled, create = build(config, job, strategy)
     shapes = jax.eval_shape(create, job.params)
     for line in reports.opening(config, job.model.config, strategy, count(shapes.params)):
         say(line)
     hosts.sync("every process has read the run's folder")
-    out.mkdir(parents=True, exist_ok=True)
-    with Checkpoints(out / "checkpoints", config.checkpoint.keep) as checkpoints:
+    files.out.mkdir(parents=True, exist_ok=True)
+    with files.checkpoints(config.checkpoint.keep) as checkpoints:
         progress = resume(compiled, strategy.abstract_state(shapes), checkpoints) or Progress(
             strategy.put_state(create(job.params))
         )
         warn_of_settings(config, job)
         if hosts.is_first():
-            configs.save(config, out / "config.yaml")
-            write_whole(out / "tokenizer.json", job.tokenizer.to_str(pretty=True))
+            configs.save(config, files.out / "config.yaml")
+            write_whole(files.out / "tokenizer.json", job.tokenizer.to_str(pretty=True))
         return compiled, run_steps(compiled, progress, checkpoints)
 
 
@@ -108,23 +107,24 @@ def scored_tokens(config: RunConfig, job: TrainJob) -> int:
     return int(hosts.summed([tokens])[0])
 
 
-def is_finished(out: Path, step: int, steps: int) -> bool:
-    """Whether the run in `out` has made all its steps and its last checkpoint is intact; if so, logs its results."""
+def is_finished(files: RunStorage, step: int, steps: int) -> bool:
+    """Whether a run has made all its steps and its last checkpoint is intact; if so, logs its results."""
     if step < steps:
         return False
-    checkpoints = Checkpoints(out / "checkpoints")
+    checkpoints, out = files.checkpoints(), files.out
     if hosts.agreed(hosts.is_first() and checkpoints.fault(step) is not None):
         return False
     evaluated = any(row["step"] == step and row["split"] == "eval" for row in reports.read_metrics(out))
     if checkpoints.extra(step).get("owes_evaluation", False) and not evaluated:
         return False
-    say(f"finished: {out} has made {step} of {steps} steps; raise train.steps (or train.epochs) to continue")
-    for line in reports.report(out) if hosts.is_first() else ():
+    name = files.config.out
+    say(f"finished: {name} has made {step} of {steps} steps; raise train.steps (or train.epochs) to continue")
+    for line in reports.report(out, name=name) if hosts.is_first() else ():
         say(line)
     return True
 
 
-def check_out(out: Path, config: RunConfig) -> None:
+def check_out(files: RunStorage, config: RunConfig) -> None:
     """Check that this run may use the folder; a run without a checkpoint is replaced.
 
     The commit of the run's initial model and its objective are added to `config`.
@@ -132,6 +132,7 @@ def check_out(out: Path, config: RunConfig) -> None:
     Raises:
         InputError: the folder has a checkpoint of a run with different settings.
     """
+    out = files.out
     if not (out / "config.yaml").exists():
         return
     old = configs.load(str(out / "config.yaml"))
@@ -139,10 +140,11 @@ def check_out(out: Path, config: RunConfig) -> None:
     differing = configs.differences(old, config)
     if not differing:
         return
-    if Checkpoints(out / "checkpoints").steps() or any(out.glob("damaged_checkpoint_*")):
+    checkpoints = files.checkpoints()
+    if checkpoints.steps() or checkpoints.damaged():
         raise InputError(
-            f"{out} was started with different settings: {', '.join(differing)}; restore them, or start a new run "
-            "(another out, with model.init_from to keep the weights)"
+            f"{config.out} was started with different settings: {', '.join(differing)}; restore them, or start a new "
+            "run (another out, with model.init_from to keep the weights)"
         )
     say(f"{out}: replacing a run with other settings that ended before its first checkpoint: {', '.join(differing)}")
 
@@ -192,11 +194,11 @@ def run_steps(compiled: CompiledSteps, progress: Progress, checkpoints: Checkpoi
     Stops early if `train.patience` evaluations bring no improvement. On SIGTERM or Ctrl-C, saves and exits.
     """
     config, job, last = compiled.config, compiled.job, compiled.config.train.steps
-    stacks = Path(config.out) / f"stalled_{jax.process_index()}.txt"
+    stacks = addresses.local(config.out) / f"stalled_{jax.process_index()}.txt"
     with (
         Stop() as stop,
         Watchdog(config.train.stall_seconds, stacks, reports.warn_here) as watchdog,
-        reports.Metrics(Path(config.out), progress.step, progress.eval_pending) as metrics,
+        reports.Metrics(addresses.local(config.out), progress.step, progress.eval_pending) as metrics,
         tracking.Tracker(config, progress.step, metrics.last, metrics.dropped) as tracker,
         Bar("training", last, "steps", progress.step) as bar,
     ):
@@ -241,7 +243,7 @@ class TrainLoop:
         size = self.config.train.batch_size
         source = loader.planned_ahead(self.job.train_source, self.config.train.steps * size)
         self.batches = loader.batches(source, size, self.config.seed, row)
-        self.profile = Profile(self.config.train.profile, Path(self.config.out) / "profile")
+        self.profile = Profile(self.config.train.profile, addresses.local(self.config.out) / "profile")
         self.window = Window(compiled, *logged)
 
     def is_due(self, every: int) -> bool:

@@ -241,7 +241,7 @@ def need_metrics(folder: Path) -> list[dict[str, Any]]:
     return rows
 
 
-def report(folder: Path, picture: Path | None = None) -> list[str]:
+def report(folder: Path, picture: Path | None = None, name: str | None = None) -> list[str]:
     """Draw the curves of a run, and return lines with the final held-out figures and their baselines.
 
     The baselines are computed on the same examples: unigram frequencies for tokens; the lengths of the two segments for
@@ -250,6 +250,7 @@ def report(folder: Path, picture: Path | None = None) -> list[str]:
     Args:
         folder: of the run.
         picture: the file to write; None: curves.png in the folder.
+        name: of the run, for the lines; None: the folder.
 
     Raises:
         InputError: the folder has no metrics.
@@ -257,8 +258,8 @@ def report(folder: Path, picture: Path | None = None) -> list[str]:
     rows, picture = need_metrics(folder), picture or folder / "curves.png"
     scored = [row for row in rows if row["split"] == "eval"]
     unigram = scored[-1].get("unigram_cross_entropy") if scored else None
-    curves.draw({str(folder): rows}, picture)
-    lines = [f"curves: {picture}"]
+    curves.draw({name or str(folder): rows}, picture)
+    lines = [f"curves: {picture if name is None else f'{name}/curves.png'}"]
     if not scored:
         return lines
     last = scored[-1]

@@ -24,9 +24,9 @@ class ModelSection:
     preset: str | None = setting(None, f"one of {', '.join(presets.ALL)}")
     init_from: str | None = setting(
         None,
-        "a run or model folder to start from, with its weights and tokenizer; or the name of a model on the Hugging "
-        "Face hub",
-        path="model",
+        "a run or model folder to start from, with its weights and tokenizer, also at an address such as "
+        "gs://bucket/run; or the name of a model on the Hugging Face hub",
+        path="source",
     )
     init_revision: str | None = setting(None, "branch, tag or commit of a hub model in `model.init_from`; null: main")
     init_commit: str | None = setting(None, "the commit of `model.init_revision` when the run began; the run sets it")
@@ -104,7 +104,9 @@ class DataSection:
         "a document of plain text: the lines between blank lines, a file or a line; of other formats: a row or a file",
         choices=("paragraph", "file", "line"),
     )
-    store: str | None = setting(None, "folder of the token store; null: OUT/store", path="local")
+    store: str | None = setting(
+        None, "folder of the token store, which may be at gs://bucket/folder; null: OUT/store", path="run"
+    )
     workers: int | None = setting(None, "processes that tokenize; null: one per core", least=1, resumable=True)
     sequence_length: int = setting(128, "tokens of a training sequence", least=8)
     pack: bool = setting(False, "pack several examples into one row; `train.batch_size` then counts rows")
@@ -219,6 +221,13 @@ class CheckpointSection:
     best_on: str | None = setting(
         None, "the held-out set, of several in `data.eval`, that decides which checkpoint is the best; null: the first"
     )
+    mirror: str | None = setting(
+        None,
+        "an address, such as s3://bucket/folder, to which each complete checkpoint and the small files are copied, and "
+        "from which an empty `out` is restored (docs/buckets.md)",
+        path="mirror",
+        resumable=True,
+    )
 
 
 @dataclasses.dataclass
@@ -236,7 +245,9 @@ class RunConfig:
     seed: int = setting(
         0, "seed of initial weights, dropout, and the order and masks of the data", least=0, below=2**31
     )
-    out: str = setting("runs/run", "the run's folder", path="local", resumable=True)
+    out: str = setting(
+        "runs/run", "the run's folder, which may be at gs://bucket/folder (docs/buckets.md)", path="run", resumable=True
+    )
 
 
 class Key(typing.NamedTuple):

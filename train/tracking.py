@@ -18,8 +18,8 @@ from typing import Any
 from bertgpt.errors import InputError
 from bertgpt.json_files import read_json_object
 
+from . import addresses, hosts
 from . import config as configs
-from . import hosts
 from .atomic_files import write_whole
 from .reports import warn
 from .sections import RunConfig
@@ -91,7 +91,8 @@ class Tracker:
             dropped: (step, split) of the later rows, which are made again. They were sent before.
         """
         self.name = chosen(config) if hosts.is_first() else "none"
-        out, before = Path(config.out), _read_state(Path(config.out)) if step else {}
+        out = addresses.local(config.out)
+        before = _read_state(out) if step else {}
         resumed = before.get("tracker") == self.name
         self.known = frozenset(dropped) if resumed and self.name != "tensorboard" else frozenset()
         makers: dict[str, Callable[[], Track]] = {
@@ -215,7 +216,7 @@ class Wandb:
         """`identity`: of the run to continue; None: a new one."""
         import wandb
 
-        out = Path(config.out)
+        out = addresses.local(config.out)
         out.mkdir(parents=True, exist_ok=True)
         flush = "x_transaction_log_flush_interval"  # of newer versions; a killed run loses what is not on disk yet
         soon: Any = {flush: 1.0} if flush in wandb.Settings.model_fields else {}

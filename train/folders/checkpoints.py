@@ -9,6 +9,7 @@ import functools
 import hashlib
 import json
 import logging
+from collections.abc import Callable
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -25,6 +26,7 @@ from ..state import TrainState
 METRIC = "selection_loss"  # of an evaluation; the lowest is the best
 OLD_METRIC = "loss"  # its name in checkpoints of earlier versions
 STATE = "state"  # orbax's name for the arrays' folder
+DIGESTS = "digests.json"
 ARRAYS = "d"  # folders with the values of the arrays; the other files are small
 
 
@@ -35,14 +37,15 @@ class DamageError(ValueError):
 class Checkpoints:
     """The numbered checkpoints in a folder: the arrays, and other values (row, config, tokenizer) as JSON."""
 
-    def __init__(self, folder: Path, keep: int = 1) -> None:
+    def __init__(self, folder: Path, keep: int = 1, copy: Callable[[], None] = lambda: None) -> None:
         """
         Args:
             folder: created by the first `save`; loading changes nothing.
             keep: number of newest checkpoints to keep, in addition to the best.
+            copy: called in the background in the first process, when a checkpoint is complete.
         """
         logging.getLogger("absl").setLevel(logging.CRITICAL)  # errors are raised; the log would repeat them
-        self.folder, self.keep = folder.absolute(), keep
+        self.folder, self.keep, self.copy = folder.absolute(), keep, copy
         self.background = concurrent.futures.ThreadPoolExecutor(1)
         self.pending: concurrent.futures.Future[None] | None = None
 
@@ -69,8 +72,8 @@ class Checkpoints:
         """
         metrics = None if selection_loss is None else {METRIC: selection_loss}
         self.wait()
-        written = self.manager.save_async(step, _tree(state), force=True, metrics=metrics, custom_metadata=extra)
-        self.pending = self.background.submit(self._finish, written)
+        written = self.manager.save_async(step, tree(state), force=True, metrics=metrics, custom_metadata=extra)
+        self.pending = self.background.submit(self._finish, written, step)
 
     def steps(self) -> list[int]:
         """The steps of all checkpoints, ascending."""
@@ -98,7 +101,7 @@ class Checkpoints:
         if not digests.exists():  # the run was killed before it wrote the hashes
             self._loss(step)  # only the format of the metric can be checked
             return
-        for name, expected in _read_digests(digests, step).items():
+        for name, expected in parse_digests(digests.read_bytes(), step).items():
             file = self.folder / str(step) / name
             if (arrays or ARRAYS not in PurePosixPath(name).parts) and not (file.is_file() and _hash(file) == expected):
                 raise DamageError(f"{name} is missing or changed")
@@ -122,9 +125,9 @@ class Checkpoints:
         Raises:
             InputError: the checkpoint lacks an array or has another shape; the error names the first.
         """
-        self._check_fit(step, _tree(abstract_state))
-        tree = ocp.load(self.folder / str(step), _tree(_empty(abstract_state)), checkpointable_name=STATE)
-        return TrainState(**tree), self.extra(step)
+        self._check_fit(step, tree(abstract_state))
+        loaded = ocp.load(self.folder / str(step), tree(_empty(abstract_state)), checkpointable_name=STATE)
+        return TrainState(**loaded), self.extra(step)
 
     def load_params(self, step: int, abstract_state: Any) -> Any:
         """Load only the parameters; errors as in `load`."""
@@ -150,6 +153,10 @@ class Checkpoints:
             self.manager.reload()
         return target
 
+    def damaged(self) -> list[str]:
+        """The names of the folders that `set_aside` made."""
+        return sorted(path.name for path in self.folder.parent.glob("damaged_checkpoint_*"))
+
     def wait(self) -> None:
         """Wait until all checkpoints and their hashes are on disk; raise an error of the background thread."""
         if self.pending is not None:
@@ -158,9 +165,12 @@ class Checkpoints:
         self.manager.wait()
         self._note_hashes()
 
-    def _finish(self, written: Any) -> None:
+    def _finish(self, written: Any, step: int) -> None:
+        """Complete a checkpoint, in the background."""
         written.result()
         self._note_hashes()
+        if hosts.is_first():
+            self.copy()
 
     def _note_hashes(self) -> None:
         """Write the hashes of each checkpoint that has none."""
@@ -175,20 +185,21 @@ class Checkpoints:
         return ocp.metadata(self.folder / str(step), checkpointable_name=STATE)
 
     def _loss(self, step: int) -> float | None:
-        """The selection loss of a checkpoint, from the JSON file that orbax writes; None if it was not evaluated."""
-        file = self.folder / str(step) / "metrics" / "metrics"
-        try:
-            return float(_selection_loss(json.loads(file.read_text(encoding="utf-8")))) if file.exists() else None
-        except (ValueError, KeyError, TypeError, RecursionError) as error:
-            raise DamageError(f"metrics/metrics has no {METRIC}: {error}") from error
+        """The selection loss of a checkpoint; None if it was not evaluated."""
+        return loss_of(self._read(step, "metrics/metrics"))
+
+    def _read(self, step: int, name: str) -> bytes | None:
+        """The content of a small file of a checkpoint; None if it is missing."""
+        file = self.folder / str(step) / name
+        return file.read_bytes() if file.exists() else None
 
     def _check_fit(self, step: int, abstract_state: Any) -> None:
         """
         Raises:
             InputError: the checkpoint lacks an array of `abstract_state`, or it has another shape.
         """
-        saved = _shapes(self._metadata(step).metadata)
-        parameters_first = sorted(_shapes(abstract_state).items(), key=lambda item: not item[0].startswith("params/"))
+        saved = shapes(self._metadata(step).metadata)
+        parameters_first = sorted(shapes(abstract_state).items(), key=lambda item: not item[0].startswith("params/"))
         for name, shape in parameters_first:
             if saved.get(name) != shape:
                 found = f"has {name} in shape {saved[name]}" if name in saved else f"has no {name}"
@@ -210,7 +221,7 @@ class Checkpoints:
 
     def _digests(self, step: int) -> Path:
         """The file with the hashes of a checkpoint's files, in the folder of the checkpoint."""
-        return self.folder / str(step) / "digests.json"
+        return self.folder / str(step) / DIGESTS
 
 
 def restore_newest(
@@ -234,32 +245,47 @@ def restore_newest(
             newest = step
     if newest is not None:
         return checkpoints.load(newest, abstract_state)
-    damaged = sorted(path.name for path in checkpoints.folder.parent.glob("damaged_checkpoint_*"))
-    if damaged:
+    if damaged := checkpoints.damaged():
         raise InputError(
             f"{checkpoints.folder.parent}: all checkpoints are damaged ({', '.join(damaged)}); use another out"
         )
     return None
 
 
-def _read_digests(file: Path, step: int) -> dict[str, str]:
-    """The hash of each file of a checkpoint, by its relative path."""
+def loss_of(content: bytes | None) -> float | None:
+    """The selection loss in the content of metrics/metrics, a JSON file that orbax writes; None without a file.
+
+    Raises:
+        DamageError: it has another form.
+    """
     try:
-        noted = json.loads(file.read_text(encoding="utf-8"))
+        return None if content is None else float(_selection_loss(json.loads(content)))
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise DamageError(f"metrics/metrics has no {METRIC}: {error}") from error
+
+
+def parse_digests(content: bytes, step: int) -> dict[str, str]:
+    """The hash of each file of a checkpoint, by its relative path, from the content of its digests.json.
+
+    Raises:
+        DamageError: it has another form, or is of another checkpoint.
+    """
+    try:
+        noted = json.loads(content.decode())
         files = noted.get("files", noted)  # version 0.1.0 wrote only the files
         outside = [name for name in files if ".." in PurePosixPath(name).parts or name.startswith("/")]
     except (ValueError, AttributeError, TypeError, RecursionError) as error:
-        raise DamageError(f"{file.name} does not contain hashes: {error}") from error
+        raise DamageError(f"{DIGESTS} does not contain hashes: {error}") from error
     if not files or not isinstance(files, dict):
-        raise DamageError(f"{file.name} does not contain hashes by file")
+        raise DamageError(f"{DIGESTS} does not contain hashes by file")
     if outside or noted.get("step", step) != step:
-        raise DamageError(f"{file.name} belongs to another checkpoint")
+        raise DamageError(f"{DIGESTS} belongs to another checkpoint")
     return files
 
 
-def _shapes(tree: Any) -> dict[str, tuple[int, ...]]:
+def shapes(arrays: Any) -> dict[str, tuple[int, ...]]:
     """The shape of each array in a tree, by path."""
-    leaves = jax.tree_util.tree_leaves_with_path(tree)
+    leaves = jax.tree_util.tree_leaves_with_path(arrays)
     return {jax.tree_util.keystr(path, simple=True, separator="/"): tuple(leaf.shape) for path, leaf in leaves}
 
 
@@ -279,5 +305,6 @@ def _selection_loss(metrics: dict[str, Any]) -> Any:
     return metrics[METRIC] if METRIC in metrics else metrics[OLD_METRIC]
 
 
-def _tree(state: TrainState) -> dict[str, Any]:
+def tree(state: TrainState) -> dict[str, Any]:
+    """What of a state is saved, by name."""
     return {"step": state.step, "params": state.params, "opt_state": state.opt_state, "key": state.key}

@@ -36,7 +36,9 @@ HASH = 64  # bytes
 Arrays = dict[str, np.ndarray]
 
 
-def encode_splits(data: TaskData, splits: dict[str, list[Row]], folder: Path) -> dict[str, list[Example]]:
+def encode_splits(
+    data: TaskData, splits: dict[str, list[Row]], folder: Path, shared: bool = True
+) -> dict[str, list[Example]]:
     """The examples of each split, as `encode_rows` returns them, from the files of a folder or by encoding.
 
     Each process encodes its share of the parts that are missing, and reads the others from the folder. Files of other
@@ -45,7 +47,8 @@ def encode_splits(data: TaskData, splits: dict[str, list[Row]], folder: Path) ->
     Args:
         data: encodes the rows.
         splits: rows by the name of their split, the same in every process.
-        folder: shared by all processes; created if it is missing.
+        folder: of the files; created if it is missing.
+        shared: whether all processes share the folder; if not, each encodes all parts.
 
     Raises:
         InputError: a row cannot be used. All processes raise the error of the first such row.
@@ -63,11 +66,11 @@ def encode_splits(data: TaskData, splits: dict[str, list[Row]], folder: Path) ->
                 with contextlib.suppress(InputError):  # raised below, in every process and in the order of the rows
                     made[files[number]] = _examples(data, parts[number][1], files[number], bar)
 
-    if hosts.several():
+    if hosts.several() and shared:
         folder.mkdir(parents=True, exist_ok=True)
         hosts.after_all(folder, encode_share, "waiting for other processes, which encode their share of the rows")
     examples: dict[str, list[Example]] = {split: [] for split in splits}
-    with Bar("encoding", sum(map(len, splits.values())), "rows", shown=not hosts.several()) as bar:
+    with Bar("encoding", sum(map(len, splits.values())), "rows", shown=not (hosts.several() and shared)) as bar:
         for (split, rows), file in zip(parts, files, strict=True):
             examples[split] += made.get(file) or _examples(data, rows, file, bar)
     if hosts.is_first():

@@ -26,10 +26,12 @@ from bertgpt.tokenizers import (
     with_cleanup,
 )
 
-from .. import hosts
+from .. import addresses, hosts
+from ..addresses import is_storage
 from ..reports import say, warn
 from ..sections import OBJECTIVES, RunConfig
 from .checkpoints import Checkpoints
+from .run_storage import RunStorage, fetched
 
 FAMILY_NAMES = {"bert": "BERT", "gpt": "GPT-1"}
 
@@ -82,7 +84,7 @@ def load_run(folder: str | Path, step: int | None = None, revision: str | None =
     Raises:
         InputError: the folder is neither, or has no such intact checkpoint.
     """
-    check_folder_or_name("the run or model folder", folder)
+    folder = _here(folder, step)
     found = find_model(folder, revision)
     if found.commit is not None:
         say(f"{folder}: from the Hugging Face hub, commit {found.commit}")
@@ -90,6 +92,18 @@ def load_run(folder: str | Path, step: int | None = None, revision: str | None =
     if not (folder / "config.yaml").is_file():
         return _load_model_folder(folder, step)
     return _load_step(*_intact_checkpoint(folder, step))
+
+
+def _here(folder: str | Path, step: int | None) -> str | Path:
+    """A folder on this machine or a name; of a run or model at an address, a copy is made, of one checkpoint.
+
+    Raises:
+        InputError: there is nothing at the address.
+    """
+    if is_storage(folder):
+        return fetched(str(folder), step)
+    check_folder_or_name("the run or model folder", folder)
+    return folder
 
 
 def read_checkpoint(folder: Path, step: int | None) -> tuple[Model, Any]:
@@ -147,7 +161,7 @@ class Inspected(NamedTuple):
 
 def inspect_run(folder: str | Path, step: int | None = None, revision: str | None = None) -> Inspected:
     """Describe what `load_run` would load with the same arguments, without loading its weights."""
-    check_folder_or_name("the run or model folder", folder)
+    folder = _here(folder, step)
     found = find_model(folder, revision)
     if (found.folder / "config.yaml").is_file():
         checkpoints, number = _intact_checkpoint(found.folder, step)
@@ -297,6 +311,9 @@ def init_folder(config: RunConfig) -> Path:
     Raises:
         InputError: there is neither such a folder nor such a model.
     """
+    name = str(config.model.init_from)
+    if is_storage(name):
+        return fetched(name, config.model.init_step)
     found = _find_in_all(config)
     config.model.init_commit = found.commit
     if found.commit is not None:
@@ -319,13 +336,15 @@ def _find_in_all(config: RunConfig) -> Found:
         commit = str(find_model(name, revision).commit)
         return True
 
-    hosts.after_first(Path(config.out), fetch, f"waiting for {name}, which the first process is downloading")
+    hosts.after_first(
+        addresses.shared(config.out), fetch, f"waiting for {name}, which the first process is downloading"
+    )
     return find_model(name, hosts.agreed_text(commit))
 
 
 def find_resumed(config: RunConfig) -> InitialModel | None:
     """The run in config.out to resume; None if it has no intact checkpoint."""
-    checkpoints = Checkpoints(Path(config.out) / "checkpoints")
+    checkpoints = RunStorage(config).checkpoints()
     for step in reversed(checkpoints.steps()):
         if checkpoints.fault(step, arrays=False) is None:  # a damaged one is set aside when the run is restored
             extra = checkpoints.extra(step)

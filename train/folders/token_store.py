@@ -30,10 +30,11 @@ from bertgpt.tokenizers import (
 
 from .. import config as configs
 from .. import hosts
+from ..addresses import Remote, is_address, local, shared
 from ..progress import Bar
 from ..reports import say, warn
 from ..sections import RunConfig
-from . import locks, verified
+from . import locks, store_copies, verified
 from .run_folder import InitialModel
 from .tokenizer_fit import find_problems, unknown_share, unknown_token
 
@@ -42,15 +43,37 @@ if TYPE_CHECKING:
 
 
 def store_folder(config: RunConfig) -> Path:
-    """The folder of the run's token store.
+    """The folder of the run's token store on this machine.
 
     Raises:
         InputError: it is the root or the current folder; the store needs files next to its folder.
     """
+    address = store_address(config)
+    if address is not None:
+        return local(address, "store")
     folder = Path(config.data.store) if config.data.store else Path(config.out) / "store"
     if folder.name in ("", ".."):
         raise InputError(f"data.store is {config.data.store}; give a named folder, such as data.store=stores/mine")
     return folder
+
+
+def store_address(config: RunConfig) -> str | None:
+    """The address of the run's token store; None if its folder is on a disk."""
+    address = config.data.store or f"{config.out.rstrip('/')}/store"
+    return address if is_address(address) else None
+
+
+def check_place(config: RunConfig) -> None:
+    """Check that the store can be written at its address, or that all processes share its folder.
+
+    Raises:
+        InputError: it cannot, or they do not.
+    """
+    address = store_address(config)
+    if address is None:
+        hosts.check_shared(store_folder(config).parent)
+    elif config.data.store:
+        Remote(address, "data.store").check_writable()
 
 
 def prepare_store(
@@ -77,11 +100,27 @@ def prepare_store(
         InputError: the text or the tokenizer cannot be used, or has changed since the run began.
     """
     source, folder = configs.text_source(config), store_folder(config)
+    address = store_address(config)
     given = _given_tokenizer(config, initial)
     wanted = _wanted_tokenizer(config, given)
+    if address is not None and task_options is not None:
+        raise InputError(
+            f"data.store is {address}; --tasks needs a folder on a shared disk: prepare there, and copy the folder to "
+            "the address with gcloud storage cp -r"
+        )
 
     def bring_up_to_date() -> bool:
-        """Prepare the store if it must be; returns whether it is complete."""
+        """Prepare the store if it must be, from its address if it has one; returns whether it is complete."""
+        if address is None:
+            return prepared()
+        with _store_lock(folder, task_options):
+            intact = store_copies.fetch(Remote(address), folder)
+        complete = prepared()
+        store_copies.push(folder, Remote(address), intact)
+        return complete
+
+    def prepared() -> bool:
+        """Prepare the store on this machine if it must be."""
         if _why_prepare(config, initial, source, wanted, verify) is None:
             return True
         store.check_replaceable(folder)  # before a tokenizer is trained
@@ -91,16 +130,21 @@ def prepare_store(
             reason = _why_prepare(config, initial, source, wanted, verify=False)
             if reason is None:
                 return True
-            say(f"preparing {folder} ({reason})")
+            say(f"preparing {address or folder} ({reason})")
             if not _prepare(config, source, wanted, given, task_options):
                 return False
             verified.remember(folder)
             _tell_splits(folder, load_tokenizer(folder))
             return True
 
-    return hosts.after_first(
-        folder.parent, bring_up_to_date, f"waiting for {folder}, which the first process is preparing"
+    place = address or folder
+    complete = hosts.after_first(
+        shared(place).parent, bring_up_to_date, f"waiting for {place}, which the first process is preparing"
     )
+    if address is not None and not hosts.is_first():
+        with _store_lock(folder, task_options):
+            store_copies.need(Remote(address), folder)
+    return complete
 
 
 def _prepare(

@@ -17,7 +17,9 @@ from bertgpt.model.blocks import Model
 
 from .. import config as configs
 from .. import evaluation, parallel
+from ..addresses import local
 from ..atomic_files import write_whole
+from ..folders.checkpoints import Checkpoints
 from ..folders.run_folder import Run
 from ..job import CompiledSteps
 from ..progress import Bar
@@ -44,13 +46,14 @@ def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> T
 
     Args:
         run: the result of `load_run`.
-        folder: the folder that it was loaded from.
+        folder: the folder or address that it was loaded from.
         overrides: overrides of `task.` and `data.` keys.
 
     Raises:
         InputError: the model has no task head.
     """
-    kind, saved = kind_of(run.model), Path(folder) / "config.yaml"
+    here = local(folder, "read")
+    kind, saved = kind_of(run.model), here / "config.yaml"
     if kind == "sft" and run.tokenizer.token_to_id(END) is None:
         raise InputError(f"{folder}: this GPT-1 was not fine-tuned on responses; use generate")
     if saved.is_file():
@@ -62,7 +65,7 @@ def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> T
     config.task.kind = config.task.kind or kind
     if config.task.kind != kind:
         raise InputError(f"{folder}: its model is for {kind}, not for task.kind {config.task.kind}")
-    return Tuned(run, config, kind, Path(folder))
+    return Tuned(run, config, kind, here)
 
 
 def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str, Any]:
@@ -111,7 +114,8 @@ def held_out_rows(tuned: Tuned) -> list[Row]:
         if not config.data.train:
             raise InputError("data.eval is missing; give a file of rows: --data PATH")
         if tuned.run.step:  # a model folder has no held-out rows
-            task_rows.check_held_out(tuned.folder, tuned.run.step, "give other labelled rows: --data PATH")
+            checkpoints = Checkpoints(tuned.folder / "checkpoints")
+            task_rows.check_held_out(checkpoints, tuned.run.step, "give other labelled rows: --data PATH")
         return task_rows.read_splits(config)["eval"]
     task, sets = config.task, task_rows.eval_sets(config.data.eval)
     name = ""

@@ -27,10 +27,12 @@ from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
 from .. import hosts, loop, model_section, parallel, tracking
+from ..addresses import is_address
 from ..fast_dense import fast_apply
 from ..folders import locks, run_folder
 from ..folders.encoded import encode_splits
 from ..folders.run_folder import InitialModel
+from ..folders.run_storage import RunStorage
 from ..job import EvalSet, TrainJob
 from ..reports import report, say
 from ..sections import RunConfig
@@ -55,7 +57,7 @@ def finetune(config: RunConfig, encoded: Path | None = None) -> None:
         InputError: a mistake of the user, found before anything is written if possible.
         NotFiniteError: training diverged; the last good checkpoint is kept.
     """
-    out = Path(config.out)
+    files = RunStorage(config)
     if config.task.kind is None:
         raise InputError(f"task.kind is missing; choose one of {', '.join(SPECS)}")
     if config.train.objective is not None:
@@ -64,28 +66,28 @@ def finetune(config: RunConfig, encoded: Path | None = None) -> None:
     tracking.check(config)
     hosts.connect()
     hosts.check_same({"command": "finetune", **configs.flatten(configs.to_dict(config))})
-    hosts.check_shared(out)
-    with locks.run_folder(out):
-        _finetune(config, out, encoded or out / "encoded")
+    files.check()
+    with locks.run_folder(files.out), files.opened():
+        _finetune(config, files, encoded or files.out / "encoded")
 
 
-def _finetune(config: RunConfig, out: Path, encoded: Path) -> None:
-    loop.check_out(out, config)
+def _finetune(config: RunConfig, files: RunStorage, encoded: Path) -> None:
+    loop.check_out(files, config)
     strategy = parallel.make_strategy(config.parallel, config.train.dtype)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     rows = read_splits(config)
     initial = find_initial_model(config)
     job = make_job(config, initial, rows, encoded)
     decide_steps(config, job)
-    if initial.step and loop.is_finished(out, initial.step, config.train.steps):
+    if initial.step and loop.is_finished(files, initial.step, config.train.steps):
         return
     if config.data.eval:
         warn_of_shared(config.task, rows)
     elif initial.step:
-        check_held_out(out, initial.step, "start a new run with another out")
-    loop.run(config, job, strategy)
+        check_held_out(files.checkpoints(), initial.step, "start a new run with another out")
+    loop.run(config, job, strategy, files)
     if hosts.is_first():
-        for line in report(out):
+        for line in report(files.out, name=config.out):
             say(line)
 
 
@@ -141,7 +143,7 @@ def make_job(
     if folder is None:
         examples = {split: list(encode_rows(data, found)) for split, found in rows.items()}
     else:
-        examples = encode_splits(data, rows, folder)
+        examples = encode_splits(data, rows, folder, shared=not is_address(config.out))
     for split, found in examples.items():
         say_encoded(found, split)
     model: Model = getattr(bertgpt, architecture)(model_config)

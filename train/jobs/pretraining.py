@@ -21,9 +21,10 @@ from bertgpt.inference.decoding import generate
 from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
+from .. import addresses, hosts, loop, model_section, parallel, parameter_groups, reports, tracking
 from .. import config as configs
-from .. import hosts, loop, model_section, parallel, parameter_groups, reports, tracking
 from ..folders import locks, plans, run_folder, token_store
+from ..folders.run_storage import RunStorage
 from ..job import CompiledSteps, EvalSet, TrainJob
 from ..loader import Source
 from ..optimizers import make_schedule
@@ -44,7 +45,7 @@ def pretrain(config: RunConfig) -> None:
         InputError: a mistake of the user, found before anything is written if possible.
         NotFiniteError: training diverged; the last good checkpoint is kept.
     """
-    out = Path(config.out)
+    files = RunStorage(config)
     if config.task.kind is not None:
         raise InputError(f"task.kind {config.task.kind} is for fine-tuning; use finetune")
     if config.train.epochs is not None:
@@ -52,17 +53,17 @@ def pretrain(config: RunConfig) -> None:
     tracking.check(config)
     hosts.connect()
     hosts.check_same({"command": "pretrain", **configs.flatten(configs.to_dict(config))})
-    for folder in (out, token_store.store_folder(config).parent):
-        hosts.check_shared(folder)
-    with locks.run_folder(out):
-        _pretrain(config, out)
+    files.check()
+    token_store.check_place(config)
+    with locks.run_folder(files.out), files.opened():
+        _pretrain(config, files)
 
 
-def _pretrain(config: RunConfig, out: Path) -> None:
-    loop.check_out(out, config)
+def _pretrain(config: RunConfig, files: RunStorage) -> None:
+    loop.check_out(files, config)
     initial = run_folder.find_initial_model(config)
     objectives.decide(config, initial)
-    if initial is not None and initial.is_resumed and loop.is_finished(out, initial.step, config.train.steps):
+    if initial is not None and initial.is_resumed and loop.is_finished(files, initial.step, config.train.steps):
         return
     vocab_size = token_store.expected_vocab_size(config, initial)
     base = initial.config if initial else None
@@ -71,7 +72,7 @@ def _pretrain(config: RunConfig, out: Path) -> None:
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     token_store.prepare_store(config, initial)
     job = make_job(config, load_tokenizer(token_store.store_folder(config)), initial)
-    compiled, state = loop.run(config, job, strategy)
+    compiled, state = loop.run(config, job, strategy, files)
     finish(compiled, state)
 
 
@@ -285,7 +286,7 @@ def finish(compiled: CompiledSteps, state: TrainState) -> None:
     config, job = compiled.config, compiled.job
     if not hosts.is_first():
         return
-    for line in reports.report(Path(config.out)):
+    for line in reports.report(addresses.local(config.out), name=config.out):
         say(line)
     if not hosts.several() and job.model.config.causal:
         prompt = job.deciding.source.batch(np.arange(1))["input_ids"][:, :8]

@@ -3,7 +3,6 @@
 import hashlib
 import itertools
 import json
-from pathlib import Path
 from typing import Any
 
 from bertgpt.data.tasks.readers import data_digest, read_all_rows
@@ -128,15 +127,15 @@ def rows_digest(config: RunConfig) -> str:
     return f"{data_digest(train)}-{held_out}"
 
 
-def check_held_out(folder: Path, step: int, advice: str) -> None:
+def check_held_out(checkpoints: Checkpoints, step: int, advice: str) -> None:
     """
     Raises:
         InputError: the run held out other rows than this version would.
     """
-    digest = Checkpoints(folder / "checkpoints").extra(step)["data"]
+    digest = checkpoints.extra(step)["data"]
     if not digest.endswith(f"-{HELD_OUT}"):
         problem = "another version split data.train by another rule, so its held-out rows cannot be reproduced"
-        raise InputError(f"{folder}: {problem}; {advice}")
+        raise InputError(f"{checkpoints.folder.parent}: {problem}; {advice}")
 
 
 def warn_of_shared(settings: TaskSettings, rows: dict[str, list[Row]]) -> None:

@@ -328,9 +328,18 @@ def fault(folder: Path) -> str | None:
     return f"{changed} is missing or changed" if changed else None
 
 
+def hashes(folder: Path) -> dict[str, str]:
+    """The hash of each array of a store, by its name, such as train/tokens.bin; empty if it was made without.
+
+    Raises:
+        InputError: there is no store, or its meta.json is damaged.
+    """
+    return _read_meta(folder).get("hashes") or {}
+
+
 def array_files(folder: Path) -> list[Path]:
     """Every file that `fault` reads, including meta.json."""
-    return [folder / "meta.json", *(folder / name for name in _read_meta(folder).get("hashes") or ())]
+    return [folder / "meta.json", *(folder / name for name in hashes(folder))]
 
 
 def made_with(folder: Path) -> str:
