@@ -6,9 +6,8 @@
 #
 # It needs gcloud, logged in, with a project that has quota for the slice, and a bucket in the region of the zone that
 # the slice's service account may write (roles/storage.objectAdmin). Give a recipe by its name, and text in the bucket.
-# If the slice is preempted, it is requested again, and the run goes on from its newest checkpoint. The
-# same command does the same after any other end. The model is written to OUT/exported. SPOT= asks for a slice that is
-# not preempted.
+# If the slice is preempted, it is requested again, and the run goes on from its newest checkpoint. The same command does
+# the same after any other end. The model is written to OUT/exported. SPOT= asks for a slice that is not preempted.
 set -euo pipefail
 
 name=$1

@@ -121,8 +121,11 @@ def test_a_deletion_that_is_cut_short_leaves_no_checkpoint_that_seems_complete(b
 
     bucket.fault = lambda method, path: refuse(method, path) or (403 if path.startswith("/batch") else None)
     checkpoints = BucketCheckpoints(saved, keep=3)
+    bucket.log.clear()
     with pytest.raises(InputError, match="no permission"):
         checkpoints._remove(4)
+    deletions = [path for method, path in bucket.log if method == "DELETE" or path.startswith("/batch")]
+    assert "digests.json" in deletions[0]
     bucket.fault = lambda method, path: None
     assert names(bucket, saved, 4)
     assert checkpoints.steps() == [8, 12]
