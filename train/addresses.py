@@ -4,12 +4,15 @@ A write to a bucket is visible when it is complete, and there is no rename. List
 nothing relies on them alone: what is complete is decided by files that are read by name.
 """
 
+import atexit
 import base64
 import contextlib
 import hashlib
 import logging
+import os
 import re
 import secrets
+import shutil
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import Any, NamedTuple
@@ -83,6 +86,15 @@ def local(folder: str | Path, kind: str = "runs") -> Path:
     address = str(folder).rstrip("/")
     unique = hashlib.sha256(address.encode()).hexdigest()[:16]
     return user_cache() / "addresses" / f"{kind}-{unique}" / PurePosixPath(address).name
+
+
+def copied(folder: str | Path) -> Path:
+    """The folder itself; for an address, where this process copies what it reads from there, until it ends."""
+    if not is_address(folder):
+        return Path(folder)
+    here = local(folder, f"read-{os.getpid()}")
+    atexit.register(shutil.rmtree, here.parent, ignore_errors=True)
+    return here
 
 
 def shared(folder: str | Path) -> Path:

@@ -224,6 +224,8 @@ def test_a_run_in_a_bucket_is_read_by_the_commands(bucket, config_file, whole, c
     assert main(["fill-mask", address, "a [MASK]"]) == 0
     output = capsys.readouterr().out
     assert f"{address}: BertForMaskedLM, step" in output
+    assert main(["evaluate", address]) == 2
+    assert f"the output folder is {address}, an address; give a folder" in capsys.readouterr().err
     assert (tmp_path / "model/model.safetensors").exists()
     for file in (tmp_path / "model").iterdir():
         bucket.put(f"read/model/{file.name}", file.read_bytes())

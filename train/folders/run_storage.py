@@ -121,7 +121,9 @@ class RunStorage:
 
 
 def fetched(address: str, step: int | None = None) -> Path:
-    """Copy a run with one checkpoint, or a model folder, from an address to the user's cache; returns the copy.
+    """Copy a run with one checkpoint, or a model folder, from an address to this machine; returns the copy.
+
+    It is removed when the process ends.
 
     Args:
         address: of the folder.
@@ -131,7 +133,7 @@ def fetched(address: str, step: int | None = None) -> Path:
     Raises:
         InputError: there is neither a run with an intact checkpoint nor a model.
     """
-    remote, here = Remote(address), addresses.local(address, "read")
+    remote, here = Remote(address), addresses.copied(address)
     shutil.rmtree(here, ignore_errors=True)
     here.mkdir(parents=True)
     if remote.info("config.yaml") is None:
@@ -154,9 +156,8 @@ def fetched(address: str, step: int | None = None) -> Path:
 
 
 def fetched_small(address: str) -> Path:
-    """Copy the configuration, tokenizer and metrics of a run from an address to the user's cache."""
-    here = addresses.local(address, "small")
-    shutil.rmtree(here, ignore_errors=True)
+    """Copy the configuration, tokenizer and metrics of a run from an address to this machine, as `fetched`."""
+    here = addresses.copied(address)
     _fetch_small(Remote(address), here)
     return here
 

@@ -17,7 +17,7 @@ from bertgpt.model.blocks import Model
 
 from .. import config as configs
 from .. import evaluation, parallel
-from ..addresses import local
+from ..addresses import copied
 from ..atomic_files import write_whole
 from ..folders.checkpoints import Checkpoints
 from ..folders.run_folder import Run
@@ -52,7 +52,7 @@ def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> T
     Raises:
         InputError: the model has no task head.
     """
-    here = local(folder, "read")
+    here = copied(folder)
     kind, saved = kind_of(run.model), here / "config.yaml"
     if kind == "sft" and run.tokenizer.token_to_id(END) is None:
         raise InputError(f"{folder}: this GPT-1 was not fine-tuned on responses; use generate")
