@@ -32,6 +32,7 @@ class Stop:
         self._calls = itertools.count()
 
     def __enter__(self) -> "Stop":
+        handlers: dict[signal.Signals, Callable[[int, object], None]]
         if hosts.several():
             handlers = {signal.SIGINT: self._pass_on}
         else:
@@ -57,7 +58,7 @@ class Stop:
             self._answer(signal.Signals(number).name)
         self.received = signal.Signals(number)
 
-    def _pass_on(self, *_: object) -> None:
+    def _pass_on(self, number: int, _: object) -> None:
         self._answer("SIGINT")
         os.kill(os.getpid(), signal.SIGTERM)
 
