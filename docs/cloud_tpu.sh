@@ -4,10 +4,14 @@
 #   ZONE=us-west4-a REPOSITORY=https://github.com/OWNER/bertgpt bash docs/cloud_tpu.sh NAME \
 #       pretrain bert_large data.train='gs://BUCKET/text/*.jsonl' out=gs://BUCKET/runs/large
 #
-# It needs gcloud, logged in, with a project that has quota for the slice, and a bucket in the region of the zone that
-# the slice's service account may write (roles/storage.objectAdmin). Give a recipe by its name, and text in the bucket.
-# If the slice is preempted, it is requested again, and the run goes on from its newest checkpoint. The same command does
-# the same after any other end. The model is written to OUT/exported. SPOT= asks for a slice that is not preempted.
+# It needs gcloud, logged in; a project with the Cloud TPU API on and quota for preemptible TPUs; and a bucket, near the
+# zone, where the project's default Compute Engine service account may write (roles/storage.objectAdmin). Give a recipe
+# by its name, and text in the bucket. If the slice is preempted, it is requested again, and the run goes on from its
+# newest checkpoint. After any other end, give the same command again. The model is written to OUT/exported.
+# Set SPOT= (empty) to ask for a slice that is not preempted.
+#
+# Google says that the Cloud TPU API, which gcloud uses here, gets bug fixes and security updates only, and that it does
+# not support TPU7x; it recommends Compute Engine or GKE.
 set -euo pipefail
 
 name=$1
@@ -17,39 +21,47 @@ repository=${REPOSITORY:?set it to the address of the git repository, such as ht
 zone=(--zone "${ZONE:?set it to the zone of the slice, such as us-west4-a}")
 out=$(printf '%s\n' "$@" | sed -n 's/^out=//p' | tail -n 1)
 [[ $out == gs://* ]] || { echo "give out=gs://BUCKET/FOLDER: the hosts of a slice share no disk" >&2; exit 2; }
+requests=(gcloud compute tpus queued-resources)
 
 state() { # of the request; empty where there is none
-    gcloud compute tpus queued-resources describe "$name" "${zone[@]}" --format 'value(state.state)' 2> /dev/null || true
+    "${requests[@]}" list "${zone[@]}" --filter "name~/$name\$" --format 'value(state.state)'
 }
 
-on() { # HOSTS COMMAND: run a command on all hosts, or on one
-    gcloud compute tpus tpu-vm ssh "$name" "${zone[@]}" --worker "$1" --command "$2"
+on() { # HOSTS COMMAND: run a command on all hosts, or on one; gcloud repeats it when a connection breaks
+    gcloud compute tpus tpu-vm ssh "$name" "${zone[@]}" --quiet --worker "$1" --command "$2" \
+        --ssh-flag=-oServerAliveInterval=30 --ssh-flag=-oServerAliveCountMax=10
 }
 
 remove() {
-    gcloud compute tpus queued-resources delete "$name" "${zone[@]}" --force --quiet
+    "${requests[@]}" delete "$name" "${zone[@]}" --force --quiet
 }
 
 request() { # a slice, unless there is one; wait for it, and install bertgpt on its hosts
     case $(state) in SUSPEND* | FAILED) remove ;; esac # a preempted slice does not come back
-    [[ -n $(state) ]] || gcloud compute tpus queued-resources create "$name" "${zone[@]}" --node-id "$name" \
-        --accelerator-type "$type" --runtime-version "$version" --scopes https://www.googleapis.com/auth/cloud-platform \
-        ${SPOT---spot}
+    [[ -n $(state) ]] || "${requests[@]}" create "$name" "${zone[@]}" --node-id "$name" \
+        --accelerator-type "$type" --runtime-version "$version" ${SPOT---spot}
     while now=$(state) && [[ $now != ACTIVE ]]; do
-        [[ $now != FAILED ]] || { echo "the request failed: gcloud compute tpus queued-resources describe $name" >&2; exit 1; }
+        case $now in FAILED | SUSPEND* | '') echo "no slice: the request is ${now:-gone}; start again" >&2; exit 1 ;; esac
         sleep "${WAIT:-30}"
     done
     on all "command -v ~/.local/bin/uv > /dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
         ~/.local/bin/uv venv --quiet --allow-existing --python 3.12 ~/env
-        ~/.local/bin/uv pip install --quiet --python ~/env/bin/python 'bertgpt[train,tpu,gcs] @ git+$repository'"
+        ~/.local/bin/uv pip install --quiet --upgrade --python ~/env/bin/python 'bertgpt[train,tpu,gcs] @ git+$repository'"
 }
 
-request
-until on all "~/env/bin/bertgpt$(printf ' %q' "$@")"; do
-    sleep "${WAIT:-30}" # until the state shows a preemption
-    [[ $(state) != ACTIVE ]] || { echo "the run ended with an error, and the slice is there: see above" >&2; exit 1; }
-    echo "$name was preempted; asking for another slice" >&2
-    request
+run() { # to its end; first end what an earlier connection may have left
+    request && on all "pkill -f env/bin/[b]ertgpt; sleep 5; ~/env/bin/bertgpt$(printf ' %q' "$@")" &&
+        on 0 "rm -rf exported && JAX_PLATFORMS=cpu ~/env/bin/bertgpt export $(printf %q "$out") exported &&
+            gcloud storage cp --recursive exported $(printf %q "$out")/"
+}
+
+until run "$@"; do
+    for look in 1 2 3 4 5; do # the state shows a preemption after a while
+        [[ $(state) == ACTIVE ]] || continue 2
+        sleep "${WAIT:-30}"
+    done
+    echo "the run ended with an error, and the slice is there: see above. To remove it:" >&2
+    echo "${requests[*]} delete $name ${zone[*]} --force" >&2
+    exit 1
 done
-on 0 "~/env/bin/bertgpt export $out exported && gcloud storage cp --recursive exported $out/"
 remove

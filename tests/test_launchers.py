@@ -84,7 +84,7 @@ GCLOUD = """#!/bin/bash
 # Notes each call. A request is active at once; the first run is preempted, if the test says so.
 echo "$*" >> calls.txt
 case "$*" in
-*describe*) cat state 2> /dev/null ;;
+*" list "*) cat state 2> /dev/null || true ;;
 *create*) echo ACTIVE > state ;;
 *delete*) rm state ;;
 *" pretrain "*) [[ ! -e preempts ]] || { rm preempts; echo SUSPENDED > state; exit 143; }; exit $(cat code) ;;
@@ -100,14 +100,14 @@ def test_the_cloud_tpu_script_asks_again_after_a_preemption_and_exports(stand_in
     environment = {"ZONE": "zone-a", "REPOSITORY": "https://host/bertgpt", "WAIT": "0"}
     done = run("cloud_tpu.sh", "slice", "pretrain", "bert_large", *settings, cwd=tmp_path, **environment)
     assert done.returncode == 0, done.stderr
-    assert "slice was preempted" in done.stderr
     calls = (tmp_path / "calls.txt").read_text()
     order = re.findall(r"create|delete|uv venv|bertgpt pretrain|bertgpt export", calls)
     once = ["create", "uv venv", "bertgpt pretrain"]
     assert order == [*once, "delete", *once, "bertgpt export", "delete"]
     command, _ = re.findall(r"--worker all --command (.*pretrain.*)", calls)
-    assert shlex.split(command)[1:] == ["pretrain", "bert_large", *settings]
-    assert "bertgpt export gs://bucket/runs/large exported" in calls
+    words = shlex.split(command.partition(" --ssh-flag")[0].rpartition(";")[2])
+    assert words == ["~/env/bin/bertgpt", "pretrain", "bert_large", *settings]
+    assert "JAX_PLATFORMS=cpu ~/env/bin/bertgpt export gs://bucket/runs/large exported" in calls
 
 
 def test_the_cloud_tpu_script_ends_with_the_run_where_the_slice_is_sound(stand_in, tmp_path):
@@ -118,5 +118,10 @@ def test_the_cloud_tpu_script_ends_with_the_run_where_the_slice_is_sound(stand_i
     assert done.returncode == 1
     assert "the run ended with an error, and the slice is there" in done.stderr
     assert "delete" not in (tmp_path / "calls.txt").read_text()
+    (tmp_path / "state").write_text("SUSPENDED")
+    stand_in("gcloud", GCLOUD.replace("*delete*) rm state", "*delete*) echo DELETING > state"))
+    stand_in("sleep", "#!/bin/bash\nrm state\n")
+    done = run("cloud_tpu.sh", "slice", "pretrain", "bert_large", "out=gs://bucket/x", cwd=tmp_path, **environment)
+    assert (done.returncode, "no slice: the request is gone; start again" in done.stderr) == (1, True)
     done = run("cloud_tpu.sh", "slice", "pretrain", "bert_large", "out=runs/x", cwd=tmp_path, **environment)
     assert (done.returncode, "give out=gs://BUCKET/FOLDER" in done.stderr) == (2, True)

@@ -2,6 +2,7 @@
 
 import math
 import os
+import re
 import typing
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import bertgpt
+from train import hints
 from train.__main__ import main
 from train.config import flatten, load, override, save, to_dict
 from train.sections import KEYS, RunConfig
@@ -473,3 +475,18 @@ def test_python_writes_no_model_to_an_address(tmp_path, monkeypatch, saved):
         with pytest.raises(bertgpt.InputError, match="gs:/bucket/x, an address; give a folder on a local"):
             bertgpt.save_pretrained(folder, model, params)
     assert list(Path().iterdir()) == []
+
+
+@pytest.mark.parametrize("other", hints.HINTS)
+def test_a_key_of_another_program_is_answered_with_what_does_the_same(other, refused):
+    wanted = f"unknown key train.{other}; here it is {hints.HINTS[other]}"
+    if f"train.{other}" not in KEYS:
+        assert wanted in refused("", f"train.{other}=1")
+    named = re.findall(r"\b(?:model|tokenizer|data|optimizer|task|train|parallel|checkpoint)\.\w+", hints.HINTS[other])
+    assert set(named) <= KEYS.keys()
+
+
+def test_a_key_is_known_in_any_spelling_and_without_its_section(refused):
+    for name in ("mlm_probability", "optimizer.mlm_probability", "--mlm-probability", "MLM_Probability"):
+        assert f"unknown key {name}; here it is data.mask_rate" in refused("", f"{name}=0.2")
+    assert "did you mean optimizer.learning_rate?" in refused("", "optimizer.learning_rat=1")

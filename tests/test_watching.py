@@ -25,6 +25,19 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_is_answered_at_once_and_ctrl_c_then_ends_the_run(number, capfd):
+    before = signal.getsignal(signal.SIGINT)
+    with Stop() as stop:
+        os.kill(os.getpid(), number)
+        answer = f"{number.name}: stopping after this step, with a checkpoint; Ctrl-C now ends the run at once"
+        assert answer in capfd.readouterr().err
+        assert stop.requested()
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+    assert signal.getsignal(signal.SIGINT) == before
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_is_noted_and_the_handler_put_back(number):
     before = signal.getsignal(number)
     with Stop() as stop:

@@ -17,6 +17,7 @@ from bertgpt.hub import check_folder_or_name
 from bertgpt.settings import Rules
 
 from .addresses import check_mirror, check_run_address, is_storage
+from .hints import hint
 from .sections import KEYS, SECTIONS, RunConfig
 from .yaml_files import number, read_yaml, scalar, write_yaml
 
@@ -151,6 +152,9 @@ def _check_key(name: str, source: str) -> None:
     if name in SECTIONS:
         raise InputError(f"{source}: {name} is a section; give one of its keys, such as {_first_key(name)}")
     if name not in KEYS:
+        known = hint(name)
+        if known is not None:
+            raise InputError(f"{source}: unknown key {name}; here it is {known}")
         near = difflib.get_close_matches(name, [*KEYS, *SECTIONS], 1, 0.0)
         raise InputError(f"{source}: unknown key {name}; did you mean {near[0]}?")
 

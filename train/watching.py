@@ -32,8 +32,9 @@ class Stop:
         self._calls = itertools.count()
 
     def __enter__(self) -> "Stop":
+        handlers: dict[signal.Signals, Callable[[int, object], None]]
         if hosts.several():
-            handlers = {signal.SIGINT: lambda *_: os.kill(os.getpid(), signal.SIGTERM)}
+            handlers = {signal.SIGINT: self._pass_on}
         else:
             handlers = dict.fromkeys((signal.SIGTERM, signal.SIGINT), self._note)
         self.before = {number: signal.signal(number, handler) for number, handler in handlers.items()}
@@ -53,7 +54,22 @@ class Stop:
         return multihost_utils.reached_preemption_sync_point(next(self._calls))
 
     def _note(self, number: int, _: object) -> None:
+        if self.received is None:
+            self._answer(signal.Signals(number).name)
         self.received = signal.Signals(number)
+
+    def _pass_on(self, number: int, _: object) -> None:
+        self._answer("SIGINT")
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    def _answer(self, name: str) -> None:
+        """Say at once what happens, since a step may take long; a second Ctrl-C ends the process without a checkpoint.
+
+        Written without the console, which may be in use where the signal interrupts.
+        """
+        text = f"{name}: stopping after this step, with a checkpoint; Ctrl-C now ends the run at once, without one"
+        os.write(2, f"\n{text}\n".encode())
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 class Watchdog:
