@@ -15,8 +15,7 @@ class Rules(NamedTuple):
         below: the value must be below this bound.
         resumable: whether a run may be resumed with another value.
         path: of a path, what it may be besides: "model", a name on the Hugging Face hub; "any", an address; "source",
-            both; "run", an
-            address in a bucket of Google Cloud Storage. "mirror": it is an address.
+            both; "run", an address in a bucket of Google Cloud Storage. "mirror": it is an address.
         wanted: what a list contains, such as "a path or a list of paths".
     """
 

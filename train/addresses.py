@@ -184,22 +184,24 @@ class Remote:
 
     def write(self, name: str, content: bytes) -> None:
         """Write a small file."""
-        try:
-            with self._doing("written", name):
-                self._make_parent(name)
-                self.system.pipe_file(self._path(name), content)
-        except FileNotFoundError as error:
-            raise InputError(f"{self.key}{self.address}: there is no such bucket: {reason(error)}") from error
+        with self._writing(name):
+            self.system.pipe_file(self._path(name), content)
 
     def upload(self, file: Path, name: str) -> None:
         """Copy a local file to a name."""
-        with self._doing("written", name):
-            self._make_parent(name)
+        with self._writing(name):
             self.system.put_file(str(file), self._path(name))
 
-    def _make_parent(self, name: str) -> None:
-        if self.system.protocol in ("file", ("file", "local")):  # buckets have no folders
-            self.system.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+    @contextlib.contextmanager
+    def _writing(self, name: str) -> Iterator[None]:
+        """Make the folder of a file, and raise any error of the body as an `InputError`."""
+        try:
+            with self._doing("written", name):
+                if self.system.protocol in ("file", ("file", "local")):  # buckets have no folders
+                    self.system.makedirs(self._path(name).rpartition("/")[0], exist_ok=True)
+                yield
+        except FileNotFoundError as error:
+            raise InputError(f"{self.key}{self.address}: there is no such bucket: {reason(error)}") from error
 
     def download(self, name: str, file: Path) -> tuple[str, str]:
         """Copy a file to a local one, which appears when it is complete; its folder is created.
@@ -246,8 +248,7 @@ class Remote:
 
     def copy(self, source: str, target: str) -> None:
         """Copy a file within the folder, without downloading it."""
-        with self._doing("copied", source):
-            self._make_parent(target)
+        with self._writing(target):
             self.system.cp_file(self._path(source), self._path(target))
 
     def remove(self, name: str) -> None:

@@ -99,6 +99,7 @@ class BucketCheckpoints(Checkpoints):
         return sorted(name for name in self.run.folders() if name.startswith("damaged_checkpoint_"))
 
     def verify(self, step: int, arrays: bool = True) -> None:
+        """Compare the bucket's sizes and checksums of a checkpoint's files with its marker; nothing is downloaded."""
         content = self.remote.read(f"{step}/{DIGESTS}")
         if content is None:
             raise DamageError(f"{DIGESTS} is missing")
@@ -123,6 +124,7 @@ class BucketCheckpoints(Checkpoints):
             time.sleep(1)
 
     def set_aside(self, step: int) -> Path:
+        """Copy a damaged checkpoint to another name within the bucket, and delete it; returns the new path."""
         name = f"damaged_checkpoint_{step}"
         if hosts.is_first():
             taken = self.run.folders()
