@@ -3,10 +3,12 @@
 import dataclasses
 import math
 
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, shown
 
 ARCHITECTURES = ("bert", "gpt")
 ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu")
+MOST_LAYERS = 1000
+MOST_PARAMETERS = 1 << 40  # far more than any BERT or GPT-1; the size of an array in bytes must fit 63 bits
 PROBLEMS = ("single_label_classification", "multi_label_classification", "regression")  # Hugging Face's names
 
 
@@ -53,7 +55,7 @@ class ModelConfig:
             "num_labels",
         ):
             if getattr(self, name) < 1:
-                raise InputError(f"model.{name} is {getattr(self, name)}; it must be at least 1")
+                raise InputError(f"model.{name} is {shown(getattr(self, name))}; it must be at least 1")
         for name in ("layer_norm_eps", "initializer_range"):
             if not 0 < getattr(self, name) < math.inf:  # false for NaN too
                 raise InputError(f"model.{name} is {getattr(self, name)}; it must be a finite number above 0")
@@ -64,6 +66,15 @@ class ModelConfig:
             raise InputError(
                 f"model.hidden_size {self.hidden_size} is not divisible by model.num_heads {self.num_heads}; "
                 "choose a multiple"
+            )
+        if self.num_layers > MOST_LAYERS:
+            raise InputError(f"model.num_layers is {shown(self.num_layers)}; it must be at most {MOST_LAYERS:,}")
+        if self.approximate_parameters > MOST_PARAMETERS:
+            sizes = ("hidden_size", "mlp_size", "vocab_size", "max_positions", "type_vocab_size", "num_labels")
+            largest = max(sizes, key=lambda name: getattr(self, name))
+            raise InputError(
+                f"model.{largest} is {shown(getattr(self, largest))}: with it the model has over {MOST_PARAMETERS:,} "
+                "parameters; lower it"
             )
         self._check_labels()
 
@@ -77,6 +88,12 @@ class ModelConfig:
             )
         if len(set(self.labels)) < len(self.labels):
             raise InputError("model.labels contains a name twice; give each class a different name")
+
+    @property
+    def approximate_parameters(self) -> int:
+        """The number of parameters of the kernels and embeddings; biases and LayerNorm add few."""
+        embedded = self.vocab_size + self.max_positions + self.type_vocab_size + self.num_labels
+        return self.hidden_size * (embedded + self.num_layers * (4 * self.hidden_size + 2 * self.mlp_size))
 
     @property
     def head_dropout(self) -> float:

@@ -1,5 +1,6 @@
 """The exception for mistakes that the user can correct, and checks that raise it."""
 
+import contextlib
 import re
 from collections.abc import Mapping
 from pathlib import Path
@@ -7,6 +8,8 @@ from typing import Any
 
 ADDRESS = re.compile(r"[A-Za-z][\w+.:-]+:/")  # gs://bucket/x, or gs:/bucket/x after a conversion to Path
 LONGEST = 1000  # characters of a message, which may quote a value of any length from a file
+POINTER = b"version https://git-lfs.github.com/spec/"  # how a git-lfs pointer begins
+SHOWN = 200  # characters of a value in a message
 
 
 class InputError(ValueError):
@@ -23,8 +26,15 @@ class InputError(ValueError):
 
 
 def one_line(text: str) -> str:
-    """Return the text as one line, with unprintable characters replaced by "?" (untrusted names may contain them)."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+    """Return the text as one line, with long words cut, and unprintable characters (of untrusted names) as "?"."""
+    return "".join(c if c.isprintable() else "?" for c in " ".join(map(shown, text.split())))
+
+
+def shown(value: object) -> str:
+    """Return a value as a message shows it: of over `SHOWN` characters, only the first and the last ones."""
+    text = str(value)
+    half = SHOWN // 2 - 2
+    return text if len(text) <= SHOWN else f"{text[:half]}...{text[-half:]}"
 
 
 def check_ids(ids: Any, vocab_size: int) -> None:
@@ -83,13 +93,32 @@ def check_array(
     raise InputError(f"{name} must be an {'integer ' if integer else ''}array {wanted}, not {given}")
 
 
-def check_regular(file: Path) -> None:
-    """Reject a path that is not a regular file, since reading it may block or never end.
+def check_not_pointer(file: object, start: bytes) -> None:
+    """Reject the pointer that git leaves in place of a large file if git-lfs is not installed.
+
+    Args:
+        file: the file's name, for the message.
+        start: the file's first bytes.
 
     Raises:
-        InputError: the path is a pipe, a device, a socket or a folder.
+        InputError: they are those of a pointer.
+    """
+    if start.startswith(POINTER):
+        raise InputError(
+            f"{file}: is a git-lfs pointer, not the file itself; install git-lfs and run git lfs pull in its folder, "
+            "or download the file"
+        )
+
+
+def check_regular(file: Path) -> None:
+    """Reject a path that is not a regular file, since reading it may block or never end, and a git-lfs pointer.
+
+    Raises:
+        InputError: the path is a pipe, a device, a socket or a folder, or the file is a pointer.
     """
     if file.is_dir():
         raise InputError(f"{file}: is a folder; give a file")
     if file.exists() and not file.is_file():
         raise InputError(f"{file}: is a pipe or a device, which may never end; write its contents to a file")
+    with contextlib.suppress(OSError), file.open("rb") as opened:  # who reads the file reports the error
+        check_not_pointer(file, opened.read(len(POINTER)))

@@ -13,6 +13,7 @@ class Rules(NamedTuple):
         least: the smallest allowed value.
         above: the value must be above this bound.
         below: the value must be below this bound.
+        most: the largest allowed value; None: what 32 bits hold.
         resumable: whether a run may be resumed with another value.
         path: of a path, what it may be besides: "model", a name on the Hugging Face hub; "any", an address; "source",
             both; "run", an address in a bucket of Google Cloud Storage. "mirror": it is an address.
@@ -24,6 +25,7 @@ class Rules(NamedTuple):
     least: float | None = None
     above: float | None = None
     below: float | None = None
+    most: float | None = None
     resumable: bool = False
     path: str | None = None
     wanted: str | None = None

@@ -113,7 +113,7 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and wh
     ),
     "rows/texts.parquet": (
         lambda: nested("words", ["x" * 1_000_000] * 500),
-        "row 1: over 16777216 bytes; split it into rows",
+        "row 1: over 67108864 bytes; split it into rows",
     ),
     "rows/elements.parquet": (
         lambda: elements(6_000_000),
@@ -128,19 +128,19 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and wh
         "unpacks to over 100 times its size; if the file is valid",
     ),
     "text/line.jsonl.gz": (
-        lambda: PACK[".gz"](b'"' + b"a" * (20 << 20)),
-        "line 1: longer than 16777216 bytes; split it",
+        lambda: PACK[".gz"](b'"' + b"a" * (70 << 20)),
+        "line 1: longer than 67108864 bytes; split it",
     ),
     "rows/line.jsonl.zst": (
         lambda: PACK[".zst"](dense(5_000_000)),
         "line 1: JSON with over 4194304 commas, colons and brackets",
     ),
     "rows/quotes.csv.gz": (
-        lambda: PACK[".gz"](b"a\n" + (b'"' + b"b" * 1000 + b'\n",') * 20_000),
-        "line 2: a record of over 16777216 characters",
+        lambda: PACK[".gz"](b"a\n" + (b'"' + b"b" * 1000 + b'\n",') * 70_000),
+        "line 2: a record of over 67108864 characters",
     ),
     "rows/words.conll.gz": (
-        lambda: PACK[".gz"]((b"w" * 1000 + b" O\n") * 20_000),
+        lambda: PACK[".gz"]((b"w" * 4000 + b" O\n") * 20_000),
         "a sentence of over 65536 words; end it",
     ),
     "text/dictionary.txt.xz": (huge_dictionary, "line 1: cannot be read: Memory usage limit exceeded"),
@@ -179,8 +179,8 @@ FILES: dict[str, tuple[Callable[[], bytes], str]] = {  # what is written, and wh
         "vocab.txt: over 2097152 lines; not a tokenizer",
     ),
     "model/layers/config.json": (
-        lambda: json.dumps({"model_type": "bert", "num_hidden_layers": 2**31 - 1}).encode(),
-        "needs 2147483647 layers",
+        lambda: json.dumps({"model_type": "bert", "num_hidden_layers": 1000}).encode(),
+        "needs 1000 layers",
     ),
 }
 PIPES = {

@@ -1,6 +1,7 @@
 """`python -m train COMMAND ...`: parse the arguments, run one command, report an error as one line and an exit code."""
 
 import argparse
+import difflib
 import errno
 import faulthandler
 import hashlib
@@ -16,7 +17,7 @@ import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, one_line
 
 from .atomic_files import user_cache
 
@@ -40,17 +41,26 @@ VERBS = {
 PROGRAM = "python -m train" if __package__ == "train" else "bertgpt"  # as the user started it
 TRAINER = ("grain", "matplotlib", "optax", "orbax", "rich", "yaml")  # the packages of the extra `train`
 FULL = (errno.ENOSPC, errno.EDQUOT)
-DENIED = (
-    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR),
-    *(errno.ENAMETOOLONG, errno.ELOOP),
-)
+DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP)
 
 
 class Parser(argparse.ArgumentParser):
     """A parser that raises InputError for a wrong argument, like any other mistake of the user."""
 
     def error(self, message: str) -> NoReturn:
-        raise InputError(f"{message}; see {self.prog} --help")
+        message = message.replace(", KEY=VALUE", "")  # argparse calls it required too
+        raise InputError(f"{message}; {self._advice(message)}see {self.prog} --help")
+
+    def _advice(self, message: str) -> str:
+        """What the user may have meant by arguments that are unknown."""
+        given = message.removeprefix("unrecognized arguments: ")
+        if given == message:
+            return ""
+        if given.startswith("--") and any(action.dest == "overrides" for action in self._actions):
+            from .hints import option_hint
+
+            return option_hint(given.split()[0])
+        return "" if given.startswith("-") else "put a text of several words in quotes; "
 
 
 class Version(argparse.Action):
@@ -60,8 +70,10 @@ class Version(argparse.Action):
         import jax
 
         versions = (f"{name} {importlib.metadata.version(name)}" for name in ("bertgpt", "jax", "jaxlib", "flax"))
-        device = f"{jax.devices()[0].device_kind} ({jax.default_backend()})"
-        print(*versions, f"devices: {jax.device_count()} x {device}", sep="\n")
+        problem = device_problem()
+        if problem is None:
+            problem = f"{jax.device_count()} x {jax.devices()[0].device_kind} ({jax.default_backend()})"
+        print(*versions, f"devices: {problem}", sep="\n")
         parser.exit()
 
 
@@ -75,6 +87,8 @@ def main(arguments: list[str] | None = None) -> int:
     for verb, text in VERBS.items():
         verbs.add_parser(verb, help=text, add_help=False)
     try:
+        if arguments and not arguments[0].startswith("-"):
+            check_verb(arguments[0])
         verb = parser.parse_args(arguments[:1]).verb
         command = importlib.import_module(f".cli.{verb.replace('-', '_')}", __package__)
         options = Parser(prog=f"{PROGRAM} {verb}", description=command.__doc__)
@@ -90,6 +104,17 @@ def main(arguments: list[str] | None = None) -> int:
         return leave_broken_pipe()
     except Exception as error:
         return leave(error)
+
+
+def check_verb(given: str) -> None:
+    """
+    Raises:
+        InputError: there is no such command; the error names the nearest.
+    """
+    if given not in VERBS:
+        near = difflib.get_close_matches(given, VERBS, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"{given}: no such command; {meant}the commands are {', '.join(VERBS)}")
 
 
 def leave_broken_pipe() -> int:
@@ -141,7 +166,7 @@ def show_warning(message: Any, *_: Any) -> None:
 
 def explain(error: Exception) -> int:
     """Print an error and return the exit code: one line and 2 if the user can fix it, else a traceback and 1."""
-    text = " ".join(str(error).split())
+    text = one_line(str(error))
     number = getattr(error, "errno", None)
     if isinstance(error, InputError):
         message = text
@@ -151,8 +176,15 @@ def explain(error: Exception) -> int:
         message = f"disk full: {text[:300]}; free some space and run the command again"
     elif number in DENIED:
         message = f"cannot write or read: {text}"
+    elif number == errno.ENAMETOOLONG:
+        message = f"a name is too long for the file system: {text}; give a shorter one"
     elif isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in text or "out of memory" in text.lower():
-        message = f"out of memory: lower train.batch_size or raise train.accumulate ({text[:200]})"
+        message = (
+            "out of memory: lower the batch (train.batch_size, or --batch-size or --samples), or raise "
+            f"train.accumulate ({text[:200]})"
+        )
+    elif (problem := device_problem()) is not None:
+        message = problem
     elif type(error).__name__ == "NotFiniteError":
         print(f"error: {text}", file=sys.stderr)
         return 1
@@ -161,6 +193,25 @@ def explain(error: Exception) -> int:
         return 1
     print(f"error: {message}", file=sys.stderr)
     return 2
+
+
+def device_problem() -> str | None:
+    """Why JAX has no devices, in one line with what to do; None if it has some, or was not asked for any."""
+    jax = sys.modules.get("jax")
+    if jax is None:
+        return None
+    try:
+        jax.devices()
+        return None
+    except Exception as error:  # JAX raises RuntimeError, and AssertionError for a platform that it knows but lacks
+        reason = one_line(str(error)).partition(" (")[0] or "it is not installed"
+    wanted = os.environ.get("JAX_PLATFORMS")
+    if not wanted:
+        return f"JAX finds no device: {reason}; set JAX_PLATFORMS=cpu to use the CPU"
+    return (
+        f"JAX_PLATFORMS is {wanted}, but JAX cannot use it: {reason}; set it to cpu, or install the platform "
+        "(cuda, tpu: make install EXTRA=cuda or EXTRA=tpu)"
+    )
 
 
 def console() -> NoReturn:

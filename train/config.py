@@ -10,9 +10,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from bertgpt.data.tasks.readers import FIRST_AND_LAST
 from bertgpt.data.text import segmenter
 from bertgpt.data.text.text_source import TextSource
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, shown
 from bertgpt.hub import check_folder_or_name
 from bertgpt.settings import Rules
 
@@ -22,6 +23,7 @@ from .sections import KEYS, SECTIONS, RunConfig
 from .yaml_files import number, read_yaml, scalar, write_yaml
 
 NUMBERS = list[float]
+LARGEST: dict[type, int | float] = {int: 2**31 - 1, float: 3.4e38}  # that arrays of 32 bits hold
 WANTED = {str: "a text", bool: "true or false", int: "a whole number", float: "a finite number"}
 
 
@@ -87,6 +89,9 @@ def keep_decided(old: RunConfig, new: RunConfig) -> None:
     if new.train.objective is None and a == b:
         new.train.objective = old.train.objective
     old.train.objective = old.train.objective or new.train.objective  # runs of earlier versions did not save it
+    columns = (old.task.word_column, old.task.tag_column), (new.task.word_column, new.task.tag_column)
+    if columns == (FIRST_AND_LAST, (None, None)):
+        new.task.word_column, new.task.tag_column = FIRST_AND_LAST  # the defaults of earlier versions
 
 
 def flatten(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -174,8 +179,8 @@ def _parse_override(item: str) -> dict[str, Any]:
     """`key=value` -> the key, with None, a text or a list of texts."""
     key, _, text = item.partition("=")
     if "=" not in item or not key:
-        raise InputError(f"{item!r}: overrides look like dotted.key=value")
-    _check_key(key, item)
+        raise InputError(f"{shown(repr(item))}: overrides look like train.steps=1000, without spaces")
+    _check_key(key, shown(item))
     if text == "null":
         return {key: None}
     kinds = {"[": any(kind == list[str] for kind in KEYS[key].types), "{": _mapping(key) is not None}
@@ -184,7 +189,7 @@ def _parse_override(item: str) -> dict[str, Any]:
         return {key: text}
     wanted, found = KEYS[key].rules.wanted, scalar(text)
     if not (_is_texts(found) if opening == "[" else isinstance(found, dict)):
-        raise InputError(f"{key} is {text}; it must be {wanted} (quote an item such as 7 or no)")
+        raise InputError(f"{key} is {shown(text)}; it must be {wanted} (quote an item such as 7 or no)")
     return {key: found}
 
 
@@ -271,7 +276,7 @@ def _parts(given: dict[Any, Any], kind: type | None) -> dict[str, Any] | None:
 def _shown(given: Any) -> str:
     """A value as errors show it: a short text, or the kind of a list or mapping, which may be long."""
     if isinstance(given, str):
-        return repr(given[:80]) if given else "empty"
+        return shown(repr(given)) if given else "empty"
     return "null" if given is None else f"a {'list' if isinstance(given, list) else 'mapping'}"
 
 
@@ -288,12 +293,12 @@ def expand_home(path: Any, name: str) -> Any:
     if isinstance(path, dict):
         return {expand_home(part, name): weight for part, weight in path.items()}
     if "\0" in path or any("\ud800" <= character < "\udc80" or "\udcff" < character <= "\udfff" for character in path):
-        raise InputError(f"{name} is {path[:80]!r}, which is not a valid file name; give another path")
+        raise InputError(f"{name} is {shown(repr(path))}, which is not a valid file name; give another path")
     if path != "~" and not path.startswith("~/"):
         return path
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
-        raise InputError(f"{name} is {path}, but no home folder is known; set HOME or give the full path")
+        raise InputError(f"{name} is {shown(path)}, but no home folder is known; set HOME or give the full path")
     return expanded
 
 
@@ -322,13 +327,16 @@ def _check_value(key: str, value: Any, rules: Rules) -> None:
         InputError: the value is not among the choices or out of bounds.
     """
     if rules.choices and value not in rules.choices:
-        raise InputError(f"{key} is {value!r}; choose one of {', '.join(rules.choices)}")
+        raise InputError(f"{key} is {shown(repr(value))}; choose one of {', '.join(rules.choices)}")
     if rules.least is not None and value < rules.least:
         raise InputError(f"{key} is {value}; it must be at least {rules.least}")
     if rules.above is not None and value <= rules.above:
         raise InputError(f"{key} is {value}; it must be above {rules.above}")
     if rules.below is not None and value >= rules.below:
         raise InputError(f"{key} is {value}; it must be under {rules.below:,.0f}")
+    most = rules.most or LARGEST.get(type(value))
+    if most is not None and value > most:
+        raise InputError(f"{key} is {value}; it must be at most {most:,}")
     if rules.path == "run":
         check_run_address(key, value)
     if rules.path == "mirror":

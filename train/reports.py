@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, shown
 from bertgpt.model.attention import Request, chosen, why_plain
 
 from . import curves, hosts
@@ -43,7 +43,12 @@ def check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"a text is not UTF-8: {error}") from error
+        raise InputError(f"a text is not UTF-8: {error.reason}: {shown(repr(text))}; convert it") from error
+
+
+def say_numbered(model: str, count: int) -> None:
+    """Log that the rows' labels are matched with classes that have no names."""
+    say(f"{model}: its classes are LABEL_0 to LABEL_{count - 1}; the labels of the rows are matched by number")
 
 
 def warn(text: str) -> None:

@@ -68,7 +68,7 @@ class TokenizerSection:
     kind: str | None = setting(
         None, "of a new tokenizer; null: wordpiece for BERT, bpe for GPT-1", choices=("wordpiece", "bpe")
     )
-    vocab_size: int | None = setting(None, "tokens of a new tokenizer; null: the preset's", least=30)
+    vocab_size: int | None = setting(None, "tokens of a new tokenizer; null: the preset's", least=30, most=1_000_000)
     lowercase: bool = setting(True, "whether a new WordPiece tokenizer lowercases text")
     cleanup: str | None = setting(
         None,
@@ -107,8 +107,8 @@ class DataSection:
     store: str | None = setting(
         None, "folder of the token store, which may be at gs://bucket/folder; null: OUT/store", path="run"
     )
-    workers: int | None = setting(None, "processes that tokenize; null: one per core", least=1, resumable=True)
-    sequence_length: int = setting(128, "tokens of a training sequence", least=8)
+    workers: int | None = setting(None, "processes that tokenize; null: one per core", least=1, most=1024, resumable=True)
+    sequence_length: int = setting(128, "tokens of a training sequence", least=8, most=65_535)
     pack: bool = setting(False, "pack several examples into one row; `train.batch_size` then counts rows")
     mask_rate: float = setting(0.15, "share of the tokens that are predicted (BERT)", above=0, below=1)
     mask_split: list[float] = setting(
@@ -187,7 +187,7 @@ class TrainSection:
     )
     profile: str | None = setting(None, "first and last step of a profiler trace, such as 100:105", resumable=True)
     stall_seconds: float = setting(
-        600.0, "a step, batch, evaluation or checkpoint that takes longer is logged; 0: never", least=0, resumable=True
+        600.0, "a step, batch, evaluation or checkpoint that takes longer is logged; 0: never", least=0, most=10**9, resumable=True
     )
 
 
@@ -243,7 +243,7 @@ class RunConfig:
     parallel: ParallelSection = dataclasses.field(default_factory=ParallelSection)
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
     seed: int = setting(
-        0, "seed of initial weights, dropout, and the order and masks of the data", least=0, below=2**31
+        0, "seed of initial weights, dropout, and the order and masks of the data", least=0
     )
     out: str = setting(
         "runs/run", "the run's folder, which may be at gs://bucket/folder (docs/buckets.md)", path="run", resumable=True

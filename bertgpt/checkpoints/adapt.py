@@ -85,8 +85,8 @@ def adapt(
 
 
 def _classes(config: ModelConfig) -> tuple[Any, ...]:
-    """What the rows of a classifier mean: their labels and the problem type."""
-    return config.labels, config.problem
+    """What the rows of a classifier mean: their labels, which are numbers if they have no names, and the problem."""
+    return config.labels or tuple(map(str, range(config.num_labels))), config.problem
 
 
 def config_for(config: ModelConfig, tokenizer: Tokenizer) -> ModelConfig:

@@ -10,7 +10,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_regular
 from bertgpt.json_files import MAX_VALUES
 
 MAX_FILE = 1 << 26  # bytes of a tokenizer's file
@@ -42,9 +42,10 @@ def is_file(file: Path) -> bool:
     """Whether the file exists.
 
     Raises:
-        InputError: the path is a folder, a pipe, a device or a broken link.
+        InputError: the path is a folder, a pipe, a device or a broken link, or the file is a git-lfs pointer.
     """
     if file.is_file():
+        check_regular(file)
         return True
     if file.exists() or file.is_symlink():
         raise InputError(f"{file}: not a regular file")

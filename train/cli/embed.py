@@ -4,7 +4,7 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from . import add_model
+from . import add_model, whole_number
 from .texts import add_texts, read_texts, watched
 
 
@@ -20,13 +20,13 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--layer",
-        type=int,
+        type=whole_number,
         action="append",
         metavar="N",
         help="0: embeddings; N: block N; -1 (default): the last block; may be repeated",
     )
     parser.add_argument("--out", metavar="FILE", help="write to this .jsonl or .npz file instead of printing")
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="texts per batch (default 32)")
+    parser.add_argument("--batch-size", type=whole_number, default=32, metavar="N", help="texts per batch (default 32)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -3,7 +3,7 @@
 import argparse
 from pathlib import Path
 
-from . import add_model
+from . import add_model, whole_number
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -11,8 +11,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add_model(parser, "a fine-tuned run folder, or a model folder with a task head")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="such as task.label=stars")
     parser.add_argument("--data", metavar="PATH", help="labelled rows (default: those that the run held out)")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the best)")
-    parser.add_argument("--batch-size", type=int, metavar="N", help="inputs per batch (default: the run's)")
+    parser.add_argument("--step", type=whole_number, metavar="N", help="checkpoint to use (default: the best)")
+    parser.add_argument("--batch-size", type=whole_number, metavar="N", help="inputs per batch (default: the run's)")
     parser.add_argument("--out", metavar="FOLDER", help="output folder (default: RUN)")
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from bertgpt.errors import InputError, check_local
 
-from . import add_model
+from . import add_model, whole_number
 
 FORMATS = ("huggingface", "stablehlo")
 
@@ -14,7 +14,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a run folder, an output folder, and the format."""
     add_model(parser, "a run folder, or a model folder to convert")
     parser.add_argument("folder", metavar="FOLDER", help="output folder; created or replaced")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint to use (default: the best)")
+    parser.add_argument("--step", type=whole_number, metavar="N", help="checkpoint to use (default: the best)")
     parser.add_argument("--format", choices=FORMATS, default=FORMATS[0], help=f"default: {FORMATS[0]}")
 
 

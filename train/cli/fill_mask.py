@@ -16,8 +16,9 @@ def run(options: argparse.Namespace) -> None:
     from bertgpt.inference.fill_mask import fill_mask
 
     from ..folders.run_folder import load_run, require_architecture
-    from ..reports import say
+    from ..reports import check_text, say
 
+    check_text(options.text)
     found = load_run(options.run, revision=options.revision)
     model, params, tokenizer, _ = require_architecture(found, "bert", "fill-mask", "generate")
     say(options.text)

@@ -8,7 +8,7 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
-from . import add_model
+from . import add_model, whole_number
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -22,7 +22,7 @@ MOST_TOKENS = 12  # special and added tokens that are listed
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a run folder, a model folder or a name."""
     add_model(parser, "a run folder, or a model folder of any format")
-    parser.add_argument("--step", type=int, metavar="N", help="checkpoint of a run (default: the best)")
+    parser.add_argument("--step", type=whole_number, metavar="N", help="checkpoint of a run (default: the best)")
 
 
 def run(options: argparse.Namespace) -> None:

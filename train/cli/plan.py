@@ -3,13 +3,16 @@
 import argparse
 
 from ..cli.pretrain import add_arguments as add_config
+from . import whole_number
+
+MOST_DEVICES = 16_384  # more than the largest slices have; JAX takes minutes to make as many
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a configuration, overrides, and the devices."""
     add_config(parser)
     devices = parser.add_mutually_exclusive_group()
-    devices.add_argument("--devices", type=int, help="number of devices to simulate (default: local devices)")
+    devices.add_argument("--devices", type=whole_number, help="number of devices to simulate (default: local devices)")
     devices.add_argument(
         "--topology",
         help="accelerators to compile for, here or elsewhere: v5e:2x4, v5p:2x2x1, v6e:4x4, h100:8, a100:8 (TPUs need "
@@ -26,8 +29,8 @@ def run(options: argparse.Namespace) -> None:
 
     settings = config.load(options.config, options.overrides)
     if options.devices is not None:
-        if options.devices < 1:
-            raise config.InputError(f"--devices {options.devices}: give 1 or more")
+        if not 1 <= options.devices <= MOST_DEVICES:
+            raise config.InputError(f"--devices is {options.devices}; give from 1 to {MOST_DEVICES:,}")
         jax.config.update("jax_platforms", "cpu")
         jax.config.update("jax_num_cpu_devices", options.devices)
 

@@ -4,7 +4,8 @@ import argparse
 from collections.abc import Iterator
 from typing import Any
 
-from . import add_model
+from . import add_model, whole_number
+from .texts import input_lines
 
 EXTRA = {"question_answering": "question", "multiple_choice": "choice", "tagging": "", "sft": ""}  # other tasks: pair
 
@@ -19,7 +20,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--choice", metavar="C", action="append", help="a choice; give two or more")
     parser.add_argument("--file", metavar="PATH", help="rows in any format that finetune reads")
     parser.add_argument(
-        "--max-new-tokens", type=int, default=64, metavar="N", help="most tokens of a response (default 64)"
+        "--max-new-tokens", type=whole_number, default=64, metavar="N", help="most tokens of a response (default 64)"
     )
 
 
@@ -66,9 +67,7 @@ def _next_sentence(run: Any, options: argparse.Namespace) -> None:
 
 def _rows(tuned: Any, options: argparse.Namespace) -> Iterator[Any]:
     """The rows to predict."""
-    import sys
-
-    from bertgpt.data.tasks.readers import read_rows
+    from bertgpt.data.tasks.readers import make_row, read_rows
     from bertgpt.data.tasks.rows import Row
     from bertgpt.errors import InputError
 
@@ -99,7 +98,7 @@ def _rows(tuned: Any, options: argparse.Namespace) -> Iterator[Any]:
         return iter([Row("--text", values)])
     if values:
         raise InputError("--pair, --question and --choice need --text")
-    return _lines(sys.stdin, column)
+    return (make_row(place, values) for place, values in input_lines(column))
 
 
 def _count_rows(tuned: Any, options: argparse.Namespace) -> int | None:
@@ -110,25 +109,3 @@ def _count_rows(tuned: Any, options: argparse.Namespace) -> int | None:
         return None if options.file is None else sum(1 for _ in _rows(tuned, options))
     except InputError:
         return None
-
-
-def _lines(lines: Any, column: str) -> Iterator[Any]:
-    """Each line of a stream as a row: a JSON object, or a text."""
-    import json
-
-    from bertgpt.data.tasks.readers import make_row
-    from bertgpt.errors import InputError
-
-    try:
-        for number, line in enumerate(lines, 1):
-            place = f"standard input line {number}"
-            if line.startswith("{"):
-                try:
-                    value = json.loads(line)
-                except (ValueError, RecursionError) as error:
-                    raise InputError(f"{place}: not JSON: {error}") from error
-                yield make_row(place, value)
-            elif line.strip():
-                yield make_row(place, {column: line.rstrip("\n")})
-    except UnicodeDecodeError as error:
-        raise InputError(f"standard input is not UTF-8: {error}") from error

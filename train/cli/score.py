@@ -3,7 +3,7 @@
 import argparse
 from typing import Any
 
-from . import add_model
+from . import add_model, whole_number
 from .texts import add_texts, read_texts, watched
 
 
@@ -14,9 +14,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", action="store_true", help="also the log-probability of each token")
     parser.add_argument("--out", metavar="FILE", help="with --file: write one JSON object per text to this file")
     parser.add_argument(
-        "--stride", type=int, metavar="N", help="of GPT-1 on long texts: tokens that each further window scores"
+        "--stride", type=whole_number, metavar="N", help="of GPT-1 on long texts: tokens that each further window scores"
     )
-    parser.add_argument("--batch-size", type=int, default=32, metavar="N", help="rows per batch (default 32)")
+    parser.add_argument("--batch-size", type=whole_number, default=32, metavar="N", help="rows per batch (default 32)")
 
 
 def run(options: argparse.Namespace) -> None:

@@ -1,10 +1,12 @@
 """Texts of a command: its arguments, the documents of files, or the lines of standard input."""
 
 import argparse
+import re
 from collections.abc import Iterable, Iterator
 from typing import Any, TypeVar
 
 T = TypeVar("T")
+OBJECT = re.compile(r'\s*\{\s*("|\}|$)')  # how a JSON object begins; a text may begin with a brace too
 
 
 def add_texts(parser: argparse.ArgumentParser, document: str) -> None:
@@ -37,7 +39,7 @@ def read_texts(options: argparse.Namespace) -> Iterator[str]:
         yield from _documents(expand_home(options.file, "--file"), options)
         return
     found = False
-    for text in options.texts or _lines():
+    for text in options.texts or _texts_of_input(options.text_key):
         check_text(text)
         found = True
         yield text
@@ -86,14 +88,38 @@ def _documents(address: Any, options: argparse.Namespace) -> Iterator[str]:
         raise InputError(f"--file: {address} contains no text")
 
 
-def _lines() -> Iterator[str]:
-    import sys
-
+def _texts_of_input(key: str) -> Iterator[str]:
+    """The text of each line of standard input."""
     from bertgpt.errors import InputError
 
-    try:
-        for line in sys.stdin:
-            if line.strip():
-                yield line.rstrip("\n")
-    except UnicodeDecodeError as error:
-        raise InputError(f"standard input is not UTF-8: {error}") from error
+    for place, values in input_lines(key):
+        text = values.get(key)
+        if not isinstance(text, str) or not text.strip():
+            found = ", ".join(values) or "none"
+            raise InputError(f"{place}: no text under {key!r} (found keys {found}); set --text-key")
+        yield text
+
+
+def input_lines(key: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(place, values) of each line of standard input that is not blank: a JSON object, or a text under `key`.
+
+    Raises:
+        InputError: a line is not UTF-8 or too long, or begins like an object and is not JSON.
+    """
+    import sys
+
+    from bertgpt.data.text.files import parse_json, stream_lines
+    from bertgpt.errors import InputError
+
+    name = "standard input"
+    for number, line in stream_lines(name, sys.stdin.buffer):
+        if not line.strip():
+            continue
+        if not OBJECT.match(line):
+            yield f"{name} line {number}", {key: line.rstrip("\r\n")}
+            continue
+        try:
+            yield f"{name} line {number}", parse_json(name, f"line {number}", line.strip())
+        except InputError as error:
+            advice = f'an object must end on its line, and a text that begins so is given as {{"{key}": "..."}}'
+            raise InputError(f"{error}; {advice}") from error

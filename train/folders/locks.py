@@ -66,7 +66,9 @@ def lock(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[bool
 
 @contextlib.contextmanager
 def run_folder(out: Path) -> Iterator[None]:
-    """Create a run's folder if it is missing, and lock it against other runs; at the end an empty folder is removed.
+    """Create a run's folder if it is missing, and lock it against other runs.
+
+    At the end an empty folder is removed, with the parents that were created for it.
 
     Raises:
         InputError: another run uses the folder, or a file has its path or the path of a parent.
@@ -74,6 +76,7 @@ def run_folder(out: Path) -> Iterator[None]:
     nearest = next(path for path in (out, *out.absolute().parents) if path.exists())
     if not nearest.is_dir():
         raise InputError(f"{nearest} is a file; choose a folder as out")
+    made = [path for path in (out, *out.absolute().parents) if not path.exists()]
     out.mkdir(parents=True, exist_ok=True)
     try:
         with contextlib.ExitStack() as stack:
@@ -88,7 +91,8 @@ def run_folder(out: Path) -> Iterator[None]:
             yield
     finally:
         with contextlib.suppress(OSError):
-            out.rmdir()  # fails if it is not empty
+            for path in made or [out]:
+                path.rmdir()  # fails if it is not empty
 
 
 def _acquire(path: Path) -> IO[str] | Unlocked | None:

@@ -1,5 +1,6 @@
 """Evaluation of a fine-tuned model, and its predictions for new rows."""
 
+import dataclasses
 import functools
 import json
 from collections.abc import Iterable, Iterator, Sequence
@@ -7,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from bertgpt.data.tasks.classification import most_choices
+from bertgpt.data.tasks.making import named_by_number
 from bertgpt.data.tasks.readers import read_all_rows
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import encode_rows
@@ -23,7 +25,7 @@ from ..folders.checkpoints import Checkpoints
 from ..folders.run_folder import Run
 from ..job import CompiledSteps
 from ..progress import Bar
-from ..reports import say
+from ..reports import say, say_numbered
 from ..sections import RunConfig
 from ..step import eval_step
 from . import finetuning, task_metrics, task_rows
@@ -79,9 +81,10 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
         InputError: there are no rows, or the rows that the run held out cannot be reproduced.
     """
     task_metrics.check_libraries()
-    config, run = tuned.config, tuned.run
+    config = tuned.config
     rows = held_out_rows(tuned)
-    data = _task_data(tuned, rows)
+    tuned = with_names(tuned, rows)
+    run, data = tuned.run, _task_data(tuned, rows)
     with Bar("encoding", len(rows), "rows") as bar:
         examples = list(bar.over(encode_rows(data, rows)))
     finetuning.say_encoded(examples, "eval")
@@ -89,7 +92,8 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
     found: list[dict[str, Any]] = []
     figures = functools.partial(finetuning.figures, data, examples, predictions=found)
     held_out = job.deciding._replace(figures=figures)
-    config.train.batch_size = batch_size or config.train.batch_size
+    inputs = sum(len(example.features) for example in examples)
+    config.train.batch_size = min(batch_size or config.train.batch_size, inputs)
     config.train.accumulate = 1
     strategy = parallel.Jit()
     score = strategy.compile_eval(functools.partial(eval_step, objective=job.objective))
@@ -105,6 +109,17 @@ def evaluate(tuned: Tuned, out: Path, batch_size: int | None = None) -> dict[str
         labels = [prediction["label"] for prediction in found]
         task_metrics.draw_confusion(golds, labels, data.labels, out / "confusion.png")  # type: ignore[attr-defined]
     return scores
+
+
+def with_names(tuned: Tuned, rows: Sequence[Row]) -> Tuned:
+    """Return the model with the names 0, 1, ... for its classes, if they have no names and the rows these labels."""
+    config = tuned.run.model.config
+    names = () if config.labels else named_by_number(tuned.config.task, config.num_labels, rows)
+    if not names:
+        return tuned
+    say_numbered(str(tuned.folder), len(names))
+    model = tuned.run.model.clone(config=dataclasses.replace(config, labels=names))
+    return tuned._replace(run=tuned.run._replace(model=model))
 
 
 def held_out_rows(tuned: Tuned) -> list[Row]:

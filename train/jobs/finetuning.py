@@ -26,7 +26,7 @@ from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
 from .. import config as configs
-from .. import hosts, loop, model_section, parallel, tracking
+from .. import capacity, hosts, loop, model_section, parallel, tracking
 from ..addresses import is_address
 from ..fast_dense import fast_apply
 from ..folders import locks, run_folder
@@ -34,7 +34,7 @@ from ..folders.encoded import encode_splits
 from ..folders.run_folder import InitialModel
 from ..folders.run_storage import RunStorage
 from ..job import EvalSet, TrainJob
-from ..reports import report, say
+from ..reports import report, say, say_numbered
 from ..sections import RunConfig
 from ..step import Objective, gpt_objective
 from . import task_metrics
@@ -77,6 +77,7 @@ def _finetune(config: RunConfig, files: RunStorage, encoded: Path) -> None:
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
     rows = read_splits(config)
     initial = find_initial_model(config)
+    capacity.check(config, initial.config, strategy)
     job = make_job(config, initial, rows, encoded)
     decide_steps(config, job)
     if initial.step and loop.is_finished(files, initial.step, config.train.steps):
@@ -149,6 +150,9 @@ def make_job(
     model: Model = getattr(bertgpt, architecture)(model_config)
     params = None
     if initial.model is not None:
+        numbers = tuple(map(str, range(given.num_labels)))
+        if (architecture, given.labels, model_config.labels) == (initial.architecture, (), numbers):
+            say_numbered(str(config.model.init_from), given.num_labels)
         key = jax.random.key(config.seed)
         model, params = adapt(initial.model, initial.params, architecture, model_config, tokenizer, key=key)
     model = model.clone(dtype=jnp.dtype(config.train.dtype), remat=config.train.remat, attention=config.model.attention)

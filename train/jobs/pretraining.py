@@ -21,7 +21,7 @@ from bertgpt.inference.decoding import generate
 from bertgpt.model.inputs import example_ids
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
-from .. import addresses, hosts, loop, model_section, parallel, parameter_groups, reports, tracking
+from .. import addresses, capacity, hosts, loop, model_section, parallel, parameter_groups, reports, tracking
 from .. import config as configs
 from ..folders import locks, plans, run_folder, token_store
 from ..folders.run_storage import RunStorage
@@ -67,9 +67,11 @@ def _pretrain(config: RunConfig, files: RunStorage) -> None:
         return
     vocab_size = token_store.expected_vocab_size(config, initial)
     base = initial.config if initial else None
-    check_settings(config, model_section.model_config(config, vocab_size, base))
+    model_config = model_section.model_config(config, vocab_size, base)
     strategy = parallel.make_strategy(config.parallel, config.train.dtype)
     parallel.check_batch(config.train.batch_size, config.train.accumulate, strategy)
+    capacity.check(config, model_config, strategy)
+    check_settings(config, model_config)
     token_store.prepare_store(config, initial)
     job = make_job(config, load_tokenizer(token_store.store_folder(config)), initial)
     compiled, state = loop.run(config, job, strategy, files)

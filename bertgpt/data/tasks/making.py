@@ -5,7 +5,14 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from bertgpt.data.tasks.classification import Choice, Classification, find_labels, most_choices
+from bertgpt.data.tasks.classification import (
+    Choice,
+    Classification,
+    find_labels,
+    label_name,
+    label_names,
+    most_choices,
+)
 from bertgpt.data.tasks.readers import make_row
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.sft import Responses
@@ -40,6 +47,31 @@ def labels_of(settings: TaskSettings, rows: Sequence[Row]) -> tuple[str, ...]:
     if settings.kind == "tagging":
         return find_tags(rows, settings.tags)
     return find_labels(rows, settings.label, several=settings.kind == "multi_label")
+
+
+def named_by_number(settings: TaskSettings, count: int, rows: Sequence[Row]) -> tuple[str, ...]:
+    """The names "0", "1", ... of classes that have none (Hugging Face's LABEL_0, LABEL_1, ...), if rows have them.
+
+    Args:
+        settings: the kind of task and the columns.
+        count: the number of classes.
+        rows: labelled rows.
+
+    Returns:
+        () if the rows' labels are not such numbers, or it is another kind of task.
+
+    Raises:
+        InputError: a row has no label.
+    """
+    if settings.kind not in ("classification", "multi_label"):
+        return ()
+    names = tuple(map(str, range(count)))
+    values = [(row, row.get(settings.label, "task.label")) for row in rows]
+    if settings.kind == "classification":
+        found = {label_name(row, value) for row, value in values}
+    else:
+        found = {name for row, value in values for name in label_names(row, value)}
+    return names if found <= set(names) else ()
 
 
 def make_task(

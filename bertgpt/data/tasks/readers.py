@@ -30,12 +30,15 @@ from bertgpt.data.text.parquet import parquet_rows
 from bertgpt.errors import InputError
 
 MAX_WORDS = 1 << 16  # of a sentence in CoNLL columns; more, or over MAX_LINE characters, means another format
+FIRST_AND_LAST, FORM_AND_UPOS = (0, -1), (1, 3)  # columns of the word and the tag; the second ones of .conllu
 NO_WORD = re.compile(r"#|\d+[-.]\d+\s")  # a comment, a multi-word token and an empty node of CoNLL-U
 
 T = TypeVar("T", str, int, list)
 
 
-def read_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: int = -1) -> Iterator[Row]:
+def read_rows(
+    inputs: str | Sequence[str], *, word_column: int | None = None, tag_column: int | None = None
+) -> Iterator[Row]:
     """The rows of files, one at a time.
 
     The suffix, without that of a compression, gives the format:
@@ -50,8 +53,9 @@ def read_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: 
 
     Args:
         inputs: paths, folders, globs, addresses or `package:NAME/FILE`, as in `find_files`.
-        word_column: the column of the word in CoNLL columns, from 0; negative numbers count from the end.
-        tag_column: the column of the tag, likewise.
+        word_column: the column of the word in CoNLL columns, from 0; negative numbers count from the end. None: the
+            first, and FORM of .conllu.
+        tag_column: the column of the tag, likewise. None: the last, and UPOS of .conllu.
 
     Raises:
         InputError: immediately, if an input matches no file or its format is unknown; when it is reached, if a file or
@@ -61,7 +65,9 @@ def read_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: 
     return itertools.chain.from_iterable(_read(path, word_column, tag_column) for path in files)
 
 
-def read_all_rows(inputs: str | Sequence[str], *, word_column: int = 0, tag_column: int = -1) -> list[Row]:
+def read_all_rows(
+    inputs: str | Sequence[str], *, word_column: int | None = None, tag_column: int | None = None
+) -> list[Row]:
     """Like `read_rows`, but all rows in one list.
 
     Compressed and Parquet files can contain far more rows than their size suggests, so the memory of these rows is
@@ -124,9 +130,11 @@ def _find_files(inputs: str | Sequence[str]) -> list[File]:
     return files
 
 
-def _read(path: File, word_column: int, tag_column: int) -> Iterator[Row]:
+def _read(path: File, word_column: int | None, tag_column: int | None) -> Iterator[Row]:
     if kind(path) in COLUMNS:
-        return _conll(path, word_column, tag_column)
+        usual = FORM_AND_UPOS if kind(path) == ".conllu" else FIRST_AND_LAST
+        word, tag = (column if given is None else given for given, column in zip((word_column, tag_column), usual))
+        return _conll(path, word, tag)
     return READERS[kind(path)](path)
 
 
@@ -237,6 +245,7 @@ def _records(path: File, tabs: bool) -> Iterator[tuple[int, list[str]]]:
                 raise InputError(f"{path} line {number}: a record of over {MAX_LINE} characters; close its quotes")
             yield line
 
+    csv.field_size_limit(max(MAX_LINE, csv.field_size_limit()))  # of all readers of the process; 128 KiB by default
     quoting: Any = csv.QUOTE_NONE if tabs else csv.QUOTE_MINIMAL
     reader = csv.reader(record_lines(), delimiter="\t" if tabs else ",", quoting=quoting, strict=True)
     while True:

@@ -59,8 +59,14 @@ class TaskSettings:
     answers: str = setting("answers", "column of the answers, as in SQuAD")
     words: str = setting("words", "column of the words")
     tags: str = setting("tags", "column of the words' tags")
-    word_column: int = setting(0, "number of the word's column in CoNLL files; negative numbers count from the end")
-    tag_column: int = setting(-1, "number of the tag's column in CoNLL files")
+    word_column: int | None = setting(
+        None,
+        "number of the word's column in CoNLL files, from 0; negative numbers count from the end; null: 0, and FORM "
+        "(1) of .conllu",
+    )
+    tag_column: int | None = setting(
+        None, "number of the tag's column in CoNLL files; null: -1, and UPOS (3) of .conllu"
+    )
     prompt: str = setting("prompt", "column of the prompt")
     response: str = setting("response", "column of the response")
     messages: str = setting("messages", "column of a conversation; a row that has it needs no prompt and response")

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any
 
-from bertgpt.errors import InputError, check_regular
+from bertgpt.errors import POINTER, InputError, check_not_pointer, check_regular
 from bertgpt.json_files import MAX_VALUES, has_over, read_at_most
 
 File = Path | str  # a str is an address that fsspec reads, such as gs://bucket/file.jsonl
@@ -24,7 +24,7 @@ Read = Callable[[float], object]  # is called with the number of bytes that were
 
 TEXTS = (".txt", ".jsonl", ".json", ".parquet")  # formats of a corpus
 PACKED = (".gz", ".bz2", ".xz", ".zst")  # compressed files; the suffix before this one gives the format
-MAX_LINE = 1 << 24  # bytes; a longer line is rejected before it is read whole
+MAX_LINE = 1 << 26  # bytes; a longer line is rejected before it is read whole
 MAX_JSON = 1 << 30  # bytes of a .json file, which is read whole
 DENSITY = 32  # bytes of MAX_JSON per value that a .json file may contain
 MAX_PACKED_VALUES = 4  # per byte of a compressed .json, if over MAX_VALUES; a short row takes about ten bytes
@@ -113,9 +113,12 @@ def open_raw(path: File) -> IO[bytes]:
 
     Raises:
         OSError: the file cannot be opened. Reading it raises OSError too.
+        InputError: a local file is a git-lfs pointer.
     """
     if isinstance(path, Path):
-        return open(path, "rb")
+        file = open(path, "rb")  # noqa: SIM115, the caller closes it
+        check_not_pointer(path, file.peek(len(POINTER)))
+        return file
     system, name = _file_system(path)
     with _os_errors():
         return io.BufferedReader(_Remote(system.open(name, "rb")))  # its readline takes a limit
@@ -267,13 +270,20 @@ def lines(path: File, read: Read | None = None) -> Iterator[tuple[int, str]]:
     number = 0
     try:
         with open_file(path, read) as file:
-            while raw := file.readline(MAX_LINE + 1):
-                number += 1
-                if len(raw) > MAX_LINE:
-                    raise InputError(f"{path} line {number}: longer than {MAX_LINE} bytes; split it into lines")
-                yield number, _decode(path, number, raw)
+            for number, line in stream_lines(path, file):
+                yield number, line
     except UNREADABLE as error:
         raise InputError(f"{path} line {number + 1}: cannot be read: {error}") from error
+
+
+def stream_lines(name: File, file: IO[bytes]) -> Iterator[tuple[int, str]]:
+    """Like `lines`, of an open file; errors call it `name`."""
+    number = 0
+    while raw := file.readline(MAX_LINE + 1):
+        number += 1
+        if len(raw) > MAX_LINE:
+            raise InputError(f"{name} line {number}: longer than {MAX_LINE} bytes; split it into lines")
+        yield number, _decode(name, number, raw)
 
 
 def read_json(path: File) -> Any:
