@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from bertgpt.errors import InputError, shown
+from bertgpt.errors import InputError, excerpt
 
 ARCHITECTURES = ("bert", "gpt")
 ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu")
@@ -55,7 +55,7 @@ class ModelConfig:
             "num_labels",
         ):
             if getattr(self, name) < 1:
-                raise InputError(f"model.{name} is {shown(getattr(self, name))}; it must be at least 1")
+                raise InputError(f"model.{name} is {excerpt(getattr(self, name))}; it must be at least 1")
         for name in ("layer_norm_eps", "initializer_range"):
             if not 0 < getattr(self, name) < math.inf:  # false for NaN too
                 raise InputError(f"model.{name} is {getattr(self, name)}; it must be a finite number above 0")
@@ -68,12 +68,12 @@ class ModelConfig:
                 "choose a multiple"
             )
         if self.num_layers > MOST_LAYERS:
-            raise InputError(f"model.num_layers is {shown(self.num_layers)}; it must be at most {MOST_LAYERS:,}")
+            raise InputError(f"model.num_layers is {excerpt(self.num_layers)}; it must be at most {MOST_LAYERS:,}")
         if self.approximate_parameters > MOST_PARAMETERS:
             sizes = ("hidden_size", "mlp_size", "vocab_size", "max_positions", "type_vocab_size", "num_labels")
             largest = max(sizes, key=lambda name: getattr(self, name))
             raise InputError(
-                f"model.{largest} is {shown(getattr(self, largest))}: with it the model has over {MOST_PARAMETERS:,} "
+                f"model.{largest} is {excerpt(getattr(self, largest))}: with it the model has over {MOST_PARAMETERS:,} "
                 "parameters; lower it"
             )
         self._check_labels()

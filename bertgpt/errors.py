@@ -27,10 +27,10 @@ class InputError(ValueError):
 
 def one_line(text: str) -> str:
     """Return the text as one line, with long words cut, and unprintable characters (of untrusted names) as "?"."""
-    return "".join(c if c.isprintable() else "?" for c in " ".join(map(shown, text.split())))
+    return "".join(c if c.isprintable() else "?" for c in " ".join(map(excerpt, text.split())))
 
 
-def shown(value: object) -> str:
+def excerpt(value: object) -> str:
     """Return a value as a message shows it: of over `SHOWN` characters, only the first and the last ones."""
     text = str(value)
     half = SHOWN // 2 - 2

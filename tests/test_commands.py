@@ -249,13 +249,40 @@ def test_a_prompt_may_be_cut_on_the_left(gpt_run, capsys):
 def test_vectors_are_printed_one_a_line(bert_run, capsys, monkeypatch):
     assert main(["embed", str(bert_run), "a b", "c"]) == 0
     given = capsys.readouterr().out.splitlines()
-    monkeypatch.setattr("sys.stdin", io.StringIO("a b\nc\n"))
-    assert main(["embed", str(bert_run)]) == 0
-    assert capsys.readouterr().out.splitlines() == given
+    for content, options in (
+        (b"a b\nc\n", []),
+        (b'\xef\xbb\xbfa b\r\n\r\n  {"text": "c"}\r\n', []),
+        (b'{"other": "a b"}\nc', ["--text-key", "other"]),
+    ):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+        assert main(["embed", str(bert_run), *options]) == 0
+        assert capsys.readouterr().out.splitlines() == given
     rows = [json.loads(line) for line in given]
     assert [(row["text"], len(row["embedding"])) for row in rows] == [("a b", 16), ("c", 16)]
     assert main(["embed", str(bert_run), "a b", "--pooling", "cls"]) == 0
     assert json.loads(capsys.readouterr().out)["embedding"] != rows[0]["embedding"]
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"a\ncaf\xe9\n", "standard input line 2: not UTF-8 (byte 0xe9)"),
+        (b'{"text": "a"}\n{"text": \n', "standard input line 2: not JSON: Expecting value; an object must end on its "),
+        (b'{\n "text": "a"\n}\n', "standard input line 1: not JSON"),
+        (b'{"body": "a"}\n', "standard input line 1: no text under 'text' (found keys body); set --text-key"),
+        (b'{"text": 3}\n', "standard input line 1: no text under 'text' (found keys text)"),
+    ],
+)
+def test_a_line_of_standard_input_that_is_no_text_is_named(bert_run, capsys, monkeypatch, content, expected):
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+    assert expected in fails(capsys, "embed", bert_run)
+
+
+def test_a_text_may_begin_with_a_brace(bert_run, capsys, monkeypatch):
+    texts = ["{laughs} a b", "{ c", "{}x"[1:], "[c]"]
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO("\n".join(texts).encode())))
+    assert main(["embed", str(bert_run)]) == 0
+    assert [json.loads(line)["text"] for line in capsys.readouterr().out.splitlines()] == texts
 
 
 @pytest.mark.parametrize(
@@ -281,7 +308,7 @@ def test_vectors_are_printed_one_a_line(bert_run, capsys, monkeypatch):
     ],
 )
 def test_texts_and_numbers_that_cannot_be_used_are_one_line(gpt_run, capsys, monkeypatch, arguments, expected):
-    monkeypatch.setattr("sys.stdin", io.StringIO(""))
+    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"")))
     verb, *options = arguments
     assert expected in fails(capsys, verb, gpt_run, *options)
     assert capsys.readouterr().out == ""
@@ -477,14 +504,14 @@ def test_heads_that_a_model_folder_lacks_are_made_for_pretraining(exported, conf
         (["model.init_step=3"], "model.init_step is the step of a run; give the run's folder as model.init_from"),
         (["tokenizer.kind=bpe"], "BERT needs wordpiece"),
         (["model.preset=gpt1", "tokenizer.lowercase=false"], "is for wordpiece"),
-        (["seed=99999999999"], "seed is 99999999999; it must be under"),
+        (["seed=99999999999"], "seed is 99999999999; it must be at most 2,147,483,647"),
         (["optimizer.b2=1.5"], "optimizer.b2 is 1.5; it must be under 1"),
         (["parallel.data=2"], "jit uses 1 device"),
         (["tokenizer.path=./nowhere"], "./nowhere: no such file or folder"),
         (["model.init_revision=v1"], "model.init_revision is of a model on the hub; give the model's name as model.i"),
         (["data.train=[1,2]"], "must be a path or a list of paths"),
         (["parallel.strategy=mesh", "parallel.data=9"], "there are 8 devices"),
-        (["steps"], "error: 'steps': overrides look like dotted.key=value"),
+        (["steps"], "error: 'steps': overrides look like train.steps=1000, without spaces"),
         (["train.dtype=float16"], "choose one of float32, bfloat16"),
     ],
 )
@@ -527,7 +554,7 @@ def test_missing_files_and_arguments_are_one_line(capsys, tmp_path):
     assert "none.yaml: no such file" in fails(capsys, "pretrain", tmp_path / "none.yaml")
     assert "neither a run folder (no config.yaml) nor a model folder" in fails(capsys, "fill-mask", tmp_path, "[MASK]")
     assert "no metrics.jsonl" in fails(capsys, "report", tmp_path)
-    assert "invalid choice: 'pretrian'" in fails(capsys, "pretrian")
+    assert "pretrian: no such command; did you mean pretrain?" in fails(capsys, "pretrian")
     assert "--prompt" in fails(capsys, "generate", tmp_path)
     (tmp_path / "bad.yaml").write_text("train: [", encoding="utf-8")
     assert "bad.yaml: not YAML" in fails(capsys, "pretrain", tmp_path / "bad.yaml")
@@ -590,7 +617,7 @@ def test_memory_and_disk_faults_are_told_with_what_to_do(capsys):
     with pytest.raises(Exception, match=r"(?i)memory|exhausted") as caught:
         jnp.zeros(1 << 50).block_until_ready()
     assert explain(caught.value) == 2
-    assert "lower train.batch_size or raise train.accumulate" in capsys.readouterr().err
+    assert "lower the batch (train.batch_size, or --batch-size" in capsys.readouterr().err
     assert explain(OSError(errno.ENOSPC, "No space left on device", "tokens.bin")) == 2
     assert "disk full" in capsys.readouterr().err
     assert explain(ValueError("RESOURCE_EXHAUSTED: Failed to write to file: No space left on device")) == 2

@@ -11,9 +11,9 @@ def test_what_a_terminal_would_obey_or_cannot_show_is_replaced():
 
 
 def test_a_long_message_keeps_its_file_and_its_advice():
-    message = str(InputError(f"a.json: no key {'x' * 5000}; give one"))
+    message = str(InputError(f"a.json: no key {'x ' * 5000}; give one"))
     assert message.startswith("a.json: no key x")
-    assert message.endswith("x; give one")
+    assert message.endswith("x ; give one")
     assert len(message) == LONGEST + 5
 
 

@@ -504,18 +504,23 @@ def test_a_diverging_run_says_so_and_keeps_what_it_had(bases, tmp_path, capsys):
     assert "lower optimizer.learning_rate" in capsys.readouterr().err.splitlines()[-1]
 
 
+def input_of(text: str) -> io.TextIOWrapper:
+    """Standard input with this text."""
+    return io.TextIOWrapper(io.BytesIO(text.encode()))
+
+
 @pytest.mark.parametrize("tuned", ["bert classification"], indirect=True)
 def test_lines_of_standard_input_are_texts_or_objects(tuned, capsys, monkeypatch):
     _, folder, _ = tuned
-    lines = 'ant\n\n{"id": 7, "text": "fir"}\n{"text"\n'
-    monkeypatch.setattr("sys.stdin", io.StringIO(lines.rpartition('{"text"')[0]))
+    lines = '\ufeffant\r\n\r\n  {"id": 7, "text": "fir"}\r\n{"text"\n'
+    monkeypatch.setattr("sys.stdin", input_of(lines.rpartition('{"text"')[0]))
     assert main(["predict", str(folder)]) == 0
     found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert [(row.get("id"), row["text"], row["label"]) for row in found] == [
         (None, "ant", "animal"),
         (7, "fir", "plant"),
     ]
-    monkeypatch.setattr("sys.stdin", io.StringIO(lines))
+    monkeypatch.setattr("sys.stdin", input_of(lines))
     assert main(["predict", str(folder)]) == 2
     assert "standard input line 4: not JSON" in capsys.readouterr().err
     for arguments, message in (
@@ -577,7 +582,7 @@ def test_a_resumed_run_may_name_the_size_that_it_began_with(bases, tmp_path):
         ("finetune", "train.epochs=0", "train.epochs is 0.0; it must be above 0"),
         ("finetune", "train.epochs=.inf", "train.epochs is '.inf'; it must be a finite number"),
         ("finetune", "task.choices=[5]", "task.choices is [5]; it must be a column or a list of columns"),
-        ("pretrain", "train.epochs=2", "train.epochs is for fine-tuning; give train.steps"),
+        ("pretrain", "train.epochs=2", "train.epochs is for fine-tuning; add train.epochs=null"),
         ("pretrain", "task.kind=sft", "task.kind sft is for fine-tuning; use finetune"),
     ],
 )

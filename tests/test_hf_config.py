@@ -82,7 +82,8 @@ def test_a_dropout_of_the_embeddings_alone_is_told_of(saved):
         ({"hidden_size": "16"}, "config.json: hidden_size is '16'; it must be a whole number"),
         ({"layer_norm_eps": True}, "layer_norm_eps is True; it must be a number"),
         ({"num_attention_heads": 3}, "config.json: model.hidden_size 16 is not divisible by model.num_heads 3"),
-        ({"num_hidden_layers": 10**9}, "needs 1000000000 layers, more than the folder has tensors"),
+        ({"num_hidden_layers": 10**9}, "num_layers is 1000000000; it must be at most 1,000"),
+        ({"num_hidden_layers": 1000}, "needs 1000 layers, more than the folder has tensors"),
         ({"num_hidden_layers": 3}, "needs 3 layers, more than the folder has tensors for"),
         (
             {"vocab_size": 65},

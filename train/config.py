@@ -13,7 +13,7 @@ from typing import Any
 from bertgpt.data.tasks.readers import FIRST_AND_LAST
 from bertgpt.data.text import segmenter
 from bertgpt.data.text.text_source import TextSource
-from bertgpt.errors import InputError, shown
+from bertgpt.errors import InputError, excerpt
 from bertgpt.hub import check_folder_or_name
 from bertgpt.settings import Rules
 
@@ -179,8 +179,8 @@ def _parse_override(item: str) -> dict[str, Any]:
     """`key=value` -> the key, with None, a text or a list of texts."""
     key, _, text = item.partition("=")
     if "=" not in item or not key:
-        raise InputError(f"{shown(repr(item))}: overrides look like train.steps=1000, without spaces")
-    _check_key(key, shown(item))
+        raise InputError(f"{excerpt(repr(item))}: overrides look like train.steps=1000, without spaces")
+    _check_key(key, excerpt(item))
     if text == "null":
         return {key: None}
     kinds = {"[": any(kind == list[str] for kind in KEYS[key].types), "{": _mapping(key) is not None}
@@ -189,7 +189,7 @@ def _parse_override(item: str) -> dict[str, Any]:
         return {key: text}
     wanted, found = KEYS[key].rules.wanted, scalar(text)
     if not (_is_texts(found) if opening == "[" else isinstance(found, dict)):
-        raise InputError(f"{key} is {shown(text)}; it must be {wanted} (quote an item such as 7 or no)")
+        raise InputError(f"{key} is {excerpt(text)}; it must be {wanted} (quote an item such as 7 or no)")
     return {key: found}
 
 
@@ -218,13 +218,16 @@ def _build(base: RunConfig, layers: Sequence[tuple[str, dict[str, Any]]]) -> Run
 def _drop_superseded(config: RunConfig, values: dict[str, Any]) -> None:
     """Of a recipe's preset and an override's init_from, or the reverse, keep the one that was given later.
 
-    A commit is kept only with the model and the revision that it was given with.
+    The same of epochs and steps: steps replace the epochs of an earlier layer. A commit is kept only with the model and
+    the revision that it was given with.
     """
     model = config.model
     if values.get("model.init_from") is not None and "model.preset" not in values:
         model.preset = None
     elif values.get("model.preset") is not None and "model.init_from" not in values:
         model.init_from = model.init_step = model.init_revision = model.init_commit = None
+    if values.get("train.steps") is not None and "train.epochs" not in values:
+        config.train.epochs = None
     if not values.keys().isdisjoint(("model.init_from", "model.init_revision")) and "model.init_commit" not in values:
         model.init_commit = None
 
@@ -276,7 +279,7 @@ def _parts(given: dict[Any, Any], kind: type | None) -> dict[str, Any] | None:
 def _shown(given: Any) -> str:
     """A value as errors show it: a short text, or the kind of a list or mapping, which may be long."""
     if isinstance(given, str):
-        return shown(repr(given)) if given else "empty"
+        return excerpt(repr(given)) if given else "empty"
     return "null" if given is None else f"a {'list' if isinstance(given, list) else 'mapping'}"
 
 
@@ -293,12 +296,12 @@ def expand_home(path: Any, name: str) -> Any:
     if isinstance(path, dict):
         return {expand_home(part, name): weight for part, weight in path.items()}
     if "\0" in path or any("\ud800" <= character < "\udc80" or "\udcff" < character <= "\udfff" for character in path):
-        raise InputError(f"{name} is {shown(repr(path))}, which is not a valid file name; give another path")
+        raise InputError(f"{name} is {excerpt(repr(path))}, which is not a valid file name; give another path")
     if path != "~" and not path.startswith("~/"):
         return path
     expanded = os.path.expanduser(path)
     if expanded.startswith("~"):
-        raise InputError(f"{name} is {shown(path)}, but no home folder is known; set HOME or give the full path")
+        raise InputError(f"{name} is {excerpt(path)}, but no home folder is known; set HOME or give the full path")
     return expanded
 
 
@@ -327,7 +330,7 @@ def _check_value(key: str, value: Any, rules: Rules) -> None:
         InputError: the value is not among the choices or out of bounds.
     """
     if rules.choices and value not in rules.choices:
-        raise InputError(f"{key} is {shown(repr(value))}; choose one of {', '.join(rules.choices)}")
+        raise InputError(f"{key} is {excerpt(repr(value))}; choose one of {', '.join(rules.choices)}")
     if rules.least is not None and value < rules.least:
         raise InputError(f"{key} is {value}; it must be at least {rules.least}")
     if rules.above is not None and value <= rules.above:

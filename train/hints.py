@@ -121,7 +121,9 @@ def option_hint(option: str) -> str:
     name = option.partition("=")[0].strip("-").replace("-", "_")
     keys = [key for key in KEYS if name in (key, key.rpartition(".")[2])]
     meant = f"{keys[0]}=..." if len(keys) == 1 else hint(name)
-    return f"settings are given as key=value, and {option} is {meant}; " if meant else "settings are given as key=value; "
+    return (
+        f"settings are given as key=value, and {option} is {meant}; " if meant else "settings are given as key=value; "
+    )
 
 
 def hint(name: str) -> str | None:

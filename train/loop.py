@@ -144,7 +144,8 @@ def check_out(files: RunStorage, config: RunConfig) -> None:
     if checkpoints.steps() or checkpoints.damaged():
         raise InputError(
             f"{config.out} was started with different settings: {', '.join(differing)}; restore them, or start a new "
-            "run (another out, with model.init_from to keep the weights)"
+            f"run from its weights: out=ANOTHER model.init_from={config.out}. A resumed run may change keys such as "
+            "train.steps, train.eval_every and checkpoint.every (marked * in docs/configuration.md)"
         )
     say(f"{out}: replacing a run with other settings that ended before its first checkpoint: {', '.join(differing)}")
 

@@ -29,10 +29,16 @@ def model_config(config: RunConfig, vocab_size: int, base: ModelConfig | None = 
         model = presets.get(preset, **fields)
     else:
         model = _without_preset(fields)
+    if base is not None and model.vocab_size < vocab_size:
+        raise InputError(
+            f"model.init_from: its tokenizer has {vocab_size} tokens, and the embedding of its weights only "
+            f"{model.vocab_size} rows; put the tokenizer of these weights into its folder, or first enlarge the "
+            "embedding (resize_token_embeddings in transformers)"
+        )
     if model.vocab_size < vocab_size:
         raise InputError(
             f"model.vocab_size {model.vocab_size} is under the tokenizer's {vocab_size}: token ids up to "
-            f"{vocab_size - 1} would be beyond the vocabulary; remove model.vocab_size"
+            f"{vocab_size - 1} would be beyond the vocabulary; add model.vocab_size=null"
         )
     if config.data.sequence_length > model.max_positions:
         raise InputError(
@@ -47,7 +53,7 @@ def _check_same_sizes(base: ModelConfig, model: ModelConfig) -> None:
     for field in SIZES:
         old, new = getattr(base, field), getattr(model, field)
         if old != new:
-            raise InputError(f"model.{field} is {new}, but the initial weights have {old}; remove it")
+            raise InputError(f"model.{field} is {new}, but the initial weights have {old}; add model.{field}=null")
 
 
 def _without_preset(fields: dict[str, Any]) -> ModelConfig:

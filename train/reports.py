@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertgpt.errors import InputError, shown
+from bertgpt.errors import InputError, excerpt
 from bertgpt.model.attention import Request, chosen, why_plain
 
 from . import curves, hosts
@@ -43,7 +43,7 @@ def check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"a text is not UTF-8: {error.reason}: {shown(repr(text))}; convert it") from error
+        raise InputError(f"a text is not UTF-8: {error.reason}: {excerpt(repr(text))}; convert it") from error
 
 
 def say_numbered(model: str, count: int) -> None:

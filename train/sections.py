@@ -107,7 +107,9 @@ class DataSection:
     store: str | None = setting(
         None, "folder of the token store, which may be at gs://bucket/folder; null: OUT/store", path="run"
     )
-    workers: int | None = setting(None, "processes that tokenize; null: one per core", least=1, most=1024, resumable=True)
+    workers: int | None = setting(
+        None, "processes that tokenize; null: one per core", least=1, most=1024, resumable=True
+    )
     sequence_length: int = setting(128, "tokens of a training sequence", least=8, most=65_535)
     pack: bool = setting(False, "pack several examples into one row; `train.batch_size` then counts rows")
     mask_rate: float = setting(0.15, "share of the tokens that are predicted (BERT)", above=0, below=1)
@@ -156,7 +158,11 @@ class TrainSection:
     )
     steps: int = setting(1000, "updates", least=1, resumable=True)
     epochs: float | None = setting(
-        None, "passes over the data of a fine-tuning run; replaces `train.steps`", above=0, below=1e6, resumable=True
+        None,
+        "passes over the data of a fine-tuning run; replaces `train.steps`, but not if an override gives these",
+        above=0,
+        below=1e6,
+        resumable=True,
     )
     batch_size: int = setting(32, "examples per update, over all devices", least=1)
     accumulate: int = setting(1, "micro-batches that each device's rows are split into", least=1)
@@ -187,7 +193,11 @@ class TrainSection:
     )
     profile: str | None = setting(None, "first and last step of a profiler trace, such as 100:105", resumable=True)
     stall_seconds: float = setting(
-        600.0, "a step, batch, evaluation or checkpoint that takes longer is logged; 0: never", least=0, most=10**9, resumable=True
+        600.0,
+        "a step, batch, evaluation or checkpoint that takes longer is logged; 0: never",
+        least=0,
+        most=10**9,
+        resumable=True,
     )
 
 
@@ -242,9 +252,7 @@ class RunConfig:
     train: TrainSection = dataclasses.field(default_factory=TrainSection)
     parallel: ParallelSection = dataclasses.field(default_factory=ParallelSection)
     checkpoint: CheckpointSection = dataclasses.field(default_factory=CheckpointSection)
-    seed: int = setting(
-        0, "seed of initial weights, dropout, and the order and masks of the data", least=0
-    )
+    seed: int = setting(0, "seed of initial weights, dropout, and the order and masks of the data", least=0)
     out: str = setting(
         "runs/run", "the run's folder, which may be at gs://bucket/folder (docs/buckets.md)", path="run", resumable=True
     )

@@ -14,14 +14,14 @@ def add_model(parser: argparse.ArgumentParser, help: str) -> None:
 
 def whole_number(text: str) -> int:
     """The type of an argument: a whole number that 32 bits hold."""
-    from bertgpt.errors import shown
+    from bertgpt.errors import excerpt
 
     try:
         found = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{shown(repr(text))} is not a whole number") from None
+        raise argparse.ArgumentTypeError(f"{excerpt(repr(text))} is not a whole number") from None
     if abs(found) >= 2**31:
-        raise argparse.ArgumentTypeError(f"{shown(text)} is too large; the maximum is {2**31 - 1:,}")
+        raise argparse.ArgumentTypeError(f"{excerpt(text)} is too large; the maximum is {2**31 - 1:,}")
     return found
 
 
@@ -77,7 +77,9 @@ def add_grid(parser: argparse.ArgumentParser, seeds: int, rates: str, out: str) 
     """Add the arguments of fine-tuning runs over learning rates and seeds, with their defaults; `rates` is a help."""
     parser.add_argument("model", metavar="MODEL", help="a run or model folder, or the name of a model on the hub")
     parser.add_argument("overrides", metavar="KEY=VALUE", nargs="*", help="dotted keys, such as train.dtype=bfloat16")
-    parser.add_argument("--seeds", type=whole_number, default=seeds, metavar="N", help=f"runs of each rate (default {seeds})")
+    parser.add_argument(
+        "--seeds", type=whole_number, default=seeds, metavar="N", help=f"runs of each rate (default {seeds})"
+    )
     parser.add_argument("--learning-rates", metavar="A,B", help=rates)
     parser.add_argument("--out", metavar="FOLDER", default=out, help=f"output folder (default: {out})")
 

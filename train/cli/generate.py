@@ -10,12 +10,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a run or model folder, a prompt, and decoding options."""
     add_model(parser, "the run folder or model folder of a GPT-1")
     parser.add_argument("--prompt", required=True, metavar="TEXT", help="the text to continue")
-    parser.add_argument("--max-new-tokens", type=whole_number, default=64, metavar="N", help="tokens to add (default 64)")
+    parser.add_argument(
+        "--max-new-tokens", type=whole_number, default=64, metavar="N", help="tokens to add (default 64)"
+    )
     parser.add_argument(
         "--min-new-tokens", type=whole_number, default=0, metavar="N", help="no end token before N tokens were added"
     )
     parser.add_argument("--temperature", type=float, default=0.0, help="0 (the default): always the most likely token")
-    parser.add_argument("--top-k", type=whole_number, default=0, metavar="K", help="sample from the K likeliest tokens; 0: all")
+    parser.add_argument(
+        "--top-k", type=whole_number, default=0, metavar="K", help="sample from the K likeliest tokens; 0: all"
+    )
     parser.add_argument(
         "--top-p", type=float, default=1.0, metavar="P", help="sample from the likeliest tokens of total probability P"
     )

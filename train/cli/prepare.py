@@ -15,7 +15,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `pretrain`, and how the work is distributed."""
     pretrain.add_arguments(parser)
     parser.add_argument(
-        "--tasks", type=whole_number, metavar="N", help="split the files into N tasks, of which data.workers run at once"
+        "--tasks",
+        type=whole_number,
+        metavar="N",
+        help="split the files into N tasks, of which data.workers run at once",
     )
     parser.add_argument("--verify", action="store_true", help="check every file of an existing store for damage")
     parser.add_argument("--ray", action="store_true", help="run on the Ray cluster at RAY_ADDRESS, or on a local one")

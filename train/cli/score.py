@@ -14,7 +14,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tokens", action="store_true", help="also the log-probability of each token")
     parser.add_argument("--out", metavar="FILE", help="with --file: write one JSON object per text to this file")
     parser.add_argument(
-        "--stride", type=whole_number, metavar="N", help="of GPT-1 on long texts: tokens that each further window scores"
+        "--stride",
+        type=whole_number,
+        metavar="N",
+        help="of GPT-1 on long texts: tokens that each further window scores",
     )
     parser.add_argument("--batch-size", type=whole_number, default=32, metavar="N", help="rows per batch (default 32)")
 

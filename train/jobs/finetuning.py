@@ -25,8 +25,8 @@ from bertgpt.inference.predict import SPECS, architecture_of, decode_all, task_d
 from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import load_tokenizer, vocabulary_size
 
-from .. import config as configs
 from .. import capacity, hosts, loop, model_section, parallel, tracking
+from .. import config as configs
 from ..addresses import is_address
 from ..fast_dense import fast_apply
 from ..folders import locks, run_folder
@@ -59,7 +59,7 @@ def finetune(config: RunConfig, encoded: Path | None = None) -> None:
     """
     files = RunStorage(config)
     if config.task.kind is None:
-        raise InputError(f"task.kind is missing; choose one of {', '.join(SPECS)}")
+        raise InputError(f"task.kind is missing; choose one of {', '.join(SPECS)}, or use pretrain")
     if config.train.objective is not None:
         raise InputError(f"train.objective {config.train.objective} is for pretraining; add train.objective=null")
     task_metrics.check_libraries()

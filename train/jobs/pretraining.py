@@ -47,9 +47,9 @@ def pretrain(config: RunConfig) -> None:
     """
     files = RunStorage(config)
     if config.task.kind is not None:
-        raise InputError(f"task.kind {config.task.kind} is for fine-tuning; use finetune")
+        raise InputError(f"task.kind {config.task.kind} is for fine-tuning; use finetune, or add task.kind=null")
     if config.train.epochs is not None:
-        raise InputError("train.epochs is for fine-tuning; give train.steps")
+        raise InputError("train.epochs is for fine-tuning; add train.epochs=null, and give train.steps")
     tracking.check(config)
     hosts.connect()
     hosts.check_same({"command": "pretrain", **configs.flatten(configs.to_dict(config))})

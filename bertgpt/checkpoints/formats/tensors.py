@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, check_regular
 from bertgpt.json_files import read_json_object
 
 
@@ -33,13 +33,15 @@ def open_sharded(index: Path, open_shard: Callable[[Path], dict[str, Tensor]]) -
     """Return the tensors of all shards that an index lists.
 
     Raises:
-        InputError: the index is damaged, names a file outside its folder, or a file or a tensor is missing.
+        InputError: the index is damaged, names a file outside its folder, or a file is missing, is a git-lfs pointer or
+            lacks a tensor.
     """
     weight_map = read_index(index)
     opened: dict[str, dict[str, Tensor]] = {}
     for shard in sorted(set(weight_map.values())):
         if not (index.parent / shard).is_file():
             raise InputError(f"{index}: {shard!r} is missing; copy the whole folder")
+        check_regular(index.parent / shard)
         opened[shard] = open_shard(index.parent / shard)
     for name, shard in weight_map.items():
         if name not in opened[shard]:

@@ -133,8 +133,8 @@ def _find_files(inputs: str | Sequence[str]) -> list[File]:
 def _read(path: File, word_column: int | None, tag_column: int | None) -> Iterator[Row]:
     if kind(path) in COLUMNS:
         usual = FORM_AND_UPOS if kind(path) == ".conllu" else FIRST_AND_LAST
-        word, tag = (column if given is None else given for given, column in zip((word_column, tag_column), usual))
-        return _conll(path, word, tag)
+        word = usual[0] if word_column is None else word_column
+        return _conll(path, word, usual[1] if tag_column is None else tag_column)
     return READERS[kind(path)](path)
 
 

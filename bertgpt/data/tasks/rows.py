@@ -1,8 +1,11 @@
 """A record of a data file."""
 
+import re
 from typing import Any, NamedTuple
 
 from bertgpt.errors import InputError
+
+TABLE = re.compile(r"\.(csv|tsv)(\.\w+)? line \d+$")  # in the place of a row
 
 
 class Row(NamedTuple):
@@ -25,7 +28,12 @@ class Row(NamedTuple):
         if self.values.get(column) is None:
             found = ", ".join(map(str, self.values)) or "none"
             state = "is empty" if column in self.values else "is missing"
-            raise InputError(f"{self.place}: column {column!r} {state} (columns: {found}); set {key} to another")
+            advice = f"set {key} to another"
+            if TABLE.search(self.place) and column not in self.values:
+                advice += ", or name the columns in the first line"
+                if key in ("task.words", "task.tags"):
+                    advice += "; if each line is a word and its tag, rename the file to .conll"
+            raise InputError(f"{self.place}: column {column!r} {state} (columns: {found}); {advice}")
         return self.values[column]
 
     def text(self, column: str, key: str) -> str:
