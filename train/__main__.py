@@ -204,7 +204,7 @@ def device_problem() -> str | None:
         jax.devices()
         return None
     except Exception as error:  # JAX raises RuntimeError, and AssertionError for a platform that it knows but lacks
-        reason = one_line(str(error)).partition(" (")[0] or "it is not installed"
+        reason = one_line(str(error)).partition(" (")[0].rstrip(".") or "it is not installed"
     wanted = os.environ.get("JAX_PLATFORMS")
     if not wanted:
         return f"JAX finds no device: {reason}; set JAX_PLATFORMS=cpu to use the CPU"

@@ -45,13 +45,15 @@ def load(file: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def find_recipe(name: str) -> str:
     """Return the file of a recipe given by name, such as bert_demo; return any other path unchanged."""
-    if Path(name).is_file() or not re.fullmatch(r"\w+", name):
+    if re.fullmatch(r"[\w-]+", name) is None or Path(name).exists():
         return name
     here = Path(__file__).parent
     folder = next((found for found in (here / "configs", here.parent / "configs") if found.is_dir()), here)
     recipes = {path.stem: str(path) for path in sorted(folder.rglob("*.yaml"))}
     if name not in recipes:
-        raise InputError(f"{name}: no such file or recipe; the recipes are {', '.join(recipes)}")
+        near = difflib.get_close_matches(name, recipes, 1)
+        meant = f"did you mean {near[0]}? " if near else ""
+        raise InputError(f"{name}: no such file or recipe; {meant}the recipes are {', '.join(recipes)}")
     return recipes[name]
 
 

@@ -118,7 +118,8 @@ def option_hint(option: str) -> str:
     """What to give for an option that a command lacks, such as --lr, since settings are given as key=value."""
     from .sections import KEYS
 
-    name = option.partition("=")[0].strip("-").replace("-", "_")
+    option = option.partition("=")[0]
+    name = option.strip("-").replace("-", "_")
     keys = [key for key in KEYS if name in (key, key.rpartition(".")[2])]
     meant = f"{keys[0]}=..." if len(keys) == 1 else hint(name)
     return (

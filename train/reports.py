@@ -43,7 +43,7 @@ def check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"a text is not UTF-8: {error.reason}: {excerpt(repr(text))}; convert it") from error
+        raise InputError(f"a text is not UTF-8: {excerpt(repr(text))}; convert it") from error
 
 
 def say_numbered(model: str, count: int) -> None:
@@ -96,15 +96,32 @@ class Metrics:
         self.file = self.path.open("a", encoding="utf-8")
 
     def write(self, step: int, split: str, figures: dict[str, float]) -> None:
-        """Append a row and flush it."""
+        """Append a row and flush it.
+
+        Raises:
+            InputError: somebody removed the file.
+        """
         if self.file is not None:
+            self._check_exists()
             self.file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
             self.file.flush()
 
     def sync(self) -> None:
-        """Flush to disk all that was written; call it before a checkpoint, which relies on these rows."""
+        """Flush to disk all that was written; call it before a checkpoint, which relies on these rows.
+
+        Raises:
+            InputError: somebody removed the file.
+        """
         if self.file is not None:
+            self._check_exists()
             os.fsync(self.file.fileno())
+
+    def _check_exists(self) -> None:
+        if not self.path.exists():
+            raise InputError(
+                f"{self.path} was removed while the run wrote to it, and what the run would save now would not be "
+                "complete; run the command again"
+            )
 
     def __enter__(self) -> "Metrics":
         return self

@@ -69,6 +69,8 @@ def read_yaml(file: str) -> dict[Any, Any]:
         values = yaml.load(raw, AsSpelt)
     except FileNotFoundError as error:
         raise InputError(f"{file}: no such file") from error
+    except IsADirectoryError as error:
+        raise InputError(f"{file}: is a folder; give a YAML file (of a run: {file}/config.yaml)") from error
     except OSError as error:
         raise InputError(f"{file}: cannot be read: {error}") from error
     except RecursionError as error:
@@ -78,9 +80,12 @@ def read_yaml(file: str) -> dict[Any, Any]:
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         problem = f"line {mark.line + 1}: {error.problem}" if mark else str(error)  # type: ignore[attr-defined]
-        raise InputError(f"{file}: not YAML: {problem}") from error
+        advice = "; indent with spaces" if "'\\t'" in problem else ""
+        raise InputError(f"{file}: not YAML: {problem}{advice}") from error
     if not isinstance(values, dict | None):
-        raise InputError(f"{file}: must contain keys and values")
+        raise InputError(
+            f"{file}: not a configuration: it must contain keys and values, such as train: {{steps: 1000}}"
+        )
     return values or {}
 
 

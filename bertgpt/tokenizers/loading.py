@@ -147,7 +147,7 @@ def _find_vocabulary(path: Path, reader: Reader) -> Path:
     for file in (path / name if path.is_dir() else path for name in names):
         if is_file(file):
             return file
-    raise InputError(f"{path}: no tokenizer.json, vocab.txt, or vocab.json with merges.txt")
+    raise InputError(f"{path}: no tokenizer.json, vocab.txt, or vocab.json with merges.txt; add the model's tokenizer")
 
 
 def _guarded(place: Any, make: Callable[[], Made]) -> Made:
@@ -188,7 +188,7 @@ def _from_vocab_txt(file: Path, settings: dict[str, bool | None], added: Added) 
     known = vocabulary.keys() | (later - {"[UNK]"})  # the model itself must contain [UNK]
     for token in BERT_SPECIAL:
         if token not in known:
-            why = "a byte order mark precedes its first line" if text.startswith("\ufeff") else "BERT needs it"
+            why = "a byte order mark precedes its first line" if text.startswith("\ufeff") else "BERT needs it; give a BERT's vocabulary"
             raise InputError(f"{file}: no {token}; {why}")
     tokenizer = wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), **settings)
     tokenizer = _with_added(tokenizer, file, added, bert=True)

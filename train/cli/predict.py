@@ -29,12 +29,17 @@ def run(options: argparse.Namespace) -> None:
     import json
     import sys
 
-    from bertgpt.errors import InputError
+    from bertgpt.errors import InputError, excerpt
 
     from ..folders import run_folder
     from ..jobs import evaluating
     from ..progress import counted
 
+    for given in options.overrides:
+        if "=" not in given:
+            raise InputError(
+                f"{excerpt(repr(given))}: give a text with --text TEXT, in quotes, and settings as KEY=VALUE"
+            )
     if options.max_new_tokens < 1:
         raise InputError("--max-new-tokens must be at least 1")
     if options.text is not None and options.file is not None:

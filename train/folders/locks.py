@@ -60,7 +60,8 @@ def lock(path: Path, wait: Callable[[str], None] | None = None) -> Iterator[bool
     try:
         yield True
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # somebody may have removed or replaced the folder
+            path.unlink()
         file.close()
 
 

@@ -32,18 +32,24 @@ def read_splits(config: RunConfig) -> dict[str, list[Row]]:
     if isinstance(data.train, dict):
         raise InputError("data.train has weights, which are for pretraining; give a path or a list of paths")
     columns = {"word_column": config.task.word_column, "tag_column": config.task.tag_column}
-    rows = {"train": read_all_rows(data.train, **columns)}
-    for name, address in eval_sets(data.eval).items():
-        try:
-            rows[split_name("eval", name)] = read_all_rows(address, **columns)
-        except InputError as error:
-            raise InputError(f"data.eval: {error}") from error
+    rows = {}
+    for key, splits in (("train", {"train": data.train}), ("eval", _named(data.eval))):
+        for split, address in splits.items():
+            try:
+                rows[split] = read_all_rows(address, **columns)
+            except InputError as error:
+                raise InputError(f"data.{key}: {error}") from error
     for split, found in rows.items():
         if not found:
             kind, _, name = split.partition(".")
             given = data.train if kind == "train" else eval_sets(data.eval)[name]
             raise InputError(f"data.{kind}: no rows in {given}")
     return rows if data.eval else _hold_out(config, rows["train"])
+
+
+def _named(given: Any) -> dict[str, Any]:
+    """The addresses in `data.eval` by the name of their split."""
+    return {split_name("eval", name): address for name, address in eval_sets(given).items()}
 
 
 def eval_sets(given: Any) -> dict[str, Any]:

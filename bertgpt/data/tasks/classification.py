@@ -208,6 +208,8 @@ def label_name(row: Row, value: Any) -> str:
     if isinstance(value, bool | int):
         return json.dumps(value)
     hint = "for fractional numbers set task.kind to regression" if isinstance(value, float) else "give a text"
+    if isinstance(value, str):
+        raise InputError(f"{row.place}: the label is empty; fill it in or remove the row")
     raise InputError(f"{row.place}: label {value!r} is not a class name; {hint}")
 
 
