@@ -94,7 +94,7 @@ MISTAKES = {  # command -> the line without "error: "; ... is any text; every ex
     ),
     f"{DEMO} model.hidden_size=130": "model.hidden_size 130 is not divisible by model.num_heads 4; choose a multiple",
     f"{DEMO} model.hidden_size=200000": (
-        "a model of 321,332,800,000 parameters needs at least ...; choose a smaller model (model.num_layers, "
+        "a model of ...; choose a smaller model (model.num_layers, "
         "model.hidden_size, model.vocab_size), or more devices"
     ),
     f"{DEMO} tokenizer.vocab_size=99999999999": "tokenizer.vocab_size is 99999999999; it must be at most 1,000,000",
