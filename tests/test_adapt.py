@@ -67,6 +67,19 @@ def test_a_classifier_of_another_task_is_not_kept(old, fields):
     assert "classifier" in told[0]
 
 
+@pytest.mark.parametrize(
+    ("labels", "kept"), [(("0", "1", "2"), True), (("0", "2", "1"), False), (("a", "b", "c"), False)]
+)
+def test_a_classifier_without_names_is_kept_for_the_numbers_of_its_classes(labels, kept):
+    model, params = make("BertForSequenceClassification")
+    unnamed = model.clone(config=dataclasses.replace(model.config, labels=()))
+    named = dataclasses.replace(model.config, labels=labels)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        _, found = adapt(unnamed, params, "BertForSequenceClassification", named, WORDS, key=KEY)
+    assert np.array_equal(found["classifier"]["kernel"], params["classifier"]["kernel"]) == kept
+
+
 def test_ids_with_holes_are_refused():
     description = json.loads(LETTERS.to_str())
     top = max(description["model"]["vocab"], key=description["model"]["vocab"].get)

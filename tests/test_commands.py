@@ -19,7 +19,7 @@ from quick import QUICK
 
 import bertgpt
 from bertgpt.tokenizers import train_wordpiece
-from train import loader
+from train import loader, loop
 from train.__main__ import explain, main
 from train.folders import token_store
 
@@ -568,10 +568,18 @@ def test_an_empty_corpus_leaves_no_store(config_file, tmp_path, capsys):
     assert not list((tmp_path / "out").glob(".*"))
 
 
+def test_a_removed_folder_ends_the_run_with_one_line(config_file, tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr(loop.TrainLoop, "log", lambda self: shutil.rmtree(tmp_path / "out") or self.record("train", {}))
+    assert main(["pretrain", str(config_file), f"out={tmp_path}/out", "train.tracker=none"]) == 2
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.startswith(f"error: {tmp_path}/out/metrics.jsonl was removed while the run wrote to it")
+
+
 def test_the_folder_of_another_configuration_is_refused(bert_run, config_file, capsys):
     line = fails(capsys, "pretrain", config_file, "optimizer.learning_rate=0.1", "seed=3", "train.log_every=1")
     assert "optimizer.learning_rate (0.003 -> 0.1), seed (0 -> 3)" in line
     assert "log_every" not in line
+    assert f"out=ANOTHER model.init_from={bert_run}. A resumed run may change keys such as train.steps, " in line
 
 
 def test_another_folder_is_never_replaced_by_a_store(config_file, tmp_path, capsys):

@@ -123,3 +123,25 @@ def test_dropout_zero_is_allowed():
 def test_an_unknown_preset_is_refused_by_name():
     with pytest.raises(bertgpt.InputError, match="model.preset 'bert_huge'"):
         presets.get("bert_huge")
+
+
+@pytest.mark.parametrize(
+    ("sizes", "message"),
+    [
+        ({"num_layers": 1001}, "model.num_layers is 1001; it must be at most 1,000"),
+        ({"num_layers": 10**300}, r"model.num_layers is 10{97}\.\.\.0+; it must be at most 1,000"),
+        ({"hidden_size": 2 * 10**9}, "model.hidden_size is 2000000000: with it the model has over 1,099,511,627,776"),
+        ({"mlp_size": 10**12}, "model.mlp_size is 1000000000000: with it"),
+        ({"vocab_size": 10**12}, "model.vocab_size is 1000000000000: with it"),
+        ({"max_positions": 10**12}, "model.max_positions is 1000000000000: with it"),
+        ({"type_vocab_size": 10**12}, "model.type_vocab_size is 1000000000000: with it"),
+    ],
+)
+def test_sizes_beyond_any_model_are_refused(sizes, message):
+    with pytest.raises(bertgpt.InputError, match=message):
+        bertgpt.ModelConfig("bert", **SIZES | sizes)
+
+
+def test_the_largest_models_are_allowed():
+    bertgpt.ModelConfig("bert", **SIZES | {"num_layers": 1000})
+    bertgpt.ModelConfig("gpt", **SIZES | {"hidden_size": 12_288, "mlp_size": 49_152, "num_layers": 96})  # of GPT-3

@@ -375,7 +375,7 @@ def test_rows_that_are_held_at_once_are_bounded(bases, tmp_path, monkeypatch):
     config = settings(bases, data, tmp_path / "run")
     assert len(task_rows.read_splits(config)["eval"]) == 8
     monkeypatch.setattr(readers, "unpacked_limit", lambda packed: packed)
-    with pytest.raises(bertgpt.InputError, match=r"^[^ ]*rows\.jsonl\.gz line 1: up to here rows take"):
+    with pytest.raises(bertgpt.InputError, match=r"^data.train: [^ ]*rows\.jsonl\.gz line 1: up to here rows take"):
         task_rows.read_splits(config)
     with pytest.raises(bertgpt.InputError, match=r"rows\.jsonl\.gz line 1: up to here rows take"):
         evaluating.held_out_rows(evaluating.Tuned(None, config, "classification", tmp_path))
@@ -502,6 +502,27 @@ def test_a_diverging_run_says_so_and_keeps_what_it_had(bases, tmp_path, capsys):
     capsys.readouterr()
     assert main(["finetune", str(tmp_path / "run.yaml"), *OPTIONS, *arguments, *wild]) == 1
     assert "lower optimizer.learning_rate" in capsys.readouterr().err.splitlines()[-1]
+
+
+@pytest.mark.parametrize("tuned", ["bert classification"], indirect=True)
+def test_classes_without_names_are_matched_by_number_and_this_is_said(tuned, tmp_path, capsys):
+    assert main(["export", str(tuned[1]), str(tmp_path / "model")]) == 0
+    file = tmp_path / "model" / "config.json"
+    values = json.loads(file.read_text())
+    assert values["id2label"] == {"0": "animal", "1": "plant"}
+    file.write_text(json.dumps(values | {"id2label": {"0": "LABEL_0", "1": "LABEL_1"}, "label2id": None}))
+    data = write(tmp_path / "rows.jsonl", [row | {"label": int(row["label"] == "plant")} for row in classes()])
+    said = f"{tmp_path}/model: its classes are LABEL_0 to LABEL_1; the labels of the rows are matched by number"
+    capsys.readouterr()
+    assert main(["evaluate", str(tmp_path / "model"), f"--data={data}", f"--out={tmp_path}"]) == 0
+    assert said in capsys.readouterr().out.replace("\n", " ").replace("  ", " ")
+    assert json.loads((tmp_path / "evaluation.json").read_text())["accuracy"] == 1
+    (tmp_path / "run.yaml").write_text("task:\n  kind: classification\n")
+    arguments = [*OPTIONS, *files(tmp_path / "model", data, tmp_path / "run"), "train.steps=1", "train.log_every=1"]
+    assert main(["finetune", str(tmp_path / "run.yaml"), *arguments]) == 0
+    assert said in capsys.readouterr().out.replace("\n", " ").replace("  ", " ")
+    first = next(row for row in read_metrics(tmp_path / "run") if row["split"] == "eval")
+    assert (first["step"], first["accuracy"]) == (0, 1)
 
 
 def input_of(text: str) -> io.TextIOWrapper:

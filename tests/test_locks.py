@@ -103,3 +103,13 @@ def test_a_folder_that_its_holder_removed_is_made_again(tmp_path, monkeypatch):
     with locks.lock(path) as held:
         assert held
         assert path.exists()
+
+
+def test_an_empty_folder_is_removed_with_the_parents_made_for_it(tmp_path):
+    (tmp_path / "mine").mkdir()
+    with locks.run_folder(tmp_path / "mine" / "a" / "b" / "run"):
+        pass
+    assert list(tmp_path.rglob("*")) == [tmp_path / "mine"]
+    with locks.run_folder(tmp_path / "mine" / "a" / "b" / "run"):
+        (tmp_path / "mine" / "a" / "kept").touch()
+    assert sorted(path.name for path in tmp_path.rglob("*")) == ["a", "kept", "mine"]

@@ -26,6 +26,15 @@ def test_rows_after_the_restored_step_are_dropped(tmp_path):
     assert [(row["step"], row["loss"]) for row in read_metrics(tmp_path)] == [(1, 1.0), (2, 2.0), (3, 7.0)]
 
 
+def test_a_file_that_somebody_removed_ends_the_run(tmp_path):
+    with Metrics(tmp_path, 0) as metrics:
+        metrics.write(1, "train", {"loss": 1.0})
+        (tmp_path / "metrics.jsonl").unlink()
+        for act in (metrics.sync, lambda: metrics.write(2, "train", {"loss": 1.0})):
+            with pytest.raises(InputError, match=r"metrics.jsonl was removed while the run wrote to it"):
+                act()
+
+
 def test_a_line_cut_by_a_kill_is_left_out(tmp_path):
     (tmp_path / "metrics.jsonl").write_text(json.dumps({"step": 1, "split": "train"}) + '\n{"step": 2, "sp')
     assert [row["step"] for row in read_metrics(tmp_path)] == [1]

@@ -14,7 +14,7 @@ import bertgpt
 from bertgpt.errors import excerpt
 from train import hints
 from train.__main__ import main
-from train.config import flatten, load, override, save, to_dict
+from train.config import differences, flatten, keep_decided, load, override, save, to_dict
 from train.sections import KEYS, RunConfig
 
 TEXTS = ["007", "1e3", "1_000", "0x10", "no", "NULL", "true", "2024-01-01", "1:30", "#2", "#2 String", "run #2", "a: b"]
@@ -205,7 +205,7 @@ def test_bytes_that_are_no_utf8_and_no_file_are_refused(tmp_path):
     (tmp_path / "run.yaml").write_bytes(b"out: \xff")
     with pytest.raises(bertgpt.InputError, match="run.yaml: not YAML: "):
         load(str(tmp_path / "run.yaml"))
-    with pytest.raises(bertgpt.InputError, match="cannot be read: "):
+    with pytest.raises(bertgpt.InputError, match="is a folder; give a YAML file"):
         load(str(tmp_path))
 
 
@@ -491,3 +491,42 @@ def test_a_key_is_known_in_any_spelling_and_without_its_section(refused):
     for name in ("mlm_probability", "optimizer.mlm_probability", "--mlm-probability", "MLM_Probability"):
         assert f"unknown key {name}; here it is data.mask_rate" in refused("", f"{name}=0.2")
     assert "did you mean optimizer.learning_rate?" in refused("", "optimizer.learning_rat=1")
+
+
+def test_steps_of_an_override_replace_the_epochs_of_a_recipe(read):
+    recipe = "train:\n  epochs: 3\n"
+    assert read(recipe, "train.steps=5")["train.epochs"] is None
+    assert read(recipe, "train.steps=5", "train.epochs=2")["train.epochs"] == 2
+    assert read(recipe, "train.batch_size=5")["train.epochs"] == 3
+    assert read("train:\n  epochs: 3\n  steps: 5\n")["train.epochs"] == 3
+
+
+def test_a_run_of_an_earlier_version_keeps_its_columns():
+    old, new = (override(RunConfig(), given) for given in (["task.word_column=0", "task.tag_column=-1"], []))
+    keep_decided(old, new)
+    assert not differences(old, new)
+    old, new = (override(RunConfig(), given) for given in (["task.word_column=2", "task.tag_column=-1"], []))
+    keep_decided(old, new)
+    assert len(differences(old, new)) == 2
+
+
+@pytest.mark.parametrize(("name", "key"), [(name, key) for name, key in KEYS.items() if key.types[0] in (int, float)])
+def test_every_number_fits_32_bits(name, key, refused):
+    assert "; it must be " in refused("", f"{name}={10**39}")
+    if key.types[0] is int:
+        assert "; it must be " in refused("", f"{name}={2**31}")
+
+
+@pytest.mark.parametrize(
+    ("option", "advice"),
+    [
+        ("--lr", "and --lr is optimizer.learning_rate"),
+        ("--train.steps=5", "and --train.steps is train.steps=..."),
+        ("--batch-size", "and --batch-size is train.batch_size=..."),
+        ("--out", "and --out is out=..."),
+        ("--fp16", "and --fp16 is train.dtype=bfloat16"),
+        ("--no_such", "settings are given as key=value; "),
+    ],
+)
+def test_an_option_is_told_its_key(option, advice):
+    assert advice in hints.option_hint(option)

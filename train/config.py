@@ -45,11 +45,13 @@ def load(file: str, overrides: Sequence[str] = ()) -> RunConfig:
 
 def find_recipe(name: str) -> str:
     """Return the file of a recipe given by name, such as bert_demo; return any other path unchanged."""
-    if re.fullmatch(r"[\w-]+", name) is None or Path(name).exists():
+    if re.fullmatch(r"[\w-]+", name) is None or Path(name).is_file():
         return name
     here = Path(__file__).parent
     folder = next((found for found in (here / "configs", here.parent / "configs") if found.is_dir()), here)
     recipes = {path.stem: str(path) for path in sorted(folder.rglob("*.yaml"))}
+    if name not in recipes and Path(name).exists():
+        return name
     if name not in recipes:
         near = difflib.get_close_matches(name, recipes, 1)
         meant = f"did you mean {near[0]}? " if near else ""

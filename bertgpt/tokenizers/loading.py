@@ -188,7 +188,11 @@ def _from_vocab_txt(file: Path, settings: dict[str, bool | None], added: Added) 
     known = vocabulary.keys() | (later - {"[UNK]"})  # the model itself must contain [UNK]
     for token in BERT_SPECIAL:
         if token not in known:
-            why = "a byte order mark precedes its first line" if text.startswith("\ufeff") else "BERT needs it; give a BERT's vocabulary"
+            why = (
+                "a byte order mark precedes its first line"
+                if text.startswith("\ufeff")
+                else "BERT needs it; give a BERT's vocabulary"
+            )
             raise InputError(f"{file}: no {token}; {why}")
     tokenizer = wordpiece(models.WordPiece(vocabulary, unk_token="[UNK]"), **settings)
     tokenizer = _with_added(tokenizer, file, added, bert=True)
