@@ -14,7 +14,7 @@ import bertgpt
 from bertgpt.errors import excerpt
 from train import hints
 from train.__main__ import main
-from train.config import differences, flatten, keep_decided, load, override, save, to_dict
+from train.config import differences, flatten, keep_decided, load, option_hint, override, save, to_dict
 from train.sections import KEYS, RunConfig
 
 TEXTS = ["007", "1e3", "1_000", "0x10", "no", "NULL", "true", "2024-01-01", "1:30", "#2", "#2 String", "run #2", "a: b"]
@@ -529,4 +529,4 @@ def test_every_number_fits_32_bits(name, key, refused):
     ],
 )
 def test_an_option_is_told_its_key(option, advice):
-    assert advice in hints.option_hint(option)
+    assert advice in option_hint(option)

@@ -57,7 +57,7 @@ class Parser(argparse.ArgumentParser):
         if given == message:
             return ""
         if given.startswith("--") and any(action.dest == "overrides" for action in self._actions):
-            from .hints import option_hint
+            from .config import option_hint
 
             return option_hint(given.split()[0])
         return "" if given.startswith("-") else "put a text of several words in quotes; "

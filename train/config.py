@@ -168,6 +168,17 @@ def _check_key(name: str, source: str) -> None:
         raise InputError(f"{source}: unknown key {name}; did you mean {near[0]}?")
 
 
+def option_hint(option: str) -> str:
+    """What to give for an option that a command lacks, such as --lr, since settings are given as key=value."""
+    option = option.partition("=")[0]
+    name = option.strip("-").replace("-", "_")
+    keys = [key for key in KEYS if name in (key, key.rpartition(".")[2])]
+    meant = f"{keys[0]}=..." if len(keys) == 1 else hint(name)
+    return (
+        f"settings are given as key=value, and {option} is {meant}; " if meant else "settings are given as key=value; "
+    )
+
+
 def _first_key(section: str) -> str:
     return next(key for key in KEYS if key.startswith(f"{section}."))
 

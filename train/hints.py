@@ -114,19 +114,6 @@ HINTS = {  # the last part of another program's name: what does the same here
 }
 
 
-def option_hint(option: str) -> str:
-    """What to give for an option that a command lacks, such as --lr, since settings are given as key=value."""
-    from .sections import KEYS
-
-    option = option.partition("=")[0]
-    name = option.strip("-").replace("-", "_")
-    keys = [key for key in KEYS if name in (key, key.rpartition(".")[2])]
-    meant = f"{keys[0]}=..." if len(keys) == 1 else hint(name)
-    return (
-        f"settings are given as key=value, and {option} is {meant}; " if meant else "settings are given as key=value; "
-    )
-
-
 def hint(name: str) -> str | None:
     """What does here what a key of another program does; None if the name is none of them.
 
