@@ -188,6 +188,13 @@ MISTAKES = {  # command -> the line without "error: "; ... is any text; every ex
     ),
     "predict tuned 'a fine film'": "'a fine film': give a text with --text TEXT, in quotes, and settings as KEY=VALUE",
     "predict tuned --file missing.csv": "missing.csv: no such file...",
+    "predict tuned --text film model.hidden_size=3": (
+        "model.hidden_size=3: has no effect on a trained model; give keys of task. and data. only"
+    ),
+    "generate gpt --prompt film --samples 2000000000 --temperature 1": (
+        "--samples must be at least 1 and at most 1,000,000"
+    ),
+    "export bert /proc/model": "cannot write or read: [Errno 2] No such file or directory: '/proc/...",
     "embed bert": "there are no texts; give some as arguments, with --file, or on standard input",
     "embed bert film --batch-size 99999999999": (
         "argument --batch-size: 99999999999 is too large; the maximum is 2,147,483,647; see python -m train embed"

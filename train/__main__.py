@@ -41,7 +41,10 @@ VERBS = {
 PROGRAM = "python -m train" if __package__ == "train" else "bertgpt"  # as the user started it
 TRAINER = ("grain", "matplotlib", "optax", "orbax", "rich", "yaml")  # the packages of the extra `train`
 FULL = (errno.ENOSPC, errno.EDQUOT)
-DENIED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP)
+DENIED = (
+    *(errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EEXIST, errno.EISDIR, errno.ELOOP),
+    errno.ENOENT,  # a folder that cannot be made, or a file that somebody removed meanwhile
+)
 
 
 class Parser(argparse.ArgumentParser):

@@ -62,7 +62,7 @@ def device_memory(device: Any) -> int | None:
     """The bytes of a device's memory; of a CPU device, its share of the machine's. None: JAX does not tell."""
     if device.platform == "cpu":
         return host_memory() // jax.local_device_count()
-    return (device.memory_stats() or {}).get("bytes_limit")
+    return (device.memory_stats() or {}).get("bytes_limit") or None
 
 
 def host_memory() -> int:

@@ -287,7 +287,9 @@ def _parts(given: dict[Any, Any], kind: type | None) -> dict[str, Any] | None:
         )
         return given if given and valid else None
     weights = {path: number(float, scalar(w) if isinstance(w, str) else w) for path, w in given.items()}
-    valid = kind is float and all(isinstance(path, str) and path and w and w > 0 for path, w in weights.items())
+    valid = kind is float and all(
+        isinstance(path, str) and path and w and 0 < w < LARGEST[float] for path, w in weights.items()
+    )
     return weights if given and valid else None
 
 

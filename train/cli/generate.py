@@ -5,6 +5,8 @@ from typing import Any
 
 from . import add_model, whole_number
 
+MOST_SAMPLES = 1_000_000  # texts that are generated at once
+
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments: a run or model folder, a prompt, and decoding options."""
@@ -86,8 +88,8 @@ def _check(options: argparse.Namespace) -> None:
 
     if options.max_new_tokens < 1:
         raise InputError("--max-new-tokens must be at least 1")
-    if options.samples < 1:
-        raise InputError("--samples must be at least 1")
+    if not 1 <= options.samples <= MOST_SAMPLES:
+        raise InputError(f"--samples must be at least 1 and at most {MOST_SAMPLES:,}")
     if options.samples > 1 and options.temperature == 0:
         raise InputError("--samples above 1 needs a --temperature above 0, since all samples would be the same")
     if options.min_new_tokens and options.end_token is None:

@@ -13,7 +13,7 @@ from bertgpt.data.tasks.readers import read_all_rows
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import encode_rows
 from bertgpt.data.tasks.templates import END
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, excerpt
 from bertgpt.inference.predict import SPECS, kind_of, predict_rows, respond, task_data
 from bertgpt.model.blocks import Model
 
@@ -31,6 +31,7 @@ from ..step import eval_step
 from . import finetuning, task_metrics, task_rows
 
 MOST_DRAWN = 50  # most classes that confusion.png shows
+READ = ("task.", "data.", "train.batch_size=")  # keys that evaluate and predict read
 CHUNK = 32  # rows per batch of predictions
 
 
@@ -64,6 +65,9 @@ def load_tuned(run: Run, folder: str | Path, overrides: Sequence[str] = ()) -> T
         config = RunConfig()
         config.data.sequence_length = run.model.config.max_positions
     config = configs.override(config, overrides)
+    for given in overrides:
+        if not given.startswith(READ):
+            raise InputError(f"{excerpt(given)}: has no effect on a trained model; give keys of task. and data. only")
     config.task.kind = config.task.kind or kind
     if config.task.kind != kind:
         raise InputError(f"{folder}: its model is for {kind}, not for task.kind {config.task.kind}")
