@@ -160,10 +160,15 @@ def test_a_row_that_cannot_be_used_is_named(task, values, message):
 
 
 def test_training_rows_of_one_label_are_refused():
-    with pytest.raises(InputError, match=r"data.train has only the labels \['a'\]; give at least two"):
+    with pytest.raises(InputError, match=r"the training rows have only the labels \['a'\]; give at least two"):
         find_labels([Row("", {"label": "a"})], "label", False)
     rows = [Row("", {"label": str(number)}) for number in range(10_001)]
     with pytest.raises(InputError, match="data.train has 10,001 labels in column 'label', over the maximum of 10,000"):
         find_labels(rows, "label", False)
     with pytest.raises(InputError, match="give at least one"):
         find_labels([Row("", {"label": []})], "label", True)
+
+
+def test_a_column_in_other_capitals_is_offered():
+    with pytest.raises(InputError, match=r"column 'text' is missing \(columns: Text, label\); set task.text=Text$"):
+        Row("a.jsonl line 1", {"Text": "a", "label": "b"}).text("text", "task.text")

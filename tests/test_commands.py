@@ -405,7 +405,9 @@ def test_python_gives_a_run_another_head(bert_run):
     with pytest.warns(UserWarning, match="BertModel does not use"):
         encoder = bertgpt.load_pretrained(bert_run, "BertModel")[1]
     assert same(encoder, params["bert"])
-    with pytest.raises(bertgpt.InputError, match="architecture 'OpenAIGPTModel' is unknown; choose one of BertModel"):
+    with pytest.raises(
+        bertgpt.InputError, match="architecture 'OpenAIGPTModel' is for another kind of model; choose one of BertModel"
+    ):
         bertgpt.load_pretrained(bert_run, "OpenAIGPTModel")
 
 

@@ -331,7 +331,7 @@ def test_an_input_that_names_no_file_is_refused(write, tmp_path):
 
 def test_a_folder_without_text_files_is_refused(write, tmp_path):
     write("d/a.md", "one")
-    with pytest.raises(InputError, match="no folder with"):
+    with pytest.raises(InputError, match="the folder has no .txt"):
         files.find_files(str(tmp_path / "d"))
 
 
@@ -529,3 +529,9 @@ def test_the_language_decides_where_a_sentence_ends():
 
 def test_a_paragraph_ends_a_sentence():
     assert split_sentences(["A heading", "", "Some text."]) == ["A heading", "Some text."]
+
+
+@pytest.mark.parametrize("name", ["a.csv", "a.tsv.gz"])
+def test_a_table_is_no_text(write, name):
+    with pytest.raises(InputError, match=r"a table is not read as text; write the column of texts to .txt or .jsonl"):
+        list(documents.read_documents([write(name, "text,label\na,b\n")]))

@@ -58,15 +58,28 @@ MISTAKES = {  # command -> the line without "error: "; ... is any text; every ex
     "pretrain flat.yaml": "flat.yaml: train.steps: dotted keys are for overrides; in a file, nest the keys",
     "pretrain names.yaml": "names.yaml: unknown key learning_rate; did you mean optimizer.learning_rate?",
     "pretrain bert_demo --lr 3e-5": (
-        "unrecognized arguments: --lr 3e-5; settings are given as key=value, and --lr is optimizer.learning_rate;"
+        "unrecognized arguments: --lr 3e-5; settings are given as key=value; --lr is optimizer.learning_rate;"
         " see python -m train pretrain --help"
     ),
     "pretrain bert_demo --per_device_train_batch_size=8": (
-        "unrecognized arguments: --per_device_train_batch_size=8; settings are given as key=value, and "
+        "unrecognized arguments: --per_device_train_batch_size=8; settings are given as key=value; "
         "--per_device_train_batch_size is train.batch_size, which counts the rows of all devices together; see "
         "python -m train pretrain --help"
     ),
-    "pretrain bert_demo train.steps = 3": "'train.steps': overrides look like train.steps=1000, without spaces",
+    "pretrain bert_demo train.steps = 3": (
+        "'train.steps': overrides look like train.steps=1000, without spaces or in quotes"
+    ),
+    "pretrain data.train=text.txt out=new": (
+        "data.train=text.txt: the first argument must be a YAML file or a recipe, such as bert_demo; settings follow"
+    ),
+    "pretrain bert_demo --output_dir new --num_train_epochs 3": (
+        "unrecognized arguments: --output_dir new --num_train_epochs 3; settings are given as key=value; "
+        "--output_dir is out; --num_train_epochs is train.epochs for tasks; for pretraining, train.steps; see "
+        "python -m train pretrain --help"
+    ),
+    "pretrain bert_demo data.train=reviews.csv out=new": (
+        "reviews.csv: a table is not read as text; write the column of texts to .txt or .jsonl"
+    ),
     "pretrain bert_demo steps=3": "steps=3: unknown key steps; did you mean train.steps?",
     "pretrain bert_demo train.step=3": "train.step=3: unknown key train.step; did you mean train.steps?",
     "pretrain bert_demo optimizer.lr=3e-5": (
@@ -117,7 +130,7 @@ MISTAKES = {  # command -> the line without "error: "; ... is any text; every ex
         "model.preset 'bert_bas' is unknown; choose one of ..."
     ),
     "pretrain bert_mlm model.init_from=nowhere/bert data.train=text.txt out=new": (
-        "nowhere/bert: no such folder, no copy in the hub's cache, and HF_HUB_OFFLINE is set"
+        "model.init_from: nowhere/bert: no such folder, no copy in the hub's cache, and HF_HUB_OFFLINE is set"
     ),
     "pretrain bert_mlm model.init_from=lfs data.train=text.txt out=new": f"lfs/model.safetensors: {LFS}",
     "pretrain bert_mlm model.init_from=roberta data.train=text.txt out=new": (
@@ -184,9 +197,12 @@ MISTAKES = {  # command -> the line without "error: "; ... is any text; every ex
     "generate gpt film": "the following arguments are required: --prompt; see python -m train generate --help",
     "evaluate bert": "a BertForPreTraining has no task head; fine-tune it first",
     "evaluate tuned --data numbers.csv": (
-        "numbers.csv line 2: label '1' is not among those of the training data (neg, pos)"
+        "numbers.csv line 2: label '1' is not among those of the training data (neg, pos); correct it, or "
+        "add such rows to data.train"
     ),
-    "predict tuned 'a fine film'": "'a fine film': give a text with --text TEXT, in quotes, and settings as KEY=VALUE",
+    "predict tuned 'a fine film'": (
+        "'a fine film': give a text with --text, in quotes, a file with --file, and settings as KEY=VALUE"
+    ),
     "predict tuned --file missing.csv": "missing.csv: no such file...",
     "predict tuned --text film model.hidden_size=3": (
         "model.hidden_size=3: has no effect on a trained model; give keys of task. and data. only"
@@ -195,6 +211,13 @@ MISTAKES = {  # command -> the line without "error: "; ... is any text; every ex
         "--samples must be at least 1 and at most 1,000,000"
     ),
     "export bert /proc/model": "cannot write or read: [Errno 2] No such file or directory: '/proc/...",
+    "predict tuned": "there are no texts; give --text, --file, or lines on standard input",
+    "generate gpt --prompt film --top_k 3": (
+        "unrecognized arguments: --top_k 3; did you mean --top-k? see python -m train generate --help"
+    ),
+    "evaluate tuned reviews.csv": "'reviews.csv': give rows with --data PATH, and settings as KEY=VALUE",
+    "inspect text.txt": ("text.txt: is a file; give the folder of a run or model, or the name of a model on the hub"),
+    "report nowhere": "nowhere: no such folder; give a run folder",
     "embed bert": "there are no texts; give some as arguments, with --file, or on standard input",
     "embed bert film --batch-size 99999999999": (
         "argument --batch-size: 99999999999 is too large; the maximum is 2,147,483,647; see python -m train embed"
@@ -202,7 +225,7 @@ MISTAKES = {  # command -> the line without "error: "; ... is any text; every ex
     ),
     "export bert": "the following arguments are required: FOLDER; see python -m train export --help",
     "export bert run": "run is a run folder; give another folder, which is created or replaced",
-    "report bert": "bert: no metrics.jsonl with rows; give a run folder",
+    "report bert": "bert: no metrics.jsonl with rows; give a run folder, or wait for its first row",
     "plan bert_base --devices 0": "--devices is 0; give from 1 to 16,384",
 }
 

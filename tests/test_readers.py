@@ -241,7 +241,7 @@ def test_a_folder_without_data_is_refused(write, tmp_path):
     write("d/a.md", "one")
     with pytest.raises(InputError) as error:
         readers.read_rows(str(tmp_path / "d"))
-    assert str(error.value) == f"{tmp_path}/d: no such file, and no folder with {SUFFIXES} files"
+    assert str(error.value) == f"{tmp_path}/d: the folder has no {SUFFIXES} files"
 
 
 @pytest.mark.parametrize("load", [readers.read_rows, readers.data_digest])
@@ -253,7 +253,7 @@ def test_a_missing_file_is_refused(tmp_path, load):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.csv", "a,b\n1,2\n\n1\n", "a.csv line 4: 1 cells, but the header has 2; quote cells that contain commas"),
+        ("a.csv", "a,b\n1,2\n\n1\n", "a.csv line 4: 1 cells, but the header has 2; fill in the missing ones"),
         ("a.csv", 'a,b\n"1\n2",3,4\n', "a.csv line 2: 3 cells, but the header has 2; quote cells that contain commas"),
         ("a.tsv", "a\tb\n1\t2\t3\n", "a.tsv line 2: 3 cells, but the header has 2; remove tabs from the cells"),
         ("a.csv", "a,b,a\n", "a.csv line 1: two columns are named 'a'; rename one"),
@@ -326,7 +326,8 @@ def test_a_file_without_blank_lines_is_no_sentence(write, monkeypatch):
     ],
 )
 def test_what_squad_lacks_is_named(write, content, message):
-    assert refusal(write("a.json", content)) == f"a.json {message}; use the format of SQuAD"
+    more = "; for labelled rows give the list alone" if "paragraphs" in message else ""
+    assert refusal(write("a.json", content)) == f"a.json {message}; use the format of SQuAD{more}"
 
 
 @pytest.mark.parametrize(
@@ -408,6 +409,42 @@ def test_a_json_file_over_the_limit_is_refused(write, monkeypatch):
     monkeypatch.setattr(files, "MAX_JSON", 10)
     message = "a.json: over 10 bytes; convert it to JSONL, which is read line by line"
     assert refusal(write("a.json", '[{"far": 1}]')) == message
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "message"),
+    [
+        (
+            "a.csv",
+            "text;label\na;b\n",
+            "a.csv line 1: one column, 'text;label'; if semicolons separate the columns, replace",
+        ),
+        (
+            "a.tsv",
+            "text;label\na;b\n",
+            "a.tsv line 1: one column, 'text;label'; if semicolons separate the columns, replace",
+        ),
+        ("a.csv", "text\tlabel\na\tb\n", "a.csv line 1: one column, whose name contains tabs; rename the file to .tsv"),
+        (
+            "a.jsonl",
+            '[\n{"a": 1}\n]',
+            "a.jsonl line 1: not JSON: Expecting value; if the file is one list, rename it to .json",
+        ),
+        (
+            "a.json",
+            '{"a": 1}\n{"a": 2}\n',
+            "a.json line 2: not JSON: Extra data; if each line is an object, rename the ",
+        ),
+    ],
+)
+def test_a_file_of_another_format_is_told_its_name(write, name, content, message):
+    assert refusal(write(name, content)).startswith(message)
+
+
+@pytest.mark.parametrize("name", ["a.jsonl", "a.csv.gz", "a.parquet", "a.json", "a.conll"])
+def test_a_git_lfs_pointer_is_called_one(write, name):
+    path = write("pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3\n")
+    assert refusal(path.rename(path.with_name(name))).startswith(f"{name}: is a git-lfs pointer")
 
 
 def test_a_cell_may_be_as_long_as_a_line(write):

@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shutil
 import typing
 from pathlib import Path
 
@@ -14,7 +15,7 @@ import bertgpt
 from bertgpt.errors import excerpt
 from train import hints
 from train.__main__ import main
-from train.config import differences, flatten, keep_decided, load, option_hint, override, save, to_dict
+from train.config import differences, flatten, keep_decided, load, load_run, option_hint, override, save, to_dict
 from train.sections import KEYS, RunConfig
 
 TEXTS = ["007", "1e3", "1_000", "0x10", "no", "NULL", "true", "2024-01-01", "1:30", "#2", "#2 String", "run #2", "a: b"]
@@ -520,13 +521,26 @@ def test_every_number_fits_32_bits(name, key, refused):
 @pytest.mark.parametrize(
     ("option", "advice"),
     [
-        ("--lr", "and --lr is optimizer.learning_rate"),
-        ("--train.steps=5", "and --train.steps is train.steps=..."),
-        ("--batch-size", "and --batch-size is train.batch_size=..."),
-        ("--out", "and --out is out=..."),
-        ("--fp16", "and --fp16 is train.dtype=bfloat16"),
-        ("--no_such", "settings are given as key=value; "),
+        ("--lr", "--lr is optimizer.learning_rate"),
+        ("--train.steps", "--train.steps is train.steps=...; "),
+        ("--batch-size", "--batch-size is train.batch_size=..."),
+        ("--out", "--out is out=..."),
+        ("--fp16", "--fp16 is train.dtype=bfloat16"),
     ],
 )
 def test_an_option_is_told_its_key(option, advice):
     assert advice in option_hint(option)
+    assert option_hint("--no_such") == ""
+
+
+def test_a_copied_run_is_not_resumed_in_its_old_place(tmp_path):
+    old, new = tmp_path / "old", tmp_path / "new"
+    (old / "checkpoints").mkdir(parents=True)
+    save(override(RunConfig(), [f"out={old}"]), old / "config.yaml")
+    shutil.copytree(old, new)
+    assert load_run(str(old / "config.yaml")).out == str(old)
+    with pytest.raises(bertgpt.InputError, match=rf"its out is {old}; add out={new} to train here, or out={old} to"):
+        load_run(str(new / "config.yaml"), ["train.steps=3"])
+    assert load_run(str(new / "config.yaml"), [f"out={new}"]).out == str(new)
+    (new / "config.yaml").rename(new / "recipe.yaml")
+    assert load_run(str(new / "recipe.yaml")).out == str(old)

@@ -259,3 +259,27 @@ def test_an_update_costs_three_forward_passes_of_what_the_batch_holds():
     assert flops.step_flops(gpt, {"input_ids": shape(4, 16), "labels": shape(4)}) == 3 * flops.forward_flops(
         gpt, 4, 16, 0
     )
+
+
+@pytest.mark.parametrize("does", ["time.sleep(30)", "return 0", "return 2", "raise SystemExit(3)"])
+def test_ctrl_c_ends_a_command_whatever_becomes_of_the_exception(does):
+    code = f"""
+import os, signal, sys, time
+from train import __main__ as program, interrupts
+
+def main():
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+        time.sleep(30)
+    except KeyboardInterrupt:  # as a callback of JAX's swallows it
+        print("Traceback", file=sys.stderr)
+    {does}
+
+interrupts.GRACE, program.main = 0.2, main
+program.console()
+"""
+    begun = time.monotonic()
+    command = [sys.executable, "-c", code]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert (result.returncode, result.stderr) == (3 if "Exit" in does else 130, "\nstopped by Ctrl-C\n")
+    assert time.monotonic() - begun < 20

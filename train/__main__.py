@@ -19,6 +19,7 @@ from typing import Any, NoReturn
 
 from bertgpt.errors import InputError, one_line
 
+from . import interrupts
 from .atomic_files import user_cache
 
 VERBS = {
@@ -59,11 +60,16 @@ class Parser(argparse.ArgumentParser):
         given = message.removeprefix("unrecognized arguments: ")
         if given == message:
             return ""
-        if given.startswith("--") and any(action.dest == "overrides" for action in self._actions):
+        options = [one.partition("=")[0] for one in given.split() if one.startswith("--")]
+        if not options:
+            return "put a text of several words in quotes; "
+        if any(action.dest == "config" for action in self._actions):
             from .config import option_hint
 
-            return option_hint(given.split()[0])
-        return "" if given.startswith("-") else "put a text of several words in quotes; "
+            return "settings are given as key=value; " + "".join(map(option_hint, options))
+        known = [name for action in self._actions for name in action.option_strings]
+        near = [found for one in options for found in difflib.get_close_matches(one.replace("_", "-"), known, 1)]
+        return f"did you mean {', '.join(near)}? " if near else ""
 
 
 class Version(argparse.Action):
@@ -102,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
             command.run(parsed)
         return 0
     except KeyboardInterrupt:
-        return 130
+        return interrupts.CODE
     except BrokenPipeError:
         return leave_broken_pipe()
     except Exception as error:
@@ -177,7 +183,7 @@ def explain(error: Exception) -> int:
         message = f"{error.name} is not installed; pip install 'bertgpt[train]'"
     elif number in FULL or "No space left on device" in text or "ENOSPC" in text:
         message = f"disk full: {text[:300]}; free some space and run the command again"
-    elif number in DENIED:
+    elif number in DENIED or "os_error_code" in text:  # the second of orbax's storage
         message = f"cannot write or read: {text}"
     elif number == errno.ENAMETOOLONG:
         message = f"a name is too long for the file system: {text}; give a shorter one"
@@ -226,8 +232,11 @@ def console() -> NoReturn:
     if sys.stderr is not None:  # it is None if the user closed it
         faulthandler.enable()
         faulthandler.register(signal.SIGUSR1)
+    interrupts.install()
     code = main()
-    if code == 130:  # JAX may have been interrupted while it started; the interpreter's normal exit can crash then
+    if interrupts.RECEIVED.is_set():  # a library may have made another error of it
+        code = interrupts.CODE
+    if code == interrupts.CODE:  # JAX may have been interrupted while it started; the normal exit can crash then
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

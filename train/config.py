@@ -43,8 +43,29 @@ def load(file: str, overrides: Sequence[str] = ()) -> RunConfig:
     return _build(RunConfig(), [(f"{file}: ", _dotted(read_yaml(file), file)), *_layers(overrides)])
 
 
+def load_run(file: str, overrides: Sequence[str] = ()) -> RunConfig:
+    """Load the configuration of a run to start or resume.
+
+    Raises:
+        InputError: as `load`; or the file is in the folder of a run that was moved or copied.
+    """
+    config, folder = load(file, overrides), Path(file).parent
+    moved = Path(file).name == "config.yaml" and (folder / "checkpoints").is_dir()
+    elsewhere = is_storage(config.out) or Path(config.out).resolve() != folder.resolve()
+    if moved and elsewhere and not any(given.startswith("out=") for given in overrides):
+        raise InputError(
+            f"{file} is in a run folder, but its out is {config.out}; add out={folder} to train here, or "
+            f"out={config.out} to train there"
+        )
+    return config
+
+
 def find_recipe(name: str) -> str:
     """Return the file of a recipe given by name, such as bert_demo; return any other path unchanged."""
+    if "=" in name and not Path(name).exists():
+        raise InputError(
+            f"{name}: the first argument must be a YAML file or a recipe, such as bert_demo; settings follow"
+        )
     if re.fullmatch(r"[\w-]+", name) is None or Path(name).is_file():
         return name
     here = Path(__file__).parent
@@ -169,14 +190,11 @@ def _check_key(name: str, source: str) -> None:
 
 
 def option_hint(option: str) -> str:
-    """What to give for an option that a command lacks, such as --lr, since settings are given as key=value."""
-    option = option.partition("=")[0]
+    """What to give for an option that a command lacks, such as --lr; "" if nothing is known."""
     name = option.strip("-").replace("-", "_")
     keys = [key for key in KEYS if name in (key, key.rpartition(".")[2])]
     meant = f"{keys[0]}=..." if len(keys) == 1 else hint(name)
-    return (
-        f"settings are given as key=value, and {option} is {meant}; " if meant else "settings are given as key=value; "
-    )
+    return f"{option} is {meant}; " if meant else ""
 
 
 def _first_key(section: str) -> str:
@@ -194,7 +212,7 @@ def _parse_override(item: str) -> dict[str, Any]:
     """`key=value` -> the key, with None, a text or a list of texts."""
     key, _, text = item.partition("=")
     if "=" not in item or not key:
-        raise InputError(f"{excerpt(repr(item))}: overrides look like train.steps=1000, without spaces")
+        raise InputError(f"{excerpt(repr(item))}: overrides look like train.steps=1000, without spaces or in quotes")
     _check_key(key, excerpt(item))
     if text == "null":
         return {key: None}

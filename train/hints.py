@@ -103,6 +103,9 @@ HINTS = {  # the last part of another program's name: what does the same here
     "warmup_iters": "optimizer.warmup_steps",
     # short names
     "bs": "train.batch_size",
+    "task_name": "task.kind",
+    "task_type": "task.kind",
+    "type": "task.kind",
     "device": "the environment variable JAX_PLATFORMS (cpu, cuda or tpu)",
     "devices": "parallel.data and parallel.fsdp",
     "epochs": "train.epochs",

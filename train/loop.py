@@ -29,6 +29,7 @@ from .step import eval_step, train_step, trained
 from .watching import Profile, Stop, Watchdog
 from .window import Window
 
+SHOWN = 8  # settings in a message
 FEW_TOKENS = 1000  # predicted tokens in an evaluation; below this number a run warns
 
 
@@ -143,11 +144,16 @@ def check_out(files: RunStorage, config: RunConfig) -> None:
     checkpoints = files.checkpoints()
     if checkpoints.steps() or checkpoints.damaged():
         raise InputError(
-            f"{config.out} was started with different settings: {', '.join(differing)}; restore them, or start a new "
+            f"{config.out} was started with different settings: {listed(differing)}; restore them, or start a new "
             f"run from its weights: out=ANOTHER model.init_from={config.out}. A resumed run may change keys such as "
             "train.steps, train.eval_every and checkpoint.every (marked * in docs/configuration.md)"
         )
     say(f"{out}: replacing a run with other settings that ended before its first checkpoint: {', '.join(differing)}")
+
+
+def listed(settings: list[str]) -> str:
+    """The first of many settings, and how many more there are."""
+    return ", ".join(settings[:SHOWN] + ([f"and {len(settings) - SHOWN} more"] if len(settings) > SHOWN else []))
 
 
 def build(config: RunConfig, job: TrainJob, strategy: Strategy) -> tuple[CompiledSteps, Callable[[Any], TrainState]]:

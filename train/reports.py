@@ -259,7 +259,9 @@ def need_metrics(folder: Path) -> list[dict[str, Any]]:
     """
     rows = read_metrics(folder)
     if not rows:
-        raise InputError(f"{folder}: no metrics.jsonl with rows; give a run folder")
+        if not folder.is_dir():
+            raise InputError(f"{folder}: no such folder; give a run folder")
+        raise InputError(f"{folder}: no metrics.jsonl with rows; give a run folder, or wait for its first row")
     return rows
 
 

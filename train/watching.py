@@ -69,7 +69,8 @@ class Stop:
         """
         text = f"{name}: stopping after this step, with a checkpoint; Ctrl-C now ends the run at once, without one"
         os.write(2, f"\n{text}\n".encode())
-        signal.signal(signal.SIGINT, signal.default_int_handler)
+        before = self.before.get(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGINT, before if callable(before) else signal.default_int_handler)
 
 
 class Watchdog:

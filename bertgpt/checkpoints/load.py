@@ -78,10 +78,14 @@ def load_pretrained(
 
     Raises:
         InputError: the folder does not contain such a model, is damaged, or needs something that this library does not
-            support. The message names the file and the key or tensor. Or the model cannot be downloaded.
+            support. The message names the file and the key or tensor. Or the model cannot be downloaded, or num_labels
+            is given for a class without a classifier.
     """
     source = _open(find_model(folder, revision, architecture).folder, architecture, step)
     home = importlib.import_module(f"bertgpt.model.{source.family.architecture}")
+    if num_labels is not None and not source.architecture.endswith("Classification"):
+        named = next(name for name in source.family.architectures if name.endswith("SequenceClassification"))
+        raise InputError(f"num_labels is for a classifier, not for {source.architecture}; name one, such as {named}")
     model = getattr(home, source.architecture)(model_config(source, num_labels))
     wanted = wanted_tensors(source.family, source.architecture, model)
     remade = _missing_heads(source, wanted, architecture is not None, num_labels is not None)
@@ -189,7 +193,8 @@ def open_folder(folder: Path, architecture: str | None = None) -> Source:
 def _check_architecture(folder: Path, family: Family, name: str) -> None:
     if name not in family.architectures:
         choices = ", ".join(family.architectures)
-        raise InputError(f"{folder}: architecture {name!r} is unknown; choose one of {choices}")
+        state = "is for another kind of model" if hf_mapping.family_of(name) else "is unknown"
+        raise InputError(f"{folder}: architecture {name!r} {state}; choose one of {choices}, as a text")
 
 
 def _read_config(folder: Path, architecture: str | None = None) -> dict[str, Any]:

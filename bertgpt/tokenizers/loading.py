@@ -103,7 +103,7 @@ def parse_tokenizer(text: str, place: Any) -> Tokenizer:
     try:
         description = json.loads(text)
     except (ValueError, RecursionError) as error:
-        raise InputError(f"{place}: not JSON: {error}") from error
+        raise InputError(f"{place}: not JSON, so no tokenizer.json: {error}") from error
     if not isinstance(description, dict):
         raise InputError(f"{place}: not a tokenizer: not a JSON object")
     check_before(place, description)

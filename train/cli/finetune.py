@@ -11,7 +11,7 @@ def run(options: argparse.Namespace) -> None:
     """Load the configuration and train."""
     from .. import config
 
-    settings = config.load(options.config, options.overrides)
+    settings = config.load_run(options.config, options.overrides)
 
     from ..jobs.finetuning import finetune  # a slow import; a mistake in the configuration is reported first
 

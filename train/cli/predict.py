@@ -38,7 +38,8 @@ def run(options: argparse.Namespace) -> None:
     for given in options.overrides:
         if "=" not in given:
             raise InputError(
-                f"{excerpt(repr(given))}: give a text with --text TEXT, in quotes, and settings as KEY=VALUE"
+                f"{excerpt(repr(given))}: give a text with --text, in quotes, a file with --file, and settings as "
+                "KEY=VALUE"
             )
     if options.max_new_tokens < 1:
         raise InputError("--max-new-tokens must be at least 1")
@@ -51,8 +52,12 @@ def run(options: argparse.Namespace) -> None:
     tuned = evaluating.load_tuned(run, options.run, options.overrides)
     found = evaluating.predict(tuned, _rows(tuned, options), options.max_new_tokens)
     shown = options.text is None and not sys.stdout.isatty()  # a terminal shows the predictions themselves
+    number = 0
     for prediction in counted(found, "predicting", "rows", lambda: _count_rows(tuned, options), shown):
+        number += 1
         print(json.dumps(prediction, ensure_ascii=False), flush=True)
+    if not number:
+        raise InputError("there are no texts; give --text, --file, or lines on standard input")
 
 
 def _next_sentence(run: Any, options: argparse.Namespace) -> None:
@@ -96,7 +101,10 @@ def _rows(tuned: Any, options: argparse.Namespace) -> Iterator[Any]:
     for name in ("pair", "question", "choice"):
         if getattr(options, name) is not None and name != EXTRA.get(tuned.kind, "pair"):
             raise InputError(f"--{name} is not for {tuned.kind}; remove it")
-    task.pair = task.pair or ("pair" if options.pair is not None else None)  # a model folder has no task settings
+    if options.pair is not None and options.text is not None and not task.pair:
+        if (tuned.folder / "config.yaml").is_file():
+            raise InputError("--pair: this run was fine-tuned on single texts (task.pair is null); remove it")
+        task.pair = "pair"  # a model folder has no task settings
     for text in (text for value in values.values() for text in ([value] if isinstance(value, str) else value)):
         check_text(text)
     if options.text is not None:

@@ -13,7 +13,7 @@ def run(options: argparse.Namespace) -> None:
     """Load the configuration and train."""
     from .. import config
 
-    settings = config.load(options.config, options.overrides)
+    settings = config.load_run(options.config, options.overrides)
 
     from ..jobs.pretraining import pretrain  # a slow import; a mistake in the configuration is reported first
 

@@ -3,10 +3,13 @@
 import argparse
 import re
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 OBJECT = re.compile(r'\s*\{\s*("|\}|$)')  # how a JSON object begins; a text may begin with a brace too
+
+LIST = re.compile(r"\s*\[\s*(\{|$)")
 
 
 def add_texts(parser: argparse.ArgumentParser, document: str) -> None:
@@ -31,7 +34,7 @@ def read_texts(options: argparse.Namespace) -> Iterator[str]:
     from bertgpt.errors import InputError
 
     from ..config import expand_home
-    from ..reports import check_text
+    from ..reports import check_text, warn
 
     if options.texts and options.file is not None:
         raise InputError("give texts as arguments or with --file, not both")
@@ -41,6 +44,8 @@ def read_texts(options: argparse.Namespace) -> Iterator[str]:
     found = False
     for text in options.texts or _texts_of_input(options.text_key):
         check_text(text)
+        if options.texts and len(text) < 256 and Path(text).is_file():
+            warn(f"{text!r} is taken as a text, and a file has this name; to read the file, give --file")
         found = True
         yield text
     if not found:
@@ -112,9 +117,13 @@ def input_lines(key: str) -> Iterator[tuple[str, dict[str, Any]]]:
     from bertgpt.errors import InputError
 
     name = "standard input"
+    if sys.stdin.isatty():
+        print("reading texts from the terminal, one a line; end with Ctrl-D", file=sys.stderr)
     for number, line in stream_lines(name, sys.stdin.buffer):
         if not line.strip():
             continue
+        if LIST.match(line):
+            raise InputError(f"{name} line {number}: a JSON list; give one object a line, or a .json file with --file")
         if not OBJECT.match(line):
             yield f"{name} line {number}", {key: line.rstrip("\r\n")}
             continue

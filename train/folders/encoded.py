@@ -11,7 +11,8 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Sequence
+import shutil
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -70,13 +71,28 @@ def encode_splits(
         folder.mkdir(parents=True, exist_ok=True)
         hosts.after_all(folder, encode_share, "waiting for other processes, which encode their share of the rows")
     examples: dict[str, list[Example]] = {split: [] for split in splits}
-    with Bar("encoding", sum(map(len, splits.values())), "rows", shown=not (hosts.several() and shared)) as bar:
+    is_new = not folder.exists()
+    with (
+        _removed_on_error(folder if is_new else None),
+        Bar("encoding", sum(map(len, splits.values())), "rows", shown=not (hosts.several() and shared)) as bar,
+    ):
         for (split, rows), file in zip(parts, files, strict=True):
             examples[split] += made.get(file) or _examples(data, rows, file, bar)
     if hosts.is_first():
         for file in set(folder.glob("*.examples")).difference(files):
             file.unlink(missing_ok=True)
     return examples
+
+
+@contextlib.contextmanager
+def _removed_on_error(folder: Path | None) -> Iterator[None]:
+    """Remove a folder, if one is given, when a row cannot be used: the run has not begun."""
+    try:
+        yield
+    except InputError:
+        if folder is not None:
+            shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _examples(data: TaskData, rows: Sequence[Row], file: Path, bar: Bar) -> list[Example]:

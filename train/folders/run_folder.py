@@ -145,6 +145,8 @@ def _check_model_folder(folder: Path, step: int | None) -> None:
     Raises:
         InputError: it is no model folder, or a step is given.
     """
+    if folder.is_file():
+        raise InputError(f"{folder}: is a file; give the folder of a run or model, or the name of a model on the hub")
     if not is_model_folder(folder):
         raise InputError(f"{folder}: neither a run folder (no config.yaml) nor a model folder (no config.json)")
     if step is not None:
@@ -314,7 +316,10 @@ def init_folder(config: RunConfig) -> Path:
     name = str(config.model.init_from)
     if is_storage(name):
         return fetched(name, config.model.init_step)
-    found = _find_in_all(config)
+    try:
+        found = _find_in_all(config)
+    except InputError as error:
+        raise InputError(f"model.init_from: {error}") from error
     config.model.init_commit = found.commit
     if found.commit is not None:
         say(f"model.init_from: {config.model.init_from} at commit {found.commit}")

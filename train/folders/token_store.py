@@ -197,7 +197,10 @@ def _why_prepare(
         raise InputError(f"{folder}: {damage}, and cannot be prepared again: {error}") if damage else error from None
     has_begun = initial is not None and initial.is_resumed and (folder / "meta.json").exists()
     if reason is not None and has_begun:
-        raise InputError(f"{reason} since this run began at {config.out}; start a new run with another out")
+        raise InputError(
+            f"{reason} since this run began at {config.out}, or another run made {folder} anew; restore it, or remove "
+            "that folder so that it is made again from data.train, or start a new run with another out and data.store"
+        )
     return reason or (damage and f"damaged: {damage}")
 
 

@@ -38,7 +38,8 @@ def read_splits(config: RunConfig) -> dict[str, list[Row]]:
             try:
                 rows[split] = read_all_rows(address, **columns)
             except InputError as error:
-                raise InputError(f"data.{key}: {error}") from error
+                more = "; set data.eval=null to hold rows out" if key == "eval" and "no such file" in str(error) else ""
+                raise InputError(f"data.{key}: {error}{more}") from error
     for split, found in rows.items():
         if not found:
             kind, _, name = split.partition(".")

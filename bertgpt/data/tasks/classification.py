@@ -192,7 +192,10 @@ def find_labels(rows: Iterable[Row], column: str, several: bool) -> tuple[str, .
         value = row.get(column, "task.label")
         found |= set(label_names(row, value)) if several else {label_name(row, value)}
     if len(found) < (1 if several else 2):
-        raise InputError(f"data.train has only the labels {sorted(found)}; give at least {'one' if several else 'two'}")
+        raise InputError(
+            f"the training rows have only the labels {sorted(found)}; give at least {'one' if several else 'two'} "
+            "(without data.eval, some rows are held out)"
+        )
     if len(found) > MAX_LABELS:
         problem = f"data.train has {len(found):,} labels in column {column!r}, over the maximum of {MAX_LABELS:,}"
         raise InputError(f"{problem}; set task.label to another column")
@@ -225,7 +228,10 @@ def label_names(row: Row, value: Any) -> list[str]:
 def _index(row: Row, name: str, labels: tuple[str, ...]) -> int:
     if name not in labels:
         known = ", ".join(labels[:20])
-        raise InputError(f"{row.place}: label {name!r} is not among those of the training data ({known})")
+        raise InputError(
+            f"{row.place}: label {name!r} is not among those of the training data ({known}); correct it, or add such "
+            "rows to data.train"
+        )
     return labels.index(name)
 
 

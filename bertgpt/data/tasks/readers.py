@@ -210,7 +210,8 @@ def _question(place: str, identity: str, question: dict[str, Any], context: str)
 def _field(place: str, value: Any, key: str, kind: type[T]) -> T:
     found = value.get(key) if isinstance(value, dict) else None
     if not isinstance(found, kind) or isinstance(found, bool):
-        raise InputError(f"{place}: no {kind.__name__} under {key!r}; use the format of SQuAD")
+        more = "; for labelled rows give the list alone" if key == "paragraphs" else ""
+        raise InputError(f"{place}: no {kind.__name__} under {key!r}; use the format of SQuAD{more}")
     return found
 
 
@@ -223,13 +224,29 @@ def _table(path: File) -> Iterator[Row]:
         if not header:
             header = cells
             check_columns(place, header)
+            _check_separator(place, header, tabs)
         elif len(cells) != len(header):
             advice = "remove tabs from the cells" if tabs else "quote cells that contain commas"
+            if len(cells) < len(header):
+                advice = "fill in the missing ones"
             raise InputError(f"{place}: {len(cells)} cells, but the header has {len(header)}; {advice}")
         else:
             yield Row(place, dict(zip(header, cells, strict=True)))
     if not header:
         raise InputError(f"{path}: empty; name the columns in the first line")
+
+
+def _check_separator(place: str, header: list[str], tabs: bool) -> None:
+    """
+    Raises:
+        InputError: the only column's name contains a separator of other tables.
+    """
+    if len(header) == 1 and not tabs and "\t" in header[0]:
+        raise InputError(f"{place}: one column, whose name contains tabs; rename the file to .tsv")
+    if len(header) == 1 and ";" in header[0]:
+        raise InputError(
+            f"{place}: one column, {header[0]!r}; if semicolons separate the columns, replace them by commas"
+        )
 
 
 def _records(path: File, tabs: bool) -> Iterator[tuple[int, list[str]]]:

@@ -28,7 +28,8 @@ class Row(NamedTuple):
         if self.values.get(column) is None:
             found = ", ".join(map(str, self.values)) or "none"
             state = "is empty" if column in self.values else "is missing"
-            advice = f"set {key} to another"
+            same = [name for name in map(str, self.values) if name.lower() == column.lower() and name != column]
+            advice = f"set {key}={same[0]}" if same else f"set {key} to another"
             if TABLE.search(self.place) and column not in self.values:
                 advice += ", or name the columns in the first line"
                 if key in ("task.words", "task.tags"):

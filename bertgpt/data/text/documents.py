@@ -9,6 +9,7 @@ from bertgpt.data.text.files import File, Read, kind, lines, parse_json, read_js
 from bertgpt.data.text.parquet import parquet_rows
 from bertgpt.errors import InputError
 
+TABLES = (".csv", ".tsv")
 MAX_DOCUMENT = 1 << 22  # characters; a longer document, other than a row, is read as several
 
 
@@ -36,7 +37,8 @@ def read_documents(
     `read`, if given, is called with the number of bytes that were read of the files, compressed as they are.
 
     Raises:
-        InputError: a file is not UTF-8, does not match its suffix, or lacks the key; names the file and the line.
+        InputError: a file is a table, is not UTF-8, does not match its suffix, or lacks the key; names the file and the
+            line.
     """
     for path in files:
         if kind(path) == ".jsonl":
@@ -45,6 +47,8 @@ def read_documents(
             found = _json(path, text_key, read)
         elif kind(path) == ".parquet":
             found = _parquet(path, text_key, read)
+        elif kind(path) in TABLES:
+            raise InputError(f"{path}: a table is not read as text; write the column of texts to .txt or .jsonl")
         elif document == "line":
             found = ([text] for _, line in lines(path, read) if (text := line.strip()))
         else:

@@ -72,6 +72,8 @@ def find_files(inputs: str | Sequence[str], suffixes: Sequence[str] = TEXTS) -> 
         else:
             found = [Path(path) for path in sorted(glob.glob(item, recursive=True)) if os.path.isfile(path)]
         files += found
+        if not found and os.path.isdir(item):
+            raise InputError(f"{item}: the folder has no {', '.join(suffixes)} files")
         if not found:
             raise InputError(f"{item}: no such file, and no folder with {', '.join(suffixes)} files")
     return files
@@ -312,7 +314,12 @@ def parse_json(path: File, place: str, text: str, values: int = MAX_VALUES) -> A
         return json.loads(text)
     except json.JSONDecodeError as error:
         place = f"line {error.lineno}" if error.lineno > 1 else place
-        raise InputError(f"{path} {place}: not JSON: {error.msg}") from error
+        advice = ""
+        if kind(path) == ".json" and error.msg == "Extra data":
+            advice = "; if each line is an object, rename the file to .jsonl"
+        elif kind(path) == ".jsonl" and text.startswith("["):
+            advice = "; if the file is one list, rename it to .json"
+        raise InputError(f"{path} {place}: not JSON: {error.msg}{advice}") from error
     except (RecursionError, ValueError) as error:  # nested too deeply, or a number with thousands of digits
         raise InputError(f"{path} {place}: JSON that Python cannot load: {error}") from error
 
