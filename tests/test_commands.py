@@ -270,12 +270,25 @@ def test_vectors_are_printed_one_a_line(bert_run, capsys, monkeypatch):
         (b'{"text": "a"}\n{"text": \n', "standard input line 2: not JSON: Expecting value; an object must end on its "),
         (b'{\n "text": "a"\n}\n', "standard input line 1: not JSON"),
         (b'{"body": "a"}\n', "standard input line 1: no text under 'text' (found keys body); set --text-key"),
+        (
+            b'a\n[{"text": "a"}]\n',
+            "standard input line 2: a JSON list; give one object a line, or a .json file with --file",
+        ),
         (b'{"text": 3}\n', "standard input line 1: no text under 'text' (found keys text)"),
     ],
 )
 def test_a_line_of_standard_input_that_is_no_text_is_named(bert_run, capsys, monkeypatch, content, expected):
     monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
     assert expected in fails(capsys, "embed", bert_run)
+
+
+def test_a_text_that_is_the_name_of_a_file_is_told(bert_run, capsys, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "a.txt").write_text("a b")
+    assert main(["embed", str(bert_run), "a.txt"]) == 0
+    assert capsys.readouterr().err == (
+        "warning: 'a.txt' is taken as a text, and a file has this name; to read the file, give --file\n"
+    )
 
 
 def test_a_text_may_begin_with_a_brace(bert_run, capsys, monkeypatch):

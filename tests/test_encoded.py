@@ -164,6 +164,18 @@ def test_the_error_is_that_of_the_first_row_that_cannot_be_used(folder, tmp_path
 # On disk
 
 
+def test_an_error_removes_a_new_folder_alone(tmp_path):
+    data = Classification(BERT, ("no", "yes"))
+    good, bad = Row("row 1", {"text": "ant", "label": "no"}), Row("row 2", {"text": "ant", "label": "what"})
+    with pytest.raises(bertgpt.InputError, match="row 2: label 'what'"):
+        encoded.encode_splits(data, {"train": [good], "eval": [bad]}, tmp_path / "encoded")
+    assert not list(tmp_path.iterdir())
+    encoded.encode_splits(data, {"train": [good]}, tmp_path / "encoded")
+    with pytest.raises(bertgpt.InputError, match="row 2: label 'what'"):
+        encoded.encode_splits(data, {"train": [good], "eval": [bad]}, tmp_path / "encoded")
+    assert len(list((tmp_path / "encoded").iterdir())) == 1
+
+
 def encode(name: str, folder, splits=("train", "eval")) -> dict[str, list[Example]]:
     return encoded.encode_splits(CASES[name][0], {split: rows_of(name) for split in splits}, folder)
 

@@ -551,6 +551,7 @@ def test_lines_of_standard_input_are_texts_or_objects(tuned, capsys, monkeypatch
             ["--text", "ant", "data.sequence_length=99"],
             "the length is 99 tokens; it must be from 8 to",
         ),
+        (["--text", "ant", "--pair", "ant"], "--pair: this run was fine-tuned on single texts (task.pair is null)"),
         (["--pair", "ant"], "--pair, --question and --choice need --text"),
         (["--text", " "], "--text: column 'text' is an empty text"),
         (["task.kind=tagging"], "its model is for classification, not for task.kind tagging"),

@@ -467,3 +467,21 @@ def test_loading_gives_no_warning_where_nothing_is_amiss(saved):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         bertgpt.load_pretrained(folder)
+
+
+def test_git_lfs_pointers_are_named(tmp_path, wordpiece):
+    model, params = make("BertModel")
+    bertgpt.save_pretrained(tmp_path, model, params, wordpiece, shard_bytes=3000)
+    shard = sorted(tmp_path.glob("model-*"))[1]
+    for file, read in ((shard, bertgpt.load_pretrained), (tmp_path / "tokenizer.json", bertgpt.load_tokenizer)):
+        file.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3\n")
+        with pytest.raises(bertgpt.InputError, match=rf"{file.name}: is a git-lfs pointer"):
+            read(tmp_path)
+
+
+def test_a_number_of_labels_needs_a_classifier(saved):
+    folder, *_ = saved("BertForPreTraining")
+    with pytest.raises(
+        bertgpt.InputError, match=r"num_labels is for a classifier, not for BertForPreTraining; name one"
+    ):
+        bertgpt.load_pretrained(folder, num_labels=3)
