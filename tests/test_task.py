@@ -71,7 +71,7 @@ def test_a_missing_or_empty_column_is_named_with_the_setting():
     assert row.text("sentence", "task.text") == "ant"
     columns = r"\(columns: sentence, none, blank, number\); set task.text to another"
     for column, message in {
-        "text": f"column 'text' is missing {columns}",
+        "text": f"column 'text' is missing {columns}, or name the columns in the first line",
         "none": f"column 'none' is empty {columns}",
         "blank": "column 'blank' is an empty text; fill it in or remove the row",
         "number": "column 'number' is 3, not a text; set task.text to another",

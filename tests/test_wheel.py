@@ -76,7 +76,7 @@ def test_its_command_trains_and_its_library_needs_no_trainer(environment, corpus
     assert filled.returncode == 0, filled.stderr
     wrong = run(environment / "bertgpt", "pretrain", "bert_demoo", cwd=tmp_path)
     assert wrong.returncode == 2
-    assert "no such file or recipe; the recipes are bert_base, " in wrong.stderr
+    assert "no such file or recipe; did you mean bert_demo? the recipes are bert_base, " in wrong.stderr
     shown = run(environment / "bertgpt", "--version", cwd=tmp_path)
     assert [line.split()[0] for line in shown.stdout.splitlines()] == ["bertgpt", "jax", "jaxlib", "flax", "devices:"]
     assert run(environment / "python", "-c", "import train", cwd=tmp_path).returncode == 1

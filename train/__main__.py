@@ -205,9 +205,12 @@ def explain(error: Exception) -> int:
 
 
 def device_problem() -> str | None:
-    """Why JAX has no devices, in one line with what to do; None if it has some, or was not asked for any."""
+    """Why JAX has no devices, in one line with what to do; None if it has some, or was not asked for any.
+
+    Not asked in a run of several processes, which may all have to answer together.
+    """
     jax = sys.modules.get("jax")
-    if jax is None:
+    if jax is None or jax.distributed.is_initialized():
         return None
     try:
         jax.devices()

@@ -119,7 +119,11 @@ def open_raw(path: File) -> IO[bytes]:
     """
     if isinstance(path, Path):
         file = open(path, "rb")  # noqa: SIM115, the caller closes it
-        check_not_pointer(path, file.peek(len(POINTER)))
+        try:
+            check_not_pointer(path, file.peek(len(POINTER)))
+        except BaseException:
+            file.close()
+            raise
         return file
     system, name = _file_system(path)
     with _os_errors():
