@@ -444,7 +444,10 @@ def test_a_file_of_another_format_is_told_its_name(write, name, content, message
 @pytest.mark.parametrize("name", ["a.jsonl", "a.csv.gz", "a.parquet", "a.json", "a.conll"])
 def test_a_git_lfs_pointer_is_called_one(write, name):
     path = write("pointer", "version https://git-lfs.github.com/spec/v1\noid sha256:4d7a\nsize 3\n")
-    assert refusal(path.rename(path.with_name(name))).startswith(f"{name}: is a git-lfs pointer")
+    path = path.rename(path.with_name(name))
+    assert refusal(path).startswith(f"{name}: is a git-lfs pointer")
+    with pytest.raises(InputError, match=f"{name}: is a git-lfs pointer"):
+        list(readers.read_rows(str(path.parent)))  # in a folder
 
 
 def test_a_cell_may_be_as_long_as_a_line(write):
