@@ -3,7 +3,7 @@
 import dataclasses
 import math
 
-from bertgpt.errors import InputError, excerpt
+from bertgpt.errors import InputError, excerpt, quoted
 
 ARCHITECTURES = ("bert", "gpt")
 ACTIVATIONS = ("gelu_erf", "gelu_tanh", "relu")
@@ -116,4 +116,4 @@ class ModelConfig:
 
 def _one_of(name: str, value: str, choices: tuple[str, ...]) -> None:
     if value not in choices:
-        raise InputError(f"model.{name} is {value!r}; choose one of {', '.join(choices)}")
+        raise InputError(f"model.{name} is {quoted(value)}; choose one of {', '.join(choices)}")

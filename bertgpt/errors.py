@@ -37,6 +37,11 @@ def excerpt(value: object) -> str:
     return text if len(text) <= SHOWN else f"{text[:half]}...{text[-half:]}"
 
 
+def quoted(value: object) -> str:
+    """Return a value in quotes, as `excerpt` cuts it."""
+    return excerpt(repr(value))
+
+
 def check_ids(ids: Any, vocab_size: int) -> None:
     """Reject token ids outside the vocabulary, which would make the outputs of their row NaN.
 

@@ -7,7 +7,7 @@ Sources: Radford et al. 2018 and openai/finetune-transformer-lm (gpt1); Devlin e
 from typing import Any
 
 from bertgpt.config import ModelConfig
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, quoted
 
 
 def _bert(num_layers: int, hidden_size: int, changes: dict[str, Any]) -> ModelConfig:
@@ -91,5 +91,5 @@ def get(name: str, **changes: Any) -> ModelConfig:
         InputError: no preset has this name.
     """
     if name not in ALL:
-        raise InputError(f"model.preset {name!r} is unknown; choose one of {', '.join(ALL)}")
+        raise InputError(f"model.preset {quoted(name)} is unknown; choose one of {', '.join(ALL)}")
     return ALL[name](**changes)

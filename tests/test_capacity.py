@@ -70,5 +70,5 @@ def test_what_cannot_fit_is_refused_with_the_keys_to_lower(plan_settings, machin
         InputError, match=r"train.batch_size 2000: a batch of token ids takes .*; lower train.batch_size"
     ):
         capacity.check(config, model, strategy)
-    machine(None, 1)  # a device that does not tell its memory
+    machine(None, 4 * 16 * 2000)  # a device that does not tell its memory
     capacity.check(config, model, strategy)

@@ -285,6 +285,8 @@ def test_a_line_of_standard_input_that_is_no_text_is_named(bert_run, capsys, mon
 def test_a_text_that_is_the_name_of_a_file_is_told(bert_run, capsys, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "a.txt").write_text("a b")
+    assert main(["embed", str(bert_run), "ä" * 150]) == 0  # too long for the name of a file
+    assert capsys.readouterr().err == ""
     assert main(["embed", str(bert_run), "a.txt"]) == 0
     assert capsys.readouterr().err == (
         "warning: 'a.txt' is taken as a text, and a file has this name; to read the file, give --file\n"

@@ -37,11 +37,8 @@ def values(key: Key) -> str:
         return ", ".join(rules.choices)
     if rules.wanted or rules.path:
         return rules.wanted or "a path"
-    bounds = [
-        f"{word} {shown(bound)}"
-        for word, bound in (("at least", rules.least), ("above", rules.above), ("under", rules.below))
-        if bound is not None
-    ]
+    limits = {"at least": rules.least, "above": rules.above, "under": rules.below, "at most": rules.most}
+    bounds = [f"{word} {shown(bound)}" for word, bound in limits.items() if bound is not None]
     return " ".join([{str: "text", bool: "true or false", int: "integer", float: "number"}[kind], *bounds])
 
 

@@ -211,6 +211,10 @@ MISTAKES = {  # command -> the line without "error: "; ... is any text; every ex
         "--samples must be at least 1 and at most 1,000,000"
     ),
     "export bert /proc/model": "cannot write or read: [Errno 2] No such file or directory: '/proc/...",
+    f"fill-mask bert '{'a ' * 300}'": (
+        f"'{'a ' * 48}a...{' a' * 48} ' has no [MASK]; put one in place of the word to predict"
+    ),
+    "predict bert --text a --pair b task.pair=c": "'task.pair=c': has no effect on a pretrained BERT; remove it",
     "predict tuned": "there are no texts; give --text, --file, or lines on standard input",
     "generate gpt --prompt film --top_k 3": (
         "unrecognized arguments: --top_k 3; did you mean --top-k? see python -m train generate --help"

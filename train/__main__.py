@@ -183,7 +183,7 @@ def explain(error: Exception) -> int:
         message = f"{error.name} is not installed; pip install 'bertgpt[train]'"
     elif number in FULL or "No space left on device" in text or "ENOSPC" in text:
         message = f"disk full: {text[:300]}; free some space and run the command again"
-    elif number in DENIED or "os_error_code" in text:  # the second of orbax's storage
+    elif number in DENIED or "os_error_code" in text:  # as the library that writes checkpoints reports it
         message = f"cannot write or read: {text}"
     elif number == errno.ENAMETOOLONG:
         message = f"a name is too long for the file system: {text}; give a shorter one"
@@ -192,11 +192,11 @@ def explain(error: Exception) -> int:
             "out of memory: lower the batch (train.batch_size, or --batch-size or --samples), or raise "
             f"train.accumulate ({text[:200]})"
         )
-    elif (problem := device_problem()) is not None:
-        message = problem
     elif type(error).__name__ == "NotFiniteError":
         print(f"error: {text}", file=sys.stderr)
         return 1
+    elif (problem := device_problem()) is not None:
+        message = problem
     else:
         traceback.print_exception(error)
         return 1

@@ -3,6 +3,7 @@
 What is counted is a lower bound: a run that passes may still need more memory than there is (`python -m train plan`).
 """
 
+import math
 import os
 from typing import Any
 
@@ -24,8 +25,6 @@ def check(config: RunConfig, model: ModelConfig, strategy: Strategy) -> None:
         InputError: they cannot fit.
     """
     available, host = device_memory(jax.local_devices()[0]), host_memory()
-    if available is None:
-        return
     state, activations = least_bytes(config, model, strategy.devices)
     if state > available:
         raise InputError(
@@ -58,11 +57,11 @@ def least_bytes(config: RunConfig, model: ModelConfig, devices: int) -> tuple[in
     return state, rows * config.data.sequence_length * model.hidden_size * layers * width
 
 
-def device_memory(device: Any) -> int | None:
-    """The bytes of a device's memory; of a CPU device, its share of the machine's. None: JAX does not tell."""
+def device_memory(device: Any) -> float:
+    """The bytes of a device's memory; of a CPU device, its share of the machine's. Infinite if JAX does not tell."""
     if device.platform == "cpu":
         return host_memory() // jax.local_device_count()
-    return (device.memory_stats() or {}).get("bytes_limit") or None
+    return (device.memory_stats() or {}).get("bytes_limit") or math.inf
 
 
 def host_memory() -> int:
@@ -70,6 +69,6 @@ def host_memory() -> int:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
-def gb(size: int) -> str:
+def gb(size: float) -> str:
     """A number of bytes as gigabytes."""
     return f"{size / 1e9:,.1f} GB"

@@ -13,7 +13,7 @@ from typing import Any
 from bertgpt.data.tasks.readers import FIRST_AND_LAST
 from bertgpt.data.text import segmenter
 from bertgpt.data.text.text_source import TextSource
-from bertgpt.errors import InputError, excerpt
+from bertgpt.errors import InputError, excerpt, quoted
 from bertgpt.hub import check_folder_or_name
 from bertgpt.settings import Rules
 
@@ -212,7 +212,7 @@ def _parse_override(item: str) -> dict[str, Any]:
     """`key=value` -> the key, with None, a text or a list of texts."""
     key, _, text = item.partition("=")
     if "=" not in item or not key:
-        raise InputError(f"{excerpt(repr(item))}: overrides look like train.steps=1000, without spaces or in quotes")
+        raise InputError(f"{quoted(item)}: overrides look like train.steps=1000, without spaces or in quotes")
     _check_key(key, excerpt(item))
     if text == "null":
         return {key: None}
@@ -314,7 +314,7 @@ def _parts(given: dict[Any, Any], kind: type | None) -> dict[str, Any] | None:
 def _shown(given: Any) -> str:
     """A value as errors show it: a short text, or the kind of a list or mapping, which may be long."""
     if isinstance(given, str):
-        return excerpt(repr(given)) if given else "empty"
+        return quoted(given) if given else "empty"
     return "null" if given is None else f"a {'list' if isinstance(given, list) else 'mapping'}"
 
 
@@ -331,7 +331,7 @@ def expand_home(path: Any, name: str) -> Any:
     if isinstance(path, dict):
         return {expand_home(part, name): weight for part, weight in path.items()}
     if "\0" in path or any("\ud800" <= character < "\udc80" or "\udcff" < character <= "\udfff" for character in path):
-        raise InputError(f"{name} is {excerpt(repr(path))}, which is not a valid file name; give another path")
+        raise InputError(f"{name} is {quoted(path)}, which is not a valid file name; give another path")
     if path != "~" and not path.startswith("~/"):
         return path
     expanded = os.path.expanduser(path)
@@ -365,7 +365,7 @@ def _check_value(key: str, value: Any, rules: Rules) -> None:
         InputError: the value is not among the choices or out of bounds.
     """
     if rules.choices and value not in rules.choices:
-        raise InputError(f"{key} is {excerpt(repr(value))}; choose one of {', '.join(rules.choices)}")
+        raise InputError(f"{key} is {quoted(value)}; choose one of {', '.join(rules.choices)}")
     if rules.least is not None and value < rules.least:
         raise InputError(f"{key} is {value}; it must be at least {rules.least}")
     if rules.above is not None and value <= rules.above:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from bertgpt.errors import InputError, excerpt
+from bertgpt.errors import InputError, quoted
 from bertgpt.model.attention import Request, chosen, why_plain
 
 from . import curves, hosts
@@ -43,7 +43,7 @@ def check_text(text: str) -> None:
     try:
         text.encode()
     except UnicodeEncodeError as error:
-        raise InputError(f"a text is not UTF-8: {excerpt(repr(text))}; convert it") from error
+        raise InputError(f"a text is not UTF-8: {quoted(text)}; convert it") from error
 
 
 def say_numbered(model: str, count: int) -> None:
@@ -119,8 +119,7 @@ class Metrics:
     def _check_exists(self) -> None:
         if not self.path.exists():
             raise InputError(
-                f"{self.path} was removed while the run wrote to it, and what the run would save now would not be "
-                "complete; run the command again"
+                f"{self.path} was removed while the run wrote to it, so the run stopped; run the command again"
             )
 
     def __enter__(self) -> "Metrics":

@@ -159,7 +159,7 @@ class TrainSection:
     steps: int = setting(1000, "updates", least=1, resumable=True)
     epochs: float | None = setting(
         None,
-        "passes over the data of a fine-tuning run; replaces `train.steps`, but not if an override gives these",
+        "passes over the data of a fine-tuning run; replaces `train.steps`, unless an override sets `train.steps`",
         above=0,
         below=1e6,
         resumable=True,

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 
 from bertgpt.config import ModelConfig
 from bertgpt.data.pretraining.sentence_pairs import encode
-from bertgpt.errors import InputError, check_ids
+from bertgpt.errors import InputError, check_ids, quoted
 from bertgpt.inference.batches import groups, padded
 from bertgpt.model.bert import BertModel
 from bertgpt.model.blocks import Model
@@ -72,7 +72,7 @@ def embed_each(
     """Yield what `embed` returns for each text, in order, with few texts in memory. Arguments and errors as of it."""
     config = model.config
     if pooling not in POOLINGS or (pooling == "cls" and config.causal):
-        raise InputError(f"pooling is {pooling!r}; choose mean or none, or for BERT also cls")
+        raise InputError(f"pooling is {quoted(pooling)}; choose mean or none, or for BERT also cls")
     if batch_size < 1:
         raise InputError(f"batch_size is {batch_size}; it must be at least 1")
     layers = _layers([layer] if isinstance(layer, int) else layer, config.num_layers)

@@ -8,7 +8,7 @@ from jax import Array
 from tokenizers import Tokenizer
 
 from bertgpt.data.pretraining.sentence_pairs import IS_NEXT, encode
-from bertgpt.errors import InputError, check_ids
+from bertgpt.errors import InputError, check_ids, quoted
 from bertgpt.inference.forward import apply_field
 from bertgpt.model.blocks import Model
 from bertgpt.tokenizers import special_id
@@ -37,7 +37,7 @@ def fill_mask(
     batch = encode(tokenizer, text)
     masked = np.flatnonzero(batch["input_ids"][0] == special_id(tokenizer, "[MASK]"))
     if not masked.size:
-        raise InputError(f"{text!r} has no [MASK]; put one in place of the word to predict")
+        raise InputError(f"{quoted(text)} has no [MASK]; put one in place of the word to predict")
     logits = _forward(model, params, batch, "mlm_logits")[0, masked]
     probabilities = np.asarray(jax.nn.softmax(logits))  # [masks V]
     best = np.argsort(-probabilities, axis=1)[:, :top_k]

@@ -14,12 +14,12 @@ def add_model(parser: argparse.ArgumentParser, help: str) -> None:
 
 def whole_number(text: str) -> int:
     """The type of an argument: a whole number that 32 bits hold."""
-    from bertgpt.errors import excerpt
+    from bertgpt.errors import excerpt, quoted
 
     try:
         found = int(text)
     except ValueError:
-        raise argparse.ArgumentTypeError(f"{excerpt(repr(text))} is not a whole number") from None
+        raise argparse.ArgumentTypeError(f"{quoted(text)} is not a whole number") from None
     if abs(found) >= 2**31:
         raise argparse.ArgumentTypeError(f"{excerpt(text)} is too large; the maximum is {2**31 - 1:,}")
     return found
@@ -31,7 +31,7 @@ def parse_list(name: str, text: str | None, known: Iterable[str]) -> list[str]:
     Raises:
         InputError: a name is unknown.
     """
-    from bertgpt.errors import InputError
+    from bertgpt.errors import InputError, quoted
 
     spelled = {one.lower(): one for one in known}
     if text is None:
@@ -39,7 +39,7 @@ def parse_list(name: str, text: str | None, known: Iterable[str]) -> list[str]:
     wanted = [part.strip().lower() for part in text.split(",")]
     for part in wanted:
         if part not in spelled:
-            raise InputError(f"{name}: unknown name {part!r}; choose from {', '.join(spelled.values())}")
+            raise InputError(f"{name}: unknown name {quoted(part)}; choose from {', '.join(spelled.values())}")
     return [one for lower, one in spelled.items() if lower in wanted]
 
 
@@ -49,7 +49,7 @@ def parse_rates(text: str | None, default: Sequence[float]) -> list[float]:
     Raises:
         InputError: one is not a number above 0.
     """
-    from bertgpt.errors import InputError
+    from bertgpt.errors import InputError, quoted
 
     if text is None:
         return list(default)
@@ -58,7 +58,7 @@ def parse_rates(text: str | None, default: Sequence[float]) -> list[float]:
     except ValueError:
         found = []
     if not found or not all(0 < rate < 1 for rate in found):
-        raise InputError(f"--learning-rates is {text!r}; give numbers between 0 and 1, such as 5e-5,2e-5")
+        raise InputError(f"--learning-rates is {quoted(text)}; give numbers between 0 and 1, such as 5e-5,2e-5")
     return found
 
 

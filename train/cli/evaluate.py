@@ -18,7 +18,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> None:
     """Print the table and, for entities, one with a row per type."""
-    from bertgpt.errors import InputError, check_local, excerpt
+    from bertgpt.errors import InputError, check_local, quoted
     from bertgpt.hub import is_name
 
     from ..config import expand_home
@@ -28,7 +28,7 @@ def run(options: argparse.Namespace) -> None:
 
     for given in options.overrides:
         if "=" not in given:
-            raise InputError(f"{excerpt(repr(given))}: give rows with --data PATH, and settings as KEY=VALUE")
+            raise InputError(f"{quoted(given)}: give rows with --data PATH, and settings as KEY=VALUE")
     if options.batch_size is not None and options.batch_size < 1:
         raise InputError("--batch-size must be at least 1")
     out = options.run if options.out is None else expand_home(options.out, "--out")

@@ -29,7 +29,7 @@ def run(options: argparse.Namespace) -> None:
     import json
     import sys
 
-    from bertgpt.errors import InputError, excerpt
+    from bertgpt.errors import InputError, quoted
 
     from ..folders import run_folder
     from ..jobs import evaluating
@@ -38,8 +38,7 @@ def run(options: argparse.Namespace) -> None:
     for given in options.overrides:
         if "=" not in given:
             raise InputError(
-                f"{excerpt(repr(given))}: give a text with --text, in quotes, a file with --file, and settings as "
-                "KEY=VALUE"
+                f"{quoted(given)}: give a text with --text, in quotes, a file with --file, and settings as KEY=VALUE"
             )
     if options.max_new_tokens < 1:
         raise InputError("--max-new-tokens must be at least 1")
@@ -61,11 +60,13 @@ def run(options: argparse.Namespace) -> None:
 
 
 def _next_sentence(run: Any, options: argparse.Namespace) -> None:
-    from bertgpt.errors import InputError
+    from bertgpt.errors import InputError, quoted
     from bertgpt.inference.fill_mask import next_sentence_probability
 
     from ..reports import check_text, say
 
+    if options.overrides:
+        raise InputError(f"{quoted(options.overrides[0])}: has no effect on a pretrained BERT; remove it")
     others = (options.question, options.choice, options.file)
     if options.text is None or options.pair is None or any(other is not None for other in others):
         raise InputError("a pretrained BERT predicts whether --pair follows --text; give both, or a fine-tuned run")

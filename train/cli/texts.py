@@ -1,15 +1,14 @@
 """Texts of a command: its arguments, the documents of files, or the lines of standard input."""
 
 import argparse
+import os
 import re
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 from typing import Any, TypeVar
 
 T = TypeVar("T")
 OBJECT = re.compile(r'\s*\{\s*("|\}|$)')  # how a JSON object begins; a text may begin with a brace too
-
-LIST = re.compile(r"\s*\[\s*(\{|$)")
+LIST = re.compile(r"\s*\[\s*(\{|$)")  # how a list of objects begins; a text may begin with a bracket too
 
 
 def add_texts(parser: argparse.ArgumentParser, document: str) -> None:
@@ -31,7 +30,7 @@ def read_texts(options: argparse.Namespace) -> Iterator[str]:
     Raises:
         InputError: there are none, both arguments and a file are given, or a text cannot be read.
     """
-    from bertgpt.errors import InputError
+    from bertgpt.errors import InputError, quoted
 
     from ..config import expand_home
     from ..reports import check_text, warn
@@ -44,8 +43,8 @@ def read_texts(options: argparse.Namespace) -> Iterator[str]:
     found = False
     for text in options.texts or _texts_of_input(options.text_key):
         check_text(text)
-        if options.texts and len(text) < 256 and Path(text).is_file():
-            warn(f"{text!r} is taken as a text, and a file has this name; to read the file, give --file")
+        if options.texts and os.path.isfile(text):
+            warn(f"{quoted(text)} is taken as a text, and a file has this name; to read the file, give --file")
         found = True
         yield text
     if not found:
@@ -95,13 +94,13 @@ def _documents(address: Any, options: argparse.Namespace) -> Iterator[str]:
 
 def _texts_of_input(key: str) -> Iterator[str]:
     """The text of each line of standard input."""
-    from bertgpt.errors import InputError
+    from bertgpt.errors import InputError, excerpt, quoted
 
     for place, values in input_lines(key):
         text = values.get(key)
         if not isinstance(text, str) or not text.strip():
             found = ", ".join(values) or "none"
-            raise InputError(f"{place}: no text under {key!r} (found keys {found}); set --text-key")
+            raise InputError(f"{place}: no text under {quoted(key)} (found keys {excerpt(found)}); set --text-key")
         yield text
 
 

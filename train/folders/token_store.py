@@ -198,8 +198,9 @@ def _why_prepare(
     has_begun = initial is not None and initial.is_resumed and (folder / "meta.json").exists()
     if reason is not None and has_begun:
         raise InputError(
-            f"{reason} since this run began at {config.out}, or another run made {folder} anew; restore it, or remove "
-            "that folder so that it is made again from data.train, or start a new run with another out and data.store"
+            f"{reason} since this run began at {config.out}, or another run replaced {folder}; if the text and the "
+            "settings are still the same, remove that folder, and the run makes it again; otherwise start a new run "
+            "with another out"
         )
     return reason or (damage and f"damaged: {damage}")
 

@@ -11,7 +11,7 @@ import numpy as np
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import Example
 from bertgpt.data.tasks.templates import Feature, SequenceTemplate
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, excerpt, quoted
 
 MAX_LABELS = 10_000  # a column with more values is not a column of labels
 MAX_NUMBER = 1e18  # its square fits in float32; the comparison with it also rejects NaN
@@ -149,7 +149,7 @@ class Choice:
         """The number of the correct choice, from 0."""
         value, count = row.get(self.label, "task.label"), len(self.options(row))
         if isinstance(value, bool) or not str(value).isdecimal() or len(str(value)) > 9:
-            raise InputError(f"{row.place}: label {value!r} is not the number of a choice, from 0 to {count - 1}")
+            raise InputError(f"{row.place}: label {quoted(value)} is not the number of a choice, from 0 to {count - 1}")
         if int(value) >= count:
             raise InputError(f"{row.place}: label {value} is out of range: the choices are 0 to {count - 1}")
         return int(value)
@@ -197,7 +197,7 @@ def find_labels(rows: Iterable[Row], column: str, several: bool) -> tuple[str, .
             "(without data.eval, some rows are held out)"
         )
     if len(found) > MAX_LABELS:
-        problem = f"data.train has {len(found):,} labels in column {column!r}, over the maximum of {MAX_LABELS:,}"
+        problem = f"data.train has {len(found):,} labels in column {quoted(column)}, over the maximum of {MAX_LABELS:,}"
         raise InputError(f"{problem}; set task.label to another column")
     if all(name.isdecimal() and len(name) < 10 for name in found):
         return tuple(sorted(found, key=lambda name: (int(name), name)))
@@ -210,10 +210,10 @@ def label_name(row: Row, value: Any) -> str:
         return value.strip()
     if isinstance(value, bool | int):
         return json.dumps(value)
-    hint = "for fractional numbers set task.kind to regression" if isinstance(value, float) else "give a text"
     if isinstance(value, str):
         raise InputError(f"{row.place}: the label is empty; fill it in or remove the row")
-    raise InputError(f"{row.place}: label {value!r} is not a class name; {hint}")
+    hint = "for fractional numbers set task.kind to regression" if isinstance(value, float) else "give a text"
+    raise InputError(f"{row.place}: label {quoted(value)} is not a class name; {hint}")
 
 
 def label_names(row: Row, value: Any) -> list[str]:
@@ -221,7 +221,9 @@ def label_names(row: Row, value: Any) -> list[str]:
     if isinstance(value, str):
         value = [part for part in value.split(SEPARATOR) if part.strip()]
     if not isinstance(value, list):
-        raise InputError(f"{row.place}: labels {value!r} must be a list, or a text separated by {SEPARATOR!r}")
+        raise InputError(
+            f"{row.place}: labels {quoted(value)} must be a list, or a text separated by {quoted(SEPARATOR)}"
+        )
     return [label_name(row, name) for name in value]
 
 
@@ -229,8 +231,8 @@ def _index(row: Row, name: str, labels: tuple[str, ...]) -> int:
     if name not in labels:
         known = ", ".join(labels[:20])
         raise InputError(
-            f"{row.place}: label {name!r} is not among those of the training data ({known}); correct it, or add such "
-            "rows to data.train"
+            f"{row.place}: label {quoted(name)} is not among those of the training data ({excerpt(known)}); correct "
+            "it, or add such rows to data.train"
         )
     return labels.index(name)
 
@@ -241,7 +243,7 @@ def _number(row: Row, value: Any, column: str) -> float:
     except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not abs(number) <= MAX_NUMBER:
-        raise InputError(f"{row.place}: column {column!r} is {value!r}; a regression needs a number")
+        raise InputError(f"{row.place}: column {quoted(column)} is {quoted(value)}; a regression needs a number")
     return number
 
 

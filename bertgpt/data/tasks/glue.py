@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.text.files import check_columns, lines
-from bertgpt.errors import InputError, check_regular
+from bertgpt.errors import InputError, check_regular, quoted
 
 NOTHING = "."  # read in place of an empty text: an input needs at least one token
 MOST_SCORE = 5  # of STS-B; the least is 0
@@ -123,7 +123,7 @@ def _records(
             if missing:
                 found = ", ".join(header)
                 raise InputError(
-                    f"{place}: no column {missing[0]!r} (columns: {found}); use GLUE's own file, unchanged"
+                    f"{place}: no column {quoted(missing[0])} (columns: {found}); use GLUE's own file, unchanged"
                 )
         elif len(cells) == len(header):
             yield place, dict(zip(header, cells, strict=True))
@@ -142,9 +142,11 @@ def _check_label(place: str, label: str, labels: tuple[str, ...]) -> None:
         InputError: the label is none of the task's, or no score.
     """
     if labels and label not in labels:
-        raise InputError(f"{place}: label {label!r} is not one of {', '.join(labels)}; use GLUE's own file, unchanged")
+        raise InputError(
+            f"{place}: label {quoted(label)} is not one of {', '.join(labels)}; use GLUE's own file, unchanged"
+        )
     if not labels and not _is_score(label):
-        raise InputError(f"{place}: score {label!r} is not a number from 0 to {MOST_SCORE}; use GLUE's own file")
+        raise InputError(f"{place}: score {quoted(label)} is not a number from 0 to {MOST_SCORE}; use GLUE's own file")
 
 
 def _is_score(text: str) -> bool:

@@ -27,7 +27,7 @@ from bertgpt.data.text.files import (
     unpacked_limit,
 )
 from bertgpt.data.text.parquet import parquet_rows
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, quoted
 
 MAX_WORDS = 1 << 16  # of a sentence in CoNLL columns; more, or over MAX_LINE characters, means another format
 FIRST_AND_LAST, FORM_AND_UPOS = (0, -1), (1, 3)  # columns of the word and the tag; the second ones of .conllu
@@ -211,7 +211,7 @@ def _field(place: str, value: Any, key: str, kind: type[T]) -> T:
     found = value.get(key) if isinstance(value, dict) else None
     if not isinstance(found, kind) or isinstance(found, bool):
         more = "; for labelled rows give the list alone" if key == "paragraphs" else ""
-        raise InputError(f"{place}: no {kind.__name__} under {key!r}; use the format of SQuAD{more}")
+        raise InputError(f"{place}: no {kind.__name__} under {quoted(key)}; use the format of SQuAD{more}")
     return found
 
 
@@ -245,7 +245,7 @@ def _check_separator(place: str, header: list[str], tabs: bool) -> None:
         raise InputError(f"{place}: one column, whose name contains tabs; rename the file to .tsv")
     if len(header) == 1 and ";" in header[0]:
         raise InputError(
-            f"{place}: one column, {header[0]!r}; if semicolons separate the columns, replace them by commas"
+            f"{place}: one column, {quoted(header[0])}; if semicolons separate the columns, replace them by commas"
         )
 
 

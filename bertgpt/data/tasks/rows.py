@@ -3,7 +3,7 @@
 import re
 from typing import Any, NamedTuple
 
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, excerpt, quoted
 
 TABLE = re.compile(r"\.(csv|tsv)(\.\w+)? line \d+$")  # in the place of a row
 
@@ -34,14 +34,16 @@ class Row(NamedTuple):
                 advice += ", or name the columns in the first line"
                 if key in ("task.words", "task.tags"):
                     advice += "; if each line is a word and its tag, rename the file to .conll"
-            raise InputError(f"{self.place}: column {column!r} {state} (columns: {found}); {advice}")
+            raise InputError(f"{self.place}: column {quoted(column)} {state} (columns: {excerpt(found)}); {advice}")
         return self.values[column]
 
     def text(self, column: str, key: str) -> str:
         """Like `get`, for a text that is not blank."""
         value = self.get(column, key)
         if not isinstance(value, str):
-            raise InputError(f"{self.place}: column {column!r} is {value!r}, not a text; set {key} to another")
+            raise InputError(
+                f"{self.place}: column {quoted(column)} is {quoted(value)}, not a text; set {key} to another"
+            )
         if not value.strip():
-            raise InputError(f"{self.place}: column {column!r} is an empty text; fill it in or remove the row")
+            raise InputError(f"{self.place}: column {quoted(column)} is an empty text; fill it in or remove the row")
         return value

@@ -9,7 +9,7 @@ import numpy as np
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import Example
 from bertgpt.data.tasks.templates import SequenceTemplate
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, quoted
 
 ROLES = ("system", "user", "assistant")
 
@@ -118,7 +118,7 @@ class Responses:
 def _turn(row: Row, number: int, message: dict[str, Any]) -> Turn:
     role, content = message.get("role"), message.get("content")
     if role not in ROLES:
-        raise InputError(f"{row.place}: message {number} has role {role!r}; choose one of {', '.join(ROLES)}")
+        raise InputError(f"{row.place}: message {number} has role {quoted(role)}; choose one of {', '.join(ROLES)}")
     if not isinstance(content, str) or not content.strip():
         raise InputError(f"{row.place}: message {number} has no text under 'content'")
     return Turn(content, role == "assistant")

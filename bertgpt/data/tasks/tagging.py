@@ -12,7 +12,7 @@ from tokenizers import Tokenizer
 from bertgpt.data.tasks.rows import Row
 from bertgpt.data.tasks.task import Example
 from bertgpt.data.tasks.templates import Feature, SequenceTemplate
-from bertgpt.errors import InputError
+from bertgpt.errors import InputError, excerpt, quoted
 from bertgpt.tokenizers import special_id
 
 OUTSIDE = "O"
@@ -103,7 +103,9 @@ class Tagging:
             starts = itertools.accumulate((len(word) + 1 for word in words), initial=0)
             spans = [(start, start + len(word)) for start, word in zip(starts, words, strict=False)]
         if not spans:
-            raise InputError(f"{row.place}: column {self.words_column!r} has no words; fill it in or remove the row")
+            raise InputError(
+                f"{row.place}: column {quoted(self.words_column)} has no words; fill it in or remove the row"
+            )
         return text, spans
 
     def _targets(self, row: Row, count: int) -> np.ndarray:
@@ -112,7 +114,7 @@ class Tagging:
         if len(tags) != count:
             raise InputError(f"{row.place}: {count} words but {len(tags)} tags; give every word one tag")
         for tag in sorted(set(tags).difference(self.labels)):
-            problem = f"label {tag!r} is not among those of the training data ({', '.join(self.labels)})"
+            problem = f"label {quoted(tag)} is not among those of the training data ({excerpt(', '.join(self.labels))})"
             raise InputError(f"{row.place}: {problem}; correct it, or add it to the training data")
         return np.array([self.labels.index(tag) for tag in tags], np.int32)
 
@@ -179,7 +181,9 @@ def _strings(row: Row, column: str, key: str) -> list[str]:
     items = value.split() if isinstance(value, str) else value if isinstance(value, list) else [value]
     for item in items:
         if not isinstance(item, str):
-            raise InputError(f"{row.place}: column {column!r} has {item!r}, not a text; set {key} to a list of texts")
+            raise InputError(
+                f"{row.place}: column {quoted(column)} has {quoted(item)}, not a text; set {key} to a list of texts"
+            )
     return items
 
 
